@@ -1,0 +1,238 @@
+"""The command line: commands and flags meet here and nowhere else.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` and a typo are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+
+from swlottery import __version__
+from swlottery.config import FindSettings
+from swlottery.errors import BadInput
+
+if TYPE_CHECKING:
+    from swlottery.model import Loaded
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that answers an unknown flag with the nearest valid one, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} (see {self.prog} --help)")
+        sys.exit(BAD_INPUT)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = known.flags
+            name = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
+            hint = f": did you mean {near[0]}?" if near else f": the flags are {' '.join(flags)}"
+            _complain(f"unknown {'flag' if name.startswith('-') else 'argument'} {name}{hint}")
+            sys.exit(BAD_INPUT)
+        return known
+
+
+def _complain(message: str) -> None:
+    print(f"swlottery: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
+    """One flag for each field of a settings class."""
+    hints = get_type_hints(settings)
+    flags = []
+    for field in dataclasses.fields(settings):
+        flag = f"--{field.name.replace('_', '-')}"
+        options = dict(field.metadata["flag"])
+        kind = next((t for t in (int, float, bool) if hints[field.name] is t), str)
+        if options.get("action") != "append":
+            options["type"] = kind
+        default = None if field.default is dataclasses.MISSING else field.default
+        shown = "" if default in (None, "") else f" [{default:g}]" if kind is float else f" [{default}]"
+        parser.add_argument(flag, default=None, help=field.metadata["help"] + shown, **options)
+        flags.append(flag)
+    parser.set_defaults(flags=flags)
+
+
+def _settings(kind: type, arguments: argparse.Namespace) -> Any:
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in given.items() if value is not None})
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(prog="swlottery", description="Super weights of language models, and whether they survive pruning.")
+    top.add_argument("--version", action="version", version=f"swlottery {__version__}")
+    top.set_defaults(flags=["--help", "--version"])
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    find = commands.add_parser("find", help="locate the super weights of a model, and test whether they matter",
+                               allow_abbrev=False)  # fmt: skip
+    _add_flags(find, FindSettings)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 2 bad input, 1 anything else."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser().parse_args(given)
+    _be_quiet()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return find(_settings(FindSettings, parsed))
+    except BadInput as error:
+        _complain(str(error))
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        _complain("interrupted: the model's weights are as they were, and nothing was written")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+def _be_quiet() -> None:
+    """Libraries' progress bars and notices have no place in a log; on a terminal the bars may stay."""
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def find(settings: FindSettings) -> int:
+    """``swlottery find``: load, search, verify, and write the log (stdout), the record and the figures."""
+    import time
+
+    from swlottery.report.find_log import FindLog
+
+    _check_find(settings)
+    prompts = _prompts(settings)
+    targets = None if settings.check else [Path(t) for t in (settings.out, settings.plots) if t]
+    for target in targets or []:
+        _check_writable(target)
+    started = time.monotonic()
+    if settings.check:
+        return _check_record(settings, Path(settings.check))
+
+    from swlottery.data import evaluation_windows, read_text
+    from swlottery.find import probe as probes
+    from swlottery.find import record as records
+    from swlottery.find.run import Finished
+    from swlottery.find.run import find as run_find
+
+    text = read_text(settings.eval_text)
+    loaded = _load(settings)
+    out = Path(settings.out or Path("super_weights") / f"{loaded.slug}.json")
+    plots = Path(settings.plots or Path("plots") / loaded.slug)
+    for target in (out, plots):
+        _check_writable(target)
+    probe = probes.build(loaded.tokenizer, prompts, loaded.context, settings.bos, loaded.device)
+    windows = evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, min(settings.eval_context, loaded.context))
+    before = records.load(out) if out.exists() and _is_current(out) else None
+    log = FindLog(bars=sys.stderr.isatty())
+    log.header(loaded, probe, text, windows, settings, time.monotonic() - started)
+    events = run_find(loaded, probe, text, windows, settings)
+    record: records.Record = {}
+    with contextlib.closing(events):
+        for event in events:
+            log.event(event)
+            if isinstance(event, Finished):
+                record = event.record
+    log.compare(record, before)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records.save(record, out)
+    from swlottery.report.find_figures import draw
+
+    figures = draw(records.load(out), plots)
+    log.footer(record, out, figures, time.monotonic() - started)
+    return DONE
+
+
+def _load(settings: FindSettings) -> Loaded:
+    from swlottery import model
+
+    if settings.start == "scratch":
+        return model.from_config(settings.model, settings.seed, settings.dtype, settings.device)
+    return model.load(settings.model, settings.revision, settings.dtype, settings.device)
+
+
+def _check_record(settings: FindSettings, path: Path) -> int:
+    from swlottery.find import record as records
+
+    record = records.load(path)
+    loaded = _load(settings)
+    records.check_lineage(record, loaded.weights_sha256, loaded.name)
+    print(f"{path} belongs to {loaded.name}: weights {loaded.weights_sha256[:12]}…, as loaded")
+    return DONE
+
+
+def _is_current(path: Path) -> bool:
+    from swlottery.find import record as records
+
+    try:
+        records.load(path)
+    except BadInput:
+        return False
+    return True
+
+
+def _check_find(settings: FindSettings) -> None:
+    for name, least in (("kappa", 2.0), ("max_weights", 1), ("null_draws", 1), ("eval_tokens", 1), ("eval_context", 16),
+                        ("controls", 1)):  # fmt: skip
+        value = getattr(settings, name)
+        if not value >= least or value == float("inf"):
+            raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}")
+
+
+def _prompts(settings: FindSettings) -> list[str]:
+    from swlottery.find.probe import DEFAULT_PROMPTS
+
+    prompts = list(settings.prompt)
+    if settings.prompt_file is not None:
+        try:
+            text = Path(settings.prompt_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read --prompt-file {settings.prompt_file}: {error}") from None
+        prompts += text.splitlines() or [""]
+    if any(not prompt.strip() for prompt in prompts):
+        raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
+    return prompts or list(DEFAULT_PROMPTS)
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse before any work is done what could not be written at its end; nothing is created."""
+    if target.suffix == ".json" and target.is_dir():
+        raise BadInput(f"cannot write {target}: it is a folder")
+    place = target.absolute()
+    if target.suffix == ".json":
+        place = place.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _is_read_only(place):
+        raise BadInput(f"cannot write {target}: {place} is not a folder that can be written to")
+
+
+def _is_read_only(place: Path) -> bool:
+    """Root passes every test of permissions, but not on a file system mounted read-only."""
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""The one exception a user may see as a message instead of a traceback."""
+
+
+class BadInput(Exception):
+    """What the user asked for cannot be done.
+
+    The message is a single line that says what was wrong and what to do. ``cli.py`` prints it on stderr and exits
+    with code 2; nothing has been written by then.
+    """

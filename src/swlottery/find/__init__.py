@@ -1,0 +1,1 @@
+"""Finding super weights: spikes → candidates → verification → record (see docs/method.md)."""

@@ -1,0 +1,144 @@
+"""The loss of a model on held-out text with some weights set to zero.
+
+An ablation leaves everything in front of the first changed block as it was. So what enters that block is kept from the
+intact network, and only the blocks from there on are run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from swlottery.find.coordinates import Coordinate, zeroed
+from swlottery.find.spikes import medians
+from swlottery.roles import DownProjection, Roles
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+BATCH_TOKENS = 1024
+"""Tokens a forward pass: bounds the memory of the logits."""
+
+CACHE_BYTES = 2 << 30
+"""What may be kept of the intact network's hidden states; beyond it ablations run from the first block."""
+
+
+class Evaluator:
+    """Per-document mean negative log-likelihood (nats a token) of a model on equally long windows of text.
+
+    Args:
+        windows: token ids ``[documents, tokens]``; each row is a document.
+        layers: the layers in which weights will be changed (their inputs are kept from the intact network).
+
+    No set of weights is evaluated twice.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        roles: Roles,
+        windows: Tensor,
+        layers: Sequence[int],
+    ) -> None:
+        self.model, self.roles = model, roles
+        device = next(model.parameters()).device
+        self.batches = [batch.to(device) for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1]))]
+        width = next(model.parameters()).element_size()
+        fits = windows.numel() * roles.hidden * width * len(set(layers)) <= CACHE_BYTES
+        self.kept: list[dict[int, Any]] = [{} for _ in self.batches]
+        self.layers = sorted({layer for layer in layers if layer > 0}) if fits else []
+        self.baseline = self._run([self._keeping(kept) for kept in self.kept])
+        self.known: dict[tuple[frozenset[Coordinate], Any], np.ndarray] = {}
+
+    def nll(self, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None = None) -> np.ndarray:
+        """The loss of each document with ``coordinates`` at zero.
+
+        Args:
+            restored: a coordinate among them and κ: what the weight gives its output channel is put back at the tokens
+                where the intact network has a spike there, and only there. (Put back at every token, it would be the
+                weight itself.)
+        """
+        key = (frozenset(coordinates), restored)
+        if key not in self.known:
+            self.known[key] = self._ablated(coordinates, restored)
+        return self.known[key]
+
+    def _ablated(self, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None) -> np.ndarray:
+        first = min(coordinate.layer for coordinate in coordinates)
+        resume = max((layer for layer in self.layers if layer <= first), default=0)
+        down = self.roles.downs[restored[0].layer] if restored else None
+        weight = down.matrix(restored[0].expert)[restored[0].out, restored[0].in_].item() if down and restored else 0.0
+        with zeroed(self.roles.downs, coordinates):
+            spikes_back = spike_restored(down, *restored, weight) if down and restored else nullcontext()
+            with spikes_back:
+                return self._run([resumed(self.roles.blocks, resume, kept.get(resume)) for kept in self.kept])
+
+    def _run(self, contexts: Sequence[Any]) -> np.ndarray:
+        import torch
+        from torch.nn import functional
+
+        losses = []
+        for ids, context in zip(self.batches, contexts, strict=True):
+            with torch.no_grad(), context:
+                logits = self.model(input_ids=ids, use_cache=False).logits
+            rows = [
+                functional.cross_entropy(row[:-1].float(), document[1:])
+                for row, document in zip(logits, ids, strict=True)
+            ]
+            losses.append(torch.stack(rows))
+        return torch.cat(losses).double().cpu().numpy()
+
+    @contextmanager
+    def _keeping(self, kept: dict[int, Any]) -> Iterator[None]:
+        def keep(layer: int) -> Callable[..., None]:
+            return lambda module, args, output: kept.__setitem__(layer, output)
+
+        handles = [self.roles.blocks[layer - 1].register_forward_hook(keep(layer)) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[None]:
+    """Run a model from block ``layer`` on: every block before it returns ``output``, what the last of them returned."""
+    skipped = blocks[:layer] if output is not None else []
+    before = [block.__dict__.get("forward") for block in skipped]
+    try:
+        for block in skipped:
+            block.forward = lambda *args, **kwargs: output
+        yield
+    finally:
+        for block, forward in zip(skipped, before, strict=True):
+            if forward is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.forward = forward
+
+
+@contextmanager
+def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float, weight: float) -> Iterator[None]:
+    """While the weight is zero, give its channel what it gave at the tokens where the two together are a spike."""
+    import torch
+
+    def put_back(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        flat = output.reshape(-1, output.shape[-1]).clone()
+        given = torch.zeros(len(flat), device=flat.device)
+        for inputs in down.inputs(args, torch.arange(len(flat), device=flat.device)):
+            if inputs.expert == coordinate.expert:
+                given[inputs.tokens] = inputs.values[:, coordinate.in_].float() * weight
+        intact = flat[:, coordinate.out].float() + given
+        over_channels = medians(flat)[0].flatten()
+        bar = kappa * torch.maximum(over_channels, intact.abs().median())
+        flat[:, coordinate.out] = torch.where(intact.abs() >= bar, intact, intact - given).to(flat.dtype)
+        return flat.view_as(output)
+
+    handle = down.module.register_forward_hook(put_back)
+    try:
+        yield
+    finally:
+        handle.remove()

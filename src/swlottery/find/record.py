@@ -1,0 +1,83 @@
+"""The record: what was found in one model, as ``super_weights/<model>.json``.
+
+Written whole or not at all; read back through one loader that checks it against the schema in this package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from swlottery.errors import BadInput
+
+SCHEMA_VERSION = 1
+
+Record = dict[str, Any]
+
+
+def schema() -> Record:
+    """The JSON schema of a record."""
+    text = files("swlottery.find").joinpath("record.schema.json").read_text(encoding="utf-8")
+    loaded: Record = json.loads(text)
+    return loaded
+
+
+def save(record: Record, path: Path) -> None:
+    """Check a record and write it to ``path``: to a file beside it, then renamed, so that no reader sees half of it."""
+    _check(record, path)
+    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def load(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        BadInput: no such file, not JSON, of another schema version, or not as the schema says.
+    """
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read the record {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInput(f"{path} is no record: not JSON ({error})") from None
+    _check(record, path)
+    return record
+
+
+def _check(record: Any, path: Path) -> None:
+    import jsonschema
+
+    version = record.get("schema") if isinstance(record, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BadInput(
+            f"{path} is a record of schema version {version!r}; this swlottery reads version {SCHEMA_VERSION}: "
+            "run find_sw.sh again"
+        )
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))
+    if error:
+        place = "/".join(map(str, error.absolute_path)) or "the record"
+        raise BadInput(f"{path} is not a valid record: at {place}: {error.message[:200]}")
+
+
+def check_lineage(record: Record, weights_sha256: str, model: str) -> None:
+    """Refuse a record that was made from other weights than ``model``'s: its coordinates mean nothing there."""
+    if record["weights_sha256"] != weights_sha256:
+        raise BadInput(
+            f"the record was made from '{record['model']}' with weights {record['weights_sha256'][:12]}…, but "
+            f"'{model}' has weights {weights_sha256[:12]}…: a coordinate means nothing in another network"
+        )

@@ -1,0 +1,293 @@
+"""Spikes: entries of a down-projection's output far above their surroundings.
+
+An output entry y_o(t) is a spike when |y_o(t)| is at least
+
+- κ times the median of |y| over the channels at the same token, **and**
+- κ times the median of |y| over the tokens of the same channel,
+
+and what is added to the residual stream there is at least
+
+- ρ times the root mean square of that stream before the addition.
+
+One pooled median would fire on any large token: at a token with a massive activation every channel is large. A spike
+*arrives* when the stream after the addition has its sign and at least half its size; otherwise the stream held the
+opposite there and the spike cancels it, which the last layers of many models do. What is added is the output itself,
+but for a norm behind the MLP (gemma, olmo2).
+
+Everything is reduced where it is computed; no activation is copied out whole.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swlottery.errors import BadInput
+from swlottery.find.probe import Probe
+from swlottery.roles import DownProjection, Inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+KAPPA = 40.0
+"""κ. One constant for all models: about twice the largest ratio seen under the permutation null (docs/method.md)."""
+
+RHO = 5.0
+"""ρ. Five times the root mean square of the residual stream: far outside its bulk, whatever its scale."""
+
+_SIEVE_CHANNELS = 32
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Spike:
+    """One spike at the probe's n-th valid token.
+
+    value: y_o(t). ratio: |y_o(t)| over the larger of its two medians. added: what the residual stream receives.
+    rms_ratio: |added| over the stream's root mean square before. stream: the stream's entry after.
+    """
+
+    layer: int
+    token: int
+    out: int
+    value: float
+    ratio: float
+    added: float
+    rms_ratio: float
+    stream: float
+
+    @property
+    def arrives(self) -> bool:
+        """Whether the stream afterwards has the spike's sign and at least half its size."""
+        return self.stream * self.added > 0 and abs(self.stream) >= 0.5 * abs(self.added)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The entry of largest magnitude in one layer's activations."""
+
+    value: float
+    token: int
+    channel: int
+
+
+@dataclass(frozen=True)
+class LayerScan:
+    """One layer in one pass: its largest input and output entries, and its spikes, the largest of each channel."""
+
+    layer: int
+    input: Peak
+    output: Peak
+    spikes: list[Spike]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """One layer's down-projection over all valid tokens, for what a scan reduces away (probes are short).
+
+    inputs: what enters each matrix. output: ``[tokens, out]``. added, stream: as in Spike, ``[tokens, out]``.
+    """
+
+    inputs: list[Inputs]
+    output: Tensor
+    added: Tensor
+    stream: Tensor
+
+    @property
+    def rms(self) -> Tensor:
+        """The root mean square over channels of the residual stream before the addition, ``[tokens]``."""
+        return (self.stream - self.added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
+
+
+def run_body(model: nn.Module, ids: Tensor) -> None:
+    """One forward pass without the head: the logits of a vocabulary are not needed to look at the MLPs."""
+    import torch
+
+    body: Any = model.base_model
+    with torch.no_grad():
+        body(input_ids=ids, use_cache=False)
+
+
+def medians(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The medians of |output[tokens, channels]| over channels ``[tokens, 1]`` and over tokens ``[1, channels]``."""
+    size = output.float().abs()
+    over_channels = size.median(dim=1, keepdim=True).values.clamp_min(_TINY)
+    return over_channels, size.median(dim=0, keepdim=True).values.clamp_min(_TINY)
+
+
+def above_medians(output: Tensor, kappa: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of ``output[tokens, channels]`` at least κ times both medians: (token, channel, ratio).
+
+    Exact medians of every token and channel would cost more than the forward pass they watch. So tokens are sieved
+    first, by their largest entry against half of κ times the median over a few channels, and exact medians are taken
+    of what is left.
+    """
+    import torch
+
+    size = output.abs()
+    rough = size[:, :: max(1, size.shape[1] // _SIEVE_CHANNELS)].median(dim=1).values
+    rows = (size.amax(dim=1) >= 0.5 * kappa * rough).nonzero().flatten()
+    kept = size[rows].float()
+    over_channels = kept.median(dim=1).values.clamp_min(_TINY)
+    row, channel = (kept >= kappa * over_channels[:, None]).nonzero(as_tuple=True)
+    channels, which = torch.unique(channel, return_inverse=True)
+    over_tokens = size[:, channels].float().median(dim=0).values.clamp_min(_TINY)
+    ratio = kept[row, channel] / torch.maximum(over_channels[row], over_tokens[which])
+    spiky = ratio >= kappa
+    return rows[row[spiky]], channel[spiky], ratio[spiky]
+
+
+def scan(model: nn.Module, downs: Sequence[DownProjection], probe: Probe, kappa: float = KAPPA) -> list[LayerScan]:
+    """One forward pass over the probe with every down-projection watched."""
+    watches = [_Watch(down, probe.valid, kappa) for down in downs]
+    with _watched(watches):
+        run_body(model, probe.ids)
+    return [watch.result for watch in watches]
+
+
+def activations(model: nn.Module, downs: Sequence[DownProjection], probe: Probe) -> list[Activations]:
+    """One forward pass that keeps the inputs, outputs and streams of ``downs``, in float32."""
+    keepers = [_Keeper(down, probe.valid) for down in downs]
+    with _watched(keepers):
+        run_body(model, probe.ids)
+    return [keeper.result for keeper in keepers]
+
+
+class _Hooked(ABC):
+    """Hooks on one layer: at the down-projection, behind the norm if one follows it, and at the block's end."""
+
+    def __init__(self, down: DownProjection, valid: Tensor) -> None:
+        self.down = down
+        self.tokens = valid.nonzero().flatten()
+        self.valid = None if len(self.tokens) == len(valid) else valid
+        self.added: Tensor | None = None
+
+    def rows(self, activation: Any) -> Tensor:
+        """``[valid tokens, channels]`` from ``[prompts, positions, channels]`` or ``[prompts · positions, channels]``.
+
+        OPT and the experts of Mixtral flatten their activations; some blocks return a tuple.
+        """
+        tensor = activation[0] if isinstance(activation, tuple) else activation
+        flat: Tensor = tensor.reshape(-1, tensor.shape[-1])
+        return flat if self.valid is None else flat[self.valid]
+
+    @abstractmethod
+    def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
+        """Called with what enters and leaves the down-projection's module."""
+
+    @abstractmethod
+    def at_end(self, stream: Tensor) -> None:
+        """Called with the residual stream after the addition; sets ``result``."""
+
+
+class _Watch(_Hooked):
+    """A scan's view of one layer. Falcon adds the attention's output into the very tensor that the down-projection
+    returned, so what is needed of it later is copied at once."""
+
+    def __init__(self, down: DownProjection, valid: Tensor, kappa: float) -> None:
+        super().__init__(down, valid)
+        self.kappa = kappa
+
+    def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
+        output = self.rows(output)
+        self.output = _peak(output)
+        self.token, self.out, self.ratio = above_medians(output, self.kappa)
+        self.before_norm = output[self.token].float()
+        if self.down.experts is None:
+            self.input = _peak(self.rows(args[0]))
+        else:  # experts' inputs have to be computed again: at the token of the largest output alone
+            at = self.tokens[self.output.token : self.output.token + 1]
+            peaks = [_peak(inputs.values) for inputs in self.down.inputs(args, at)]
+            largest = max(peaks, key=lambda peak: abs(peak.value))
+            self.input = Peak(largest.value, self.output.token, largest.channel)
+
+    def at_end(self, stream: Tensor) -> None:
+        self.result = LayerScan(self.down.layer, self.input, self.output, self._spikes(stream))
+
+    def _spikes(self, stream: Tensor) -> list[Spike]:
+        if not len(self.token):
+            return []
+        import torch
+
+        added = self.before_norm if self.added is None else self.rows(self.added)[self.token].float()
+        after = self.rows(stream)[self.token].float()
+        rms = (after - added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
+        nth = torch.arange(len(self.token), device=after.device)
+        reached = added[nth, self.out]
+        rms_ratio = reached.abs() / rms
+        value, end = self.before_norm[nth, self.out], after[nth, self.out]
+        columns = (self.token, self.out, value, self.ratio, reached, rms_ratio, end)
+        best: dict[int, Spike] = {}
+        for token, out, *numbers in zip(*(column.tolist() for column in columns), strict=True):
+            spike = Spike(self.down.layer, token, out, *numbers)
+            # Of one channel's spikes one that arrives goes before one that is larger but cancelled.
+            if spike.rms_ratio >= RHO and (
+                out not in best or (spike.arrives, spike.ratio) > (best[out].arrives, best[out].ratio)
+            ):
+                best[out] = spike
+        return sorted(best.values(), key=lambda spike: -spike.ratio)
+
+
+class _Keeper(_Hooked):
+    def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
+        import torch
+
+        numbers = torch.arange(len(self.tokens), device=self.tokens.device)
+        count = torch.full((int(self.tokens[-1]) + 1,), -1, device=self.tokens.device)
+        count[self.tokens] = numbers  # from flat positions back to counts of valid tokens
+        self.inputs = [
+            Inputs(inputs.expert, count[inputs.tokens], inputs.values.float())
+            for inputs in self.down.inputs(args, self.tokens)
+        ]
+        self.output = self.rows(output).float().clone()
+
+    def at_end(self, stream: Tensor) -> None:
+        added = self.output if self.added is None else self.rows(self.added).float()
+        self.result = Activations(self.inputs, self.output, added, self.rows(stream).float().clone())
+
+
+@contextmanager
+def _watched(hooked: Sequence[_Hooked]) -> Iterator[None]:
+    """Put the hooks in place; take every one of them away again, whatever happens."""
+
+    def at_output(one: _Hooked) -> Callable[..., None]:
+        return lambda module, args, output: one.at_output(args, output)
+
+    def at_norm(one: _Hooked) -> Callable[..., None]:
+        return lambda module, args, output: setattr(one, "added", output.detach())
+
+    def at_end(one: _Hooked) -> Callable[..., None]:
+        return lambda module, args, output: one.at_end(output)
+
+    def at_stream_norm(one: _Hooked) -> Callable[..., None]:
+        return lambda module, args: one.at_end(args[0])
+
+    with ExitStack() as stack:
+        for one in hooked:
+            down = one.down
+            handles = [down.module.register_forward_hook(at_output(one))]
+            if down.post_norm is not None:
+                handles.append(down.post_norm.register_forward_hook(at_norm(one)))
+            if down.stream_norm is not None:
+                handles.append(down.stream_norm.register_forward_pre_hook(at_stream_norm(one)))
+            else:
+                handles.append(down.block.register_forward_hook(at_end(one)))
+            for handle in handles:
+                stack.callback(handle.remove)
+        yield
+    for one in hooked:
+        if not hasattr(one, "result"):
+            raise BadInput(
+                f"{one.down.path} was never called in a forward pass: this model computes its MLP in another way "
+                "(BLOOM's slow_but_exact does), which cannot be watched"
+            )
+
+
+def _peak(activation: Tensor) -> Peak:
+    low, high = activation.aminmax()
+    flat = activation.flatten()
+    token, channel = divmod(int(flat.argmin() if -low > high else flat.argmax()), activation.shape[-1])
+    return Peak(float(activation[token, channel]), token, channel)

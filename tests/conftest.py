@@ -1,0 +1,122 @@
+"""What the tests of the scripts and of Slurm share: a root to run the scripts in, and a model quickly searched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# An environment as scripts/venv.sh accepts it, whose Python is the one that runs the tests. It says that it has
+# swlottery, and has no pip: whatever a script does, it cannot install anything into the environment of the tests.
+PYTHON = """\
+#!/bin/sh
+case "$*" in
+"-I -c import swlottery") exit 0 ;;
+*"-m pip"*) exit 1 ;;
+esac
+exec '{python}' "$@"
+"""
+
+
+@pytest.fixture
+def script_root(tmp_path: Path) -> Path:
+    """A copy of what the scripts need, with the code itself linked: logs and records land here."""
+    root = tmp_path / "root"
+    for name in ("pyproject.toml", "requirements.txt", "find_sw.sh", "super_weights/src/slurm_sw_out/README.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, root / name)
+    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
+    (root / "src").symlink_to(REPOSITORY / "src")
+    return root
+
+
+# In place of the program: says how it was called, and does what the flags ask for.
+STUB = """\
+import os, sys, time
+flags = sys.argv[1:]
+if "--help" in flags:
+    print("the flags of find")
+    sys.exit(0)
+print("flags", flags, "in", os.getcwd(), flush=True)
+if "--bad" in flags:
+    print("swlottery: no flag --bad", file=sys.stderr)
+    sys.exit(2)
+if sys.stderr.isatty():
+    print("a progress bar", file=sys.stderr)
+if "--sleep" in flags:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("weights restored", flush=True)
+        sys.exit(130)
+sys.exit(int(os.environ.get("STUB_EXIT", 0)))
+"""
+
+
+@pytest.fixture
+def stub_root(script_root: Path) -> Path:
+    """`script_root` with a program that takes no time: for all that the scripts do around it."""
+    (script_root / "src").unlink()
+    package = script_root / "src" / "swlottery"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "cli.py").write_text(STUB)
+    return script_root
+
+
+@pytest.fixture
+def script_environment(tmp_path: Path) -> dict[str, str]:
+    """The variables to run a script with: those of the tests without any Slurm's, and the environment above."""
+    python = tmp_path / "environment" / "bin" / "python3"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SWLOTTERY_"))
+    }
+    return {**kept, "SWLOTTERY_VENV": str(python.parents[1])}
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a randomly initialised GPT-2 (2 layers, width 32) whose tokens are bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    end = "<|endoftext|>"
+    vocabulary = {character: i for i, character in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), end])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(vocabulary), n_positions=512, n_embd=32, n_layer=2, n_head=2,
+        bos_token_id=vocabulary[end], eos_token_id=vocabulary[end],
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def find_flags(tiny_gpt2: Path, tmp_path: Path) -> Callable[[Path], list[str]]:
+    """Flags of `swlottery find` for a search of the tiny model, in seconds; its record goes to the path given."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice." for i in range(100)))
+
+    def flags(record: Path) -> list[str]:
+        return [
+            "--model", str(tiny_gpt2), "--out", str(record), "--plots", str(tmp_path / "plots"),
+            "--eval-text", str(text), "--eval-tokens", "2000",
+            "--controls", "2", "--null-draws", "9", "--device", "cpu", "--dtype", "float32",
+        ]  # fmt: skip
+
+    return flags
