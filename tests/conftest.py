@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# The models of the tests are tiny: threads would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # An environment as scripts/venv.sh accepts it, whose Python is the one that runs the tests. It says that it has
@@ -40,10 +43,11 @@ def script_root(tmp_path: Path) -> Path:
 STUB = """\
 import os, sys, time
 flags = sys.argv[1:]
+sys.stdout.reconfigure(line_buffering=True, write_through=False)  # a line is one write, also if PYTHONUNBUFFERED
 if "--help" in flags:
     print("the flags of find")
     sys.exit(0)
-print("flags", flags, "in", os.getcwd(), flush=True)
+print("flags", flags, "in", os.getcwd())
 if "--bad" in flags:
     print("swlottery: no flag --bad", file=sys.stderr)
     sys.exit(2)
@@ -53,7 +57,7 @@ if "--sleep" in flags:
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        print("weights restored", flush=True)
+        print("weights restored")
         sys.exit(130)
 sys.exit(int(os.environ.get("STUB_EXIT", 0)))
 """
@@ -120,3 +124,46 @@ def find_flags(tiny_gpt2: Path, tmp_path: Path) -> Callable[[Path], list[str]]:
         ]  # fmt: skip
 
     return flags
+
+
+@pytest.fixture(scope="session")
+def planted_gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> tuple[Path, object]:
+    """A folder with a tiny GPT-2 that has one super weight, planted for the default prompts, and its coordinate.
+
+    The weight is planted at the full stop that ends the paper's prompt when it begins with BOS, five bounds high.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from swlottery.find import planted, probe
+    from swlottery.find.coordinates import Coordinate
+    from swlottery.roles import Roles
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval().requires_grad_(False)
+    roles = Roles(model)
+    # Fewer tokens than hidden channels, so that one token can be told from all others by a direction.
+    short = probe.build(tokenizer, ["Apple Inc. is a worldwide tech"], 512, "with")
+    torch.manual_seed(0)
+    plant = planted.plant_input(model, roles, short, Coordinate(1, 5, 60), 0, size=300.0)
+    planted.plant_weight(model, roles, short, plant, 5.0)
+    folder = tmp_path_factory.mktemp("planted")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, plant.coordinate
+
+
+@pytest.fixture(scope="session")
+def found_record(planted_gpt2: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record that the real command wrote of the planted model."""
+    from swlottery.cli import main
+
+    folder = tmp_path_factory.mktemp("found")
+    text = folder / "text.txt"
+    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice." for i in range(100)))
+    code = main(
+        ["find", "--model", str(planted_gpt2[0]), "--out", str(folder / "record.json"), "--plots", str(folder / "plots"),
+         "--eval-text", str(text), "--eval-tokens", "2000", "--controls", "4", "--null-draws", "19", "--device", "cpu"]
+    )  # fmt: skip
+    assert code == 0
+    return folder / "record.json"

@@ -611,6 +611,7 @@ def test_the_test_tokenizer_has_a_token_a_byte() -> None:
     [
         (3200, 1024, 32, (32, 100)),  # the tokens shared out
         (3231, 1024, 32, (32, 100)),
+        (543, 1024, 32, (32, 16)),  # a rest that would make one more of them is left
         (3200, 50, 32, (64, 50)),  # more documents of the whole context
         (3249, 50, 32, (64, 50)),
         (3200, 100, 32, (32, 100)),

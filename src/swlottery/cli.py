@@ -12,6 +12,7 @@ import difflib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
@@ -87,8 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 bad input, 1 anything else."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parsed = parser().parse_args(given)
+    # Whole lines at once, also where PYTHONUNBUFFERED would write text and line end apart: stderr shares the log.
+    with contextlib.suppress(AttributeError):  # a test's capture has no such method
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
     _be_quiet()
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return find(_settings(FindSettings, parsed))
     except BadInput as error:
@@ -100,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -139,12 +145,15 @@ def find(settings: FindSettings) -> int:
 
     text = read_text(settings.eval_text)
     loaded = _load(settings)
-    out = Path(settings.out or Path("super_weights") / f"{loaded.slug}.json")
-    plots = Path(settings.plots or Path("plots") / loaded.slug)
+    root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
+    out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
+    plots = Path(settings.plots or root / "plots" / loaded.slug)
     for target in (out, plots):
         _check_writable(target)
     probe = probes.build(loaded.tokenizer, prompts, loaded.context, settings.bos, loaded.device)
-    windows = evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, min(settings.eval_context, loaded.context))
+    windows = evaluation_windows(
+        text, loaded.tokenizer, settings.eval_tokens, min(settings.eval_context, loaded.context)
+    )
     before = records.load(out) if out.exists() and _is_current(out) else None
     log = FindLog(bars=sys.stderr.isatty())
     log.header(loaded, probe, text, windows, settings, time.monotonic() - started)
@@ -225,13 +234,13 @@ def _check_writable(target: Path) -> None:
         place = place.parent
     while not place.exists():
         place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK) or _is_read_only(place):
-        raise BadInput(f"cannot write {target}: {place} is not a folder that can be written to")
-
-
-def _is_read_only(place: Path) -> bool:
-    """Root passes every test of permissions, but not on a file system mounted read-only."""
-    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    try:  # permissions alone do not tell: root passes them all, on read-only and special file systems too
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"cannot write {target}: {place} is not a folder that can be written to ({error.strerror})"
+        ) from None
 
 
 if __name__ == "__main__":

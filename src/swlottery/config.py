@@ -27,13 +27,20 @@ class FindSettings:
         "pretrained weights, or scratch: gpt2, gpt2-medium, gpt2-large, gpt2-xl or gpt2-mini from its config, at random",
         choices=("pretrained", "scratch"),
     )
-    dtype: str = setting("auto", "precision to run in; auto: as stored", choices=("auto", "float32", "bfloat16", "float16"))
+    dtype: str = setting(
+        "auto", "precision to run in; auto: as stored", choices=("auto", "float32", "bfloat16", "float16")
+    )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
-    prompt: list[str] = setting([], "a prompt to look for spikes with, instead of the default ones; may be repeated",
-                                action="append", metavar="TEXT")
+    prompt: list[str] = setting(
+        [],
+        "a prompt to look for spikes with, instead of the default ones; may be repeated",
+        action="append",
+        metavar="TEXT",
+    )
     prompt_file: str | None = setting(None, "a file of prompts, one a line", metavar="FILE")
-    bos: str = setting("both", "run prompts with the beginning-of-sequence token, without it, or both ways",
-                       choices=probe.BOS_MODES)
+    bos: str = setting(
+        "both", "run prompts with the beginning-of-sequence token, without it, or both ways", choices=probe.BOS_MODES
+    )
     kappa: float = setting(spikes.KAPPA, "a spike stands κ times above both medians", metavar="X")
     max_weights: int = setting(search.MAX_WEIGHTS, "the most weights to take out", metavar="N")
     null_draws: int = setting(199, "draws of each permutation null", metavar="N")

@@ -36,7 +36,7 @@ LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "testing", "idlel
 
 MIN_DOCUMENTS = 30  # fewer show too little of the spread between documents for a bootstrap over them
 MIN_WINDOW = 16  # tokens; less context says little about a model made for much more
-CHARACTERS_PER_TOKEN = 40  # ten times the usual: no passage this long has fewer tokens than wanted of it
+CHARACTERS_PER_TOKEN = 40  # ten times the usual four: so long a text surely has the tokens that are wanted of it
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,7 @@ def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int, do
     count = max(documents, tokens // context)
     # Tokenising 8 MB takes a dozen seconds, nearly all for tokens that no window shows. So a long text is first thinned
     # to as many passages as windows, evenly spread and far longer than a window: these still come from all over it.
+    # Some windows then hold a seam between two passages, as there is one wherever files meet.
     content, size = text.content, CHARACTERS_PER_TOKEN * length
     if len(content) > count * size:
         content = BLANK_LINE.join(content[start : start + size] for start in _starts(len(content), size, count))

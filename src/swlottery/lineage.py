@@ -25,5 +25,5 @@ def weights_sha256(model: nn.Module) -> str:
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         stored = parameter.detach().cpu().contiguous().flatten()
-        digest.update(stored.view(torch.uint8).numpy())
+        digest.update(stored.view(torch.uint8).numpy().data)
     return digest.hexdigest()

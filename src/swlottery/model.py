@@ -112,7 +112,9 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
         elif not (where / "config.json").is_file():
             raise BadInput(f"{name} holds no model: there is no config.json in it")
     model, tokenizer = _from_pretrained(where, revision)
-    return _checked(model, tokenizer, name, getattr(model.config, "_commit_hash", None) or revision, dtype, picked, note)
+    return _checked(
+        model, tokenizer, name, getattr(model.config, "_commit_hash", None) or revision, dtype, picked, note
+    )
 
 
 def from_config(name: str, seed: int = 0, dtype: str = "auto", device: str = "auto", **changes: Any) -> Loaded:
@@ -150,7 +152,7 @@ def _from_pretrained(where: str | Path, revision: str | None) -> tuple[Any, Any]
             where,
             revision=revision,
             local_files_only=local,
-            dtype="auto",
+            dtype=_stored_dtype(where, revision, local),
             use_safetensors=True,  # a pickle can run code
             output_loading_info=True,
         )
@@ -169,6 +171,33 @@ def _from_pretrained(where: str | Path, revision: str | None) -> tuple[Any, Any]
             "it is incomplete, or not a causal language model"
         )
     return model, tokenizer
+
+
+def _stored_dtype(where: str | Path, revision: str | None, local: bool) -> Any:
+    """The precision of the checkpoint's first file, from its header. (``dtype="auto"`` would be the one that
+    config.json names, and loading would cast to it before the weights are hashed.)"""
+    import json
+    from collections import Counter
+
+    import torch
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    def find(name: str) -> str | None:
+        found: str | None = cached_file(
+            where, name, revision=revision, local_files_only=local, _raise_exceptions_for_missing_entries=False
+        )
+        return found
+
+    path = find("model.safetensors")
+    if path is None and (index := find("model.safetensors.index.json")):
+        path = find(next(iter(json.loads(Path(index).read_text())["weight_map"].values())))
+    if path is None:
+        return "auto"
+    with safe_open(path, framework="pt") as file:
+        kinds = Counter(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 (not a dict)
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+    return next((names[kind] for kind, _ in kinds.most_common() if kind in names), "auto")
 
 
 def _why_not_loaded(where: str, local: bool, error: BaseException) -> str:

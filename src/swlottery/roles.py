@@ -215,9 +215,9 @@ class DownProjection:
         for expert in range(self.experts):
             rows, slot = (chosen == expert).nonzero(as_tuple=True)
             if len(rows):
-                projected = functional.linear(hidden[rows], self.module.gate_up_proj[expert])
-                gate, up = projected.chunk(2, dim=-1)
-                values = self.module.act_fn(gate) * up * router[rows, slot, None]
+                experts: Any = self.module
+                gate, up = functional.linear(hidden[rows], experts.gate_up_proj[expert]).chunk(2, dim=-1)
+                values = experts.act_fn(gate) * up * router[rows, slot, None]
                 found.append(Inputs(expert, tokens[rows], values))
         return found
 
@@ -232,7 +232,8 @@ class Roles:
         config: Any = model.config
         self.row = row_of(config.model_type)
         try:
-            self.blocks: list[nn.Module] = list(model.get_submodule(self.row.blocks))  # type: ignore[arg-type]
+            blocks: Any = model.get_submodule(self.row.blocks)
+            self.blocks: list[nn.Module] = list(blocks)
             self.downs = [self._down(layer, block, config) for layer, block in enumerate(self.blocks)]
         except AttributeError as error:
             raise BadInput(
@@ -249,7 +250,7 @@ class Roles:
 
     def _down(self, layer: int, block: nn.Module, config: Any) -> DownProjection:
         row = self.row
-        module = block.get_submodule(row.down)
+        module: Any = block.get_submodule(row.down)
         # OPT-350M alone puts its norms behind the additions; what a block returns is then no longer the stream.
         normed_after = config.model_type == "opt" and not config.do_layer_norm_before
         return DownProjection(
@@ -257,9 +258,9 @@ class Roles:
             path=f"{row.blocks}.{layer}.{row.down}" + (".down_proj" if row.experts else ""),
             block=block,
             module=module,
-            weight=module.down_proj if row.experts else module.weight,  # type: ignore[arg-type]
+            weight=module.down_proj if row.experts else module.weight,
             in_out=row.in_out,
-            experts=int(module.down_proj.shape[0]) if row.experts else None,  # type: ignore[union-attr]
+            experts=int(module.down_proj.shape[0]) if row.experts else None,
             post_norm=block.get_submodule(row.post_norm) if row.post_norm else None,
             stream_norm=block.get_submodule("final_layer_norm") if normed_after else None,
         )

@@ -42,9 +42,11 @@ class Evaluator:
         windows: Tensor,
         layers: Sequence[int],
     ) -> None:
+        import torch
+
         self.model, self.roles = model, roles
         device = next(model.parameters()).device
-        self.batches = [batch.to(device) for batch in windows.split(max(1, BATCH_TOKENS // windows.shape[1]))]
+        self.batches = [batch.to(device) for batch in torch.split(windows, max(1, BATCH_TOKENS // windows.shape[1]))]  # type: ignore[no-untyped-call]
         width = next(model.parameters()).element_size()
         fits = windows.numel() * roles.hidden * width * len(set(layers)) <= CACHE_BYTES
         self.kept: list[dict[int, Any]] = [{} for _ in self.batches]

@@ -6,7 +6,7 @@ handed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,9 @@ class Finished:
 Event = Searched | Drawn | Tested | Planned | Ablation | Finished
 
 
-def find(loaded: Loaded, probe: Probe, text: Text, windows: Tensor, settings: FindSettings) -> Iterator[Event]:
+def find(
+    loaded: Loaded, probe: Probe, text: Text, windows: Tensor, settings: FindSettings
+) -> Generator[Event, None, None]:
     """Find, test and verify the super weights of a model.
 
     Args:

@@ -99,9 +99,8 @@ def search(
     result = Search([replace(layer, spikes=[s for s in layer.spikes if s.ratio >= kappa]) for layer in wide], near)
     with ExitStack() as removed:
         for layer in reversed(result.before):
-            outs = sorted({spike.out for spike in layer.spikes if spike.arrives})
-            if outs and result.complete:
-                _search_layer(model, downs, probe, kappa, limit, layer.layer, outs, result, removed)
+            if result.complete and any(spike.arrives for spike in layer.spikes):
+                _search_layer(model, downs, probe, kappa, limit, layer.layer, result, removed)
         result.after = scan(model, downs, probe, kappa) if result.removals else result.before
     return result
 
@@ -113,21 +112,20 @@ def _search_layer(
     kappa: float,
     limit: int,
     layer: int,
-    outs: list[int],
     result: Search,
     removed: ExitStack,
 ) -> None:
     down = downs[layer]
-    now = activations(model, [down], probe)[0]
-    bar = medians(now.output)
-    open_outs = list(outs)
-    while open_outs and (spike := largest_spike(now, layer, open_outs, bar, kappa)):
-        order = len(result.removals) + 1
+    intact = now = activations(model, [down], probe)[0]
+    bar = medians(intact.output)
+    # What stands only once a weight is gone (what an opposing weight then does, say) is no spike of the network.
+    allowed = standing(intact, bar, kappa)
+    while spike := largest_spike(now, layer, bar, kappa, allowed & (now.output * intact.output > 0)):
         largest, bias_share = contributions(down, now, spike)
-        removal = Removal(order, spike, largest, bias_share)
+        removal = Removal(len(result.removals) + 1, spike, largest, bias_share)
         if not largest or largest[0].share < MIN_SHARE:
             result.diffuse.append(removal)
-            open_outs.remove(spike.out)
+            allowed[:, spike.out] = False
             continue
         if len(result.removals) == limit:
             result.complete = False
@@ -137,27 +135,30 @@ def _search_layer(
         now = activations(model, [down], probe)[0]
 
 
-def largest_spike(
-    now: Activations, layer: int, outs: Sequence[int], bar: tuple[Tensor, Tensor], kappa: float, arriving: bool = True
-) -> Spike | None:
-    """The spike with the largest ratio in the channels ``outs``, ties by (token, out); None if none is above the bar.
-
-    bar: the medians over channels ``[tokens, 1]`` and over tokens ``[1, channels]``, as fixed before any removal.
-    """
+def standing(now: Activations, bar: tuple[Tensor, Tensor], kappa: float) -> Tensor:
+    """Which entries are spikes that arrive, ``[tokens, channels]``; bar: the medians, fixed before any removal."""
     import torch
 
-    columns = torch.tensor(sorted(outs), device=now.output.device)
-    value, added, stream = (part[:, columns] for part in (now.output, now.added, now.stream))
-    ratio = value.abs() / torch.maximum(bar[0], bar[1][:, columns])
-    rms_ratio = added.abs() / now.rms[:, None]
-    stands = (ratio >= kappa) & (rms_ratio >= RHO)
-    if arriving:
-        stands &= (stream * added > 0) & (stream.abs() >= 0.5 * added.abs())
+    stands = now.output.abs() >= kappa * torch.maximum(*bar)
+    stands &= now.added.abs() >= RHO * now.rms[:, None]
+    return stands & (now.stream * now.added > 0) & (now.stream.abs() >= 0.5 * now.added.abs())
+
+
+def largest_spike(
+    now: Activations, layer: int, bar: tuple[Tensor, Tensor], kappa: float, allowed: Tensor
+) -> Spike | None:
+    """The spike with the largest ratio among the entries ``allowed``, ties by (token, out); None if none stands."""
+    import torch
+
+    stands = standing(now, bar, kappa) & allowed
     if not bool(stands.any()):
         return None
-    token, column = divmod(int(torch.where(stands, ratio, -1.0).argmax()), len(columns))
-    numbers = (float(part[token, column]) for part in (value, ratio, added, rms_ratio, stream))
-    return Spike(layer, token, int(columns[column]), *numbers)
+    ratio = now.output.abs() / torch.maximum(*bar)
+    token, out = divmod(int(torch.where(stands, ratio, -1.0).argmax()), ratio.shape[1])
+    rms_ratio = now.added.abs() / now.rms[:, None]
+    return Spike(
+        layer, token, out, *(float(p[token, out]) for p in (now.output, ratio, now.added, rms_ratio, now.stream))
+    )
 
 
 def contributions(
@@ -233,4 +234,6 @@ def _entry(now: Activations, layer: int, token: int, out: int) -> Spike:
     over_channels, over_tokens = medians(now.output)
     value, added = float(now.output[token, out]), float(now.added[token, out])
     ratio = abs(value) / max(float(over_channels[token, 0]), float(over_tokens[0, out]))
-    return Spike(layer, token, out, value, ratio, added, abs(added) / float(now.rms[token]), float(now.stream[token, out]))
+    return Spike(
+        layer, token, out, value, ratio, added, abs(added) / float(now.rms[token]), float(now.stream[token, out])
+    )

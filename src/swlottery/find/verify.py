@@ -91,7 +91,8 @@ def controls(
         for index in near.tolist():
             if wanted == 0:
                 break
-            control = Coordinate(coordinate.layer, *divmod(index, matrix.shape[1]), coordinate.expert)
+            out, in_ = divmod(index, matrix.shape[1])
+            control = Coordinate(coordinate.layer, out, in_, coordinate.expert)
             if control not in taken:
                 taken.add(control)
                 pairs.append((coordinate, control))
@@ -120,7 +121,8 @@ def largest_others(downs: Sequence[DownProjection], found: Sequence[Coordinate])
         matrix = downs[layer].matrix(expert)
         here = [c for c in found if (c.layer, c.expert) == (layer, expert)]
         order = matrix.float().abs().flatten().topk(min(2 * len(here), matrix.numel())).indices.tolist()
-        places = [Coordinate(layer, *divmod(index, matrix.shape[1]), expert) for index in order]
+        width = matrix.shape[1]
+        places = [Coordinate(layer, index // width, index % width, expert) for index in order]
         largest += [place for place in places if place not in found][: len(here)]
     return largest
 
@@ -195,7 +197,8 @@ def _together(row: _Row, found: Sequence[Coordinate], seed: int) -> Iterator[Abl
     allowed = 2 * len(found) + 1
     while len(members) > 1:
         whole = row("joint", members)
-        yield whole
+        if len(members) == len(found) or members not in shared_spikes(found):
+            yield whole
         allowed -= len(members)
         if allowed < 0:
             return
@@ -242,7 +245,7 @@ def verdicts(found: Sequence[Coordinate], rows: Sequence[Ablation], window: int,
             result.append(Verdict("jointly critical"))
         elif row.low > 0:
             result.append(Verdict("weak"))
-        elif -INERT < row.low and row.high < INERT:
+        elif row.low > -INERT and row.high < INERT:
             result.append(Verdict("inert"))
         else:
             # The interval narrows with the root of the number of documents: how many bring it off 0, or inside ±0.01?

@@ -1,25 +1,28 @@
 """The figures of ``swlottery find``, drawn from a record and nothing else.
 
-``activations.png``: the largest input and output of each layer's down-projection, before and after the super weights are
-taken out (figure 3 of Yu et al. 2024, arXiv:2411.07191). ``contributions.png``: what makes each spike.
+``activations.png``: the largest input and output of each layer's down-projection, before and after the super weights
+are taken out (figure 3 of Yu et al. 2024, arXiv:2411.07191). ``contributions.png``: what makes each spike.
 ``ablations.png``: what zeroing each weight or set costs, as a forest plot beside ordinary weights.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from swlottery.find.record import Record
 from swlottery.find.verify import CRITICAL
@@ -28,26 +31,18 @@ from swlottery.report.find_log import place
 # Okabe & Ito's colours, which differ for every kind of colour vision; shapes differ as well.
 VERMILLION, BLUE, PURPLE, ORANGE, GREY = "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#666666"
 VERDICTS = {
-    "critical": ("o", VERMILLION),
-    "jointly critical": ("s", ORANGE),
-    "weak": ("^", BLUE),
-    "inert": ("v", GREY),
+    "critical": ("o", VERMILLION), "jointly critical": ("s", ORANGE), "weak": ("^", BLUE), "inert": ("v", GREY),
     "undetermined": ("d", GREY),
-}
+}  # fmt: skip
 WIDTH, LINE, DPI = 8.0, 0.15, 150  # of a figure and of a line of text, in inches; pixels an inch
 MOST_NAMED = 12
 """The most super weights that ``activations`` and ``contributions`` name; ``ablations`` has them all."""
 LARGEST_RATIO = 1e6
-"""Where the axis of perplexity ratios ends; what lies beyond is an arrow beside its number."""
+"""Where the axis of perplexity ratios ends; what lies beyond is an arrow, and its number stands beside it."""
 LOOK = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "text.parse_math": False,  # the name of a model may hold a $
-}
+    "font.size": 8, "axes.titlesize": 7.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "grid.color": "#DDDDDD", "text.parse_math": False,  # the name of a model may hold a $
+}  # fmt: skip
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
@@ -61,7 +56,10 @@ def draw(record: Record, folder: Path) -> list[Path]:
     ):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box in a name is no news
         for name, drawing in drawings.items():
-            drawing(record).savefig(Path(unfinished, name), dpi=DPI)
+            pixels = io.BytesIO()
+            drawing(record).savefig(pixels, format="png", dpi=DPI)
+            image = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)  # a third of the bytes
+            image.save(Path(unfinished, name), optimize=True, dpi=(DPI, DPI))
             os.replace(Path(unfinished, name), folder / name)
     return [folder / name for name in drawings]
 
@@ -69,81 +67,94 @@ def draw(record: Record, folder: Path) -> list[Path]:
 def activations(record: Record) -> Figure:
     """The largest |input| and |output| of each layer, before and after removal, with a flag at each super weight."""
     weights, layers = record["super_weights"], record["layers"]
-    flags = _flags(weights[:MOST_NAMED], len(layers["before"]))
-    lanes = max((top for _, _, top in flags), default=0)
-    remarks = _left_out(weights) if weights else ["No super weight was found: nothing was removed."]
+    flags = _flags(weights[:MOST_NAMED])
+    lanes = sum(map(len, flags.values()))
+    remark = _left_out(record) if weights else "No super weight was found: nothing was removed."
     what = "The largest input and output of each layer's down-projection"
-    figure = _figure(record, what, 4.8 + LINE * lanes, remarks)
+    figure = _figure(record, what, 4.8 + LINE * lanes, remark)
     sky, upper, lower = figure.subplots(3, 1, sharex=True, height_ratios=[max(LINE * lanes, 0.01), 2, 2])
     sky.axis("off")
     sky.set_ylim(0, max(lanes, 1))
-    for layer, text, top in flags:
-        sky.plot([layer, layer], [0, top], color=GREY, linewidth=0.8, clip_on=False)
-        sky.text(layer, top, text, va="top", fontsize=7.5)
+    top = 0
+    for layer, names in flags.items():  # each flag flies above those to its right, so that no pole stands in one
+        top += len(names)
+        (pole,) = sky.plot([layer, layer], [-1, top], color=GREY, lw=0.8, clip_on=False)  # down to the panel below
+        pole.set(in_layout=False, label="a super weight: (layer, out, in)")
+        sky.text(layer, top, "\n".join(names), va="top", fontsize=7.5)
     for axes, side in ((upper, "input"), (lower, "output")):
-        for layer, _, _ in flags:
-            axes.axvline(layer, color=GREY, linewidth=0.8, zorder=0)
+        for layer in flags:
+            axes.axvline(layer, color=GREY, lw=0.8, zorder=0)
         for when, marker, colour, face in (("before", "o", VERMILLION, VERMILLION), ("after", "s", BLUE, "none")):
             if when == "before" or weights:
                 x = [layer["layer"] for layer in layers[when]]
                 y = [abs(layer[side]["value"]) for layer in layers[when]]
                 axes.plot(x, y, color=colour, marker=marker, mfc=face, ms=4.5, lw=1, label=f"{when} removal")
         axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _log_ticks(axes.yaxis, axes.get_ylim(), lambda y: f"{y:,.0f}" if y >= 10 else f"{y:g}")
         axes.set_ylabel(f"largest |{side}|\n(activation, as computed)")
         axes.grid(axis="y")
     if record["cancellers"]:
         x = [spike["layer"] for spike in record["cancellers"]]
         y = [abs(spike["spike"]) for spike in record["cancellers"]]
-        lower.plot(x, y, "D", color=PURPLE, mfc="none", ms=9, mew=1.8, label="a spike that cancels an earlier one")
+        label = "a spike that cancels an earlier one"
+        lower.plot(x, y, "D", color=PURPLE, mfc="none", ms=9, mew=1.8, clip_on=False, label=label)
     lower.set_xlabel("layer (0-based)")
+    lower.set_xlim(-0.6, len(layers["before"]) - 0.4)
     lower.xaxis.set_major_locator(MaxNLocator(20, integer=True))
-    handles, labels = lower.get_legend_handles_labels()
-    if flags:
-        handles, labels = [*handles, sky.lines[0]], [*labels, "a super weight: (layer, out, in)"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    handles = [*lower.get_legend_handles_labels()[0], *sky.lines[:1]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def _flags(weights: Sequence[Record]) -> dict[int, list[str]]:
+    """Layer → the coordinates of the super weights in it, from the last layer to the first."""
+    flags: dict[int, list[str]] = {}
+    for weight in sorted(weights, key=lambda weight: -int(weight["layer"])):
+        flags.setdefault(weight["layer"], []).append(f" {place(weight)}")
+    return flags
 
 
 def contributions(record: Record) -> Figure:
     """For each removal, how much of the spike its largest weights give; without any removal, what the leader gives."""
     weights, leader = record["super_weights"], record["leader"]
-    panels = []
-    for weight in weights[:MOST_NAMED]:
-        bars = [(_in(given), given["share"], _in(given) == _in(weight)) for given in weight["contributions"]]
-        bars.append(("the bias", weight["bias_share"], False))
-        bars = [bar for bar in bars if abs(bar[1]) >= 0.005 or bar[2]]
-        panels.append((f"removal {weight['removal']}: {_spike(weight)}", bars))
-    remarks = [*_left_out(weights), "Orange: the weight that was taken out."]
+    panels = [(f"removal {weight['removal']}: {_spike(weight)}", weight) for weight in weights[:MOST_NAMED]]
+    remark = _left_out(record)
     if not weights:
-        panels = [(f"leader: {_spike(leader)}", [(_in(leader), leader["share"], False)])]
-        remarks = [f"The leader {place(leader)} is no super weight: {'; '.join(leader['lacks']) or 'see the log'}."]
-    columns = min(len(panels), 2)
+        panels = [(f"leader: {_spike(leader)}", leader | {"contributions": [leader], "bias_share": 0.0})]
+        remark = f"The leader {place(leader)} is no super weight: {'; '.join(leader['lacks']) or 'see the log'}."
+    bars = [_bars(weight) for _, weight in panels]
+    most, columns = max(map(len, bars)), min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
-    most = max(len(bars) for _, bars in panels) + 1
-    figure = _figure(record, "What makes each spike", 0.5 + rows * (0.4 + LINE * most), remarks)
+    height = 0.5 + rows * (0.45 + LINE * most)
+    figure = _figure(record, "What gives each spike: the shares of weight × input", height, remark)
     grid = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flatten())
     for axes in grid[len(panels) :]:
         axes.axis("off")
-    for axes, (title, bars) in zip(grid, panels, strict=False):
-        bars = [*bars, ("everything else", 1 - sum(share for _, share, _ in bars), False)]
-        for y, (_, share, taken) in enumerate(bars):
-            colour = VERMILLION if taken else GREY if y == len(bars) - 1 else BLUE
-            axes.barh(y, 100 * share, color=colour, height=0.7)
-            text = f" {_percent(share)}" + ("  taken out" if taken else "")
+    for axes, (title, weight), named in zip(grid, panels, bars, strict=False):
+        for y, (label, share) in enumerate(named.items()):
+            taken = label == _in(weight) and bool(weights)
+            axes.barh(y, 100 * share, color=VERMILLION if taken else GREY if label == "the rest" else BLUE, height=0.7)
+            text = f" {round(100 * share)} %" + "  taken out" * taken
             axes.text(max(100 * share, 0), y, text, va="center", fontsize=7)
-        axes.set_yticks(range(len(bars)), [label for label, _, _ in bars])
-        axes.tick_params(axis="y", length=0)
+        axes.set_yticks(range(len(named)), list(named))
         axes.set_ylim(most - 0.5, -0.6)
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_title(title, loc="left", fontweight="bold")
+        axes.axvline(0, color="black", lw=0.8)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(textwrap.fill(title, 58), loc="left")
     for axes in grid[: len(panels)][-columns:]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("share of the spike (%)")
     low, high = grid[0].get_xlim()
-    grid[0].set_xlim(low, high + 0.2 * (high - low))  # room for the numbers
+    grid[0].set_xlim(low, max(high, 100) + 0.25 * (max(high, 100) - low))  # room for the numbers
     return figure
+
+
+def _bars(weight: Record) -> dict[str, float]:
+    """What gives a spike, by name: the weight that was taken out, all that gives at least 0.5 % of it, and the rest."""
+    given = [(_in(one), one["share"]) for one in weight["contributions"]] + [("the bias", weight["bias_share"])]
+    bars = {name: share for name, share in given if name == _in(weight) or abs(share) >= 0.005}
+    return bars | {"the rest": 1 - sum(bars.values())}
 
 
 @dataclass(frozen=True)
@@ -165,53 +176,58 @@ def forest(record: Record) -> list[Row]:
     for weight in weights:
         label = f"{weight['removal']}: {place(weight)}, {weight['verdict']}"
         alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]], restored=weight["restored"]))
-    together = []
-    for row in record["joint"]:
-        label = _ranges([weights[member]["removal"] for member in row["members"]]) + ", critical" * row["critical"]
-        if row["kind"] == "joint":
-            together.append(Row(label, [row], "s", VERMILLION if row["critical"] else GREY, filled=row["critical"]))
+    together = {}  # by set: the verification may come back to one
+    for row in (row for row in record["joint"] if row["kind"] == "joint"):
+        members = [str(weights[member]["removal"]) for member in row["members"]]
+        more = f" and {len(members) - 8} more" * (len(members) > 8)
+        label = f"{', '.join(members[:8])}{more} together" + ", critical" * row["critical"]
+        colour = VERMILLION if row["critical"] else GREY
+        together[frozenset(row["members"])] = Row(label, [row], "s", colour, filled=row["critical"])
     cancelling = [Row(str(place(row)), [row], "D", PURPLE, filled=False) for row in record["cancellers"]]
     controls = [row for row in others if row["kind"] == "control"]
     ordinary = [Row(f"{len(controls)} weights nearest in |w|, each alone", controls, ".")] if controls else []
     for kind, words in (("random set", "weights at random"), ("largest others", "largest other weights")):
         ordinary += [Row(f"{len(row['coordinates'])} {words}", [row], "x") for row in others if row["kind"] == kind]
     sections = {
-        "A super weight alone": alone,
-        "Super weights together": together,
-        "A canceller's largest weight": cancelling,
-        "Ordinary weights": ordinary,
-    }
+        "A super weight alone": alone, "Super weights together": list(together.values()),
+        "A canceller's largest weight": cancelling, "Ordinary weights": ordinary,
+    }  # fmt: skip
     return [row for heading, rows in sections.items() if rows for row in (Row(heading), *rows)]
 
 
 def ablations(record: Record) -> Figure:
-    """Perplexity ratios with 95 % intervals of every weight and set that was zeroed, beside those of ordinary weights."""
+    """Perplexity ratios with 95 % intervals of every weight and set that was zeroed, and of ordinary weights."""
     rows = forest(record)
     text = f"{record['eval_tokens']:,} tokens in {record['documents']} documents"
-    remarks = [
-        f"Intact: perplexity {record['baseline_perplexity']:.2f} on {text}. Bars: 95 % intervals over documents."
-    ]
-    if not record["super_weights"]:
-        remarks.append("No super weight was found, so none was set to zero.")
-    figure = _figure(record, "What it costs to set weights to zero", 0.8 + 0.21 * max(len(rows), 4), remarks)
+    remark = f"Intact: perplexity {record['baseline_perplexity']:.2f} on {text}. Bars: 95 % intervals over documents."
+    remark += "" if record["super_weights"] else " No super weight: none was zeroed."
+    figure = _figure(record, "What it costs to set weights to zero", 0.8 + 0.21 * max(len(rows), 4), remark)
     axes = figure.subplots()
-    axes.set_ylim(len(rows) - 0.4, -1)
-    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_ylim(len(rows) - 0.4, -1.1)
+    axes.axvline(1, color="black", lw=0.8)
     bar = math.exp(CRITICAL)
-    axes.axvline(bar, color=GREY, linewidth=0.8, linestyle="--")
-    axes.text(bar, -0.5, f"  the bar of critical: × {bar:.3f} ({CRITICAL} nat)", va="center", color=GREY, fontsize=7)
+    axes.axvline(bar, color=GREY, lw=0.8, ls="--")
+    text, white = f"critical: interval above × {bar:.3f} ({CRITICAL} nat)", {"fc": "white", "ec": "none", "pad": 1}
+    axes.annotate(text, (bar, -0.6), (4, 0), textcoords="offset points", color=GREY, fontsize=7, bbox=white)
     for y, row in enumerate(rows):
         for one in row.ablations:
             _point(axes, y, one, row.marker, row.colour, row.filled)
         ratios = sorted(one["perplexity_ratio"] for one in row.ablations)
-        ends = dict.fromkeys(map(_times, ratios[:1] + ratios[-1:]))
-        _beside(axes, y, 8, " to ".join(ends), "black")
+        if len(ratios) > 1:
+            axes.plot([ratios[0], ratios[-1]], [y, y], color=row.colour, lw=9, alpha=0.3, solid_capstyle="butt")
+        _beside(axes, y, 8, " to ".join(dict.fromkeys(map(_times, ratios[:1] + ratios[-1:]))), "black")
         if row.restored:
             _point(axes, y + 0.3, row.restored, "D", BLUE, False)
             _beside(axes, y, 70, _times(row.restored["perplexity_ratio"]), BLUE)
     if any(row.restored for row in rows):
         _beside(axes, 0, 70, "◇ spike put back", BLUE)
-    _ratio_axis(axes)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), min(max(high, 1.25), LARGEST_RATIO))
+    powers = {10_000: "×10⁴", 100_000: "×10⁵", 1_000_000: "×10⁶"}
+    _log_ticks(axes.xaxis, axes.get_xlim(), lambda x: powers.get(round(x), f"×{x:,g}"))
+    axes.set_xlabel("perplexity ÷ perplexity of the intact model")
+    axes.grid(axis="x")
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.tick_params(axis="y", length=0)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -219,68 +235,45 @@ def ablations(record: Record) -> Figure:
     return figure
 
 
-def _point(axes: Any, y: float, ablation: Record, marker: str, colour: str, filled: bool) -> None:
+def _point(axes: Axes, y: float, ablation: Record, marker: str, colour: str, filled: bool) -> None:
     """One perplexity ratio and its interval; an arrow where it lies beyond the axis."""
-    low, high = (math.exp(min(end, math.log(LARGEST_RATIO))) for end in ablation["nll_difference_interval"])
-    ratio = ablation["perplexity_ratio"]
-    axes.plot([low, high], [y, y], color=colour, linewidth=1.2, clip_on=False)
-    axes.plot(
-        min(ratio, LARGEST_RATIO), y, marker if ratio <= LARGEST_RATIO else ">", color=colour,
-        mfc=colour if filled else "white", ms=5 if marker != "." else 4, zorder=3, clip_on=False,
-    )  # fmt: skip
+    ends = [math.exp(min(end, math.log(LARGEST_RATIO))) for end in ablation["nll_difference_interval"]]
+    ratio = min(ablation["perplexity_ratio"], LARGEST_RATIO)
+    marker, face = (">" if ratio == LARGEST_RATIO else marker), (colour if filled else "white")
+    axes.plot(ends, [y, y], color=colour, lw=1.2, clip_on=False)
+    axes.plot(ratio, y, marker, color=colour, mfc=face, ms=5, zorder=3, clip_on=False)
 
 
-def _beside(axes: Any, y: float, points: float, text: str, colour: str) -> None:
+def _beside(axes: Axes, y: float, points: float, text: str, colour: str) -> None:
     """Text at the right of the axes."""
     axes.annotate(text, (1, y), (points, 0), axes.get_yaxis_transform(), "offset points", va="center", color=colour)
 
 
-def _ratio_axis(axes: Any) -> None:
-    """A log axis of perplexity ratios: powers of ten, or finer where the ratios are small."""
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    low, high = min(low, 0.9), max(high, 1.25)
-    axes.set_xlim(low, min(high, LARGEST_RATIO))
-    steps = [1.0] if high / low > 50 else [1, 2, 5] if high / low > 3 else [1, 1.1, 1.2, 1.5, 2, 5, 7, 8, 9]
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"×{ratio:,g}" if ratio < 1e6 else "×10⁶"))
-    axes.set_xlabel("perplexity ÷ perplexity of the intact model")
-    axes.grid(axis="x")
+def _log_ticks(axis: Axis, limits: tuple[float, float], written: Callable[[float], str]) -> None:
+    """Ticks at powers of ten, or finer ones where the axis is short."""
+    low, high = limits
+    fine = [1, 1.1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
+    axis.set_major_locator(LogLocator(subs=[1] if high / low > 50 else [1, 2, 5] if high / low > 3 else fine))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
 
 
-def _figure(record: Record, what: str, height: float, remarks: Sequence[str]) -> Figure:
-    """A figure under a header: the model, what is shown, what the model is, remarks."""
-    small = [line for text in (record["note"], *remarks) for line in textwrap.wrap(_plain(text, 400), 130)]
-    top = 0.48 + LINE * len(small)
-    height += top
+def _figure(record: Record, what: str, height: float, remark: str) -> Figure:
+    """A figure under a header: the model, what is shown, what the model is, a remark."""
+    small = [line for text in (record["note"], remark) for line in textwrap.wrap(_short(text, 420), 140)]
+    header = 0.5 + LINE * len(small)
+    height += header
     figure = Figure(figsize=(WIDTH, height))
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - top / height))
-    figure.text(0.01, 1 - 0.08 / height, _plain(record["model"], 75), va="top", fontsize=11, fontweight="bold")
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - header / height))
+    figure.text(0.01, 1 - 0.08 / height, _short(record["model"], 75), va="top", fontsize=11, fontweight="bold")
     figure.text(0.01, 1 - 0.29 / height, what, va="top", fontsize=9)
-    figure.text(0.01, 1 - 0.47 / height, "\n".join(small), va="top", fontsize=7.5, color="#444444")
+    figure.text(0.01, 1 - 0.48 / height, "\n".join(small), va="top", fontsize=7.5, color=GREY)
     return figure
 
 
-def _flags(weights: Sequence[Record], layers: int) -> list[tuple[int, str, int]]:
-    """For each layer with super weights: (layer, their coordinates, the line on which they begin, counted from below).
-
-    A flag flies to the right of its pole, above every flag whose pole would stand in it.
-    """
-    named: dict[int, list[str]] = {}
-    for weight in sorted(weights, key=lambda weight: int(weight["layer"])):
-        named.setdefault(weight["layer"], []).append(f" {place(weight)}")
-    flags: list[tuple[int, str, int]] = []
-    for layer, lines in reversed(named.items()):
-        reach = layer + max(map(len, lines)) * 0.065 / (WIDTH - 1.2) * layers  # a character is 0.065 inches wide
-        below = max((top for other, _, top in flags if other <= reach), default=0)
-        flags.append((layer, "\n".join(lines), below + len(lines)))
-    return flags
-
-
-def _left_out(weights: Sequence[Record]) -> list[str]:
-    more = len(weights) - MOST_NAMED
-    return [f"The first {MOST_NAMED} super weights; {more} more are in the record."] if more > 0 else []
+def _left_out(record: Record) -> str:
+    more = len(record["super_weights"]) - MOST_NAMED
+    return f"The first {MOST_NAMED} super weights; {more} more are in the record." if more > 0 else ""
 
 
 def _in(weight: Record) -> str:
@@ -292,34 +285,12 @@ def _spike(spike: Record) -> str:
     return f"layer {spike['layer']}, out {spike['out']}, spike {size} (ratio {spike['ratio']:.3g})"
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if abs(share) < 100 else f"{100 * share:.1e} %"
-
-
 def _times(ratio: float) -> str:
-    return (
-        f"× {ratio:.3f}"
-        if ratio < 10
-        else f"× {ratio:,.1f}"
-        if ratio < 1000
-        else f"× {ratio:,.0f}"
-        if ratio < 1e7
-        else f"× {ratio:.1e}"
-    )
+    digits = 3 if ratio < 10 else 1 if ratio < 1000 else 0
+    return f"× {ratio:,.{digits}f}" if ratio < 1e7 else f"× {ratio:.1e}"
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """1, 2, 3, 5 as "1–3, 5"."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _plain(text: str, longest: int) -> str:
-    """Text from a record on one line: without what no font has, and its middle left out where it is long."""
+def _short(text: str, longest: int) -> str:
+    """Text from a record: without what cannot be drawn on a line, and without its middle where it is long."""
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[-longest // 2 :]}"

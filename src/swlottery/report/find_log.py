@@ -234,7 +234,7 @@ class FindLog:
 
 
 def _made_by(largest: Sequence[Contribution], bias_share: float) -> str:
-    parts = [f"in {given.coordinate.in_} {given.share:.0%}" for given in largest[:4]]
+    parts = [f"in {given.coordinate.in_} {given.share:.0%}" for given in largest[:4] if given.share >= 0.01]
     return ", ".join(parts + ([f"the bias {bias_share:.0%}"] if abs(bias_share) >= 0.01 else []))
 
 
@@ -274,8 +274,9 @@ def sentences(record: Record) -> list[str]:
             )
     for canceller in record["cancellers"]:
         said.append(
-            f"The spike at layer {canceller['layer']}, out {canceller['out']} cancels an earlier one; its largest weight "
-            f"{place(canceller)} is no super weight (perplexity × {canceller['perplexity_ratio']:.4g} without it)."
+            f"The spike at layer {canceller['layer']}, out {canceller['out']} cancels an earlier one and makes no super "
+            f"weight; without its largest weight {place(canceller)} the perplexity is × "
+            f"{canceller['perplexity_ratio']:.4g}."
         )
     ordinary = [row["perplexity_ratio"] for row in record["controls"] if row["kind"] == "control"]
     if ordinary:

@@ -1,0 +1,105 @@
+"""The record: written whole or not at all, read through one validating loader."""
+
+import copy
+import json
+import os
+
+import pytest
+
+from swlottery.errors import BadInput
+from swlottery.find import record as records
+
+
+@pytest.fixture(scope="module")
+def record(found_record):
+    return records.load(found_record)
+
+
+def test_the_record_of_a_real_run_is_valid_and_comes_back_as_it_was(record, tmp_path):
+    path = tmp_path / "copy.json"
+    records.save(record, path)
+    assert records.load(path) == record
+    assert list(tmp_path.iterdir()) == [path]
+    for name in [
+        "schema",
+        "model",
+        "revision",
+        "weights_sha256",
+        "dtype",
+        "prompts",
+        "kappa",
+        "nulls",
+        "false_positive_rate",
+        "leader",
+        "baseline_perplexity",
+        "eval_text",
+        "eval_tokens",
+        "super_weights",
+        "joint",
+        "controls",
+    ]:
+        assert name in record
+
+
+def spoil(record, path, value):
+    spoilt = copy.deepcopy(record)
+    place = spoilt
+    for key in path[:-1]:
+        place = place[key]
+    if value is KeyError:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return spoilt
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["schema"], 2, "schema version 2"),
+        (["schema"], KeyError, "schema version None"),
+        (["weights_sha256"], "abc", "weights_sha256"),
+        (["super_weights", 0, "verdict"], "super", "super_weights/0"),
+        (["super_weights", 0, "layer"], -1, "super_weights/0"),
+        (["super_weights", 0, "in"], "5", "super_weights/0"),
+        (["super_weights", 0, "out"], KeyError, "super_weights/0"),
+        (["nulls", 0, "p_value"], 0, "nulls/0"),
+        (["documents"], 20, "documents"),
+        (["joint"], {}, "joint"),
+    ],
+)
+def test_a_record_that_is_not_as_the_schema_says(record, tmp_path, path, value, words):
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(spoil(record, path, value)))
+    with pytest.raises(BadInput, match=words) as error:
+        records.load(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"'])
+def test_what_is_no_record_at_all(tmp_path, content):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(BadInput):
+        records.load(tmp_path / "r.json")
+    with pytest.raises(BadInput, match="cannot read"):
+        records.load(tmp_path / "absent.json")
+
+
+def test_an_invalid_or_interrupted_write_leaves_the_old_record(record, tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    records.save(record, path)
+    with pytest.raises(BadInput):
+        records.save(spoil(record, ["kappa"], "forty"), path)
+    changed = spoil(record, ["seed"], 99)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        records.save(changed, path)
+    monkeypatch.undo()
+    assert records.load(path) == record
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_lineage_is_checked(record):
+    records.check_lineage(record, record["weights_sha256"], "it")
+    with pytest.raises(BadInput, match="a coordinate means nothing in another network"):
+        records.check_lineage(record, "0" * 64, "another")

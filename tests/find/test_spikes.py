@@ -1,0 +1,134 @@
+"""Spikes: the medians' sieve against a plain computation, and what a pass through a model reports."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swlottery.errors import BadInput
+from swlottery.find import spikes
+from swlottery.find.planted import random_probe
+from swlottery.roles import Roles
+from tiny import CONFIGS, VOCABULARY, tiny_model
+
+
+def plain(output: torch.Tensor, kappa: float) -> set[tuple[int, int]]:
+    """Every entry against both its medians, without any sieve."""
+    size = output.float().abs()
+    bar = torch.maximum(size.median(dim=1, keepdim=True).values, size.median(dim=0, keepdim=True).values)
+    return {(t, c) for t, c in (size >= kappa * bar.clamp_min(1e-30)).nonzero().tolist()}
+
+
+@given(seed=st.integers(0, 10**6), tokens=st.integers(5, 60), channels=st.integers(5, 600), count=st.integers(0, 5),
+       dtype=st.sampled_from([torch.float32, torch.bfloat16]))  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_the_sieve_loses_nothing(seed, tokens, channels, count, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    output = torch.randn(tokens, channels, generator=generator)
+    for _ in range(count):
+        place = (
+            int(torch.randint(tokens, (1,), generator=generator)),
+            int(torch.randint(channels, (1,), generator=generator)),
+        )
+        output[place] = 27.0 * 10 ** float(torch.rand(1, generator=generator))
+    output = output.to(dtype)
+    token, channel, ratio = spikes.above_medians(output, 40.0)
+    found = set(zip(token.tolist(), channel.tolist(), strict=True))
+    assert found == plain(output, 40.0)
+    assert (ratio >= 40).all()
+
+
+def test_a_large_token_is_no_spike():
+    """One pooled median would fire here: every channel is large at the token."""
+    output = torch.randn(50, 100, generator=torch.Generator().manual_seed(0))
+    output[7] *= 1000
+    assert output.abs().max() > 1000 * output.abs().median()
+    assert len(spikes.above_medians(output, 40.0)[0]) == 0
+
+
+def test_a_channel_that_is_always_large_is_no_spike():
+    output = torch.randn(50, 100, generator=torch.Generator().manual_seed(0))
+    output[:, 7] *= 1000
+    assert len(spikes.above_medians(output, 40.0)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("added", "stream", "arrives"),
+    [(8.0, 9.0, True), (8.0, 4.0, True), (8.0, 3.9, False), (8.0, -1.0, False), (-8.0, -5.0, True)],
+)
+def test_a_spike_arrives_with_its_sign_and_half_its_size(added, stream, arrives):
+    assert spikes.Spike(0, 0, 0, added, 50.0, added, 9.0, stream).arrives is arrives
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_stream_before_the_addition_is_the_residual_stream(name):
+    """What is kept must add up: the block's stream minus what the MLP adds is what the block had before its MLP.
+
+    It is computed here by another way: run again with the down-projection's output forced to zero.
+    """
+    model = tiny_model(name)
+    down = Roles(model).downs[1]
+    probe = random_probe(VOCABULARY)
+    now = spikes.activations(model, [down], probe)[0]
+    before = now.stream - now.added
+    silence = down.post_norm if down.post_norm is not None else down.module
+    handle = silence.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    silent = spikes.activations(model, [down], probe)[0].stream
+    handle.remove()
+    torch.testing.assert_close(before, silent, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "mixtral", "falcon-new"])
+def test_a_scan_reports_the_largest_entries(name):
+    model = tiny_model(name)
+    roles = Roles(model)
+    probe = random_probe(VOCABULARY)
+    scans = spikes.scan(model, roles.downs, probe)
+    for scan, now in zip(scans, spikes.activations(model, roles.downs, probe), strict=True):
+        assert abs(scan.output.value) == pytest.approx(float(now.output.abs().max()), rel=1e-5)
+        assert float(now.output[scan.output.token, scan.output.channel]) == pytest.approx(scan.output.value, rel=1e-5)
+        if not roles.downs[0].experts:
+            assert abs(scan.input.value) == pytest.approx(float(now.inputs[0].values.abs().max()), rel=1e-5)
+
+
+def test_padding_changes_nothing():
+    """Prompts of unequal length in one batch give what each gives alone; padding takes no part in the medians."""
+    from dataclasses import replace
+
+    model = tiny_model("llama")
+    roles = Roles(model)
+    probe = random_probe(VOCABULARY, prompts=2, length=8)
+    valid = probe.valid.clone()
+    valid[12:] = False
+    short = replace(probe, valid=valid)
+    kept = spikes.activations(model, roles.downs, short)[2]
+    whole = spikes.activations(model, roles.downs, probe)[2]
+    assert kept.output.shape[0] == 12
+    torch.testing.assert_close(kept.output, whole.output[:12], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_hook_stays_behind(fails, monkeypatch):
+    model = tiny_model("gemma2")
+    roles = Roles(model)
+
+    def hooks():
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    if fails:
+        monkeypatch.setattr(spikes, "run_body", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            spikes.scan(model, roles.downs, random_probe(VOCABULARY))
+    else:
+        for _ in range(3):
+            spikes.scan(model, roles.downs, random_probe(VOCABULARY))
+    assert hooks() == 0
+
+
+def test_an_mlp_that_is_never_called_is_refused():
+    model = tiny_model("bloom")
+    model.config.pretraining_tp, model.config.slow_but_exact = 2, True
+    for block in model.transformer.h:
+        block.mlp.pretraining_tp, block.mlp.slow_but_exact = 2, True
+    with pytest.raises(BadInput, match="never called"):
+        spikes.scan(model, Roles(model).downs, random_probe(VOCABULARY))
