@@ -159,6 +159,17 @@ def test_bert_loads_as_a_causal_lm_and_is_refused(tmp_path, tiny_gpt2):
         model.load(str(tmp_path), device="cpu")
 
 
+def test_a_causal_architecture_without_a_row_is_refused(tmp_path, tiny_gpt2):
+    from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
+
+    config = GPTBigCodeConfig(vocab_size=257, n_embd=32, n_layer=2, n_head=2)
+    GPTBigCodeForCausalLM(config).save_pretrained(tmp_path)
+    for file in tiny_gpt2.glob("token*"):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(BadInput, match=r"no row for the architecture 'gpt_bigcode'"):
+        model.load(str(tmp_path), device="cpu")
+
+
 def test_cuda_where_there_is_none():
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")

@@ -117,7 +117,8 @@ def _be_quiet() -> None:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for library, level in (("TRANSFORMERS", "error"), ("DATASETS", "critical"), ("HF_HUB", "critical")):
+        os.environ.setdefault(f"{library}_VERBOSITY", level)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -154,7 +155,7 @@ def find(settings: FindSettings) -> int:
     windows = evaluation_windows(
         text, loaded.tokenizer, settings.eval_tokens, min(settings.eval_context, loaded.context)
     )
-    before = records.load(out) if out.exists() and _is_current(out) else None
+    before = _record_before(out)
     log = FindLog(bars=sys.stderr.isatty())
     log.header(loaded, probe, text, windows, settings, time.monotonic() - started)
     events = run_find(loaded, probe, text, windows, settings)
@@ -192,14 +193,13 @@ def _check_record(settings: FindSettings, path: Path) -> int:
     return DONE
 
 
-def _is_current(path: Path) -> bool:
+def _record_before(path: Path) -> dict[str, Any] | None:
+    """The record that stands where the new one will, if there is one that can be read."""
     from swlottery.find import record as records
 
-    try:
-        records.load(path)
-    except BadInput:
-        return False
-    return True
+    with contextlib.suppress(BadInput):
+        return records.load(path)
+    return None
 
 
 def _check_find(settings: FindSettings) -> None:

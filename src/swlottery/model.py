@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
+from swlottery.roles import Roles
 
 if TYPE_CHECKING:
     import torch
@@ -248,6 +249,7 @@ def _checked(
             f"{name} ({model.config.model_type}) is not a causal language model: changing the last token changes the "
             "predictions before it"
         )
+    Roles(model)  # refuses an architecture that it does not know
     return Loaded(model, tokenizer, name, slug(name), revision, lineage, stored, run_dtype, str(device), note)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from swlottery.find.coordinates import Coordinate, zeroed
-from swlottery.find.spikes import medians
+from swlottery.find.spikes import median_size
 from swlottery.roles import DownProjection, Roles
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float, w
             if inputs.expert == coordinate.expert:
                 given[inputs.tokens] = inputs.values[:, coordinate.in_].float() * weight
         intact = flat[:, coordinate.out].float() + given
-        over_channels = medians(flat)[0].flatten()
+        over_channels = median_size(flat, 1).flatten()
         bar = kappa * torch.maximum(over_channels, intact.abs().median())
         flat[:, coordinate.out] = torch.where(intact.abs() >= bar, intact, intact - given).to(flat.dtype)
         return flat.view_as(output)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate
-from swlottery.find.spikes import RHO, Activations, medians
+from swlottery.find.spikes import RHO, Activations, median_size
 from swlottery.roles import DownProjection
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def largest_ratio(output: Tensor, added: Tensor, rms: Tensor) -> float:
         return 0.0
     tokens, which_token = torch.unique(reaches[0], return_inverse=True)
     channels, which_channel = torch.unique(reaches[1], return_inverse=True)
-    over_channels = medians(output[tokens])[0].flatten()[which_token]
-    over_tokens = medians(output[:, channels])[1].flatten()[which_channel]
+    over_channels = median_size(output[tokens], 1).flatten()[which_token]
+    over_tokens = median_size(output[:, channels], 0).flatten()[which_channel]
     return float((output[reaches].float().abs() / torch.maximum(over_channels, over_tokens)).max())
 
 
@@ -81,22 +81,22 @@ def draws(
     """
     import torch
 
-    precision = _precision(everything[0].output.device)
-    matrices = [{e: matrix.to(precision) for e, matrix in _without(down, found)} for down in downs]
-    scales = [now.rms for now in everything]
     device = everything[0].output.device
+    precision = _precision(device)
+    layers = []
+    for down, now in zip(downs, everything, strict=True):
+        matrices = {expert: matrix.to(precision) for expert, matrix in _without(down, found)}
+        parts = [(inputs.tokens, inputs.values.to(precision), matrices[inputs.expert]) for inputs in now.inputs]
+        bias = torch.zeros(now.output.shape[1], device=device) if down.bias is None else down.bias.float()
+        layers.append((down, bias.expand_as(now.output), parts, now.rms))
     generator = torch.Generator(device).manual_seed(seed)
     for _ in range(count):
         permutations: dict[tuple[int, ...], Tensor] = {}
         top = 0.0
-        for down, now, matrix, rms in zip(downs, everything, matrices, scales, strict=True):
-            output = (
-                torch.zeros_like(now.output) if down.bias is None else down.bias.float().expand_as(now.output).clone()
-            )
-            for inputs in now.inputs:
-                x = inputs.values.to(precision)
-                product = _permuted_product(x, matrix[inputs.expert], kind, permutations, generator)
-                output.index_add_(0, inputs.tokens, product.float())
+        for down, bias, parts, rms in layers:
+            output = bias.clone()
+            for tokens, x, matrix in parts:
+                output.index_add_(0, tokens, _permuted_product(x, matrix, kind, permutations, generator).float())
             added = output if down.post_norm is None else down.post_norm(output.to(down.weight.dtype)).float()
             top = max(top, largest_ratio(output, added, rms))
         yield top
@@ -121,7 +121,7 @@ def _permuted_product(
     if shape not in permutations:
         permutations[shape] = torch.randperm(size, generator=generator, device=matrix.device)
     if kind == "rows":  # permuting every row of W alike is permuting x the other way round
-        return x[:, permutations[shape]] @ matrix.t()
+        return x.index_select(1, permutations[shape]) @ matrix.t()
     return x @ matrix.flatten().index_select(0, permutations[shape]).view_as(matrix).t()
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 KAPPA = 40.0
-"""κ. One constant for all models: about twice the largest ratio seen under the permutation null (docs/method.md)."""
+"""κ. One constant for all models: twice the 95th percentile of the permutation null on a real one (docs/method.md)."""
 
 RHO = 5.0
 """ρ. Five times the root mean square of the residual stream: far outside its bulk, whatever its scale."""
@@ -111,11 +111,14 @@ def run_body(model: nn.Module, ids: Tensor) -> None:
         body(input_ids=ids, use_cache=False)
 
 
+def median_size(output: Tensor, dim: int) -> Tensor:
+    """The median of |output| along ``dim``, kept as a dimension of size 1."""
+    return output.float().abs().median(dim=dim, keepdim=True).values.clamp_min(_TINY)
+
+
 def medians(output: Tensor) -> tuple[Tensor, Tensor]:
     """The medians of |output[tokens, channels]| over channels ``[tokens, 1]`` and over tokens ``[1, channels]``."""
-    size = output.float().abs()
-    over_channels = size.median(dim=1, keepdim=True).values.clamp_min(_TINY)
-    return over_channels, size.median(dim=0, keepdim=True).values.clamp_min(_TINY)
+    return median_size(output, 1), median_size(output, 0)
 
 
 def above_medians(output: Tensor, kappa: float) -> tuple[Tensor, Tensor, Tensor]:
