@@ -7,12 +7,13 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from swlottery.config import FindSettings
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SETTINGS = {field.name: field for field in dataclasses.fields(FindSettings)}
 

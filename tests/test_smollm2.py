@@ -2,6 +2,7 @@
 
 import subprocess
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,9 +62,7 @@ def test_the_quickstart_ends_with_verdicts(script_root, script_environment, tmp_
     import os
     import shutil
 
-    from conftest import REPOSITORY
-
-    shutil.copy2(REPOSITORY / "quickstart.sh", script_root / "quickstart.sh")
+    shutil.copy2(Path(__file__).resolve().parents[1] / "quickstart.sh", script_root / "quickstart.sh")
     cache = {name: value for name, value in os.environ.items() if name == "SWLOTTERY_CACHE"}
     environment = {**script_environment, **cache}
     environment.pop("OMP_NUM_THREADS", None)
