@@ -83,8 +83,8 @@ def test_the_log_is_for_a_person_and_has_no_progress_bars(quick, planted_gpt2, t
         assert words in log, words
     again = swlottery(*quick("--dtype", "bfloat16"))
     assert "The same 1 weights as in the record that stood here (dtype float32 → bfloat16)." in again.stdout
-    other = swlottery(*quick("--prompt", "Another prompt without any such token", "--bos", "without"))
-    assert f"gone: ({layer}, {out}, {in_})" in other.stdout and "prompts" in other.stdout
+    other = swlottery(*quick("--kappa", "1000"))
+    assert f"gone: ({layer}, {out}, {in_})" in other.stdout and "kappa 40.0 → 1000.0" in other.stdout
 
 
 def test_one_seed_gives_one_record(quick, tmp_path):
@@ -117,6 +117,8 @@ def test_check_says_whether_a_record_belongs_to_a_model(found_record, planted_gp
         (["find", "--dtype", "float8"], "invalid choice: 'float8'"),
         (["find", "--kappa", "0"], "--kappa 0: must be at least 2"),
         (["find", "--kappa", "nan"], "--kappa nan"),
+        (["find", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["find", "--out", "/"], "cannot write /: it is a folder"),
         (["find", "--model", "./nowhere"], "no such file or folder: ./nowhere"),
         (["find", "--prompt", ""], "empty prompt"),
         (["find", "--prompt-file", "/nowhere.txt"], "cannot read --prompt-file"),

@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return BAD_INPUT
     except KeyboardInterrupt:
-        _complain("interrupted: the model's weights are as they were, and nothing was written")
+        _complain("interrupted: the model's weights are as they were; no record that is half written was left")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,9 +131,8 @@ def find(settings: FindSettings) -> int:
 
     _check_find(settings)
     prompts = _prompts(settings)
-    targets = None if settings.check else [Path(t) for t in (settings.out, settings.plots) if t]
-    for target in targets or []:
-        _check_writable(target)
+    if not settings.check:
+        _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
     if settings.check:
         return _check_record(settings, Path(settings.check))
@@ -149,8 +148,7 @@ def find(settings: FindSettings) -> int:
     root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)
-    for target in (out, plots):
-        _check_writable(target)
+    _check_outputs(out, plots)
     probe = probes.build(loaded.tokenizer, prompts, loaded.context, settings.bos, loaded.device)
     windows = evaluation_windows(
         text, loaded.tokenizer, settings.eval_tokens, min(settings.eval_context, loaded.context)
@@ -203,11 +201,11 @@ def _record_before(path: Path) -> dict[str, Any] | None:
 
 
 def _check_find(settings: FindSettings) -> None:
-    for name, least in (("kappa", 2.0), ("max_weights", 1), ("null_draws", 1), ("eval_tokens", 1), ("eval_context", 16),
+    for name, least in (("kappa", 2.0), ("max_weights", 1), ("null_draws", 1), ("eval_tokens", 1), ("eval_context", 16), ("seed", 0),
                         ("controls", 1)):  # fmt: skip
         value = getattr(settings, name)
-        if not value >= least or value == float("inf"):
-            raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}")
+        if not least <= value < 2**63:
+            raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}, and finite")
 
 
 def _prompts(settings: FindSettings) -> list[str]:
@@ -225,14 +223,18 @@ def _prompts(settings: FindSettings) -> list[str]:
     return prompts or list(DEFAULT_PROMPTS)
 
 
-def _check_writable(target: Path) -> None:
+def _check_outputs(record: str | Path | None, plots: str | Path | None) -> None:
+    if record is not None:
+        if os.path.isdir(record):
+            raise BadInput(f"cannot write {record}: it is a folder")
+        _check_writable(Path(record), Path(record).absolute().parent)
+    if plots is not None:
+        _check_writable(Path(plots), Path(plots).absolute())
+
+
+def _check_writable(target: Path, place: Path) -> None:
     """Refuse before any work is done what could not be written at its end; nothing is created."""
-    if target.suffix == ".json" and target.is_dir():
-        raise BadInput(f"cannot write {target}: it is a folder")
-    place = target.absolute()
-    if target.suffix == ".json":
-        place = place.parent
-    while not place.exists():
+    while not os.path.exists(place):  # Path.exists raises where a folder may not be entered
         place = place.parent
     try:  # permissions alone do not tell: root passes them all, on read-only and special file systems too
         with tempfile.TemporaryFile(dir=place):

@@ -78,6 +78,8 @@ def pick_device(device: str) -> torch.device:
         picked = torch.device(device)
     except RuntimeError:
         raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
+    if picked.type not in ("cpu", "cuda"):
+        raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
     if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
         raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
     return picked
@@ -244,6 +246,10 @@ def _checked(
     for parameter in model.parameters():  # buffers keep their precision: rotary frequencies in bfloat16 are wrong
         parameter.data = parameter.data.to(getattr(torch, run_dtype))
     model.to(device)
+    with torch.no_grad():
+        logits = model(torch.zeros(1, 8, dtype=torch.long, device=device), use_cache=False).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise BadInput(f"{name} overflows in {run_dtype}: use --dtype bfloat16 or float32")
     if not is_causal(model):
         raise BadInput(
             f"{name} ({model.config.model_type}) is not a causal language model: changing the last token changes the "

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from swlottery.find import search as searching
+from swlottery.find import spikes
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, RHO, activations, medians
+from swlottery.find.spikes import KAPPA, RHO, Spike, activations, medians
 from swlottery.lineage import weights_sha256
 from swlottery.roles import Roles
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
@@ -150,6 +151,20 @@ def test_a_canceller_is_named_and_not_taken_for_a_super_weight():
     result = search(model, roles.downs, probe)
     assert result.coordinates == [first.coordinate]
     assert [(spike.layer, spike.out, spike.token) for spike in result.cancellers] == [(2, 5, 4)]
+
+
+def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
+    """A wide scan also sees arriving near misses; one of them in the canceller's channel must not displace it."""
+    first = Spike(2, 4, 5, -900.0, 500.0, -900.0, 50.0, 30.0)
+    near = Spike(2, 9, 5, 40.0, 25.0, 40.0, 9.0, 41.0)
+    watch = spikes._Watch(Roles(tiny_model("llama")).downs[2], torch.ones(30, dtype=torch.bool), 20.0)
+    watch.token, watch.out = torch.tensor([4, 9]), torch.tensor([5, 5])
+    watch.ratio = torch.tensor([500.0, 25.0])
+    stream = torch.full((30, HIDDEN), 0.1)
+    watch.before_norm = torch.full((2, HIDDEN), 0.1)
+    watch.before_norm[0, 5], watch.before_norm[1, 5] = first.value, near.value
+    stream[4, 5], stream[9, 5] = first.stream, near.stream
+    assert {spike.token for spike in watch._spikes(stream)} == {4, 9}
 
 
 def test_a_spike_that_many_weights_or_the_bias_make_has_no_super_weight():

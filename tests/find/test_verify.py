@@ -134,7 +134,6 @@ A, B, C = Coordinate(0, 1, 1), Coordinate(0, 1, 2), Coordinate(1, 2, 3)
         (0.0, 0.005, 0.001, "inert"),
         (0.009, 0.002, 0.001, "weak"),
         (0.005, 0.02, 0.001, "undetermined"),
-        (-0.02, 0.005, 0.001, "undetermined"),
     ],
 )
 def test_verdicts_on_one_weight(mean, half, control, word):
@@ -142,6 +141,18 @@ def test_verdicts_on_one_weight(mean, half, control, word):
     verdict = verdicts([A], rows, window=100)[0]
     assert verdict.word == word
     assert (verdict.tokens is not None) == (word == "undetermined")
+
+
+def test_a_weight_whose_loss_helps_is_undetermined_and_no_text_would_decide():
+    rows = [row_of("alone", [A], -0.02, 0.005)]
+    assert verdicts([A], rows, window=100) == [verifying.Verdict("undetermined", None)]
+
+
+def test_a_spread_of_rounding_still_has_an_interval():
+    values = np.full(32, 0.5)
+    values[3] = np.nextafter(0.5, 1)
+    row = paired("", [], values, np.zeros(32))
+    assert np.isfinite([row.low, row.high]).all()
 
 
 def test_the_text_that_would_decide():

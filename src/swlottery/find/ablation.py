@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from swlottery.errors import BadInput
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.spikes import median_size
 from swlottery.roles import DownProjection, Roles
@@ -42,6 +43,7 @@ class Evaluator:
         windows: Tensor,
         layers: Sequence[int],
     ) -> None:
+        import numpy as np
         import torch
 
         self.model, self.roles = model, roles
@@ -52,6 +54,8 @@ class Evaluator:
         self.kept: list[dict[int, Any]] = [{} for _ in self.batches]
         self.layers = sorted({layer for layer in layers if layer > 0}) if fits else []
         self.baseline = self._run([self._keeping(kept) for kept in self.kept])
+        if not np.isfinite(self.baseline).all():
+            raise BadInput("the intact model's loss is not finite in this precision: use --dtype bfloat16 or float32")
         self.known: dict[tuple[frozenset[Coordinate], Any], np.ndarray] = {}
 
     def nll(self, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None = None) -> np.ndarray:

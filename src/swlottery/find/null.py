@@ -106,7 +106,9 @@ def _precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it: a null needs its ratios to a percent, and has many draws to make."""
     import torch
 
-    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type == "cuda":
+        return torch.bfloat16
+    fast: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -102,8 +102,7 @@ def find(
             largest.append(ratio)
             yield Drawn(kind, len(largest), settings.null_draws)
         drawn.append(nulls.Null(kind, tuple(largest)))
-    arriving = [spike.ratio for layer in result.before for spike in layer.spikes if spike.arrives]
-    observed = max(arriving, default=led.entry.ratio)
+    observed = max((spike.ratio for spike in result.arriving), default=led.entry.ratio)
     del everything
     yield Tested(drawn, observed)
 
@@ -229,11 +228,6 @@ def _record(
     import swlottery
 
     rate, low, high = drawn[0].firing(settings.kappa)
-    lacks = [
-        *([f"ratio {led.entry.ratio:.1f} < κ = {settings.kappa:g}"] if led.entry.ratio < settings.kappa else []),
-        *([f"{led.entry.rms_ratio:.1f} < ρ = {RHO:g} times the stream's RMS"] if led.entry.rms_ratio < RHO else []),
-        *([] if led.entry.arrives else ["the residual stream cancels it"]),
-    ]
     return {
         "schema": SCHEMA_VERSION,
         "model": loaded.name,
@@ -276,7 +270,7 @@ def _record(
             "draws": len(drawn[0].largest),
             "null": drawn[0].kind,
         },
-        "leader": {**_spike(probe, led.entry), **_weight(downs, led.contribution), "lacks": lacks},
+        "leader": {**_spike(probe, led.entry), **_weight(downs, led.contribution), "lacks": led.lacks(settings.kappa)},
         "eval_text": text.name,
         "eval_text_sha256": text.sha256,
         "super_weights": [_removal(downs, probe, removal) for removal in result.removals],

@@ -1,7 +1,7 @@
 """From spikes to candidates: attribution, and taking the candidates out one by one.
 
 Layers are visited from the last to the first. Taking a weight out of a layer changes nothing in front of it, so every
-spike is judged, and every share computed, in the network as it is; what a removal does to the layers behind it (other
+spike is judged, and every input seen, in the network as it is; what a removal does to the layers behind it (other
 spikes rise there, and cancellers lose what they cancel) is never mistaken for a property of the network. Within a layer
 the largest spike goes first.
 """
@@ -81,6 +81,11 @@ class Search:
         """Spikes that do not arrive: the stream held the opposite."""
         return [spike for layer in self.before for spike in layer.spikes if not spike.arrives]
 
+    @property
+    def arriving(self) -> list[Spike]:
+        """Spikes that arrive, whoever makes them."""
+        return [spike for layer in self.before for spike in layer.spikes if spike.arrives]
+
 
 def search(
     model: nn.Module,
@@ -124,8 +129,9 @@ def _search_layer(
         largest, bias_share = contributions(down, now, spike)
         removal = Removal(len(result.removals) + 1, spike, largest, bias_share)
         if not largest or largest[0].share < MIN_SHARE:
-            result.diffuse.append(removal)
-            allowed[:, spike.out] = False
+            if (layer, spike.out) not in {(known.spike.layer, known.spike.out) for known in result.diffuse}:
+                result.diffuse.append(removal)
+            allowed[spike.token, spike.out] = False
             continue
         if len(result.removals) == limit:
             result.complete = False
@@ -194,6 +200,16 @@ class Leader:
 
     contribution: Contribution
     entry: Spike
+
+    def lacks(self, kappa: float) -> list[str]:
+        """What keeps it from being a super weight, in words; nothing where it is one."""
+        entry, share = self.entry, self.contribution.share
+        return [
+            *([f"ratio {entry.ratio:.1f} where κ = {kappa:g} is needed"] if entry.ratio < kappa else []),
+            *([f"{entry.rms_ratio:.1f} times the stream's RMS where ρ = {RHO:g} is"] if entry.rms_ratio < RHO else []),
+            *([] if entry.arrives else ["the residual stream cancels it"]),
+            *([f"it gives only {share:.0%} of the entry"] if share < MIN_SHARE else []),
+        ]
 
 
 def leader(downs: Sequence[DownProjection], everything: Sequence[Activations]) -> Leader:

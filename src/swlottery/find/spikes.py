@@ -76,7 +76,8 @@ class Peak:
 
 @dataclass(frozen=True)
 class LayerScan:
-    """One layer in one pass: its largest input and output entries, and its spikes, the largest of each channel."""
+    """One layer in one pass: its largest input and output entries, and its spikes: of each channel the largest that
+    arrives and the largest that is cancelled. For experts the input is that at the token of the largest output."""
 
     layer: int
     input: Peak
@@ -167,6 +168,7 @@ class _Hooked(ABC):
         self.tokens = valid.nonzero().flatten()
         self.valid = None if len(self.tokens) == len(valid) else valid
         self.added: Tensor | None = None
+        self.called = False
 
     def rows(self, activation: Any) -> Tensor:
         """``[valid tokens, channels]`` from ``[prompts, positions, channels]`` or ``[prompts · positions, channels]``.
@@ -223,14 +225,12 @@ class _Watch(_Hooked):
         rms_ratio = reached.abs() / rms
         value, end = self.before_norm[nth, self.out], after[nth, self.out]
         columns = (self.token, self.out, value, self.ratio, reached, rms_ratio, end)
-        best: dict[int, Spike] = {}
+        best: dict[tuple[int, bool], Spike] = {}  # of each channel one that arrives and one that is cancelled
         for token, out, *numbers in zip(*(column.tolist() for column in columns), strict=True):
             spike = Spike(self.down.layer, token, out, *numbers)
-            # Of one channel's spikes one that arrives goes before one that is larger but cancelled.
-            if spike.rms_ratio >= RHO and (
-                out not in best or (spike.arrives, spike.ratio) > (best[out].arrives, best[out].ratio)
-            ):
-                best[out] = spike
+            key = (out, spike.arrives)
+            if spike.rms_ratio >= RHO and (key not in best or spike.ratio > best[key].ratio):
+                best[key] = spike
         return sorted(best.values(), key=lambda spike: -spike.ratio)
 
 
@@ -246,6 +246,8 @@ class _Keeper(_Hooked):
             for inputs in self.down.inputs(args, self.tokens)
         ]
         self.output = self.rows(output).float().clone()
+        if not bool(torch.isfinite(self.output).all()):
+            raise BadInput(f"the output of {self.down.path} is not finite: use --dtype bfloat16 or float32")
 
     def at_end(self, stream: Tensor) -> None:
         added = self.output if self.added is None else self.rows(self.added).float()
@@ -257,16 +259,20 @@ def _watched(hooked: Sequence[_Hooked]) -> Iterator[None]:
     """Put the hooks in place; take every one of them away again, whatever happens."""
 
     def at_output(one: _Hooked) -> Callable[..., None]:
-        return lambda module, args, output: one.at_output(args, output)
+        def hook(module: nn.Module, args: Sequence[Tensor], output: Tensor) -> None:
+            one.called = True
+            one.at_output(args, output)
+
+        return hook
 
     def at_norm(one: _Hooked) -> Callable[..., None]:
         return lambda module, args, output: setattr(one, "added", output.detach())
 
     def at_end(one: _Hooked) -> Callable[..., None]:
-        return lambda module, args, output: one.at_end(output)
+        return lambda module, args, output: one.at_end(output) if one.called else None
 
     def at_stream_norm(one: _Hooked) -> Callable[..., None]:
-        return lambda module, args: one.at_end(args[0])
+        return lambda module, args: one.at_end(args[0]) if one.called else None
 
     with ExitStack() as stack:
         for one in hooked:
@@ -282,7 +288,7 @@ def _watched(hooked: Sequence[_Hooked]) -> Iterator[None]:
                 stack.callback(handle.remove)
         yield
     for one in hooked:
-        if not hasattr(one, "result"):
+        if not one.called:
             raise BadInput(
                 f"{one.down.path} was never called in a forward pass: this model computes its MLP in another way "
                 "(BLOOM's slow_but_exact does), which cannot be watched"

@@ -64,10 +64,13 @@ def paired(
     mean = float(differences.mean())
     low = high = mean
     if float(np.ptp(differences)) > 0:
-        interval = bootstrap(
-            (differences,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(seed)
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+        for method in ("BCa", "percentile"):  # BCa has no value where all differences but rounding are the same
+            interval = bootstrap(
+                (differences,), np.mean, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(seed)
+            ).confidence_interval
+            low, high = float(interval.low), float(interval.high)
+            if np.isfinite(low) and np.isfinite(high):
+                break
     return Ablation(kind, tuple(coordinates), mean, low, high, tuple(float(d) for d in differences))
 
 
@@ -194,14 +197,14 @@ def _together(row: _Row, found: Sequence[Coordinate], seed: int) -> Iterator[Abl
         if len(members) < len(found):
             yield row("joint", members)
     members = list(found)
-    allowed = 2 * len(found) + 1
+    allowed = 2 * len(found) + 2
     while len(members) > 1:
+        allowed -= 1 + len(members)
+        if allowed < 0:
+            return
         whole = row("joint", members)
         if len(members) == len(found) or members not in shared_spikes(found):
             yield whole
-        allowed -= len(members)
-        if allowed < 0:
-            return
         without = {member: row("left in", [c for c in members if c != member]) for member in members}
         yield from without.values()
         idle = [member for member in members if is_idle(whole, without[member], seed)]
@@ -247,6 +250,8 @@ def verdicts(found: Sequence[Coordinate], rows: Sequence[Ablation], window: int,
             result.append(Verdict("weak"))
         elif row.low > -INERT and row.high < INERT:
             result.append(Verdict("inert"))
+        elif row.difference <= -INERT:  # losing it helps, if anything: no length of text makes it weak or inert
+            result.append(Verdict("undetermined"))
         else:
             # The interval narrows with the root of the number of documents: how many bring it off 0, or inside ±0.01?
             half = (row.high - row.low) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from swlottery.find.null import KINDS
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.run import Drawn, Event, Finished, Planned, Searched, Tested
-from swlottery.find.search import Contribution
+from swlottery.find.search import Contribution, Removal
 from swlottery.find.spikes import RHO, Spike
 from swlottery.find.verify import CRITICAL, INERT, Ablation
 
@@ -120,7 +121,7 @@ class FindLog:
         for removal in result.removals:
             self.line(
                 f"removal {removal.order}: {removal.found.coordinate}  weight {removal.found.value:.4f} × input "
-                f"{removal.found.input:,.1f} = {removal.found.share:.0%} of a spike of {removal.spike.value:,.1f} "
+                f"{removal.found.input:,.1f} = {removal.found.share:.0%} of a spike of {removal.spike.value:,.1f}{_rest(removal, result.removals)} "
                 f"(ratio {removal.spike.ratio:.0f}, {removal.spike.rms_ratio:,.0f} times the stream's RMS)\n"
                 f"           at {self._at(removal.spike)}; made by {_made_by(removal.largest, removal.bias_share)}"
             )
@@ -138,12 +139,15 @@ class FindLog:
         if not result.complete:
             self.line("THE LIMIT WAS REACHED: earlier layers were not searched; raise --max-weights")
         if not result.removals:
-            self.line("No super weight: no arriving spike stands above the bar.")
+            self.line(
+                "No super weight: arriving spikes stand above the bar, but no single weight gives a tenth of one."
+                if result.diffuse
+                else "No super weight: no arriving spike stands above the bar."
+            )
             led = event.leader.contribution
             self.line(
                 f"leader (the largest contribution of all, no super weight): {led.coordinate}  weight {led.value:.4f} × "
-                f"input {led.input:,.2f} = {led.amount:,.2f}, ratio {event.leader.entry.ratio:.1f} where "
-                f"{self.kappa:g} is needed, {event.leader.entry.rms_ratio:.1f} times the stream's RMS where {RHO:g} is"
+                f"input {led.input:,.2f} = {led.amount:,.2f}; {'; '.join(event.leader.lacks(self.kappa))}"
             )
 
     def _at(self, spike: Spike) -> str:
@@ -206,16 +210,17 @@ class FindLog:
 
     def footer(self, record: Record, out: Path, figures: Sequence[Path], seconds: float) -> None:
         self.section("What next")
+        scratch = record["note"].startswith("random")
+        flags = ["--model", record["model"], "--start", "scratch" if scratch else "pretrained"]
+        flags += ["--revision", record["revision"]] if record["revision"] else []
+        flags += ["--seed", str(record["seed"])] if scratch else []
         if record["super_weights"]:
-            scratch = record["note"].startswith("random")
             self.line("to follow these weights through training and pruning, from these very weights:")
-            self.line(
-                f"    sbatch func_train.sh --model {record['model']} --start {'scratch' if scratch else 'pretrained'} "
-                f"--super-weights {out}"
-            )
+            flags += ["--super-weights", str(out)]
         else:
             self.line("there is nothing to follow but the leader; training can look for super weights of its own:")
-            self.line(f"    sbatch func_train.sh --model {record['model']} --super-weights discover")
+            flags += ["--super-weights", "discover"]
+        self.line(f"    sbatch func_train.sh {shlex.join(flags)}")
         self.line(f"\nrecord   {out}")
         for figure in figures:
             self.line(f"figure   {figure}")
@@ -238,6 +243,11 @@ def _made_by(largest: Sequence[Contribution], bias_share: float) -> str:
     return ", ".join(parts + ([f"the bias {bias_share:.0%}"] if abs(bias_share) >= 0.01 else []))
 
 
+def _rest(removal: Removal, removals: Sequence[Removal]) -> str:
+    earlier = {(r.spike.layer, r.spike.out) for r in removals if r.order < removal.order}
+    return " that is left" if (removal.spike.layer, removal.spike.out) in earlier else ""
+
+
 def place(weight: Record) -> Coordinate:
     """The coordinate of an entry of a record."""
     return Coordinate(weight["layer"], weight["out"], weight["in"], weight["expert"])
@@ -258,7 +268,7 @@ def sentences(record: Record) -> list[str]:
             "jointly critical": f"is jointly critical: alone {effect}, but it is needed in a set that is critical",
             "weak": f"is weak: {effect}",
             "inert": f"is inert: {effect}, inside ±{INERT} nat",
-            "undetermined": f"is undetermined: {effect}; about {weight['tokens_to_decide'] or 0:,} tokens would decide",
+            "undetermined": f"is undetermined: {effect}; {_decide(weight['tokens_to_decide'])}",
         }[weight["verdict"]]
         restored = weight["restored"]
         if restored and weight["nll_difference"] > 0:
@@ -286,6 +296,10 @@ def sentences(record: Record) -> list[str]:
     if record["note"]:
         said.append(f"All this is about {record['note']}.")
     return said
+
+
+def _decide(tokens: int | None) -> str:
+    return f"about {tokens:,} tokens would decide" if tokens else "if anything, the model is better without it"
 
 
 def differences(record: Record, before: Record) -> list[str]:
