@@ -163,13 +163,16 @@ def test_ctrl_c_in_the_middle_writes_nothing(quick, tmp_path):
         [sys.executable, "-m", "swlottery.cli", *map(str, quick("--null-draws", "100000"))],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("removal 1"):
-            break
-    time.sleep(0.2)
-    process.send_signal(2)
-    process.stdout.close()
-    _, stderr = process.communicate(timeout=60)
+    try:
+        for line in process.stdout:
+            if line.startswith("removal 1"):
+                break
+        time.sleep(0.2)
+        process.send_signal(2)
+        process.stdout.close()
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
