@@ -13,6 +13,7 @@ documents. A weight is
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,9 +66,11 @@ def paired(
     low = high = mean
     if float(np.ptp(differences)) > 0:
         for method in ("BCa", "percentile"):  # BCa has no value where all differences but rounding are the same
-            interval = bootstrap(
-                (differences,), np.mean, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(seed)
-            ).confidence_interval
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                interval = bootstrap(
+                    (differences,), np.mean, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(seed)
+                ).confidence_interval
             low, high = float(interval.low), float(interval.high)
             if np.isfinite(low) and np.isfinite(high):
                 break
