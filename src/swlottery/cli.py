@@ -131,11 +131,10 @@ def find(settings: FindSettings) -> int:
 
     _check_find(settings)
     prompts = _prompts(settings)
-    if not settings.check:
-        _check_outputs(settings.out, settings.plots)
-    started = time.monotonic()
     if settings.check:
         return _check_record(settings, Path(settings.check))
+    _check_outputs(settings.out, settings.plots)
+    started = time.monotonic()
 
     from swlottery.data import evaluation_windows, read_text
     from swlottery.find import probe as probes

@@ -196,7 +196,8 @@ def _together(row: _Row, found: Sequence[Coordinate], seed: int) -> Iterator[Abl
     A set is taken again with each member left in. Idle members are dropped until none is left, at most as many rows
     again as there are weights.
     """
-    for members in shared_spikes(found):
+    shared = shared_spikes(found)
+    for members in shared:
         if len(members) < len(found):
             yield row("joint", members)
     members = list(found)
@@ -206,7 +207,7 @@ def _together(row: _Row, found: Sequence[Coordinate], seed: int) -> Iterator[Abl
         if allowed < 0:
             return
         whole = row("joint", members)
-        if len(members) == len(found) or members not in shared_spikes(found):
+        if len(members) == len(found) or members not in shared:
             yield whole
         without = {member: row("left in", [c for c in members if c != member]) for member in members}
         yield from without.values()
