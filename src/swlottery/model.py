@@ -100,6 +100,8 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
     from swlottery import gguf
 
     picked = pick_device(device)
+    if name == "gpt2-mini" and not Path(name).exists():
+        raise BadInput("gpt2-mini exists from scratch only: add --start scratch")
     note = ""
     where: str | Path = name
     if name == "smollm2" and not Path(name).exists():
@@ -120,10 +122,12 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
     )
 
 
-def from_config(name: str, seed: int = 0, dtype: str = "auto", device: str = "auto", **changes: Any) -> Loaded:
+def from_config(
+    name: str, seed: int = 0, dtype: str = "auto", device: str = "auto", tokenizer: Any = None, **changes: Any
+) -> Loaded:
     """Build a GPT-2 of a known shape with random weights; ``changes`` override the config's entries.
 
-    The tokenizer is a small one trained on the built-in text, so that nothing has to be fetched.
+    Without a ``tokenizer`` it is a small one trained on the built-in text, so that nothing has to be fetched.
     """
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -132,7 +136,7 @@ def from_config(name: str, seed: int = 0, dtype: str = "auto", device: str = "au
 
     if name not in GPT2_SIZES:
         raise BadInput(f"no config named '{name}' to start from scratch (known: {', '.join(GPT2_SIZES)})")
-    tokenizer = builtin_tokenizer()
+    tokenizer = tokenizer or builtin_tokenizer()
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = GPT2Config(**{**GPT2_SIZES[name], "vocab_size": len(tokenizer), **ends, **changes})
     with torch.random.fork_rng():

@@ -7,7 +7,8 @@ import os
 import uuid
 from typing import Any
 
-from swlottery.data import builtin_text, cache_folder
+from swlottery.builtin import cache_folder
+from swlottery.text import builtin_text
 
 VOCABULARY = 8192
 END = "<|endoftext|>"

@@ -158,13 +158,12 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     first = Spike(2, 4, 5, -900.0, 500.0, -900.0, 50.0, 30.0)
     near = Spike(2, 9, 5, 40.0, 25.0, 40.0, 9.0, 41.0)
     watch = spikes._Watch(Roles(tiny_model("llama")).downs[2], torch.ones(30, dtype=torch.bool), 20.0)
-    watch.token, watch.out = torch.tensor([4, 9]), torch.tensor([5, 5])
-    watch.ratio = torch.tensor([500.0, 25.0])
-    stream = torch.full((30, HIDDEN), 0.1)
-    watch.before_norm = torch.full((2, HIDDEN), 0.1)
-    watch.before_norm[0, 5], watch.before_norm[1, 5] = first.value, near.value
+    stream = torch.full((30, HIDDEN), 0.2)
+    watch.values = torch.full((30, HIDDEN), 0.1)
+    watch.values[4, 5], watch.values[9, 5] = first.value, near.value
     stream[4, 5], stream[9, 5] = first.stream, near.stream
-    assert {spike.token for spike in watch._spikes(stream)} == {4, 9}
+    watch.sizes = watch.values.abs().amax(dim=1)
+    assert {spike.token for spike in watch._spikes(None, stream)} == {4, 9}
 
 
 def test_a_spike_that_many_weights_or_the_bias_make_has_no_super_weight():

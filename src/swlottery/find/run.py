@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import FindSettings
-from swlottery.data import Text
 from swlottery.find import null as nulls
 from swlottery.find.ablation import Evaluator
 from swlottery.find.coordinates import Coordinate
@@ -21,6 +20,7 @@ from swlottery.find.search import Contribution, Leader, Removal, Search, contrib
 from swlottery.find.spikes import RHO, Activations, LayerScan, Spike, activations
 from swlottery.find.verify import Ablation, Verdict, cost, critical_sets, paired, verdicts, verify
 from swlottery.roles import DownProjection, Roles
+from swlottery.text import Text
 
 if TYPE_CHECKING:
     from torch import Tensor

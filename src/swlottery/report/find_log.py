@@ -22,8 +22,8 @@ from swlottery.find.verify import CRITICAL, INERT, Ablation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from swlottery.data import Text
     from swlottery.model import Loaded
+    from swlottery.text import Text
 
 _NULL_NAMES = {"entries": "all entries of a matrix permuted", "rows": "permuted within rows"}
 _KINDS = {

@@ -1,0 +1,79 @@
+"""Data sets on the Hugging Face hub: their names, and their rows as they stream in."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from swlottery.errors import BadInput
+
+HUB_SETS = {"wikitext": "Salesforce/wikitext:wikitext-2-raw-v1", "openwebtext": "Skylion007/openwebtext"}
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[^\s/]+)?")  # owner/name or owner/name:config
+TEXT_SUFFIXES = (".txt", ".md", ".rst")
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+def hub_id(source: str) -> str:
+    """The data set that ``source`` names: ``owner/name`` or ``owner/name:config``, or a short name of `HUB_SETS`.
+
+    Raises `BadInput` for what can be no data set, as a misspelt path: that is not looked for on the hub.
+    """
+    name = HUB_SETS.get(source, source)
+    if not HUB_ID.fullmatch(name) or name.endswith(TEXT_SUFFIXES):
+        raise BadInput(
+            f"no such file or folder: {source!r} (a source of text is 'builtin', a file, a folder, "
+            f"{', '.join(map(repr, HUB_SETS))}, or a hub data set as owner/name or owner/name:config)"
+        )
+    return name
+
+
+def open_set(hub_id: str) -> Mapping[str, Rows]:
+    """The splits of a data set, streamed. Raises `BadInput` for one that cannot be reached or read."""
+    from datasets import load_dataset
+
+    name, _, config = hub_id.partition(":")
+    with _in_one_line(hub_id):
+        return cast("Mapping[str, Rows]", load_dataset(name, config or None, streaming=True))
+
+
+def choose_split(hub_id: str, splits: Mapping[str, Rows], *wanted: str) -> str:
+    """The first of the splits ``wanted`` that the set has. Raises `BadInput` where it has none of them."""
+    for split in wanted:
+        if split in splits:
+            return split
+    raise BadInput(f"data set {hub_id} has no split {wanted[0]}, only {', '.join(splits)}: give a file instead")
+
+
+def texts(hub_id: str, rows: Rows) -> Iterator[str]:
+    """The text of row after row, empty ones too: the column ``text``, or the only one that holds strings.
+
+    Raises `BadInput` for rows without such a column, and for rows that cannot be read.
+    """
+    column = ""
+    with _in_one_line(hub_id):
+        for row in rows:
+            if not column:
+                strings = [key for key, value in row.items() if isinstance(value, str)]
+                if "text" not in row and len(strings) != 1:
+                    raise BadInput(f"data set {hub_id} has no column 'text' among {', '.join(row)}: save one as a file")
+                column = "text" if "text" in row else strings[0]
+            yield row[column] or ""
+
+
+@contextlib.contextmanager
+def _in_one_line(hub_id: str) -> Iterator[None]:
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:  # network, hub, login, file formats: the library has no common exception for them
+        load = f"datasets.load_dataset({', '.join(repr(part) for part in hub_id.split(':', 1))})"
+        raise BadInput(
+            f"data set {hub_id} cannot be read ({textwrap.shorten(str(error), 250)}): check its name, and your login "
+            f"if it is gated; without network give a file, a folder or 'builtin', or run {load} on the login node "
+            f"and then set HF_HUB_OFFLINE=1"
+        ) from error

@@ -1,0 +1,1 @@
+"""Iterative magnitude pruning with rewinding: train → prune → rewind (see docs/method.md)."""

@@ -1,0 +1,86 @@
+"""Round 1 as a run stores it, for other runs to branch from: they are paired, and the dense training is paid once.
+
+``round_1/`` is a folder that ``from_pretrained`` loads (so the finder takes it as well), with what the watch needs of
+the last step beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
+from swlottery.lineage import weights_sha256
+from swlottery.lottery.state import Run
+from swlottery.runtime import files
+
+LATER = frozenset({
+    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step",
+    "from_round_1", "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences",
+    "checkpoint_steps", "checkpoint_seconds", "runs", "plots", "compile",
+})  # fmt: skip
+"""The settings in which a branch may differ: they change nothing about the first training."""
+
+
+def write_round_1(run: Run) -> None:
+    """Store the trained network of round 1 and the last step's gradients, moments and averages."""
+    target = run.folder / "round_1"
+    if (target / "round.json").exists():
+        return  # a branch has its own copy, and a run that was killed here wrote the same
+    run.save_model(target)
+    kinds = {"g": run.gradients, "v": run.moments, "s": run.since}
+    tensors = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in named.items()}
+    files.write_tensors(target / "last_step.safetensors", tensors)
+    state = run.state
+    content = {"losses": state.losses, "norm": state.norm, "seconds": state.seconds,
+               "weights_sha256": weights_sha256(run.network.model)}  # fmt: skip
+    files.write_json(target / "round.json", content)
+
+
+def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
+    """What ``parent`` says of its first round; `BadInput` where this run cannot branch from it."""
+    try:
+        stored = json.loads((parent / "settings.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((parent / "round_1" / "round.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(
+            f"--from-round-1 {parent}: no trained round-1 network there ({error.strerror}): {error.filename}"
+        ) from None
+    for name, value in stored.items():
+        if name not in LATER and getattr(settings, name, value) != value:
+            raise BadInput(
+                f"--from-round-1 {parent}: it was trained with {name} = {value}, this run has {getattr(settings, name)}; "
+                "the first training must be the same"
+            )
+    if settings.rewind_step not in (0, stored["rewind_step"]):
+        raise BadInput(
+            f"--from-round-1 {parent}: it stored the weights of step {stored['rewind_step']} and of step 0, not of step "
+            f"{settings.rewind_step}"
+        )
+    return content
+
+
+def read_round_1(run: Run, source: Path) -> None:
+    """Take the place of the first training: the network at its last step as ``source`` has it."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    stored = dict(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).named_parameters())
+    with torch.no_grad():
+        for name, parameter in run.parameters.items():
+            parameter.copy_(stored[name])
+    content = json.loads((source / "round.json").read_text(encoding="utf-8"))
+    if weights_sha256(run.network.model) != content["weights_sha256"]:
+        raise BadInput(f"--from-round-1: the network in {source} is not the one that its round.json names")
+    tensors = load_file(source / "last_step.safetensors", device=str(run.training.device))
+    run.gradients, run.moments, run.since = ({n: tensors[f"{kind}/{n}"] for n in run.downs} for kind in "gvs")
+    state = run.state
+    state.losses, state.norm, state.seconds = content["losses"], content["norm"], content["seconds"]
+    state.step = run.settings.steps
+    if run.settings.rewind_step:
+        shutil.copyfile(source.parent / "theta_k.safetensors", run.folder / "theta_k.safetensors")
+    shutil.copytree(source, run.folder / "round_1", dirs_exist_ok=True)

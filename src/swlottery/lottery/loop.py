@@ -1,0 +1,126 @@
+"""The lottery (Frankle & Carbin 2019): train, prune, rewind; and at the end the final ticket is trained once more.
+
+What happens is yielded as events (dicts), which are also the lines of the run's metrics.jsonl. A run that was killed
+goes on from its newest checkpoint: its tables are cut back to where that stood, and what comes behind is done again,
+with the same bits. All that stands between two trainings is a function of the trained weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from swlottery.lottery import masks as masking
+from swlottery.lottery import observe
+from swlottery.lottery.branch import read_round_1, write_round_1
+from swlottery.lottery.prune import hypothetical
+from swlottery.lottery.rewind import rewind
+from swlottery.lottery.state import Event, Run
+from swlottery.lottery.watch import Followed
+from swlottery.runtime import checkpoint, files
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and its state is saved."""
+
+
+def lottery(
+    run: Run, known: list[Followed], branch: Path | None = None, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Train → prune → rewind, in as many rounds as there are prunes, then train the final ticket.
+
+    Args:
+        known: the weights that are followed from step 0.
+        branch: a ``round_1`` folder: instead of the first training.
+        stop: asked at every step.
+
+    Raises:
+        Stopped: because ``stop`` said so.
+    """
+    if not run.resumed:
+        run.state.followed = list(known)
+        run.masks = observe.arms(run, at_start=branch is None)
+        run.begin()
+        yield observe.start(run)
+    counts = run.counts
+    counts.append(hypothetical(run.settings, masking.remaining(run.masks)))  # after the last prune, for the record only
+    final = len(counts)
+    for round_ in range(run.state.round, final + 1):
+        if round_ == 1 and branch is not None:
+            read_round_1(run, branch)
+        else:
+            yield from train(run, round_, counts[round_ - 1], stop)
+        if round_ == final:
+            yield from finish(run, round_)
+            return
+        yield from prune(run, round_, counts[round_ - 1])
+        theta_k = run.theta(run.settings.rewind_step) if run.settings.rewind == "weights" else {}
+        rewind(run.parameters, theta_k, run.masks, run.settings.rewind)
+        next_round(run, round_ + 1)
+
+
+def train(run: Run, round_: int, count: int, stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train under m_{r-1} from the rewind point to step T; ``count`` weights go afterwards."""
+    settings, state = run.settings, run.state
+    if state.step == run.first_step(round_):
+        run.forget_interval()
+        yield from observe.boxes(run, round_, "before")
+        yield from observe.evaluation(run, round_, state.step, run.pruner.prune(run.masks, count))
+    busy, done, told = 0.0, 0, time.monotonic()
+    for step in range(state.step, settings.steps):
+        last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
+        started = time.monotonic()
+        loss, state.norm = run.training.step(step, round_, run.see_gradients if due or last else None)
+        state.losses.append(loss)
+        state.step, done = step + 1, done + 1
+        if round_ == 1 and step + 1 == settings.rewind_step:
+            files.write_tensors(run.folder / "theta_k.safetensors", run.parameters)
+        now = time.monotonic()
+        busy, state.seconds, told = busy + now - started, state.seconds + now - told, now
+        run.speed = busy / done
+        yield {"event": "step", "round": round_, "step": step + 1, "steps": settings.steps}
+        if last:
+            return
+        if due:
+            yield from observe.evaluation(run, round_, step + 1, run.pruner.prune(run.masks, count))
+            run.forget_interval()
+        asked = stop()
+        run.save_if_due(asked)
+        if asked:
+            raise Stopped
+
+
+def prune(run: Run, round_: int, count: int) -> Iterator[Event]:
+    """Judge the trained network and make m_r from it. Survival is read from this new mask."""
+    yield from observe.trained(run, round_, run.pruner.prune(run.masks, count))
+    if round_ == 1:
+        write_round_1(run)
+        yield from observe.discover(run)
+    new = run.pruner.prune(run.masks, count)
+    if round_ == 1:
+        yield from observe.choose_controls(run, new)
+    observe.watched(run, round_, run.settings.steps, new, alive=new)
+    yield observe.pruned(run, round_, new)
+    run.set_masks(new, round_)
+
+
+def next_round(run: Run, round_: int) -> None:
+    """A round starts where the rewind point stands, with fresh moments, and with a checkpoint."""
+    run.training.forget_moments()
+    run.forget_interval()
+    run.state.round, run.state.step, run.state.seconds = round_, run.first_step(round_), 0.0
+    run.save()
+
+
+def finish(run: Run, round_: int) -> Iterator[Event]:
+    """The final ticket: its losses, its watch, the network itself, and what became of every followed weight."""
+    new = run.pruner.prune(run.masks, hypothetical(run.settings, masking.remaining(run.masks)))
+    yield from observe.trained(run, round_, new)
+    observe.watched(run, round_, run.settings.steps, new, alive=run.masks)
+    if masking.violations(run.masks, run.parameters):
+        raise AssertionError("a masked weight is not zero: a defect of the training loop")
+    run.save_model(run.folder / "final")
+    yield run.record("finished", weights=observe.fates(run), seconds=run.state.seconds)
+    run.tables.lengths()
+    checkpoint.clear(run.folder / "checkpoints")

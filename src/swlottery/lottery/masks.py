@@ -1,0 +1,71 @@
+"""Masks: one bool tensor for each parameter in scope; True remains, False is masked.
+
+*Masked* is not the same as zero: a checkpoint may hold zeros. Sparsity counts masked weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Masks = dict[str, "Tensor"]
+
+
+def full(parameters: Mapping[str, nn.Parameter]) -> Masks:
+    """m_0 where nothing is force-pruned: everything remains."""
+    import torch
+
+    return {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
+
+
+def remaining(masks: Masks) -> int:
+    """How many weights remain."""
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
+
+
+def total(masks: Masks) -> int:
+    """How many weights are in scope."""
+    return sum(mask.numel() for mask in masks.values())
+
+
+def apply(masks: Masks, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Set every masked weight to zero, in place."""
+    import torch
+
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].masked_fill_(~mask, 0.0)
+
+
+def violations(masks: Masks, parameters: Mapping[str, nn.Parameter]) -> int:
+    """How many masked weights are not exactly zero. Anything but 0 is a defect of the training loop."""
+    return sum(int(parameters[name].detach().masked_fill(mask, 0.0).count_nonzero()) for name, mask in masks.items())
+
+
+def pack(masks: Masks) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Masks as bits: (uint8 tensors, shapes as safetensors' metadata)."""
+    import numpy as np
+    import torch
+
+    packed = {name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1))) for name, mask in masks.items()}
+    return packed, {"shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()})}
+
+
+def load(path: Path) -> Masks:
+    """Read masks stored as bits."""
+    import numpy as np
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        shapes = json.loads(file.metadata()["shapes"])
+        bits = {name: file.get_tensor(name) for name in shapes}
+    return {
+        name: torch.from_numpy(np.unpackbits(bits[name], count=int(np.prod(shape))).astype(bool)).reshape(shape)
+        for name, shape in shapes.items()
+    }

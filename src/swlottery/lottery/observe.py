@@ -1,0 +1,271 @@
+"""What is seen of a run: every event of its history, and every row of its tables. Nothing here changes a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from swlottery.find.coordinates import Coordinate
+from swlottery.lottery import controls as control
+from swlottery.lottery import masks as masking
+from swlottery.lottery import prune as pruning
+from swlottery.lottery import watch
+from swlottery.lottery.masks import Masks
+from swlottery.lottery.state import Event, Run
+from swlottery.lottery.watch import Followed
+from swlottery.lottery.weights import compare, coordinate_of, look
+
+
+def start(run: Run) -> Event:
+    """The first event: what is trained on what, and how many weights will remain."""
+    settings, network, data = run.settings, run.network, run.data
+    remaining = [masking.remaining(run.masks)]
+    for count in run.counts:
+        remaining.append(remaining[-1] - count)
+    return run.record(
+        "start", model=network.name, note=network.note, lineage=network.lineage,
+        parameters=sum(p.numel() for p in run.parameters.values()), scope=settings.scope,
+        total=masking.total(run.masks), matrices=len(run.masks), context=network.context,
+        device=str(run.training.device), threads=run.environment["threads"], versions=run.environment["versions"],
+        tokens_per_step=_tokens(run), steps=settings.steps, prunes=len(run.counts), counts=remaining,
+        rates=[str(rate) for rate in settings.rates()] if not settings.one_shot else [str(1 - remaining[1] / remaining[0])],
+        data={"name": data.name, "train_tokens": len(data.train), "validation_tokens": len(data.validation),
+              "sha256": data.manifest.get("sha256")},
+        from_round_1=settings.from_round_1, followed=[_entry(one) for one in run.main],
+    )  # fmt: skip
+
+
+def evaluation(run: Run, round_: int, step: int, new: Masks) -> Iterator[Event]:
+    """Held-out loss, the threshold that a prune now would give (``new``: its masks), and the watch."""
+    yield _losses(run, round_, step, new)
+    watched(run, round_, step, new, alive=run.masks)
+
+
+def trained(run: Run, round_: int, new: Masks) -> Iterator[Event]:
+    """What is reported of every trained network, whether it is pruned next or final."""
+    losses = _losses(run, round_, run.settings.steps, new)
+    yield losses
+    run.moments = run.moments or run.training.second_moments(list(run.downs))
+    first = round_ == 1
+    row = {
+        "round": round_ - 1,
+        **pruning.row(run.masks, None if first else run.state.pruned, None if first else run.state.threshold),
+        **{name: losses[name] for name in ("train_loss", "val_loss", "val_perplexity")},
+        "seconds": run.state.seconds,
+    }
+    run.tables.round(row)
+    yield run.record("round", **row)
+    yield from boxes(run, round_, "after")
+    if run.settings.super_weights != "none":
+        kind, found = look(run.network)
+        own = [one.coordinate for one in run.main if one.kind in ("super_weight", "leader")]
+        yield run.record("found", round=round_, **compare(own, kind, found))
+
+
+def watched(run: Run, round_: int, step: int, new: Masks, alive: Masks) -> None:
+    """The rows of watch.csv; ``alive``: the masks to read survival from, at a round's last step the new ones."""
+    if not run.state.followed:
+        return
+    thresholds: dict[control.Place, float] | None = None
+    if run.settings.criterion != "random":
+        _, by_name = run.pruner.thresholds(run.masks, new)
+        thresholds = {place: by_name[run.names[place[0]]] for place in run.matrices(run.downs)}
+    stepped = bool(run.gradients)
+    if stepped and not run.moments:
+        run.moments = run.training.second_moments(list(run.downs))
+    now = watch.Moment(
+        round=round_,
+        step=step,
+        weights={place: matrix.detach() for place, matrix in run.matrices(run.downs).items()},
+        initial=run.matrices(run.theta(0, run.downs)),
+        masks=run.places(run.masks),
+        thresholds=thresholds,
+        gradients=run.matrices(run.gradients) if stepped else None,
+        moments=run.matrices(run.moments) if stepped else None,
+        since=run.matrices(run.since) if stepped else None,
+        everything=[(parameter.detach(), run.masks[name]) for name, parameter in run.scope.items()],
+    )
+    run.tables.watch(watch.rows(run.state.followed, now, run.places(alive)))
+
+
+def boxes(run: Run, round_: int, when: str) -> Iterator[Event]:
+    """The boxplot of every matrix that holds a followed weight, ``before`` or ``after`` a round's training."""
+    matrices = run.matrices(run.downs)
+    for place, here in _by_place(run.main).items():
+        yield _box(run, round_, when, place, matrices[place].detach(), run.places(run.masks)[place], here)
+
+
+def discover(run: Run) -> Iterator[Event]:
+    """The super weights, or else the leader, of the network that the first round trained.
+
+    What is seen of a weight before its discovery is its place at step 0, from θ_0.
+    """
+    if run.settings.super_weights == "discover":
+        kind, weights = look(run.network)
+        found = [Followed(kind, coordinate_of(weight)) for weight in weights]
+        run.state.followed = found + run.state.followed
+        arms(run, at_start=False)
+        theta_0 = run.theta(0)
+        initial, masks = run.matrices(theta_0), run.places(run.masks)
+        everything = [(theta_0[name], mask) for name, mask in run.masks.items()]
+        now = watch.Moment(1, 0, initial, initial, masks, None, None, None, None, everything)
+        run.tables.watch(watch.rows(found, now, masks))
+        for place, here in _by_place(found).items():
+            yield _box(run, 1, "before", place, initial[place], masks[place], here)
+            yield _box(run, 1, "after", place, run.matrices(run.downs)[place].detach(), masks[place], here)
+
+
+def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
+    """All that are followed, and of each the ordinary weights to compare with, alive after the first prune (``new``)."""
+    trained_sizes = {place: matrix.detach().abs() for place, matrix in run.matrices(run.downs).items()}
+    initial = {place: matrix.abs() for place, matrix in run.matrices(run.theta(0, run.downs)).items()}
+    main, alive = run.main, run.places(new)
+    taken = {one.coordinate for one in main}
+    run.state.controls = [
+        control.choose(one.coordinate, kind, trained_sizes, initial, alive, taken)
+        for one in main
+        for kind in control.KINDS
+    ]
+    run.state.followed = main + watch.as_followed(run.state.controls)
+    chosen = [
+        {"of": list(one.of[:3]), "kind": one.kind, "count": len(one.coordinates), "gap": one.gap}
+        for one in run.state.controls
+    ]
+    weights = []
+    for one in main:
+        c = one.coordinate
+        size = trained_sizes[c.layer, c.expert]
+        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_])
+        rank = 1 + int((size > size[c.out, c.in_]).sum())
+        weights.append({**_entry(one), "value": value, "rank": rank, "matrix_size": size.numel()})
+    yield run.record("followed", round=1, weights=weights, controls=chosen)
+
+
+def pruned(run: Run, round_: int, new: Masks) -> Event:
+    """What the prune of a round did; the fate of each followed weight that went is settled here."""
+    state = run.state
+    state.threshold, _ = run.pruner.thresholds(run.masks, new)
+    state.pruned = masking.remaining(run.masks) - masking.remaining(new)
+    before, after = run.places(run.masks), run.places(new)
+    numbers, tensors = pruning.row(new, state.pruned, state.threshold), pruning.keep_rates(run.masks, new)
+    groups = [
+        {"of": list(one.of[:3]), "kind": one.kind, "count": len(one.coordinates),
+         "before": pruning.count_alive(before, one.coordinates), "kept": pruning.count_alive(after, one.coordinates)}
+        for one in state.controls
+    ]  # fmt: skip
+    weights = []
+    for one in run.main:
+        c = one.coordinate
+        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_])
+        was, now = pruning.count_alive(before, [c]) == 1, pruning.count_alive(after, [c]) == 1
+        over = abs(value) / state.threshold if state.threshold else None
+        weights.append({**_entry(one), "value": value, "over_threshold": over, "alive_before": was, "alive": now})
+        if was and not now:
+            counts = tensors[run.names[c.layer]]
+            state.fates.append({
+                **_entry(one), "pruned_in": round_,
+                "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
+                "matrix_keep_rate": counts["kept"] / counts["before"],
+                "control_keep_rates": [{key: group[key] for key in ("kind", "kept", "count")}
+                                       for group in groups if group["of"] == list(c[:3])],
+            })  # fmt: skip
+    return run.record(
+        "prune", round=round_, **numbers, matrices=tensors, weights=weights, controls=groups, seconds=state.seconds
+    )
+
+
+def fates(run: Run) -> list[Event]:
+    """What became of every followed weight: in which prune it went, or that it was kept through all, and against which
+    chance level: the part of its matrix, and of its controls, that was kept then, or through all."""
+    gone = {_key(fate) for fate in run.state.fates}
+    alive, numbers = run.places(run.masks), pruning.row(run.masks, None, None)
+    rest = []
+    for one in run.main:
+        entry, mask = _entry(one), alive[one.coordinate.layer, one.coordinate.expert]
+        if _key(entry) in gone:
+            continue
+        survived = pruning.count_alive(alive, [one.coordinate]) == 1
+        rest.append({
+            **entry, "pruned_in": None if survived else 0,  # 0: force-pruned before the first step
+            "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
+            "matrix_keep_rate": int(mask.count_nonzero()) / mask.numel(),
+            "control_keep_rates": [
+                {"kind": of.kind, "kept": pruning.count_alive(alive, of.coordinates), "count": len(of.coordinates)}
+                for of in run.state.controls if of.of == one.coordinate
+            ],
+        })  # fmt: skip
+    return run.state.fates + rest
+
+
+def arms(run: Run, at_start: bool) -> Masks:
+    """--protect and --force-prune, for the weights that are known by now: the masks to go on with.
+
+    At the start force-pruned weights are masked in m_0; later they go with the next prune, and count there.
+    """
+    own = [one.coordinate for one in run.main]
+    if run.settings.protect == "sw":
+        run.pruner.protected = run.state.protected = own
+    if run.settings.force_prune == "none" or not own:
+        return run.masks
+    forced = own if run.settings.force_prune == "sw" else _instead_of(run, own)
+    if at_start:
+        return run.pruner.without(run.masks, forced)
+    run.pruner.forced = run.state.forced = forced
+    return run.masks
+
+
+def _instead_of(run: Run, own: list[Coordinate]) -> list[Coordinate]:
+    """For each weight the ordinary one of its matrix that is nearest in rank of magnitude now."""
+    sizes = {place: matrix.detach().abs() for place, matrix in run.matrices(run.downs).items()}
+    taken, found = set(own), list[Coordinate]()
+    for c in own:
+        nearest = control.choose(c, "control_rank", sizes, sizes, {}, taken).coordinates[0]
+        taken.add(nearest)
+        found.append(nearest)
+    return found
+
+
+def _losses(run: Run, round_: int, step: int, new: Masks) -> Event:
+    loss, losses = run.training.evaluate(run.windows), run.state.losses
+    threshold, _ = run.pruner.thresholds(run.masks, new)
+    rounds_left = len(run.counts) + 1 - round_
+    steps_left = run.settings.steps - step + rounds_left * (run.settings.steps - run.settings.rewind_step)
+    return run.record(
+        "evaluation", round=round_, step=step, steps=run.settings.steps,
+        train_loss=math.fsum(losses) / len(losses) if losses else None,
+        val_loss=loss, val_perplexity=math.exp(min(loss, 700.0)),
+        gradient_norm=run.state.norm if losses else None, threshold=threshold,
+        tokens_per_second=_tokens(run) / run.speed if run.speed else None,
+        seconds_left=steps_left * run.speed if run.speed else None,
+    )  # fmt: skip
+
+
+def _tokens(run: Run) -> int:
+    return run.settings.micro_batch * run.settings.grad_accum * run.network.context
+
+
+def _box(run: Run, round_: int, when: str, place: control.Place, matrix: Any, mask: Any, here: list[Followed]) -> Event:
+    weights = [
+        {**_entry(one), "value": float(matrix[one.coordinate.out, one.coordinate.in_]),
+         "alive": bool(mask[one.coordinate.out, one.coordinate.in_])}
+        for one in here
+    ]  # fmt: skip
+    return run.record("box", round=round_, when=when, layer=place[0], expert=place[1], path=run.names[place[0]],
+                      **watch.box(matrix, mask), weights=weights)  # fmt: skip
+
+
+def _by_place(followed: list[Followed]) -> dict[control.Place, list[Followed]]:
+    found: dict[control.Place, list[Followed]] = {}
+    for one in followed:
+        found.setdefault((one.coordinate.layer, one.coordinate.expert), []).append(one)
+    return found
+
+
+def _entry(one: Followed) -> dict[str, Any]:
+    c = one.coordinate
+    return {"kind": one.kind, "layer": c.layer, "expert": c.expert, "out": c.out, "in": c.in_}
+
+
+def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry[name] for name in ("kind", "layer", "expert", "out", "in"))

@@ -1,0 +1,118 @@
+"""One prune: exactly floor(p · remaining) weights, and what it says about every matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
+from swlottery.find.coordinates import Coordinate
+from swlottery.lottery import masks as masking
+from swlottery.lottery.criterion import CRITERIA
+from swlottery.lottery.masks import Masks
+from swlottery.lottery.select import prune_count, select
+from swlottery.lottery.start import Network
+from swlottery.lottery.weights import place_in_storage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def planned(settings: TrainSettings, remaining: int) -> list[int]:
+    """How many weights each prune takes, from ``remaining`` before the first.
+
+    --one-shot takes in one prune what the rounds would take together, to the same count.
+    """
+    counts = []
+    for rate in settings.rates():
+        counts.append(prune_count(remaining, rate))
+        remaining -= counts[-1]
+    return [sum(counts)] if settings.one_shot else counts
+
+
+def hypothetical(settings: TrainSettings, remaining: int) -> int:
+    """How many weights one more prune would take after the last: for the threshold beside the final ticket."""
+    rate: Decimal = settings.rates()[-1]
+    return prune_count(remaining, rate)
+
+
+class Pruner:
+    """Decides which weights go; touches no weight and no mask.
+
+    protected: never pruned; the count still goes. forced: go with the next prune, and count.
+    """
+
+    def __init__(self, network: Network, scope: Mapping[str, nn.Parameter], settings: TrainSettings) -> None:
+        self.network, self.scope, self.settings = network, scope, settings
+        self.criterion = CRITERIA[settings.criterion]
+        self.protected: list[Coordinate] = []
+        self.forced: list[Coordinate] = []
+
+    def prune(self, masks: Masks, count: int) -> Masks:
+        """The masks after a prune of ``count`` weights."""
+        forced = self.without(masks, self.forced)
+        gone = masking.remaining(masks) - masking.remaining(forced)
+        if count < gone:
+            raise BadInput(f"a prune of {count} weights cannot force-prune {gone}: raise --prune-rate")
+        protected = self._positions(self.protected)
+        return select(self.scope, forced, count - gone, self.settings.seed, self.criterion, protected).masks
+
+    def without(self, masks: Masks, coordinates: Iterable[Coordinate]) -> Masks:
+        """Masks with these weights masked too."""
+        new = dict(masks)
+        for name, positions in self._positions(coordinates).items():
+            new[name] = new[name].clone()
+            new[name].view(-1)[positions] = False
+        return new
+
+    def thresholds(self, before: Masks, after: Masks) -> tuple[float, dict[str, float]]:
+        """The largest |w| that goes, in all and by tensor; the latter is the former under a global criterion."""
+        each = {name: _largest(self.scope[name], before[name] & ~after[name]) for name in before}
+        largest = max(each.values())
+        return largest, each if self.criterion.per_tensor else dict.fromkeys(each, largest)
+
+    def _positions(self, coordinates: Iterable[Coordinate]) -> dict[str, Tensor]:
+        import torch
+
+        found: dict[str, list[int]] = {}
+        names = down_names(self.network)
+        for c in coordinates:
+            down = self.network.roles.downs[c.layer]
+            at = place_in_storage(down.matrix(c.expert), down.weight.data, c)
+            found.setdefault(names[c.layer], []).append(at)
+        return {name: torch.tensor(sorted(set(positions))) for name, positions in found.items()}
+
+
+def down_names(network: Network) -> dict[int, str]:
+    """The parameter name of each layer's down-projection."""
+    names = {id(p): name for name, p in network.parameters.items()}
+    return {down.layer: names[id(down.weight)] for down in network.roles.downs}
+
+
+def _largest(weight: Tensor, gone: Tensor) -> float:
+    removed = weight.detach()[gone]
+    return float(removed.abs().max()) if len(removed) else 0.0
+
+
+def keep_rates(before: Masks, after: Masks) -> dict[str, dict[str, int]]:
+    """Of every tensor in scope how many weights remained before a prune, and how many after it."""
+    return {
+        name: {"before": int(before[name].count_nonzero()), "kept": int(after[name].count_nonzero())} for name in before
+    }
+
+
+def count_alive(alive: Mapping[tuple[int, int | None], Tensor], coordinates: Sequence[Coordinate]) -> int:
+    """How many of the coordinates remain."""
+    return sum(bool(alive[c.layer, c.expert][c.out, c.in_]) for c in coordinates if (c.layer, c.expert) in alive)
+
+
+def row(masks: Masks, pruned: int | None, threshold: float | None) -> dict[str, Any]:
+    """What rounds.csv says about a mask and the prune that made it."""
+    total, remaining = masking.total(masks), masking.remaining(masks)
+    fraction = remaining / total
+    return {
+        "total": total, "remaining": remaining, "remaining_fraction": fraction, "sparsity": 1 - fraction,
+        "pruned": pruned, "threshold": threshold,
+    }  # fmt: skip

@@ -1,0 +1,117 @@
+"""The network at step 0: pretrained, or from scratch under one of three initialisations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swlottery import model as models
+from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
+from swlottery.lineage import weights_sha256
+from swlottery.roles import Roles
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LONGEST = 1024
+"""Tokens of a training sequence where --context does not say otherwise: GPT-2's."""
+
+
+@dataclass
+class Network:
+    """A model that can be trained, and where it came from. lineage: the hash of its stored weights, before any cast."""
+
+    model: Any
+    tokenizer: Any
+    roles: Roles
+    name: str
+    slug: str
+    note: str
+    lineage: str
+    context: int
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter by name; tied ones once."""
+        return dict(self.model.named_parameters())
+
+
+def network(settings: TrainSettings) -> Network:
+    """θ_0, in float32, in evaluation mode: a model in that mode has no dropout, and gradients flow all the same."""
+    if settings.start == "scratch":
+        if settings.model not in models.GPT2_SIZES:
+            raise BadInput(
+                f"--start scratch builds {', '.join(models.GPT2_SIZES)} from their configs; for --model "
+                f"{settings.model} use --start pretrained"
+            )
+        changes = {"vocab_size": settings.vocabulary} if settings.vocabulary else {}
+        tokenizer = None if settings.tokenizer in ("auto", "builtin") else load_tokenizer(settings.tokenizer)
+        if tokenizer is not None and not settings.vocabulary:
+            changes["vocab_size"] = len(tokenizer)
+        loaded = models.from_config(settings.model, settings.seed, "float32", settings.device, tokenizer, **changes)
+        initialise(loaded.model, Roles(loaded.model), settings.init, settings.seed)
+    else:
+        if settings.init != "gpt2":
+            raise BadInput(f"--init {settings.init} is for --start scratch: pretrained weights are not initialised")
+        loaded = models.load(settings.model, settings.revision, "float32", settings.device)
+    roles = Roles(loaded.model)
+    rows = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,operator]
+    if len(loaded.tokenizer) > rows:
+        raise BadInput(f"--vocabulary {rows}: the tokenizer has {len(loaded.tokenizer)} tokens")
+    if settings.freeze_biases:
+        freeze_biases(loaded.model, roles)
+    lineage = loaded.weights_sha256 if settings.start == "pretrained" else weights_sha256(loaded.model)
+    for name, parameter in loaded.model.named_parameters():
+        bias = roles.role_of(name, parameter) == "bias"
+        parameter.requires_grad_(not (bias and settings.freeze_biases))
+    context = settings.context or min(LONGEST, loaded.context)
+    if not 2 <= context <= loaded.context:
+        raise BadInput(f"--context {context}: the model takes 2 to {loaded.context} tokens")
+    return Network(loaded.model, loaded.tokenizer, roles, loaded.name, loaded.slug, loaded.note, lineage, context)
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer by hub id or folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BadInput(f"cannot load the tokenizer '{name}' ({first}): give a folder, a hub id or builtin") from None
+
+
+def freeze_biases(model: nn.Module, roles: Roles) -> None:
+    """Set every bias to zero, LayerNorm's too: transformers' GPT-2 has no switch to be built without them."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if roles.role_of(name, parameter) == "bias":
+                parameter.zero_()
+
+
+def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:
+    """Initialise the matrices of the blocks anew; embeddings keep GPT-2's N(0, 0.02²), gains stay 1, biases 0.
+
+    ``gpt2``: as transformers does (Radford et al. 2019: N(0, 0.02²), into the residual stream over √(2·layers)).
+    ``xavier``: uniform by Glorot & Bengio (2010). ``kaiming``: normal by He et al. (2015), gain √2, by fan-in.
+    """
+    import torch
+    from torch.nn import init as inits
+
+    if init == "gpt2":
+        return
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if roles.role_of(name, parameter) not in ("attention", "mlp-in", "mlp-out"):
+                continue
+            matrix = parameter.t() if roles.row.in_out else parameter  # torch takes a weight as [out, in]
+            fresh = torch.empty(matrix.shape)
+            if init == "xavier":
+                inits.xavier_uniform_(fresh, generator=generator)
+            else:
+                inits.kaiming_normal_(fresh, nonlinearity="relu", generator=generator)
+            matrix.copy_(fresh)

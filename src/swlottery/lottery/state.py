@@ -1,0 +1,222 @@
+"""The state of a run: what it is made of, and how it is saved and found again.
+
+A checkpoint stands at a step boundary, behind the evaluation of that step if there was one. θ_0, θ_k and the masks
+stand in files of the run that never change.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swlottery.config import TrainSettings
+from swlottery.data import Tokens, validation_windows
+from swlottery.find.coordinates import Coordinate
+from swlottery.lottery import controls as control
+from swlottery.lottery import masks as masking
+from swlottery.lottery.controls import Controls, Place
+from swlottery.lottery.masks import Masks
+from swlottery.lottery.prune import Pruner, down_names, planned
+from swlottery.lottery.scope import in_scope
+from swlottery.lottery.start import Network
+from swlottery.lottery.train import Training
+from swlottery.lottery.watch import Followed
+from swlottery.runtime import checkpoint, files
+from swlottery.runtime.tables import Tables
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Event = dict[str, Any]
+
+
+@dataclass
+class State:
+    """What a checkpoint says beside tensors.
+
+    losses: of the steps since the last evaluation. pruned, threshold: of the prune that made the present mask. fates:
+    of the followed weights that were pruned so far. tables: the byte lengths of the tables.
+    """
+
+    round: int = 1
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    norm: float | None = None
+    seconds: float = 0.0
+    followed: list[Followed] = field(default_factory=list)
+    controls: list[Controls] = field(default_factory=list)
+    protected: list[Coordinate] = field(default_factory=list)
+    forced: list[Coordinate] = field(default_factory=list)
+    pruned: int | None = None
+    threshold: float | None = None
+    fates: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> State:
+        """From a checkpoint's manifest."""
+        state = cls(**{name: content[name] for name in cls.__dataclass_fields__})
+        state.followed = [
+            Followed(one["kind"], Coordinate(*one["coordinate"]), Coordinate(*one["of"]) if one["of"] else None)
+            for one in content["followed"]
+        ]
+        state.controls = [
+            Controls(Coordinate(*one["of"]), one["kind"], [Coordinate(*c) for c in one["coordinates"]], one["gap"])
+            for one in content["controls"]
+        ]
+        state.protected = [Coordinate(*c) for c in content["protected"]]
+        state.forced = [Coordinate(*c) for c in content["forced"]]
+        return state
+
+
+class Run:
+    """Everything that a run is made of. Building one takes up what its folder holds.
+
+    since, gradients, moments: of the down-projections, at the last evaluation, and at the last step if an evaluation
+    follows it; by parameter name.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: Tokens,
+        settings: TrainSettings,
+        folder: Path,
+        environment: dict[str, Any],
+        complain: Callable[[str], None] = print,
+    ) -> None:
+        self.network, self.data, self.settings, self.folder = network, data, settings, folder
+        self.environment = environment
+        self.parameters = network.parameters
+        self.windows = validation_windows(data.validation, network.context, settings.eval_sequences)
+        self.scope = in_scope(network.model, network.roles, settings.scope)
+        self.pruner = Pruner(network, self.scope, settings)
+        self.names = down_names(network)
+        self.downs = {name: self.parameters[name] for name in self.names.values()}
+        self.since: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.moments: dict[str, Tensor] = {}
+        self.speed: float | None = None
+        self.last: Event = {}
+        for kind in ("masks", "checkpoints"):
+            (folder / kind).mkdir(exist_ok=True)
+        saved = checkpoint.newest(folder / "checkpoints", complain)
+        self.resumed = saved is not None
+        self.state = State() if saved is None else State.read(saved[0])
+        self.masks = masking.full(self.scope) if saved is None else self._stored_masks(self.state.round - 1)
+        self.pruner.protected, self.pruner.forced = self.state.protected, self.state.forced
+        self.training = Training(network, self.masks, settings, data.train)
+        if saved is not None:
+            self._take_up(saved[1])
+        self.tables = Tables(folder, self.state.tables)
+        self.saved_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Before the first step of a new run: store θ_0 and m_0, and count what the prunes will take."""
+        files.write_tensors(self.folder / "theta_0.safetensors", self.parameters)
+        self.set_masks(self.masks, 0)
+        masking.apply(self.masks, self.parameters)
+
+    def set_masks(self, masks: Masks, number: int) -> None:
+        """Store m_number, and train under it from now on."""
+        files.write_tensors(self.folder / "masks" / f"round_{number}.safetensors", *masking.pack(masks))
+        self.masks = masks
+        self.training.set_masks(masks)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether m_0 is there."""
+        return (self.folder / "masks" / "round_0.safetensors").exists()
+
+    @property
+    def counts(self) -> list[int]:
+        """How many weights each prune of the run takes, in order."""
+        return planned(self.settings, masking.remaining(self._stored_masks(0)))
+
+    def first_step(self, round_: int) -> int:
+        """Where a round's training starts: k, but 0 in the first round."""
+        return 0 if round_ == 1 else self.settings.rewind_step
+
+    def record(self, event: str, **content: Any) -> Event:
+        """Append an event to the run's history, and hand it back."""
+        whole = {"event": event, **content}
+        self.tables.event(whole)
+        if event == "evaluation":
+            self.last = whole
+        return whole
+
+    @property
+    def main(self) -> list[Followed]:
+        """The followed weights without controls."""
+        return [one for one in self.state.followed if not one.is_control]
+
+    def matrices(self, tensors: Mapping[str, Tensor]) -> dict[Place, Tensor]:
+        """Tensors of the down-projections, by parameter name, as ``[out, in]`` matrices by (layer, expert)."""
+        return control.matrices(self.network.roles.downs, tensors, self.names)
+
+    def places(self, masks: Masks) -> dict[Place, Tensor]:
+        """The down-projections' masks as such matrices."""
+        return self.matrices(masks)
+
+    def theta(self, step: int, names: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+        """θ_0 or θ_k from the run's folder, all or only the tensors of these names, on the run's device."""
+        from safetensors import safe_open
+
+        path = self.folder / f"theta_{'k' if step else '0'}.safetensors"
+        with safe_open(path, framework="pt", device=str(self.training.device)) as file:
+            return {name: file.get_tensor(name) for name in (self.parameters if names is None else names)}
+
+    def see_gradients(self) -> None:
+        """Keep the down-projections' gradients: complete and masked, not yet clipped."""
+        self.gradients = {name: p.grad.detach().clone() for name, p in self.downs.items() if p.grad is not None}
+
+    def forget_interval(self) -> None:
+        """An evaluation is done: what is averaged until the next one starts here."""
+        self.state.losses = []
+        self.gradients, self.moments = {}, {}
+        self.since = {name: p.detach().clone() for name, p in self.downs.items()}
+
+    def save(self) -> None:
+        """Write a checkpoint. Masked weights are exactly zero in every one, which is checked."""
+        if masking.violations(self.masks, self.parameters):
+            raise AssertionError("a masked weight is not zero: a defect of the training loop")
+        self.state.tables = self.tables.lengths()
+        tensors: dict[str, Tensor] = {f"w/{name}": p for name, p in self.parameters.items()}
+        tensors |= self.training.moments() | {f"s/{name}": tensor for name, tensor in self.since.items()}
+        checkpoint.save(self.folder / "checkpoints", self.state.round, self.state.step, tensors, asdict(self.state))
+        self.saved_at = time.monotonic()
+
+    def save_if_due(self, stop: bool) -> None:
+        """Write a checkpoint if the last one is as old as it may become, or if the run is to stop."""
+        steps = self.state.step - self.first_step(self.state.round)
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        if stop or late or steps % self.settings.checkpoint_steps == 0:
+            self.save()
+
+    def save_model(self, target: Path) -> None:
+        """A folder that ``from_pretrained`` loads, there whole or not at all."""
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        self.network.model.save_pretrained(unfinished)
+        self.network.tokenizer.save_pretrained(unfinished)
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
+
+    def _stored_masks(self, number: int) -> Masks:
+        device = next(iter(self.parameters.values())).device
+        stored = masking.load(self.folder / "masks" / f"round_{number}.safetensors")
+        return {name: stored[name].to(device) for name in self.scope}
+
+    def _take_up(self, tensors: Mapping[str, Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"w/{name}"])
+        self.training.set_moments(dict(tensors))
+        self.since = {name: tensors[f"s/{name}"].to(p.device) for name, p in self.downs.items()}

@@ -1,0 +1,167 @@
+"""Training under a mask: the loss, the schedule, and one step of AdamW that leaves masked weights at zero.
+
+A masked weight is zero when a round starts. Its gradient is set to zero before anything looks at gradients, so it adds
+nothing to the norm that clipping measures, its moments stay zero, its update 0/(√0 + ε) is zero and its weight decay
+is a part of zero: it stays exactly zero without a second look at the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
+from swlottery.lottery.masks import Masks
+from swlottery.lottery.start import Network
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class NotFinite(BadInput):
+    """The loss or the gradient is NaN or infinite. No weight has been touched by it."""
+
+
+def learning_rate(settings: TrainSettings, step: int, round_: int) -> float:
+    """η at the step after ``step`` steps of a round.
+
+    Rewinding ``none`` trains on at the constant final rate; the other kinds replay the schedule from step k.
+    """
+    last = settings.steps - 1
+    if settings.rewind == "none" and round_ > 1:
+        step = last
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if settings.lr_schedule == "constant":
+        return settings.lr
+    progress = (step - settings.warmup) / max(1, last - settings.warmup)
+    return settings.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def batch_number(settings: TrainSettings, step: int, round_: int) -> int:
+    """Which batch the step after ``step`` steps reads: the same each round, or fresh ones."""
+    return step if settings.data_order == "same" else step + (round_ - 1) * settings.steps
+
+
+def loss_of(model: Any, tokens: Tensor) -> Tensor:
+    """Mean negative log-likelihood in nats of ``tokens[n, context + 1]``, each token from those before it."""
+    from torch.nn import functional
+
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+class Training:
+    """The weights in training: AdamW's moments, the mask, and the step."""
+
+    def __init__(self, network: Network, masks: Masks, settings: TrainSettings, data: np.ndarray) -> None:
+        import torch
+
+        self.network, self.settings, self.data = network, settings, data
+        self.parameters = {name: p for name, p in network.parameters.items() if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
+        self.set_masks(masks)
+        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
+        others = [p for p in self.parameters.values() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
+        )
+        self.loss: Callable[[Any, Tensor], Tensor] = torch.compile(loss_of) if settings.compile else loss_of
+
+    def set_masks(self, masks: Masks) -> None:
+        """Train under these masks from now on. Tensors where nothing is masked cost nothing."""
+        self.masks = {name: mask.to(self.device) for name, mask in masks.items()}
+        self.masked = [(self.parameters[name], mask) for name, mask in self.masks.items() if not bool(mask.all())]
+
+    def forget_moments(self) -> None:
+        """Start a round with fresh moments."""
+        self.optimizer.state.clear()
+
+    def step(self, step: int, round_: int, see: Callable[[], None] | None = None) -> tuple[float, float]:
+        """The step after ``step`` steps of a round. Returns the mean loss of its batch and the gradient's norm.
+
+        see: called when the gradients are complete and masked, before they are clipped.
+
+        Raises:
+            NotFinite: the loss or the gradient is NaN or infinite; the weights are as before.
+        """
+        import torch
+
+        from swlottery.data import batch
+
+        settings = self.settings
+        size = settings.micro_batch * settings.grad_accum
+        number = batch_number(settings, step, round_)
+        tokens = batch(self.data, self.network.context, size, settings.data_seed, number).to(self.device)
+        self.optimizer.zero_grad()
+        losses = []
+        for part in torch.split(tokens, settings.micro_batch):
+            with self._precision():
+                loss = self.loss(self.network.model, part) / settings.grad_accum
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        for parameter, mask in self.masked:
+            assert parameter.grad is not None
+            parameter.grad.mul_(mask)
+        if see is not None:
+            see()
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        mean = float(torch.stack(losses).sum())
+        size_of_gradient = float(norm)
+        if not (math.isfinite(mean) and math.isfinite(size_of_gradient)):
+            raise NotFinite(
+                f"the {'gradient' if math.isfinite(mean) else 'loss'} is not finite at step {step + 1} of round "
+                f"{round_}: lower --lr, or clip harder; the last good checkpoint is kept"
+            )
+        if settings.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), settings.clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, round_)
+        self.optimizer.step()
+        return mean, size_of_gradient
+
+    def evaluate(self, windows: Tensor) -> float:
+        """Mean loss in nats a token over held-out ``windows[n, context + 1]``."""
+        import torch
+
+        total = 0.0
+        with torch.no_grad(), self._precision():
+            for part in torch.split(windows, self.settings.micro_batch):
+                total += float(loss_of(self.network.model, part.to(self.device))) * len(part)
+        return total / len(windows)
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's state as named tensors: ``m/<name>``, ``v/<name>``, ``t/<name>``."""
+        names = {id(p): name for name, p in self.parameters.items()}
+        found: dict[str, Tensor] = {}
+        for parameter, state in self.optimizer.state.items():
+            name = names[id(parameter)]
+            found |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"], f"t/{name}": state["step"]}
+        return found
+
+    def set_moments(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `moments`, bit for bit."""
+        self.forget_moments()
+        for name, parameter in self.parameters.items():
+            if f"m/{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    "step": tensors[f"t/{name}"].clone().cpu() if self.device.type == "cpu" else tensors[f"t/{name}"],
+                    "exp_avg": tensors[f"m/{name}"].to(self.device).clone(),
+                    "exp_avg_sq": tensors[f"v/{name}"].to(self.device).clone(),
+                }
+
+    def second_moments(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """AdamW's exponential average of squared gradients, by parameter name."""
+        return {name: self.optimizer.state[self.parameters[name]]["exp_avg_sq"] for name in names}
+
+    def _precision(self) -> Any:
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bfloat16")

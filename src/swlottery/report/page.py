@@ -1,0 +1,74 @@
+"""A page of a figure: colours, look, header, ticks of a logarithmic axis, and writing it as a small PNG file."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib import style
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from PIL import Image
+
+# Okabe & Ito's colours, which differ for every kind of colour vision; shapes differ as well.
+VERMILLION, BLUE, PURPLE, ORANGE, GREY = "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#666666"
+WIDTH, LINE, DPI = 8.0, 0.15, 150  # of a figure and of a line of text, in inches; pixels an inch
+LOOK = {
+    "font.size": 8, "axes.titlesize": 7.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "grid.color": "#DDDDDD", "text.parse_math": False,  # the name of a model may hold a $
+}  # fmt: skip
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw inside this, so that neither the user's settings nor a name that the font lacks change anything."""
+    with style.context(["default", LOOK]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box in a name is no news
+        yield
+
+
+def page(title: str, what: str, height: float, remarks: list[str]) -> Figure:
+    """An empty figure of ``height`` inches under a header: a title, what is shown, and remarks in small print."""
+    small = [line for text in remarks for line in textwrap.wrap(short(text, 420), 140)]
+    header = 0.5 + LINE * len(small)
+    height += header
+    figure = Figure(figsize=(WIDTH, height))
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - header / height))
+    figure.text(0.01, 1 - 0.08 / height, short(title, 75), va="top", fontsize=11, fontweight="bold")
+    figure.text(0.01, 1 - 0.29 / height, what, va="top", fontsize=9)
+    figure.text(0.01, 1 - 0.48 / height, "\n".join(small), va="top", fontsize=7.5, color=GREY)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file of 256 colours (a third of the bytes), whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", dpi=DPI)
+    image = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    with tempfile.TemporaryDirectory(prefix=".figures-", dir=path.parent) as unfinished:
+        image.save(Path(unfinished, path.name), optimize=True, dpi=(DPI, DPI))
+        os.replace(Path(unfinished, path.name), path)
+    return path
+
+
+def log_ticks(axis: Axis, limits: tuple[float, float], written: Callable[[float], str]) -> None:
+    """Ticks at powers of ten, or finer ones where the axis is short."""
+    low, high = sorted(limits)
+    fine = [1, 1.1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
+    axis.set_major_locator(LogLocator(subs=[1] if high / low > 50 else [1, 2, 5] if high / low > 3 else fine))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
+
+
+def short(text: str, longest: int) -> str:
+    """Text from a file: without what cannot be drawn on a line, and without its middle where it is long."""
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[-longest // 2 :]}"

@@ -1,0 +1,122 @@
+"""Reading the files of a run folder, also of a run that is not finished, or was cut off in the middle of a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swlottery.report.words import Key, key
+
+Event = dict[str, Any]
+
+
+def read_events(run: Path) -> Iterator[Event]:
+    """The events of metrics.jsonl."""
+    return map(json.loads, _lines(run / "metrics.jsonl"))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table."""
+    return csv.DictReader(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The whole lines of a file, which may be missing: the last one is left out where it is only half written."""
+    if path.exists():
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            yield from (line for line in file if line.endswith("\n"))
+
+
+@dataclass
+class Track:
+    """|w| of one weight at every evaluation. at: (round, step)."""
+
+    kind: str
+    place: Key
+    at: list[tuple[int, int]] = field(default_factory=list)
+    size: list[float] = field(default_factory=list)
+    alive: list[bool] = field(default_factory=list)
+    level: list[float] = field(default_factory=list)
+    """The threshold that |w| was compared with, from ``over_threshold``; 0 where that says nothing."""
+
+
+@dataclass
+class Run:
+    """What the figures of a whole run are drawn from."""
+
+    settings: dict[str, Any]
+    start: Event
+    thresholds: dict[tuple[int, int], float | None]
+    """(round, step) of every evaluation, in order → what pruning there would give."""
+    remaining: dict[int, float]
+    """Round → the fraction of the weights that it trains under."""
+    rounds: list[dict[str, str]]
+    followed: list[Track]
+    controls: dict[Key, list[Track]]
+    """The primary controls of each followed weight, by its (layer, out, in)."""
+    boxes: list[Event]
+
+    @property
+    def prunes(self) -> int:
+        """R, the number of prunes."""
+        return int(self.start.get("prunes") or 0)
+
+    def levels(self, tracks: Sequence[Track]) -> dict[tuple[int, int], float | None]:
+        """The threshold at every evaluation, for weights of one matrix; none where |w| decides nothing."""
+        criterion = self.settings.get("criterion")
+        if criterion == "random":
+            return {}
+        if criterion != "layer-magnitude":
+            return self.thresholds
+        return {at: level for one in tracks for at, level in zip(one.at, one.level, strict=True) if level}
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def read_run(run: Path) -> Run:
+    """Everything in the four files that the figures need."""
+    start: Event = {}
+    thresholds: dict[tuple[int, int], float | None] = {}
+    remaining: dict[int, float] = {}
+    boxes: list[Event] = []
+    for event in read_events(run):
+        if event["event"] == "start":
+            start = event
+            remaining[1] = event["counts"][0] / event["total"]
+        elif event["event"] == "evaluation":
+            thresholds[event["round"], event["step"]] = event["threshold"]
+        elif event["event"] == "prune":
+            remaining[event["round"] + 1] = event["remaining_fraction"]
+        elif event["event"] == "box":
+            boxes.append(event)
+    followed: dict[Key, Track] = {}
+    controls: dict[tuple[Key, Key], Track] = {}
+    for row in read_rows(run / "watch.csv"):
+        place, kind = key(row), row["kind"]
+        if kind.startswith("control_"):
+            if kind != "control_rank":
+                continue
+            of = tuple(int(part) for part in row["of"].split(":"))
+            track = controls.setdefault((of, place), Track(kind, place))
+        else:
+            track = followed.setdefault(place, Track(kind, place))
+        size, over = abs(float(row["value"])), float(row["over_threshold"] or 0)
+        track.at.append((int(row["round"]), int(row["step"])))
+        track.size.append(size)
+        track.alive.append(row["alive"] in ("1", "True", "true"))
+        track.level.append(size / over if over else 0.0)
+    grouped: dict[Key, list[Track]] = {}
+    for (of, _), track in controls.items():
+        grouped.setdefault(of, []).append(track)
+    rounds = list(read_rows(run / "rounds.csv"))
+    return Run(read_settings(run), start, thresholds, remaining, rounds, list(followed.values()), grouped, boxes)

@@ -1,0 +1,86 @@
+"""Which of the followed weights and of their controls remain: the tables of the log that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from swlottery.report.words import CONTROLS, NOTHING, Key, key, named, share, table
+
+Event = Mapping[str, Any]
+
+
+class Survival:
+    """What the events ``followed``, ``controls``, ``box`` and ``prune`` tell, as tables. Nothing is printed."""
+
+    def __init__(self) -> None:
+        self.names: dict[Key, str] = {}
+        self.sizes: dict[Key, int] = {}
+        self.tensors: dict[Key, str] = {}
+        self.pruned_in: dict[Key, int] = {}
+        self.alive: dict[int, str] = {}
+        """Number of a prune → how many of the followed weights it left, of how many."""
+
+    def follow(self, event: Event) -> list[str]:
+        """The weights that are followed from here on."""
+        rows = []
+        for weight in event["weights"]:
+            self.names[key(weight)[:3]] = named(weight)
+            self.sizes[key(weight)] = weight["matrix_size"]
+            self._locate(weight, weight.get("path"))
+            rows.append([named(weight), f"{weight['value']:.4g}", f"{weight['rank']:,} of {weight['matrix_size']:,}"])
+        return table(["followed", "value", "rank of |w| in its matrix"], rows)
+
+    def compare(self, event: Event) -> list[str]:
+        """How many controls of each kind the followed weights have, and how closely these come."""
+        kinds = [kind for kind in CONTROLS if any(row["kind"] == kind for row in event["controls"])]
+        cells = {
+            (tuple(row["of"][:3]), row["kind"]): str(row["count"]) + (f" × {row['gap']:.3g}" if row["gap"] else "")
+            for row in event["controls"]
+        }
+        rows = [
+            [self.names[of], *(cells.get((of, kind), NOTHING) for kind in kinds)]
+            for of in dict.fromkeys(of for of, _ in cells)
+        ]
+        legend = ", ".join("{}: {}".format(*CONTROLS[kind]) for kind in kinds)
+        return [
+            *table(["controls of", *(CONTROLS[kind][0] for kind in kinds)], rows),
+            "  number of ordinary weights × |w| over the largest of them (above 1: none of them is as large)",
+            f"  {legend}",
+        ]
+
+    def locate(self, event: Event) -> None:
+        """Learn from a ``box`` event which tensor its weights lie in."""
+        for weight in event["weights"]:
+            self._locate(weight, event["path"])
+
+    def _locate(self, weight: Event, path: str | None) -> None:
+        if path:
+            self.tensors[key(weight)] = path
+
+    def prune(self, event: Event) -> list[str]:
+        """How the followed weights and their controls came through one prune."""
+        kinds = [kind for kind in CONTROLS if any(row["kind"] == kind for row in event["controls"])]
+        tallies = {(tuple(row["of"][:3]), row["kind"]): f"{row['kept']}/{row['before']}" for row in event["controls"]}
+        rows = []
+        for weight in event["weights"]:
+            at, over = key(weight), weight["over_threshold"]
+            stood, stands = weight["alive_before"], weight["alive"]
+            if stood and not stands:
+                self.pruned_in[at] = event["round"]
+            tensor = self.tensors.get(at, "")
+            matrix = event["matrices"].get(tensor) or event["matrices"].get(f"{tensor}.weight")
+            rows.append(
+                [
+                    named(weight),
+                    f"{weight['value']:.4g}" if stood else NOTHING,
+                    f"{over:.3f}" if stood and over is not None else NOTHING,
+                    ("kept" if stands else "PRUNED") if stood else f"gone at {self.pruned_in.get(at, 0)}",
+                    share(matrix["kept"], matrix["before"]) if matrix else NOTHING,
+                    share(matrix["kept"], self.sizes.get(at, 0)) if matrix else NOTHING,
+                    *(tallies.get((at[:3], kind), NOTHING) for kind in kinds),
+                ]
+            )
+        self.alive[event["round"]] = f"{sum(weight['alive'] for weight in event['weights'])}/{len(rows)}"
+        heads = ["followed", "value", "|w|/thr.", "verdict", "its matrix", "in all"]
+        return table([*heads, *(CONTROLS[kind][0] for kind in kinds)], rows)

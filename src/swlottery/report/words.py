@@ -1,0 +1,93 @@
+"""How weights, numbers and tables of a training run are written, in its log and its figures and by ``status``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+WIDTH = 120
+KINDS = {"super_weight": "super weight", "leader": "leader", "foreign": "foreign weight"}
+"""The kinds of followed weights. A leader is never called a super weight."""
+CONTROLS = {
+    "control_rank": ("rank", "nearest in rank"),
+    "control_sigma": ("sigma", "at equal |w|/σ elsewhere"),
+    "control_initial": ("initial", "nearest in |θ_0|"),
+    "control_both": ("both", "near in both"),
+}
+"""The kinds of controls: as a column is headed, and in words. The first is the primary one."""
+NOTHING = "—"
+
+Key = tuple[int, ...]
+
+
+def key(weight: Mapping[str, Any]) -> Key:
+    """(layer, out, in) of an entry of an event or a row, and the expert behind them where there is one."""
+    expert = weight.get("expert")
+    place = (weight["layer"], weight["out"], weight["in"])
+    return tuple(int(number) for number in (place if expert in (None, "") else (*place, expert)))
+
+
+def place(at: Sequence[int]) -> str:
+    """A coordinate as everywhere in the logs: ``(2, 447, 666)``, and the expert's number where there is one."""
+    return f"({', '.join(map(str, at[:3]))}{', expert ' + str(at[3]) if len(at) > 3 else ''})"
+
+
+def named(weight: Mapping[str, Any]) -> str:
+    """A followed weight by its kind and coordinate: ``super weight (2, 447, 666)``."""
+    return f"{KINDS[weight['kind']]} {place(key(weight))}"
+
+
+def percent(fraction: float | None) -> str:
+    return NOTHING if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def share(part: int, whole: int) -> str:
+    return percent(part / whole if whole else None)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def perplexity(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.2f}" if value < 1e7 or math.isnan(value) else f"{value:.2e}"
+
+
+def threshold(value: float | None) -> str:
+    """A threshold in |w|, as the first runs' logs wrote it; there is none where nothing was pruned."""
+    return NOTHING if value is None else f"{value:.6e}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the two units that matter."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    whole = round(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes < 1:
+        return f"{whole} s"
+    if hours < 1:
+        return f"{minutes} min {whole % 60:02} s"
+    return f"{hours} h {minutes % 60:02} min" if days < 1 else f"{days} d {hours % 24:02} h"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, width: int = WIDTH) -> list[str]:
+    """Lines of a table: the first ``left`` columns to the left, the others to the right.
+
+    Columns beyond ``width`` follow below, beside the first column once more.
+    """
+    body = [list(heads), *(list(row) for row in rows)]
+    sizes = [max(map(len, column)) for column in zip(*body, strict=True)]
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(sizes)):
+        if sum(sizes[i] + 2 for i in blocks[-1]) + sizes[column] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return [
+        "  ".join(row[i].ljust(sizes[i]) if i < left else row[i].rjust(sizes[i]) for i in block).rstrip()
+        for block in blocks
+        for row in body
+    ]

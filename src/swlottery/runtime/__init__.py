@@ -1,0 +1,1 @@
+"""How a run lives on a machine: its folder, its tables, its checkpoints, its environment."""

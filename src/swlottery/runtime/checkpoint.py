@@ -1,0 +1,75 @@
+"""Checkpoints: a folder of tensors and a manifest with their hash; two are kept; a damaged one is named and passed over.
+
+A checkpoint stands at a step boundary. What it does not hold (θ_k, masks, data) stands in files of the run that never
+change, or is a function of the settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swlottery.runtime import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT = 2
+_NAME = re.compile(r"checkpoint_(\d+)_(\d+)")
+
+
+def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write one checkpoint and drop those that are older than the `KEPT` newest.
+
+    The manifest is written last: a checkpoint without one was cut off, and is none.
+    """
+    stem = folder / f"checkpoint_{round_}_{step}"
+    tensor_file, manifest = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    manifest.unlink(missing_ok=True)  # replayed steps may meet their own checkpoint, damaged
+    files.write_tensors(tensor_file, tensors)
+    content = {**state, "round": round_, "step": step, "sha256": _sha256(tensor_file)}
+    files.write_json(manifest, content)
+    for old in _all(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def newest(folder: Path, complain: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The newest sound checkpoint: (state, tensors); None where there is none. Damaged ones are told to ``complain``."""
+    from safetensors.torch import load_file
+
+    for manifest in _all(folder):
+        tensor_file = manifest.with_suffix(".safetensors")
+        try:
+            state: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            if _sha256(tensor_file) != state["sha256"]:
+                raise ValueError("its hash is not the one in its manifest")
+            return state, load_file(tensor_file)
+        except (OSError, ValueError, KeyError) as error:
+            complain(f"checkpoint {tensor_file} is damaged ({error}): going back to the one before")
+    return None
+
+
+def clear(folder: Path) -> None:
+    """Remove all checkpoints: the run is finished."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all(folder: Path) -> list[Path]:
+    """The manifests, newest first."""
+    found = [(match, path) for path in folder.glob("*.json") if (match := _NAME.fullmatch(path.stem))]
+    ordered = sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])), reverse=True)
+    return [path for _, path in ordered]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""What the bits of a run depend on beside its settings: threads, versions, and which kernels torch may choose."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """Threads, versions and machine type, as ``environment.json`` holds them."""
+    import torch
+    import transformers
+
+    import swlottery
+
+    return {
+        "threads": threads,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "swlottery": swlottery.__version__,
+        },
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pin(threads: int) -> None:
+    """Make torch compute the same bits each time on this machine. One thread gives other bits than two."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
