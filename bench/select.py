@@ -22,6 +22,7 @@ if __name__ == "select":
     import select  # noqa: F401
 
 import argparse
+import ctypes
 import multiprocessing
 import statistics
 import time
@@ -82,6 +83,7 @@ def peak_memory(kind: str, weights: int, arguments: argparse.Namespace, answer: 
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed so far would hide what is allocated now
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak starts again at the present level
     before = status("VmRSS")
     one_selection(kind, tensors, masks, arguments)

@@ -130,7 +130,7 @@ words = st.text("ab .é\r\n", max_size=200)
 
 
 @given(content=words, size=st.integers(1, 40))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_pieces_of_a_file_are_the_file(content: str, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "pieces.txt"
     path.write_bytes(content.encode())
@@ -647,6 +647,7 @@ def test_progress_knows_no_end_where_a_set_does_not_say(hub: FakeHub, monkeypatc
     seed=st.integers(0, 2**63 - 1),
     step=st.integers(0, 2**40),
 )
+@settings(deadline=None)  # a busy machine may be slow
 def test_a_batch_is_a_pure_function_of_seed_and_step(total: int, context: int, size: int, seed: int, step: int) -> None:
     context = min(context, total - 1)
     tokens = np.arange(total, dtype=np.uint16)  # each token is its own position
@@ -690,6 +691,7 @@ def test_every_stretch_can_be_drawn() -> None:
 
 
 @given(count=st.integers(1, 30), context=st.integers(1, 20), spare=st.integers(0, 500))
+@settings(deadline=None)
 def test_validation_windows_are_spread_and_apart(count: int, context: int, spare: int) -> None:
     length = context + 1
     tokens = np.arange(count * length + spare, dtype=np.uint16)

@@ -70,8 +70,8 @@ class TrainSettings:
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     start: str = setting("pretrained", "pretrained weights, or from scratch", choices=("pretrained", "scratch"))
     init: str = setting("gpt2", "initialisation from scratch", choices=("gpt2", "xavier", "kaiming"))
-    tokenizer: str = setting("auto", "auto: the model's; from scratch the built-in one; or a hub id or folder",
-                             metavar="NAME")  # fmt: skip
+    tokenizer: str = setting("auto", "from scratch: builtin, a hub id or a folder; auto: GPT-2's where the data come from "
+                             "the hub, else builtin", metavar="NAME")  # fmt: skip
     vocabulary: int = setting(0, "rows of the embedding from scratch; 0: as many as the tokenizer has", metavar="N")
     freeze_biases: bool = setting(False, "all biases, LayerNorm's too, stay at zero", action="store_true")
     # the data

@@ -20,7 +20,7 @@ from swlottery import builtin, hub
 from swlottery.errors import BadInput
 from swlottery.text import BLANK_LINE, not_utf8, text_files, unreadable
 
-PIECE = 1 << 20  # bytes of a file that are read at once
+PIECE = 1 << 16  # bytes of a file that are read at once; tokenising one piece takes a thousand times its size
 ARTICLE = re.compile(r" = [^=].* = \n")  # the heading of a WikiText article; its sections have more signs
 
 Piece = tuple[str, bool]  # a stretch of a document, and whether the document ends with it

@@ -14,7 +14,7 @@ import numpy as np
 from swlottery.documents import Piece
 from swlottery.text import BLANK_LINE
 
-BATCH = 1 << 20  # characters that are tokenised at once: some 250,000 tokens
+BATCH = 1 << 20  # characters that are tokenised at once: some 250,000 tokens, and 100 MB of memory
 
 
 @dataclass

@@ -176,7 +176,7 @@ def _standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
     own = [one for one in run.main if one.kind != "foreign"]
     numbers = ("train_loss", "val_loss", "val_perplexity", "seconds_left", "tokens_per_second")
     return {
-        "round": run.state.round, "rounds": len(run.counts) if run.has_begun else run.settings.rounds,
+        "round": run.state.round, "rounds": run.prunes if run.has_begun else run.settings.rounds,
         "step": run.state.step, "steps": run.settings.steps,
         "followed": len(own), "kind": own[0].kind if own else None,
         "alive": count_alive(run.places(run.masks), [one.coordinate for one in own]),
@@ -187,7 +187,7 @@ def _standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
 def _draw(run: Run, plots: Path, event: Event) -> list[Path]:
     from swlottery.report.train_figures import draw_round, draw_run
 
-    round_ = event["round"] if event["event"] == "prune" else len(run.counts) + 1
+    round_ = event["round"] if event["event"] == "prune" else run.prunes + 1
     drawn = [draw_round(run.folder, plots, round_)] if run.main else []
     return drawn + (draw_run(run.folder, plots) if event["event"] == "finished" else [])
 

@@ -89,7 +89,7 @@ def events(
                 "seconds_left": None if step == first else (rounds + 1 - r) * 15.0 + (1 - part) * 15,
             }, []  # fmt: skip
             if step + every <= steps:
-                yield {"event": "nothing"}, [_watched(walk, r, step, threshold, walk.alive, draw) for walk in walks]
+                yield {"event": "nothing"}, [_watched(walk, r, step, threshold, walk.alive) for walk in walks]
         mask = {"total": TOTAL, "remaining": counts[r - 1], **_fractions(counts[r - 1])}
         yield {
             "event": "round", "round": r - 1, **mask, **prune, "train_loss": loss - 0.06, "val_loss": loss,
@@ -101,17 +101,14 @@ def events(
             "event": "found", "round": r, "kind": "super_weight", "kept": again, "moved": [], "lost": [],
             "weights": [w.place | {"value": w.value, "ratio": 88.1, "share": 0.72, "lacks": []} for w in main],
         }, []  # fmt: skip
-        if r == 1 and main:
+        if r == 1:
             yield {
                 "event": "followed", "round": 1,
                 "weights": [w.place | {"value": w.value, "rank": 3 + 40 * i, "matrix_size": MATRIX} for i, w in enumerate(main)],
-            }, []  # fmt: skip
-            yield {
-                "event": "controls", "round": 1,
                 "controls": [{"of": _of(w), "kind": k, "count": COUNT, "gap": 1.25} for w in main for k in CONTROLS],
             }, []  # fmt: skip
         after = {id(walk): walk.alive and (abs(walk.value) > level or r > rounds) for walk in walks}
-        rows = [_watched(walk, r, steps, level, after[id(walk)], draw) for walk in walks]
+        rows = [_watched(walk, r, steps, level, after[id(walk)]) for walk in walks]
         if r > rounds:
             yield {"event": "nothing"}, rows
             break
@@ -127,7 +124,7 @@ def events(
         yield {
             "event": "prune", "round": r, "total": TOTAL, "remaining": counts[r], **_fractions(counts[r]), **prune,
             "seconds": 15.25,
-            "matrices": {f"{_path(layer)}.weight": {"before": was, "kept": left} for layer, (was, left) in held.items()},
+            "matrices": {_path(layer): {"before": was, "kept": left} for layer, (was, left) in held.items()},
             "weights": [
                 w.place | {"value": w.value, "over_threshold": abs(w.value) / level, "alive_before": w.alive, "alive": after[id(w)]}
                 for w in main
@@ -147,6 +144,7 @@ def _start(steps: int, rounds: int, rate: float, counts: Sequence[int]) -> Event
         "lineage": "5e1f" * 16, "parameters": 1_053_824, "scope": "attn+c_proj", "total": TOTAL, "matrices": 12,
         "context": 256, "device": "cpu", "prunes": rounds, "steps": steps, "tokens_per_step": 2048,
         "rates": [str(rate)] * rounds, "counts": counts, "from_round_1": None, "followed": [],
+        "threads": 1, "versions": {"torch": "2.13.0", "swlottery": "0.1.0"},
         "data": {"name": "builtin", "train_tokens": 180_000, "validation_tokens": 20_000, "sha256": "0b" * 32},
     }  # fmt: skip
 
@@ -176,7 +174,7 @@ def _joined(walk: Walk) -> str:
 
 
 def _path(layer: int) -> str:
-    return f"transformer.h.{layer}.mlp.c_proj"
+    return f"transformer.h.{layer}.mlp.c_proj.weight"
 
 
 def _fractions(count: int) -> Event:
@@ -189,8 +187,8 @@ def _fate(walk: Walk, r: int | None, count: int, kept: dict[int, int], tallies: 
     return walk.place | {"pruned_in": r, **_fractions(count), "matrix_keep_rate": rate, "control_keep_rates": own}
 
 
-def _watched(walk: Walk, r: int, step: int, threshold: float, alive: bool, draw: np.random.Generator) -> Event:
-    percentiles = {name: round(float(draw.uniform(20, 99)), 2) for name in WATCH if "percentile" in name}
+def _watched(walk: Walk, r: int, step: int, threshold: float, alive: bool) -> Event:
+    percentiles = {name: 50.0 for name in WATCH if "percentile" in name}
     return percentiles | walk.place | {
         "round": r, "step": step, "value": walk.value, "theta0": walk.theta0, "displacement": walk.value - walk.theta0,
         "over_threshold": abs(walk.value) / threshold, "alive": int(alive), "of": walk.of,

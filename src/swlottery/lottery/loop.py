@@ -14,7 +14,6 @@ from pathlib import Path
 from swlottery.lottery import masks as masking
 from swlottery.lottery import observe
 from swlottery.lottery.branch import read_round_1, write_round_1
-from swlottery.lottery.prune import hypothetical
 from swlottery.lottery.rewind import rewind
 from swlottery.lottery.state import Event, Run
 from swlottery.lottery.watch import Followed
@@ -43,30 +42,28 @@ def lottery(
         run.masks = observe.arms(run, at_start=branch is None)
         run.begin()
         yield observe.start(run)
-    counts = run.counts
-    counts.append(hypothetical(run.settings, masking.remaining(run.masks)))  # after the last prune, for the record only
-    final = len(counts)
+    final = run.prunes + 1
     for round_ in range(run.state.round, final + 1):
         if round_ == 1 and branch is not None:
             read_round_1(run, branch)
         else:
-            yield from train(run, round_, counts[round_ - 1], stop)
+            yield from train(run, round_, stop)
         if round_ == final:
             yield from finish(run, round_)
             return
-        yield from prune(run, round_, counts[round_ - 1])
+        yield from prune(run, round_)
         theta_k = run.theta(run.settings.rewind_step) if run.settings.rewind == "weights" else {}
         rewind(run.parameters, theta_k, run.masks, run.settings.rewind)
         next_round(run, round_ + 1)
 
 
-def train(run: Run, round_: int, count: int, stop: Callable[[], bool]) -> Iterator[Event]:
-    """Train under m_{r-1} from the rewind point to step T; ``count`` weights go afterwards."""
+def train(run: Run, round_: int, stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train under m_{r-1} from the rewind point to step T."""
     settings, state = run.settings, run.state
     if state.step == run.first_step(round_):
         run.forget_interval()
         yield from observe.boxes(run, round_, "before")
-        yield from observe.evaluation(run, round_, state.step, run.pruner.prune(run.masks, count))
+        yield from observe.evaluation(run, round_, state.step)
     busy, done, told = 0.0, 0, time.monotonic()
     for step in range(state.step, settings.steps):
         last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
@@ -83,7 +80,7 @@ def train(run: Run, round_: int, count: int, stop: Callable[[], bool]) -> Iterat
         if last:
             return
         if due:
-            yield from observe.evaluation(run, round_, step + 1, run.pruner.prune(run.masks, count))
+            yield from observe.evaluation(run, round_, step + 1)
             run.forget_interval()
         asked = stop()
         run.save_if_due(asked)
@@ -91,13 +88,13 @@ def train(run: Run, round_: int, count: int, stop: Callable[[], bool]) -> Iterat
             raise Stopped
 
 
-def prune(run: Run, round_: int, count: int) -> Iterator[Event]:
+def prune(run: Run, round_: int) -> Iterator[Event]:
     """Judge the trained network and make m_r from it. Survival is read from this new mask."""
-    yield from observe.trained(run, round_, run.pruner.prune(run.masks, count))
+    yield from observe.trained(run, round_, run.pruner.prune(run.masks, run.count(round_)))
     if round_ == 1:
         write_round_1(run)
         yield from observe.discover(run)
-    new = run.pruner.prune(run.masks, count)
+    new = run.pruner.prune(run.masks, run.count(round_))
     if round_ == 1:
         yield from observe.choose_controls(run, new)
     observe.watched(run, round_, run.settings.steps, new, alive=new)
@@ -115,7 +112,7 @@ def next_round(run: Run, round_: int) -> None:
 
 def finish(run: Run, round_: int) -> Iterator[Event]:
     """The final ticket: its losses, its watch, the network itself, and what became of every followed weight."""
-    new = run.pruner.prune(run.masks, hypothetical(run.settings, masking.remaining(run.masks)))
+    new = run.pruner.prune(run.masks, run.count(round_))
     yield from observe.trained(run, round_, new)
     observe.watched(run, round_, run.settings.steps, new, alive=run.masks)
     if masking.violations(run.masks, run.parameters):

@@ -21,14 +21,14 @@ def start(run: Run) -> Event:
     """The first event: what is trained on what, and how many weights will remain."""
     settings, network, data = run.settings, run.network, run.data
     remaining = [masking.remaining(run.masks)]
-    for count in run.counts:
+    for count in run.plan[0]:
         remaining.append(remaining[-1] - count)
     return run.record(
         "start", model=network.name, note=network.note, lineage=network.lineage,
         parameters=sum(p.numel() for p in run.parameters.values()), scope=settings.scope,
         total=masking.total(run.masks), matrices=len(run.masks), context=network.context,
         device=str(run.training.device), threads=run.environment["threads"], versions=run.environment["versions"],
-        tokens_per_step=_tokens(run), steps=settings.steps, prunes=len(run.counts), counts=remaining,
+        tokens_per_step=_tokens(run), steps=settings.steps, prunes=run.prunes, counts=remaining,
         rates=[str(rate) for rate in settings.rates()] if not settings.one_shot else [str(1 - remaining[1] / remaining[0])],
         data={"name": data.name, "train_tokens": len(data.train), "validation_tokens": len(data.validation),
               "sha256": data.manifest.get("sha256")},
@@ -36,8 +36,9 @@ def start(run: Run) -> Event:
     )  # fmt: skip
 
 
-def evaluation(run: Run, round_: int, step: int, new: Masks) -> Iterator[Event]:
-    """Held-out loss, the threshold that a prune now would give (``new``: its masks), and the watch."""
+def evaluation(run: Run, round_: int, step: int) -> Iterator[Event]:
+    """Held-out loss, the threshold that a prune now would give, and the watch."""
+    new = run.pruner.prune(run.masks, run.count(round_))
     yield _losses(run, round_, step, new)
     watched(run, round_, step, new, alive=run.masks)
 
@@ -229,7 +230,7 @@ def _instead_of(run: Run, own: list[Coordinate]) -> list[Coordinate]:
 def _losses(run: Run, round_: int, step: int, new: Masks) -> Event:
     loss, losses = run.training.evaluate(run.windows), run.state.losses
     threshold, _ = run.pruner.thresholds(run.masks, new)
-    rounds_left = len(run.counts) + 1 - round_
+    rounds_left = run.prunes + 1 - round_
     steps_left = run.settings.steps - step + rounds_left * (run.settings.steps - run.settings.rewind_step)
     return run.record(
         "evaluation", round=round_, step=step, steps=run.settings.steps,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def planned(settings: TrainSettings, remaining: int) -> list[int]:
-    """How many weights each prune takes, from ``remaining`` before the first.
+def planned(settings: TrainSettings, remaining: int) -> tuple[list[int], int]:
+    """How many weights each prune takes, from ``remaining`` before the first; and what one more would take after the
+    last, at its rate, for the threshold beside the final ticket.
 
     --one-shot takes in one prune what the rounds would take together, to the same count.
     """
@@ -29,13 +29,8 @@ def planned(settings: TrainSettings, remaining: int) -> list[int]:
     for rate in settings.rates():
         counts.append(prune_count(remaining, rate))
         remaining -= counts[-1]
-    return [sum(counts)] if settings.one_shot else counts
-
-
-def hypothetical(settings: TrainSettings, remaining: int) -> int:
-    """How many weights one more prune would take after the last: for the threshold beside the final ticket."""
-    rate: Decimal = settings.rates()[-1]
-    return prune_count(remaining, rate)
+    one_more = prune_count(remaining, settings.rates()[-1])
+    return [sum(counts)] if settings.one_shot else counts, one_more
 
 
 class Pruner:

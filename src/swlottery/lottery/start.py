@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery import model as models
@@ -20,7 +21,11 @@ LONGEST = 1024
 
 @dataclass
 class Network:
-    """A model that can be trained, and where it came from. lineage: the hash of its stored weights, before any cast."""
+    """A model that can be trained, and where it came from.
+
+    lineage: the hash of its stored weights, before any cast. context: tokens of a training sequence; longest: the most
+    that the model takes.
+    """
 
     model: Any
     tokenizer: Any
@@ -30,6 +35,7 @@ class Network:
     note: str
     lineage: str
     context: int
+    longest: int
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -46,7 +52,7 @@ def network(settings: TrainSettings) -> Network:
                 f"{settings.model} use --start pretrained"
             )
         changes = {"vocab_size": settings.vocabulary} if settings.vocabulary else {}
-        tokenizer = None if settings.tokenizer in ("auto", "builtin") else load_tokenizer(settings.tokenizer)
+        tokenizer = None if (name := tokenizer_name(settings)) == "builtin" else load_tokenizer(name)
         if tokenizer is not None and not settings.vocabulary:
             changes["vocab_size"] = len(tokenizer)
         loaded = models.from_config(settings.model, settings.seed, "float32", settings.device, tokenizer, **changes)
@@ -68,7 +74,17 @@ def network(settings: TrainSettings) -> Network:
     context = settings.context or min(LONGEST, loaded.context)
     if not 2 <= context <= loaded.context:
         raise BadInput(f"--context {context}: the model takes 2 to {loaded.context} tokens")
-    return Network(loaded.model, loaded.tokenizer, roles, loaded.name, loaded.slug, loaded.note, lineage, context)
+    return Network(
+        loaded.model, loaded.tokenizer, roles, loaded.name, loaded.slug, loaded.note, lineage, context, loaded.context
+    )
+
+
+def tokenizer_name(settings: TrainSettings) -> str:
+    """The tokenizer from scratch. A data set on the hub needs a network, and then GPT-2's own can be had as well."""
+    if settings.tokenizer != "auto":
+        return settings.tokenizer
+    local = settings.data == "builtin" or Path(settings.data).expanduser().exists()
+    return "builtin" if local or settings.model == "gpt2-mini" else "openai-community/gpt2"
 
 
 def load_tokenizer(name: str) -> Any:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +134,20 @@ class Run:
         """Whether m_0 is there."""
         return (self.folder / "masks" / "round_0.safetensors").exists()
 
-    @property
-    def counts(self) -> list[int]:
-        """How many weights each prune of the run takes, in order."""
+    @cached_property
+    def plan(self) -> tuple[list[int], int]:
+        """How many weights each prune of the run takes, in order, and what one more would take."""
         return planned(self.settings, masking.remaining(self._stored_masks(0)))
+
+    @property
+    def prunes(self) -> int:
+        """How many prunes the run has."""
+        return len(self.plan[0])
+
+    def count(self, round_: int) -> int:
+        """How many weights go at the end of a round; after the final ticket, how many would."""
+        counts, one_more = self.plan
+        return counts[round_ - 1] if round_ <= len(counts) else one_more
 
     def first_step(self, round_: int) -> int:
         """Where a round's training starts: k, but 0 in the first round."""

@@ -62,7 +62,7 @@ def look(network: Network) -> tuple[str, list[dict[str, Any]]]:
     Each with layer, expert, out, in, value, spike ratio, share, and what it lacks to be a super weight.
     """
     probe = probes.build(
-        network.tokenizer, probes.DEFAULT_PROMPTS, network.context, device=next(network.model.parameters()).device
+        network.tokenizer, probes.DEFAULT_PROMPTS, network.longest, device=next(network.model.parameters()).device
     )
     downs = network.roles.downs
     result = search(network.model, downs, probe)

@@ -40,11 +40,16 @@ def page(title: str, what: str, height: float, remarks: list[str]) -> Figure:
     header = 0.5 + LINE * len(small)
     height += header
     figure = Figure(figsize=(WIDTH, height))
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - header / height))
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - header / height), wspace=0.04)
     figure.text(0.01, 1 - 0.08 / height, short(title, 75), va="top", fontsize=11, fontweight="bold")
     figure.text(0.01, 1 - 0.29 / height, what, va="top", fontsize=9)
     figure.text(0.01, 1 - 0.48 / height, "\n".join(small), va="top", fontsize=7.5, color=GREY)
     return figure
+
+
+def nothing(figure: Figure, why: str) -> None:
+    """Say why a figure is empty."""
+    figure.text(0.5, 0.4, why, ha="center", fontsize=9, color=GREY)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -54,7 +59,7 @@ def save(figure: Figure, path: Path) -> Path:
     figure.savefig(pixels, format="png", dpi=DPI)
     image = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     with tempfile.TemporaryDirectory(prefix=".figures-", dir=path.parent) as unfinished:
-        image.save(Path(unfinished, path.name), optimize=True, dpi=(DPI, DPI))
+        image.save(Path(unfinished, path.name), dpi=(DPI, DPI))
         os.replace(Path(unfinished, path.name), path)
     return path
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from swlottery.report.page import BLUE, GREY, LINE, ORANGE, PURPLE, VERMILLION, page
+from swlottery.report.page import BLUE, GREY, LINE, ORANGE, PURPLE, VERMILLION, nothing, page
 from swlottery.report.run_files import Event, Run
 from swlottery.report.words import Key, key, named, percent
 
@@ -21,29 +21,31 @@ MOST_DRAWN = 12
 """The most matrices that have a panel; metrics.jsonl has them all."""
 
 
-def round_boxes(run: Run, name: str, round: int) -> Figure:
+def round_boxes(run: Run, round: int) -> Figure:
     """Boxplots of the remaining weights of each followed weight's matrix, with the weight and ±threshold."""
     matrices: dict[str, dict[str, Event]] = {}
     for box in run.boxes:
         if box["round"] == round:
             expert = "" if box["expert"] is None else f", expert {box['expert']}"
-            matrices.setdefault(box["path"] + expert, {})[box["when"]] = box
+            boxes = matrices.setdefault(box["path"] + expert, {})
+            before = boxes.get(box["when"], {"weights": []})  # weights found later come with a box of their own
+            boxes[box["when"]] = box | {"weights": before["weights"] + box["weights"]}
     which = f"Round {round} of {run.prunes}" if round <= run.prunes else "Final ticket"
     what = f"{which}, trained under {percent(run.remaining.get(round))} remaining: the matrices of the followed weights"
     remarks = [
-        f"run {name}",
+        run.remark,
         "Box: the middle half of the weights that remain, and their median. Whiskers: at most 1.5 times its length. Dots: "
         "the smallest and the largest. Grey between dashed lines: below the threshold, what pruning would take just then.",
     ]
+    if not matrices:
+        remarks = remarks[:1]
     if len(matrices) > MOST_DRAWN:
         remarks.append(f"The first {MOST_DRAWN} matrices; {len(matrices) - MOST_DRAWN} more are in metrics.jsonl.")
     drawn = dict(list(matrices.items())[:MOST_DRAWN])
     heights = [max(1.25, 0.6 + 2.7 * LINE * len(_weights(boxes))) for boxes in drawn.values()]
-    figure = page(str(run.start.get("model") or name), what, sum(heights) or 1.0, remarks)
+    figure = page(run.title, what, sum(heights) or 1.0, remarks)
     if not drawn:
-        figure.text(
-            0.5, 0.4, "No weight is followed in this round: there is no matrix to show.", ha="center", color=GREY
-        )
+        nothing(figure, "No weight is followed in this round: there is no matrix to show.")
         return figure
     grid = figure.subplots(len(drawn), 1, squeeze=False, height_ratios=heights).flatten()
     for axes, (title, boxes) in zip(grid, drawn.items(), strict=True):
@@ -79,14 +81,15 @@ def _matrix(axes: Axes, title: str, boxes: dict[str, Event], levels: dict[str, f
             axes.plot(weight["value"], ROWS[when], marker, color=colour, mfc=face, ms=7, zorder=4, clip_on=False)
         dead = not any(weight["alive"] for weight in seen.values())
         axes.plot([], [], marker, color=colour, mfc="white" if dead else colour, ms=6, label=_label(seen))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), frameon=False, alignment="left", fontsize=7.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05), frameon=False, alignment="left", fontsize=7)
     counts = list(dict.fromkeys(f"{box['count']:,}" for box in boxes.values()))
-    axes.set_title(f"{title}: {' to '.join(counts)} weights remain", loc="left", fontsize=8)
     axes.set_ylim(-0.55, 1.55)
     axes.set_yticks([ROWS[when] for when in boxes], [f"{when} training" for when in boxes])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    _scale(axes, [box for box in boxes.values() if box["count"]], max(levels.values(), default=0.0))
+    far = _scale(axes, [box for box in boxes.values() if box["count"]], max(levels.values(), default=0.0))
+    log = " (beyond the whiskers: log scale)" * far
+    axes.set_title(f"{title}: {' to '.join(counts)} weights remain{log}", loc="left", fontsize=8)
 
 
 def _box(axes: Axes, y: float, box: Event) -> None:
@@ -111,21 +114,26 @@ def _label(seen: dict[str, Event]) -> str:
     one = next(iter(seen.values()))
     if not one["alive"]:
         return f"{named(one)}\npruned before this round"
-    return f"{named(one)}\n" + ", ".join(f"{when} {weight['value']:.4g}" for when, weight in seen.items())
+    return f"{named(one)}\n" + ", ".join(_signed(f"{when} {weight['value']:.4g}") for when, weight in seen.items())
 
 
-def _scale(axes: Axes, boxes: Sequence[Event], level: float) -> None:
-    """Linear to the ends of the whiskers, logarithmic beyond where the largest weight lies far out."""
+def _scale(axes: Axes, boxes: Sequence[Event], level: float) -> bool:
+    """Linear to the ends of the whiskers, logarithmic beyond where the largest weight lies far out; whether it is."""
     inner = max([level, *(abs(box[end]) for box in boxes for end in ("low", "high"))])
     outer = max([0.0, *(abs(box[end]) for box in boxes for end in ("minimum", "maximum"))])
     if not inner or outer <= 4 * inner:
-        return
+        return False
     axes.set_xscale("symlog", linthresh=inner, linscale=1.5)
     axes.set_xlim(-1.3 * outer, 1.3 * outer)
     digit = 10.0 ** math.floor(math.log10(inner))
-    edge = digit * max(part for part in (1, 2, 5) if part * digit <= inner)
+    edge = digit * max(part for part in (0.5, 1, 2, 5) if part * digit <= 0.6 * inner)
     powers = [10.0**n for n in range(math.floor(math.log10(inner)) + 1, math.ceil(math.log10(1.3 * outer)))]
-    ticks = [edge, *(power for power in powers if power >= 2 * inner)]
+    ticks = [edge, *(power for power in powers if power >= 1.3 * inner)]
     axes.xaxis.set_major_locator(FixedLocator([*(-tick for tick in reversed(ticks)), 0, *ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
+    return True
+
+
+def _signed(number: str) -> str:
+    return number.replace("-", "−")

@@ -46,8 +46,9 @@ class Track:
 
 @dataclass
 class Run:
-    """What the figures of a whole run are drawn from."""
+    """What the figures of a run are drawn from."""
 
+    name: str
     settings: dict[str, Any]
     start: Event
     thresholds: dict[tuple[int, int], float | None]
@@ -64,6 +65,17 @@ class Run:
     def prunes(self) -> int:
         """R, the number of prunes."""
         return int(self.start.get("prunes") or 0)
+
+    @property
+    def title(self) -> str:
+        """What stands above a figure: the model, or the folder's name while nothing more is known."""
+        return str(self.start.get("model") or self.name)
+
+    @property
+    def remark(self) -> str:
+        """What stands below: which run it is, and what cannot be seen in a figure."""
+        known = [f"{name} {self.settings[name]}" for name in ("scope", "criterion", "rewind") if name in self.settings]
+        return "; ".join([f"run {self.name}", *known])
 
     def levels(self, tracks: Sequence[Track]) -> dict[tuple[int, int], float | None]:
         """The threshold at every evaluation, for weights of one matrix; none where |w| decides nothing."""
@@ -83,8 +95,8 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def read_run(run: Path) -> Run:
-    """Everything in the four files that the figures need."""
+def read_run(run: Path, watch: bool = True) -> Run:
+    """What the figures need of the four files; without ``watch``, the followed weights' tracks are left out."""
     start: Event = {}
     thresholds: dict[tuple[int, int], float | None] = {}
     remaining: dict[int, float] = {}
@@ -101,7 +113,7 @@ def read_run(run: Path) -> Run:
             boxes.append(event)
     followed: dict[Key, Track] = {}
     controls: dict[tuple[Key, Key], Track] = {}
-    for row in read_rows(run / "watch.csv"):
+    for row in read_rows(run / "watch.csv") if watch else ():
         place, kind = key(row), row["kind"]
         if kind.startswith("control_"):
             if kind != "control_rank":
@@ -119,4 +131,6 @@ def read_run(run: Path) -> Run:
     for (of, _), track in controls.items():
         grouped.setdefault(of, []).append(track)
     rounds = list(read_rows(run / "rounds.csv"))
-    return Run(read_settings(run), start, thresholds, remaining, rounds, list(followed.values()), grouped, boxes)
+    return Run(
+        run.name, read_settings(run), start, thresholds, remaining, rounds, list(followed.values()), grouped, boxes
+    )

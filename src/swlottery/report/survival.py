@@ -11,10 +11,9 @@ Event = Mapping[str, Any]
 
 
 class Survival:
-    """What the events ``followed``, ``controls``, ``box`` and ``prune`` tell, as tables. Nothing is printed."""
+    """What the events ``followed``, ``box`` and ``prune`` tell, as tables. Nothing is printed."""
 
     def __init__(self) -> None:
-        self.names: dict[Key, str] = {}
         self.sizes: dict[Key, int] = {}
         self.tensors: dict[Key, str] = {}
         self.pruned_in: dict[Key, int] = {}
@@ -22,41 +21,30 @@ class Survival:
         """Number of a prune → how many of the followed weights it left, of how many."""
 
     def follow(self, event: Event) -> list[str]:
-        """The weights that are followed from here on."""
-        rows = []
-        for weight in event["weights"]:
-            self.names[key(weight)[:3]] = named(weight)
-            self.sizes[key(weight)] = weight["matrix_size"]
-            self._locate(weight, weight.get("path"))
-            rows.append([named(weight), f"{weight['value']:.4g}", f"{weight['rank']:,} of {weight['matrix_size']:,}"])
-        return table(["followed", "value", "rank of |w| in its matrix"], rows)
-
-    def compare(self, event: Event) -> list[str]:
-        """How many controls of each kind the followed weights have, and how closely these come."""
+        """The weights that are followed from here on, and how closely their controls come to them."""
         kinds = [kind for kind in CONTROLS if any(row["kind"] == kind for row in event["controls"])]
-        cells = {
-            (tuple(row["of"][:3]), row["kind"]): str(row["count"]) + (f" × {row['gap']:.3g}" if row["gap"] else "")
+        controls = {
+            (tuple(row["of"][:3]), row["kind"]): f"{row['count']}" + (f" × {row['gap']:.3g}" if row["gap"] else "")
             for row in event["controls"]
         }
-        rows = [
-            [self.names[of], *(cells.get((of, kind), NOTHING) for kind in kinds)]
-            for of in dict.fromkeys(of for of, _ in cells)
-        ]
+        rows = []
+        for weight in event["weights"]:
+            at = key(weight)
+            self.sizes[at] = weight["matrix_size"]
+            rank = f"{weight['rank']:,} of {weight['matrix_size']:,}"
+            own = [controls.get((at[:3], kind), NOTHING) for kind in kinds]
+            rows.append([named(weight), f"{weight['value']:.4g}", rank, *own])
+        heads = ["followed", "value", "rank of |w| in its matrix", *(CONTROLS[kind][0] for kind in kinds)]
         legend = ", ".join("{}: {}".format(*CONTROLS[kind]) for kind in kinds)
         return [
-            *table(["controls of", *(CONTROLS[kind][0] for kind in kinds)], rows),
-            "  number of ordinary weights × |w| over the largest of them (above 1: none of them is as large)",
-            f"  {legend}",
+            *table(heads, rows),
+            f"  controls ({legend}):",
+            "  their number × |w| over the largest of them (above 1: none is as large); all are alive after prune 1",
         ]
 
     def locate(self, event: Event) -> None:
         """Learn from a ``box`` event which tensor its weights lie in."""
-        for weight in event["weights"]:
-            self._locate(weight, event["path"])
-
-    def _locate(self, weight: Event, path: str | None) -> None:
-        if path:
-            self.tensors[key(weight)] = path
+        self.tensors |= {key(weight): event["path"] for weight in event["weights"]}
 
     def prune(self, event: Event) -> list[str]:
         """How the followed weights and their controls came through one prune."""
@@ -68,8 +56,7 @@ class Survival:
             stood, stands = weight["alive_before"], weight["alive"]
             if stood and not stands:
                 self.pruned_in[at] = event["round"]
-            tensor = self.tensors.get(at, "")
-            matrix = event["matrices"].get(tensor) or event["matrices"].get(f"{tensor}.weight")
+            matrix = event["matrices"].get(self.tensors.get(at))
             rows.append(
                 [
                     named(weight),
@@ -81,6 +68,7 @@ class Survival:
                     *(tallies.get((at[:3], kind), NOTHING) for kind in kinds),
                 ]
             )
-        self.alive[event["round"]] = f"{sum(weight['alive'] for weight in event['weights'])}/{len(rows)}"
+        if rows:
+            self.alive[event["round"]] = f"{sum(weight['alive'] for weight in event['weights'])}/{len(rows)}"
         heads = ["followed", "value", "|w|/thr.", "verdict", "its matrix", "in all"]
         return table([*heads, *(CONTROLS[kind][0] for kind in kinds)], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,6 @@ class TrainLog:
         self.settings: Mapping[str, Any] = {}
         self.start: Event = {}
         self.round = 0  # the one that is being trained, 1…R+1; 0 before the first
-        self.step = 0
         self.under_table = False  # the last line was one of the table of evaluations
         self.rows: list[Event] = []
         self.remaining: dict[int, float] = {}
@@ -51,20 +51,14 @@ class TrainLog:
 
     def words(self, text: str, indent: int = 4) -> None:
         """A sentence or a list, over as many lines as it needs."""
-        for line in textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False) or [""]:
-            self.line(line)
+        whole = re.sub(
+            r"\(\d+(, (expert )?\d+)+\)", lambda found: found[0].replace(" ", "\xa0"), text
+        )  # no broken coordinate
+        for line in textwrap.wrap(whole, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False):
+            self.line(line.replace("\xa0", " "))
 
-    def header(
-        self,
-        settings: Mapping[str, Any],
-        start: Event,
-        defaults: Mapping[str, Any] | None = None,
-        environment: Mapping[str, Any] | None = None,
-    ) -> None:
-        """What is run: the ``start`` event, every setting, and what each prune will leave.
-
-        defaults: of the settings, to mark them. environment: what environment.json holds.
-        """
+    def header(self, settings: Mapping[str, Any], start: Event, defaults: Mapping[str, Any] | None = None) -> None:
+        """What is run: the ``start`` event, every setting (marked where it is as in ``defaults``), what prunes leave."""
         self.settings, self.start = settings, start
         self.remaining[0] = start["counts"][0] / start["total"]
         data, steps, tokens = start["data"], start["steps"], start["tokens_per_step"]
@@ -88,8 +82,8 @@ class TrainLog:
                 f"{steps:,} steps of {tokens:,} tokens = {steps * tokens / data['train_tokens']:.3g} times the text",
             ),
             ("round 1", f"branches from {start['from_round_1']}" if start.get("from_round_1") else ""),
-            ("device", start["device"]),
-            ("environment", ", ".join(f"{name} {value}" for name, value in (environment or {}).items())),
+            ("device", f"{start['device']}, {_count(start['threads'], 'CPU thread')}"),
+            ("versions", ", ".join(f"{name} {version}" for name, version in start["versions"].items())),
         ):
             if value:
                 self.words(f"{name:<13}{value}", 13)
@@ -107,11 +101,11 @@ class TrainLog:
         for event in events:
             self.event(event)
         self.quiet = False
-        self.round, self.step, self.under_table = 0, step, False
+        self.round, self.under_table = 0, False
         self.section("Resumed")
         if note:
             self.words(note)
-        self.line(f"going on from step {step:,} of {self._title(round)}; what came before is in an earlier log")
+        self.line(f"{self._title(round)}: going on from step {step:,}; what came before is in an earlier log")
         self._all_rounds()
 
     def event(self, event: Event) -> None:
@@ -135,9 +129,7 @@ class TrainLog:
                 for line in tables.found(event):
                     self.words(line)
             case "followed":
-                self.lines(["", *self.survival.follow(event)])
-            case "controls":
-                self.lines(["", *self.survival.compare(event)])
+                self.lines(["", *self.survival.follow(event)] if event["weights"] else ["no weight is followed"])
             case "prune":
                 self._pruned(event)
             case "finished":

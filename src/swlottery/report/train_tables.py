@@ -100,7 +100,7 @@ def evaluation(event: Event | None) -> str:
 def found(event: Event) -> list[str]:
     """What the finder says of the trained network, and what became of what was found before."""
     weights = [
-        f"{place(key(weight))} (ratio {weight['ratio']:.1f}, {weight['share']:.0%} of its spike)"
+        f"{place(key(weight))} (ratio {weight['ratio']:.1f}, {100 * weight['share']:.0f} % of its spike)"
         for weight in event["weights"]
     ]
     if event["kind"] == "leader":
@@ -174,8 +174,9 @@ def caveats(event: Event, settings: Mapping[str, Any]) -> list[str]:
             "trained network and is large there: compare it with its controls."
         )
     if settings.get("super_weights") == "discover" and kinds & {"super_weight", "leader"}:
+        said.append("It was found in the network of round 1: whether it outlives prune 1 is reported, never tested.")
+    if any(weight["control_keep_rates"] for weight in event["weights"]):
         said.append(
-            "Found in the network of round 1: whether it outlives prune 1 is no test, and its controls nearest in "
-            "rank were chosen among those that do."
+            "All controls were alive after prune 1, or they had not been chosen: they tell of the later prunes."
         )
     return said

@@ -1,0 +1,125 @@
+"""``swlottery status``: how every run of a folder stands, from its status.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from swlottery.report import words
+from swlottery.report.words import KINDS, NOTHING, duration, number
+
+Row = dict[str, Any]
+FILES = ("settings.json", "status.json", "metrics.jsonl")
+"""A folder that has one of these is a run."""
+NUMBERS = ("round", "rounds", "step", "steps", "train_loss", "val_loss", "alive", "followed", "seconds_left")
+
+
+def runs(folder: Path) -> list[Row]:
+    """One row a run in ``folder``, by name; of ``folder`` itself where that is a run.
+
+    A row has ``run``, ``state`` (running, finished, stopped, failed; *dead*: says that it runs, but its process on
+    this host has gone; *unreadable* and *no status*: of status.json), ``kind`` of what is followed, ``message``,
+    ``age`` (seconds since the last update), and what status.json says under `NUMBERS`; None where it says nothing.
+    """
+    if any((folder / name).is_file() for name in FILES):
+        return [_row(folder)]
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+    return [_row(path) for path in inside if any((path / name).is_file() for name in FILES)]
+
+
+def _row(run: Path) -> Row:
+    row: Row = {"run": run.name or str(run), "kind": None, "message": "", "age": None}
+    row |= dict.fromkeys(NUMBERS)
+    try:
+        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return row | {"state": "no status"}
+    except (OSError, ValueError):
+        return row | {"state": "unreadable"}
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        return row | {"state": "unreadable"}
+    row |= {name: status[name] for name in NUMBERS if _is_number(status.get(name))}
+    state = "dead" if status["state"] == "running" and _is_gone(status) else status["state"]
+    message, kind = status.get("message"), status.get("kind")
+    row["kind"] = kind if isinstance(kind, str) else None
+    return row | {"state": _plain(state), "message": message if isinstance(message, str) else "", "age": _age(status)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_gone(status: Row) -> bool:
+    """Whether the process that wrote this ran here, and runs no more. Of another host nothing is known."""
+    pid = status.get("pid")
+    if status.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it is there, and another user's
+        return False
+    return False
+
+
+def _age(status: Row) -> float | None:
+    try:
+        written = datetime.strptime(str(status.get("updated")), "%Y-%m-%dT%H:%M:%S%z")
+    except ValueError:
+        return None
+    return max(time.time() - written.timestamp(), 0.0)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table of `runs`, for a terminal; what a run that did not finish says stands below."""
+    if not rows:
+        return "no run here"
+    cells = [
+        [
+            _plain(row["run"]), row["state"], _round(row), _of(row["step"], row["steps"]), _loss(row["train_loss"]),
+            _loss(row["val_loss"]), duration(row["seconds_left"]) if row["state"] == "running" else NOTHING,
+            NOTHING if row["age"] is None else f"{duration(row['age'])} ago", _alive(row),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    heads = ["run", "state", "round", "step", "train", "val", "time left", "updated", "alive"]
+    lines = words.table(heads, cells, left=2, width=10_000)
+    said = [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
+    return "\n".join([*lines, *([""] if said else []), *said])
+
+
+def _plain(text: str) -> str:
+    """Text without what could steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _round(row: Row) -> str:
+    final = row["round"] is not None and row["rounds"] is not None and row["round"] > row["rounds"]
+    return f"final ({row['rounds']})" if final else _of(row["round"], row["rounds"])
+
+
+def _of(part: Any, whole: Any) -> str:
+    return NOTHING if part is None else f"{part} of {'?' if whole is None else whole}"
+
+
+def _loss(value: float | None) -> str:
+    return number(value) if value is None or math.isfinite(value) else str(value)
+
+
+def _alive(row: Row) -> str:
+    """``2/3 super weights``; a leader is named as one. Foreign weights are not counted."""
+    if not row["followed"]:
+        return NOTHING
+    kind = KINDS.get(row["kind"] or "", "weight")
+    return f"{row['alive'] if row['alive'] is not None else '?'}/{row['followed']} {kind}{'s' * (row['followed'] > 1)}".strip()

@@ -1,0 +1,86 @@
+"""Runs of the real command on a tiny model, and what of them must be the same bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TIMES = {"seconds", "seconds_left", "tokens_per_second"}
+
+
+def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) -> list[str]:
+    """Flags of `swlottery train` for seconds: two rounds and the final ticket of six steps each."""
+    settings: dict[str, object] = {
+        "model": model, "data": text, "context": 32, "micro_batch": 2, "grad_accum": 2, "steps": 6, "rounds": 2,
+        "prune_rate": 0.2, "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1,
+        "device": "cpu", "runs": folder / "runs", "plots": folder / "plots",
+    } | changes  # fmt: skip
+    named = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    return ["train", *named, *more]
+
+
+def only_run(folder: Path) -> Path:
+    """The folder of the only run below ``folder``."""
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind in a run's history."""
+    return [e for e in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if e["event"] == kind]
+
+
+def table(run: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with open(run / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def traces(run: Path) -> dict[str, Any]:
+    """All that must not depend on how often a run was interrupted."""
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "metrics": [{key: value for key, value in event.items() if key not in TIMES} for event in history],
+        "rounds": [{k: v for k, v in row.items() if k not in TIMES} for row in table(run, "rounds.csv")],
+        "watch": (run / "watch.csv").read_bytes(),
+        "masks": {path.name: path.read_bytes() for path in sorted((run / "masks").iterdir())},
+        "final": (run / "final" / "model.safetensors").read_bytes(),
+        "round_1": (run / "round_1" / "model.safetensors").read_bytes(),
+    }
+
+
+def forked(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: None) -> int:
+    """Run the command in a child process, patched; its output goes to ``log``. Returns the exit code, −n for signal n.
+
+    The child is forked, so that a test that kills thirty of them does not import torch thirty times.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            import sys
+
+            sys.stdout = os.fdopen(1, "w", closefd=False)
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            from swlottery.cli import main
+
+            patch()
+            code = main(arguments)
+            sys.stdout.flush()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
+            sys.stderr.flush()
+        os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)

@@ -1,0 +1,238 @@
+"""A run that is killed goes on by being started again, and ends with the same bits."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lottery.runs import flags, forked, only_run, traces
+
+PHASES = {
+    "step": ("swlottery.lottery.train", "Training", "step"),
+    "evaluation": ("swlottery.lottery.train", "Training", "evaluate"),
+    "pruning": ("swlottery.lottery.prune", "Pruner", "prune"),
+    "writing": ("swlottery.runtime.files", None, "write"),
+    "data": ("swlottery.data", None, "_write"),
+    "finder": ("swlottery.lottery.observe", None, "look"),
+}
+
+
+def kill_in(phase: str, number: int, delay: float):
+    """A patch for the child: at the ``number``-th entry into the phase, SIGKILL ``delay`` seconds later."""
+
+    def patch() -> None:
+        module_name, owner, name = PHASES[phase]
+        module = importlib.import_module(module_name)
+        place = getattr(module, owner) if owner else module
+        real, entered = getattr(place, name), Counter()
+
+        def watched(*args, **kwargs):
+            entered["times"] += 1
+            if entered["times"] == number:
+                if delay:
+                    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                else:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(place, name, watched)
+
+    return patch
+
+
+def count_steps(ledger: Path):
+    """A patch for the child: every step that it takes is told to a file that no resume cuts."""
+
+    def patch() -> None:
+        from swlottery.lottery.train import Training
+
+        real = Training.step
+
+        def counted(self, step, round_, see=None):
+            result = real(self, step, round_, see)
+            with open(ledger, "a") as file:
+                file.write(f"{round_}:{step}\n")
+            return result
+
+        Training.step = counted
+
+    return patch
+
+
+def assert_same(ends: dict, alone: dict) -> None:
+    """Equal in every bit; a failure shows the first line that differs, not all of them."""
+    for name in ("metrics", "rounds", "watch"):
+        mine, other = (x[name].splitlines() if name == "watch" else x[name] for x in (ends, alone))
+        for one, two in zip(mine, other, strict=False):
+            assert one == two, name
+        assert len(mine) == len(other), name
+    assert ends == alone
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(400)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, text: Path) -> dict:
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert forked(flags(tiny_gpt2, text, folder), folder / "log") == 0, (folder / "log").read_text()
+    return traces(only_run(folder))
+
+
+def interrupted(tiny_gpt2: Path, text: Path, folder: Path, kills: list, monkeypatch, **changes) -> tuple[dict, Counter]:
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(folder / "cache"))
+    ledger = folder / "steps"
+    arguments = flags(tiny_gpt2, text, folder, **changes)
+
+    def both(kill):
+        def patch() -> None:
+            count_steps(ledger)()
+            kill()
+
+        return patch
+
+    for kill in kills:
+        assert forked(arguments, folder / "log", both(kill)) == -signal.SIGKILL, (folder / "log").read_text()
+    assert forked(arguments, folder / "log", count_steps(ledger)) == 0, (folder / "log").read_text()
+    return traces(only_run(folder)), Counter(ledger.read_text().split())
+
+
+CHOICES = random.Random(3)
+MOMENTS = [
+    (phase, CHOICES.randint(1, most), CHOICES.choice([0.0, CHOICES.uniform(0, 0.02)]))
+    for phase, most in {"step": 18, "evaluation": 9, "pruning": 10, "writing": 20, "data": 1, "finder": 3}.items()
+    for _ in range(6 if phase != "data" else 2)
+]
+
+
+@pytest.mark.parametrize(("phase", "number", "delay"), [MOMENTS[0], MOMENTS[8], MOMENTS[14], MOMENTS[20]])
+def test_a_killed_run_ends_with_the_same_bits(phase, number, delay, alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    ends, steps = interrupted(tiny_gpt2, text, tmp_path, [kill_in(phase, number, delay)], monkeypatch)
+    assert_same(ends, alone)
+    assert sum(steps.values()) - len(steps) <= 2, "more steps were repeated than lie between two checkpoints"
+    assert len(steps) == 18
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "number", "delay"), MOMENTS)
+def test_thirty_kills(phase, number, delay, alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    ends, steps = interrupted(tiny_gpt2, text, tmp_path, [kill_in(phase, number, delay)], monkeypatch)
+    assert_same(ends, alone)
+    assert sum(steps.values()) - len(steps) <= 2
+    assert len(steps) == 18
+
+
+def test_one_run_killed_again_and_again(alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    kills = [kill_in("step", 3, 0), kill_in("writing", 4, 0), kill_in("pruning", 2, 0), kill_in("step", 4, 0.001)]
+    ends, _ = interrupted(tiny_gpt2, text, tmp_path, kills, monkeypatch)
+    assert_same(ends, alone)
+
+
+def test_a_signal_saves_and_exits_75(alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+
+    def patch() -> None:
+        from swlottery.lottery.train import Training
+
+        real = Training.step
+
+        def signalled(self, step, round_, see=None):
+            if (round_, step) == (2, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, step, round_, see)
+
+        Training.step = signalled
+
+    arguments = flags(tiny_gpt2, text, tmp_path, checkpoint_steps=1000)
+    assert forked(arguments, tmp_path / "log", patch) == 75, (tmp_path / "log").read_text()
+    assert "goes on from there" in (tmp_path / "log").read_text()
+    ledger = tmp_path / "steps"
+    assert forked(arguments, tmp_path / "log", count_steps(ledger)) == 0
+    assert ledger.read_text().split()[0] == "2:3", "it goes on behind the step at which the signal came"
+    assert_same(traces(only_run(tmp_path)), alone)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_older_one_used(alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    arguments = flags(tiny_gpt2, text, tmp_path)
+    assert forked(arguments, tmp_path / "log", kill_in("step", 12, 0)) == -signal.SIGKILL
+    checkpoints = only_run(tmp_path) / "checkpoints"
+    assert sorted(path.stem for path in checkpoints.glob("*.json")) == ["checkpoint_2_2", "checkpoint_2_4"]
+    newest = checkpoints / "checkpoint_2_4.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    ledger = tmp_path / "steps"
+    assert forked(arguments, tmp_path / "second", count_steps(ledger)) == 0
+    assert "checkpoint_2_4" in (tmp_path / "second").read_text()
+    assert ledger.read_text().split()[0] == "2:2"
+    assert_same(traces(only_run(tmp_path)), alone)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    arguments = flags(tiny_gpt2, text, tmp_path, rounds=1, steps=2)
+    assert forked(arguments, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    run = only_run(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    assert forked(arguments, tmp_path / "again") == 0
+    assert "is done" in (tmp_path / "again").read_text()
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    assert after == before
+
+
+def test_a_run_in_use_is_refused(tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    arguments = flags(tiny_gpt2, text, tmp_path, rounds=1, steps=2)
+
+    def second() -> None:
+        from swlottery.lottery.train import Training
+
+        real = Training.step
+
+        def step(self, *args):
+            Training.step = real
+            assert forked(arguments, tmp_path / "second") == 2
+            return real(self, *args)
+
+        Training.step = step
+
+    assert forked(arguments, tmp_path / "log", second) == 0, (tmp_path / "log").read_text()
+    said = (tmp_path / "second").read_text()
+    assert "is in use by process" in said and said.count("\n") == 1
+
+
+def test_other_threads_of_the_machine_do_not_change_a_run(tiny_gpt2, text, tmp_path, monkeypatch):
+    """Threads are a setting, kept for the whole run, whatever the machine offers when it is taken up again."""
+    import json
+
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    arguments = flags(tiny_gpt2, text, tmp_path, rounds=1, steps=2, threads=0)
+
+    def two_cores() -> None:
+        from swlottery.runtime import environment
+
+        environment.cores = lambda: 2
+        kill_in("step", 2, 0)()
+
+    assert forked(arguments, tmp_path / "log", two_cores) == -signal.SIGKILL
+
+    def one_core() -> None:
+        from swlottery.runtime import environment
+
+        environment.cores = lambda: 1
+
+    assert forked(arguments, tmp_path / "log", one_core) == 0, (tmp_path / "log").read_text()
+    assert json.loads((only_run(tmp_path) / "environment.json").read_text())["threads"] == 2
