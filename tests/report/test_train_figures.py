@@ -199,6 +199,23 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_came(made: dict[str, Path]) ->
     assert "No evaluation has been written yet." in written(magnitude(read_run(made["just begun"])))
 
 
+def test_what_prune_1_took_is_not_compared_with_controls_chosen_after_it(made: dict[str, Path]) -> None:
+    run = read_run(made["two weights"])
+    track = run.followed[1]
+    track.alive = [at < (1, 300) for at in track.at]
+    title = panels(magnitude(run))[1].get_title(loc="left")
+    assert title == "super weight (1, 45, 72): pruned in round 1"
+
+
+def test_a_weight_found_at_the_end_of_round_1_is_said_to_be_watched_from_there(made: dict[str, Path]) -> None:
+    run = read_run(made["two weights"])
+    assert not any("was not watched" in text for text in written(magnitude(run)))
+    track = run.followed[0]
+    for name in ("at", "size", "alive", "level"):
+        del getattr(track, name)[1:10]
+    assert any("was not watched in its course" in text for text in written(magnitude(run)))
+
+
 def test_by_layer_the_threshold_is_that_of_the_weights_matrix(made: dict[str, Path], tmp_path: Path) -> None:
     run = read_run(made["by layer"])
     shown = [level for _, y in labelled(panels(magnitude(run))[0], "threshold") for level in y]

@@ -173,23 +173,26 @@ def test_the_prune_names_sparsity_and_remaining_and_every_followed_weight() -> N
     follow(log, SUPER, FOREIGN, LEADER, kinds=("control_rank", "control_both"))
     lines.clear()
     first = [alive(SUPER, -0.5, True, True), alive(FOREIGN, 0.004, True, False), alive(LEADER, 0.01, True, True)]
-    log.event(prune(1, 1000, 800, first, {"control_rank": (19, 19), "control_both": (19, 12)}))
+    log.event(prune(1, 1000, 800, first, {"control_rank": (19, 19), "control_both": (19, 19)}))
     assert lines[3:] == [
         "",
         "Prune 1: removed 200 of 1,000 weights, threshold 4.807960e-03",
         "         sparsity 20.00 %, remaining 80.00 % (800 of 1,000)",
         "",
-        "followed                    value  |w|/thr.  verdict  its matrix   in all   rank   both",
-        "super weight (2, 447, 666)   -0.5   103.994     kept     75.00 %  50.00 %  19/19  12/19",
-        "foreign weight (1, 5, 6)    0.004     0.832   PRUNED     25.00 %   4.17 %      —      —",
-        "leader (0, 1, 2, expert 3)   0.01     2.080     kept           —        —      —      —",
-        "  its matrix, its controls: kept of those that stood before this prune; in all: kept of the whole matrix",
+        "followed                    value  |w|/thr.  verdict  its matrix   in all",
+        "super weight (2, 447, 666)   -0.5   103.994     kept     75.00 %  50.00 %",
+        "foreign weight (1, 5, 6)    0.004     0.832   PRUNED     25.00 %   4.17 %",
+        "leader (0, 1, 2, expert 3)   0.01     2.080     kept           —        —",
+        "  its matrix: kept of those that stood before this prune; in all: of the whole matrix",
     ]
     lines.clear()
     second = [alive(SUPER, 0.001, True, False), alive(FOREIGN, 0.0, False, False), alive(LEADER, 0.01, True, True)]
     log.event(prune(2, 800, 640, second, {"control_rank": (19, 7), "control_both": (12, 0)}))
     assert "super weight (2, 447, 666)  0.001     0.208     PRUNED     75.00 %  50.00 %  7/19  0/12" in lines
     assert "foreign weight (1, 5, 6)        —         —  gone at 1     25.00 %   4.17 %     —     —" in lines
+    assert lines[-1] == (
+        "  its matrix, its controls: kept of those that stood before this prune; in all: of the whole matrix"
+    )
 
 
 def test_a_weight_that_was_masked_before_the_first_step_is_gone_at_0() -> None:
@@ -218,7 +221,7 @@ def test_the_finder_says_what_was_found_kept_moved_and_lost() -> None:
     assert lines[3:] == [
         "finder: super weight (2, 447, 666) (ratio 88.1, 72 % of its spike)",
         "finder, of those before: kept (2, 447, 666); moved (1, 2, 3) to (1, 2, 9); lost (0, 0, 1), (3, 3, 3)",
-        "finder: no super weight; leader (0, 1, 2, expert 3) (ratio 8.2, 40 % of its spike): ratio 8.2 < κ = 40",
+        "finder: no super weight; leader (0, 1, 2, expert 3) (ratio 8.2, 40 % of its channel's output): ratio 8.2 < κ = 40",
     ]
 
 
@@ -231,7 +234,7 @@ def test_the_followed_weights_are_introduced_with_rank_and_controls() -> None:
         "super weight (2, 447, 666)    1.5                   7 of 600  19 × 1.08",
         "leader (0, 1, 2, expert 3)    1.5                   7 of 600          —",
         "  controls (rank: nearest in rank):",
-        "  their number × |w| over the largest of them (above 1: none is as large); all are alive after prune 1",
+        "  their number × |w| over the largest of them (above 1: none is as large); all are chosen among what prune 1 keeps",
     ]
     lines.clear()
     log.event({"event": "followed", "round": 1, "weights": [], "controls": []})
@@ -244,6 +247,10 @@ def fate(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
         "pruned_in": pruned_in, "sparsity": 0.488, "remaining_fraction": 0.512, "matrix_keep_rate": 0.332,
         "control_keep_rates": rates if controls else [],
     }  # fmt: skip
+
+
+def test_controls_that_prune_1_chose_are_not_held_against_a_weight_that_it_took() -> None:
+    assert sentence(fate(SUPER, 1), 5, {}).endswith("where 33.20 % of its matrix (the chance level) were kept.")
 
 
 def test_sentences_say_round_sparsity_and_chance_level() -> None:

@@ -200,11 +200,13 @@ def fates(run: Run) -> list[Event]:
 
 
 def arms(run: Run, at_start: bool) -> Masks:
-    """--protect and --force-prune, for the weights that are known by now: the masks to go on with.
+    """--protect and --force-prune, for the weights of the record or of the finder: the masks to go on with.
 
     At the start force-pruned weights are masked in m_0; later they go with the next prune, and count there.
     """
-    own = [one.coordinate for one in run.main]
+    only_followed = run.settings.coordinates()
+    chosen = (one.coordinate for one in run.main if one.kind != "foreign" or one.coordinate not in only_followed)
+    own = list(dict.fromkeys(chosen))
     if run.settings.protect == "sw":
         run.pruner.protected = run.state.protected = own
     if run.settings.force_prune == "none" or not own:

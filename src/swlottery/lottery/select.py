@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from swlottery.errors import BadInput
@@ -111,13 +112,12 @@ def shares(free: Sequence[int], count: int) -> list[int]:
     return parts
 
 
-def position_hash(places: Tensor, number: int, seed: int) -> Tensor:
-    """A 64-bit hash (int64) of the flat positions ``places`` (int64, below 2⁴⁰) in the tensor of that number.
+def position_hash(addresses: Tensor, seed: int) -> Tensor:
+    """A 64-bit hash (int64) of addresses (int64): 2⁴⁰ times a tensor's number, plus a flat position in it.
 
     Splitmix64 (Steele, Lea & Flood 2014) in wrapping int64 arithmetic: a permutation of the 64-bit numbers.
     """
-    offset = (number << 40) + seed * 0x9E3779B97F4A7C15
-    mixed = places + ((offset + (1 << 63)) % (1 << 64) - (1 << 63))
+    mixed = addresses + ((seed * 0x9E3779B97F4A7C15 + (1 << 63)) % (1 << 64) - (1 << 63))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed.bitwise_xor_(_shifted(mixed, shift)).mul_(factor - (1 << 64))
     return mixed.bitwise_xor_(_shifted(mixed, 31))
@@ -157,7 +157,7 @@ _LOWEST, _HIGHEST = _Key(-math.inf, -(1 << 63)), _Key(math.inf, (1 << 63) - 1)
 
 
 class _Ranked:
-    """One tensor of those ranked. ``number``: its place in their order. ``left``: its new mask in the making, flat and
+    """One tensor of those ranked. ``address``: that of its first weight. ``left``: its new mask in the making, flat and
     without the ``spared`` places: what may be removed, then what is left of that."""
 
     def __init__(
@@ -167,7 +167,7 @@ class _Ranked:
 
         if weights.shape != mask.shape:
             raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, its weights {tuple(weights.shape)}")
-        self.number, self.name, self.weights, self.mask = number, name, weights.detach(), mask
+        self.address, self.name, self.weights, self.mask = number << 40, name, weights.detach(), mask
         self.left = torch.empty(mask.numel(), dtype=torch.bool, device=mask.device)
         places = torch.as_tensor(protected, dtype=torch.int64, device=mask.device)
         self.spared = places[mask.take(places)]
@@ -211,9 +211,6 @@ class _Keys:
                 raise BadInput(f"{one.name} has scores that are NaN or infinite: nothing can be pruned by them")
         return scores
 
-    def hashes(self, one: _Ranked, places: Tensor) -> Tensor:
-        return position_hash(places, one.number, self.seed)
-
 
 class _Columns:
     """Tensors filled side by side, made for as many entries as are expected: joining many small ones would need their
@@ -241,33 +238,40 @@ class _Columns:
 
 
 class _Inside:
-    """The keys inside the bracket, chunk by chunk, and their places (int32) in the chunk's part of a mask."""
+    """The scores inside the bracket, and their places (int32) in their chunks. The hashes of those that decide are
+    computed again: kept for all, they would be half of the memory."""
 
     def __init__(self, expected: int, keys: _Keys) -> None:
         import torch
 
-        self.chunks: list[tuple[Tensor, int]] = []
-        self.columns = _Columns(expected, (keys.type, torch.int64, torch.int32), keys.device)
+        self.seed = keys.seed
+        self.chunks: list[tuple[int, Tensor, int]] = []
+        self.columns = _Columns(expected, (keys.type, torch.int32), keys.device)
 
-    def add(self, left: Tensor, scores: Tensor, hashes: Tensor, places: Tensor) -> None:
-        """Add a chunk's; ``left`` is its part of a mask."""
-        self.chunks.append((left, len(places)))
-        self.columns.add(scores, hashes, places)
+    def add(self, address: int, left: Tensor, scores: Tensor, places: Tensor) -> None:
+        """Add those of a chunk: its first ``address``, and ``left``, its part of a mask."""
+        self.chunks.append((address, left, len(places)))
+        self.columns.add(scores, places)
 
     def __len__(self) -> int:
         return self.columns.size
 
     def remove_lowest(self, count: int) -> float:
         """Remove the ``count`` lowest of these keys; return the largest score among them."""
-        scores, hashes, places = self.columns.filled
-        last = _key_of_rank(scores, hashes, count)
-        gone = (scores < last.score) | ((scores == last.score) & (hashes <= last.hash))
-        start = 0
-        for left, size in self.chunks:
-            part = slice(start, start + size)
-            left[places[part][gone[part]].long()] = False
-            start += size
-        return last.score
+        import torch
+
+        scores, places = self.columns.filled
+        score = _nth(scores, count)
+        gone = scores < score
+        tied = _places(scores == score)
+        ends = list(accumulate(size for _, _, size in self.chunks))
+        chunk = torch.bucketize(tied, torch.tensor(ends, device=tied.device), right=True)
+        first = torch.tensor([address for address, _, _ in self.chunks], device=tied.device)
+        hashes = position_hash(first[chunk] + places[tied], self.seed)
+        gone[tied[hashes <= _nth(hashes, count - int(gone.count_nonzero()))]] = True
+        for (_, left, size), end in zip(self.chunks, ends, strict=True):
+            left[places[end - size : end][gone[end - size : end]].long()] = False
+        return float(score)
 
 
 def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: _Keys) -> float:
@@ -312,10 +316,10 @@ def _sample(ranked: Sequence[_Ranked], keys: _Keys) -> list[Tensor]:
     sample = _Columns(sum(sizes) // step + len(sizes), (keys.type, torch.int64), keys.device)
     for one, size in zip(ranked, sizes, strict=True):
         first = torch.arange(0, size, step, device=keys.device)
-        places = first + keys.hashes(one, first) % step
+        places = first + position_hash(first + one.address, keys.seed) % step
         places = places[places < size]
         places = places[one.left[places]]
-        sample.add(keys.scores(one, one.weights.take(places)), keys.hashes(one, places))
+        sample.add(keys.scores(one, one.weights.take(places)), position_hash(places + one.address, keys.seed))
     return sample.filled
 
 
@@ -340,12 +344,12 @@ def _scan(one: _Ranked, low: _Key, high: _Key, keys: _Keys, inside: _Inside) -> 
         scores = keys.scores(one, weights, left)
         left ^= _flags(torch.lt, scores, low.score).logical_and_(left)
         places = _places(_flags(torch.le, scores, high.score).logical_and_(left))
-        scores, hashes = scores.index_select(0, places), keys.hashes(one, places + start)
+        scores, hashes = scores.index_select(0, places), position_hash(places + (one.address + start), keys.seed)
         below = (scores == low.score).logical_and_(hashes < low.hash)
         above = (scores == high.score).logical_and_(hashes > high.hash)
         left.index_copy_(0, places, below.logical_not())
         kept = _places(below.logical_or_(above).logical_not_())
-        inside.add(left, *(column.index_select(0, kept) for column in (scores, hashes, places)))
+        inside.add(one.address + start, left, scores.index_select(0, kept), places.index_select(0, kept))
 
 
 def _flags(compare: Callable[..., Tensor], scores: Tensor, bound: float) -> Tensor:

@@ -61,9 +61,9 @@ def look(network: Network) -> tuple[str, list[dict[str, Any]]]:
 
     Each with layer, expert, out, in, value, spike ratio, share, and what it lacks to be a super weight.
     """
-    probe = probes.build(
-        network.tokenizer, probes.DEFAULT_PROMPTS, network.longest, device=next(network.model.parameters()).device
-    )
+    device = next(network.model.parameters()).device
+    prompts = [_cut(network.tokenizer, prompt, network.longest - 1) for prompt in probes.DEFAULT_PROMPTS]
+    probe = probes.build(network.tokenizer, prompts, network.longest, device=device)
     downs = network.roles.downs
     result = search(network.model, downs, probe)
     if result.removals:
@@ -80,6 +80,12 @@ def look(network: Network) -> tuple[str, list[dict[str, Any]]]:
         }
         for one, spike, lacks in given
     ]  # fmt: skip
+
+
+def _cut(tokenizer: Any, prompt: str, longest: int) -> str:
+    """The prompt, or as much of its start as fits a model of very short context."""
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return prompt if len(ids) <= longest else str(tokenizer.decode(ids[:longest]))
 
 
 def coordinate_of(weight: dict[str, Any]) -> Coordinate:

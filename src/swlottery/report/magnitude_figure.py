@@ -33,6 +33,9 @@ def magnitude(run: Run) -> Figure:
         remarks.append(
             f"The first {MOST_DRAWN} followed weights; {len(run.followed) - MOST_DRAWN} more are in watch.csv."
         )
+    late = any(at not in track.at for track in tracks for at in run.thresholds if at[0] == 1)
+    if late and 2 in run.remaining:
+        remarks.append("What was found, or chosen as a control, at the end of round 1 was not watched in its course.")
     what = "The size of each followed weight through training and pruning"
     figure = page(run.title, what, 0.75 + rows * (2.6 if rows == 1 else 1.75), remarks)
     if not run.thresholds:
@@ -169,5 +172,7 @@ def _fate(run: Run, track: Track, controls: Sequence[Track]) -> str:
         )
     else:
         fate = "not pruned yet"
+    if end is not None and at[0] == 1:
+        return fate  # its controls were chosen among what prune 1 kept
     alive = [dict(zip(control.at, control.alive, strict=True)).get(at, False) for control in controls]
     return fate + (f"; {sum(alive)} of {len(alive)} controls remain" if alive else "")

@@ -39,7 +39,7 @@ class Survival:
         return [
             *table(heads, rows),
             f"  controls ({legend}):",
-            "  their number × |w| over the largest of them (above 1: none is as large); all are alive after prune 1",
+            "  their number × |w| over the largest of them (above 1: none is as large); all are chosen among what prune 1 keeps",
         ]
 
     def locate(self, event: Event) -> None:
@@ -48,8 +48,9 @@ class Survival:
 
     def prune(self, event: Event) -> list[str]:
         """How the followed weights and their controls came through one prune."""
-        kinds = [kind for kind in CONTROLS if any(row["kind"] == kind for row in event["controls"])]
-        tallies = {(tuple(row["of"][:3]), row["kind"]): f"{row['kept']}/{row['before']}" for row in event["controls"]}
+        controls = event["controls"] if event["round"] > 1 else []  # they were chosen among what prune 1 kept
+        kinds = [kind for kind in CONTROLS if any(row["kind"] == kind for row in controls)]
+        tallies = {(tuple(row["of"][:3]), row["kind"]): f"{row['kept']}/{row['before']}" for row in controls}
         rows = []
         for weight in event["weights"]:
             at, over = key(weight), weight["over_threshold"]

@@ -173,7 +173,9 @@ class TrainLog:
         if event["weights"]:
             self.lines(["", *lines])
             self.line(
-                "  its matrix, its controls: kept of those that stood before this prune; in all: kept of the whole matrix"
+                "  its matrix"
+                + ", its controls" * (event["round"] > 1)
+                + ": kept of those that stood before this prune; in all: of the whole matrix"
             )
 
     def _all_rounds(self) -> None:

@@ -99,8 +99,9 @@ def evaluation(event: Event | None) -> str:
 
 def found(event: Event) -> list[str]:
     """What the finder says of the trained network, and what became of what was found before."""
+    of = "its channel's output" if event["kind"] == "leader" else "its spike"
     weights = [
-        f"{place(key(weight))} (ratio {weight['ratio']:.1f}, {100 * weight['share']:.0f} % of its spike)"
+        f"{place(key(weight))} (ratio {weight['ratio']:.1f}, {100 * weight['share']:.0f} % of {of})"
         for weight in event["weights"]
     ]
     if event["kind"] == "leader":
@@ -113,8 +114,8 @@ def found(event: Event) -> list[str]:
     moved = [f"{place(move['from'])} to {place(move['to'])}" for move in event["moved"]]
     became = {"kept": list(map(place, event["kept"])), "moved": moved, "lost": list(map(place, event["lost"]))}
     if any(became.values()):
-        of = "; ".join(f"{word} {', '.join(places)}" for word, places in became.items() if places)
-        lines.append(f"finder, of those before: {of}")
+        fates = "; ".join(f"{word} {', '.join(places)}" for word, places in became.items() if places)
+        lines.append(f"finder, of those before: {fates}")
     return lines
 
 
@@ -146,9 +147,10 @@ def sentence(weight: Event, rounds: int, settings: Mapping[str, Any]) -> str:
     else:
         fate = f"was pruned in round {gone}"
     against = [f"{percent(weight['matrix_keep_rate'])} of its matrix (the chance level)"]
+    controls = weight["control_keep_rates"] if gone != 1 else []  # those were chosen among what prune 1 kept
     against += [
         f"{row['kept']} of {row['count']}{' controls' * (i == 0)} {CONTROLS[row['kind']][1]}"
-        for i, row in enumerate(weight["control_keep_rates"])
+        for i, row in enumerate(controls)
     ]
     kept = " and ".join([", ".join(against[:-1]), against[-1]] if len(against) > 1 else against)
     name = named(weight)
@@ -176,7 +178,5 @@ def caveats(event: Event, settings: Mapping[str, Any]) -> list[str]:
     if settings.get("super_weights") == "discover" and kinds & {"super_weight", "leader"}:
         said.append("It was found in the network of round 1: whether it outlives prune 1 is reported, never tested.")
     if any(weight["control_keep_rates"] for weight in event["weights"]):
-        said.append(
-            "All controls were alive after prune 1, or they had not been chosen: they tell of the later prunes."
-        )
+        said.append("All controls were chosen among the weights that prune 1 kept: they tell of the later prunes only.")
     return said
