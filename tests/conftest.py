@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from both_scripts import BOTH, Script
+
 # The models of the tests are tiny: threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -31,11 +33,19 @@ exec '{python}' "$@"
 """
 
 
+@pytest.fixture(params=BOTH, ids=lambda script: script.name)
+def script(request: pytest.FixtureRequest) -> Script:
+    """Each of the two scripts, for a test of what they share (scripts/job.sh)."""
+    one: Script = request.param
+    return one
+
+
 @pytest.fixture
 def script_root(tmp_path: Path) -> Path:
     """A copy of what the scripts need, with the code itself linked: logs and records land here."""
     root = tmp_path / "root"
-    for name in ("pyproject.toml", "requirements.txt", "find_sw.sh", "super_weights/src/slurm_sw_out/README.md"):
+    own = [name for script in BOTH for name in (script.file, f"{script.folder}/README.md")]
+    for name in ("pyproject.toml", "requirements.txt", *own):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "scripts", root / "scripts")
@@ -49,7 +59,7 @@ import os, sys, time
 flags = sys.argv[1:]
 sys.stdout.reconfigure(line_buffering=True, write_through=False)  # a line is one write, also if PYTHONUNBUFFERED
 if "--help" in flags:
-    print("the flags of find")
+    print("the flags of", flags[0])
     sys.exit(0)
 print("flags", flags, "in", os.getcwd())
 if "--bad" in flags:
@@ -126,6 +136,22 @@ def find_flags(tiny_gpt2: Path, tmp_path: Path) -> Callable[[Path], list[str]]:
             "--eval-text", str(text), "--eval-tokens", "2000",
             "--controls", "2", "--null-draws", "9", "--device", "cpu", "--dtype", "float32",
         ]  # fmt: skip
+
+    return flags
+
+
+@pytest.fixture
+def train_flags(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Flags of `swlottery train` for two short rounds of the tiny model, in seconds; changes by the settings' names."""
+    text = tmp_path / "train.txt"
+    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would learn by heart." for i in range(200)))
+
+    def flags(**changes: object) -> list[str]:
+        settings: dict[str, object] = {
+            "model": tiny_gpt2, "data": text, "context": 32, "micro_batch": 2, "steps": 6, "rounds": 2, "lr": 1e-2,
+            "eval_steps": 3, "eval_sequences": 4, "threads": 1, "device": "cpu",
+        } | changes  # fmt: skip
+        return [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
     return flags
 

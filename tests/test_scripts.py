@@ -1,4 +1,4 @@
-"""find_sw.sh without Slurm, and the environment that scripts/venv.sh makes. With Slurm: tests/slurm."""
+"""find_sw.sh and func_train.sh without Slurm, and the environment that scripts/venv.sh makes. With Slurm: tests/slurm."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from pathlib import Path
 
 import pytest
 
-LOGS = "super_weights/src/slurm_sw_out"
+from both_scripts import FIND, TRAIN, Script
+
 Environment = dict[str, str]
 
 
-def run(root: Path, *flags: str, env: Environment, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    root: Path, *flags: str, env: Environment, cwd: Path | None = None, script: Script = FIND
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", str(root / "find_sw.sh"), *flags],
+        ["bash", str(root / script.file), *flags],
         cwd=cwd or root,
         env=env,
         capture_output=True,
@@ -33,11 +36,7 @@ def run(root: Path, *flags: str, env: Environment, cwd: Path | None = None) -> s
     )
 
 
-def logs(root: Path) -> list[Path]:
-    return sorted((root / LOGS).glob("*.out"))
-
-
-# --- find_sw.sh around the real program
+# --- the scripts around the real program
 
 
 def test_a_search_of_a_tiny_model(
@@ -46,7 +45,7 @@ def test_a_search_of_a_tiny_model(
     """By the contract of the command line: flags in, record at --out, a log that is what was shown, exit code 0."""
     done = run(script_root, *find_flags(Path("tiny.json")), env=script_environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (log,) = logs(script_root)
+    (log,) = FIND.logs(script_root)
     assert re.fullmatch(r"checkmodel_\d{8}_\d{6}\.out", log.name)
     text = log.read_text()
     assert "Verdicts" in text
@@ -57,85 +56,130 @@ def test_a_search_of_a_tiny_model(
     assert json.loads((tmp_path / "tiny.json").read_text())["schema"] == 1  # a relative path is the caller's
 
 
-def test_bad_input_is_exit_code_2_with_its_line_in_the_log(script_root: Path, script_environment: Environment) -> None:
-    done = run(script_root, "--no-such-flag", env=script_environment)
+def test_a_training_of_a_tiny_model(
+    script_root: Path, script_environment: Environment, train_flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """As above; started again, the run is done; and `swlottery status` lists it."""
+    done = run(script_root, *train_flags(), env=script_environment, cwd=tmp_path, script=TRAIN)
+    assert done.returncode == 0, done.stderr
+    (log,) = TRAIN.logs(script_root)
+    assert re.fullmatch(r"lth_hf_out_\d{8}_\d{6}\.out", log.name)
+    text = log.read_text()
+    for part in (
+        "2 rounds of train, prune, rewind",
+        "Round 1 of 2: training under 100.00 % remaining",
+        "Prune 2: removed",
+        "sparsity 36.00 %, remaining 64.00 %",
+        "Final ticket: training under 64.00 % remaining",
+        "What became of the weights that were followed",
+    ):
+        assert part in text, part
+    assert set(done.stdout.splitlines()) <= set(text.splitlines())
+    assert text.splitlines()[-2:] == [f"func_train: log {log}", "func_train: exit code 0"]
+    assert "\r" not in text  # no progress bar
+    (folder,) = (script_root / "runs").iterdir()  # beside the script, wherever it was started from
+    for name in ("settings.json", "rounds.csv", "watch.csv", "metrics.jsonl", "masks/round_2.safetensors", "final"):
+        assert (folder / name).exists(), name
+    assert (script_root / "plots" / folder.name / "magnitude.png").exists()
+    again = run(script_root, *train_flags(), env=script_environment, cwd=tmp_path, script=TRAIN)
+    assert again.returncode == 0
+    assert f"{folder} is done" in again.stdout
+    said = subprocess.run(
+        [sys.executable, "-m", "swlottery.cli", "status"], cwd=script_root, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(rf"{folder.name} +finished +final \(2\)", said), said
+
+
+def test_bad_input_is_exit_code_2_with_its_line_in_the_log(
+    script: Script, script_root: Path, script_environment: Environment
+) -> None:
+    done = run(script_root, "--no-such-flag", env=script_environment, script=script)
     assert done.returncode == 2
-    (log,) = logs(script_root)
+    (log,) = script.logs(script_root)
     assert "--no-such-flag" in done.stderr
     assert done.stderr.strip().splitlines()[-1] in log.read_text()
-    assert log.read_text().endswith("find_sw: exit code 2\n")
+    assert log.read_text().endswith(f"{script.name}: exit code 2\n")
 
 
-def test_help_makes_no_log(script_root: Path, script_environment: Environment) -> None:
-    done = run(script_root, "--help", env=script_environment)
+def test_help_makes_no_log(script: Script, script_root: Path, script_environment: Environment) -> None:
+    done = run(script_root, "--help", env=script_environment, script=script)
     assert done.returncode == 0
-    assert "--eval-tokens" in done.stdout
-    assert logs(script_root) == []
+    assert script.flag in done.stdout
+    assert script.logs(script_root) == []
 
 
-# --- find_sw.sh around a stub
+# --- the scripts around a stub
 
 
 def test_flags_pass_unchanged_and_paths_are_the_callers(
-    stub_root: Path, script_environment: Environment, tmp_path: Path
+    script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
 ) -> None:
     flags = ["--prompt", "a  b", "$HOME *", "", "ü\"'\\"]
-    done = run(stub_root, *flags, env=script_environment, cwd=tmp_path)
-    assert done.stdout.splitlines()[0] == f"flags {['find', *flags]} in {tmp_path}"
+    done = run(stub_root, *flags, env=script_environment, cwd=tmp_path, script=script)
+    assert done.stdout.splitlines()[0] == f"flags {[script.command, *flags]} in {tmp_path}"
 
 
-def test_the_script_may_be_reached_by_a_link(stub_root: Path, script_environment: Environment, tmp_path: Path) -> None:
-    (tmp_path / "find_sw.sh").symlink_to(stub_root / "find_sw.sh")
-    assert run(tmp_path, env=script_environment).returncode == 0
-    assert len(logs(stub_root)) == 1
+def test_the_script_may_be_reached_by_a_link(
+    script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
+) -> None:
+    (tmp_path / script.file).symlink_to(stub_root / script.file)
+    assert run(tmp_path, env=script_environment, script=script).returncode == 0
+    assert len(script.logs(stub_root)) == 1
 
 
 def test_a_copy_outside_of_a_repository_is_refused(
-    stub_root: Path, script_environment: Environment, tmp_path: Path
+    script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
 ) -> None:
-    shutil.copy(stub_root / "find_sw.sh", tmp_path)
-    done = run(tmp_path, env=script_environment, cwd=stub_root)
+    shutil.copy(stub_root / script.file, tmp_path)
+    done = run(tmp_path, env=script_environment, cwd=stub_root, script=script)
     assert done.returncode == 2
     assert done.stderr == (
-        f"find_sw: {tmp_path} is not the root of the swlottery repository; submit with: "
-        "sbatch -D ROOT ROOT/find_sw.sh\n"
+        f"{script.name}: {tmp_path} is not the root of the swlottery repository; submit with: "
+        f"sbatch -D ROOT ROOT/{script.file}\n"
     )
 
 
 @pytest.mark.parametrize("code", [1, 75])
-def test_the_exit_code_is_the_programs(stub_root: Path, script_environment: Environment, code: int) -> None:
-    done = run(stub_root, env={**script_environment, "STUB_EXIT": str(code)})
+def test_the_exit_code_is_the_programs(
+    script: Script, stub_root: Path, script_environment: Environment, code: int
+) -> None:
+    done = run(stub_root, env={**script_environment, "STUB_EXIT": str(code)}, script=script)
     assert done.returncode == code
-    assert logs(stub_root)[0].read_text().endswith(f"find_sw: exit code {code}\n")
+    assert script.logs(stub_root)[0].read_text().endswith(f"{script.name}: exit code {code}\n")
 
 
-def test_streams_stay_apart_and_both_are_logged(stub_root: Path, script_environment: Environment) -> None:
-    done = run(stub_root, "--bad", env=script_environment)
+def test_streams_stay_apart_and_both_are_logged(
+    script: Script, stub_root: Path, script_environment: Environment
+) -> None:
+    done = run(stub_root, "--bad", env=script_environment, script=script)
     assert done.stderr == "swlottery: no flag --bad\n"
     assert "no flag" not in done.stdout
-    log = logs(stub_root)[0].read_text().splitlines()
+    log = script.logs(stub_root)[0].read_text().splitlines()
     assert sorted(log) == sorted((done.stdout + done.stderr).splitlines())
 
 
-def test_runs_of_one_second_have_logs_of_their_own(stub_root: Path, script_environment: Environment) -> None:
+def test_runs_of_one_second_have_logs_of_their_own(
+    script: Script, stub_root: Path, script_environment: Environment
+) -> None:
     running = [
         subprocess.Popen(
-            ["bash", str(stub_root / "find_sw.sh"), f"--run={i}"], env=script_environment, stdout=subprocess.DEVNULL
+            ["bash", str(stub_root / script.file), f"--run={i}"], env=script_environment, stdout=subprocess.DEVNULL
         )
         for i in range(6)
     ]
     assert [each.wait(60) for each in running] == [0] * 6
-    texts = [log.read_text() for log in logs(stub_root)]
+    texts = [log.read_text() for log in script.logs(stub_root)]
     assert sorted(re.findall(r"--run=(\d)", "".join(texts))) == list("012345")
     assert all(text.count("exit code 0") == 1 for text in texts)
 
 
-def test_a_log_folder_that_cannot_be_made(stub_root: Path, script_environment: Environment) -> None:
-    shutil.rmtree(stub_root / "super_weights")
-    (stub_root / "super_weights").write_text("in the way")
-    done = run(stub_root, env=script_environment)
+def test_a_log_folder_that_cannot_be_made(script: Script, stub_root: Path, script_environment: Environment) -> None:
+    top = stub_root / Path(script.folder).parts[0]
+    shutil.rmtree(top)
+    top.write_text("in the way")
+    done = run(stub_root, env=script_environment, script=script)
     assert done.returncode == 2
-    assert done.stderr == f"find_sw: cannot write the log in {stub_root}/{LOGS}\n"
+    assert done.stderr == f"{script.name}: cannot write the log in {stub_root}/{script.folder}\n"
 
 
 def at_terminal(command: list[str], env: Environment, interrupt_at: str | None = None) -> tuple[str, int]:
@@ -160,25 +204,27 @@ def at_terminal(command: list[str], env: Environment, interrupt_at: str | None =
     return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_on_a_terminal_progress_bars_are_shown_and_not_logged(stub_root: Path, script_environment: Environment) -> None:
-    shown, code = at_terminal(["bash", str(stub_root / "find_sw.sh")], script_environment)
+def test_on_a_terminal_progress_bars_are_shown_and_not_logged(
+    script: Script, stub_root: Path, script_environment: Environment
+) -> None:
+    shown, code = at_terminal(["bash", str(stub_root / script.file)], script_environment)
     assert code == 0
     assert "a progress bar" in shown
-    log = logs(stub_root)[0].read_text()
+    log = script.logs(stub_root)[0].read_text()
     assert "a progress bar" not in log
     assert log.startswith("flags")
-    assert log.endswith("find_sw: exit code 0\n")
+    assert log.endswith(f"{script.name}: exit code 0\n")
 
 
 def test_ctrl_c_lets_the_program_finish_and_its_last_words_are_logged(
-    stub_root: Path, script_environment: Environment
+    script: Script, stub_root: Path, script_environment: Environment
 ) -> None:
-    command = ["bash", str(stub_root / "find_sw.sh"), "--sleep"]
+    command = ["bash", str(stub_root / script.file), "--sleep"]
     shown, code = at_terminal(command, script_environment, interrupt_at="flags")
     assert code == 130
     assert "weights restored" in shown
-    log = logs(stub_root)[0].read_text().splitlines()
-    assert (log[-3], log[-1]) == ("weights restored", "find_sw: exit code 130")
+    log = script.logs(stub_root)[0].read_text().splitlines()
+    assert (log[-3], log[-1]) == ("weights restored", f"{script.name}: exit code 130")
 
 
 # --- scripts/venv.sh, with a Python that keeps a journal in place of installing anything

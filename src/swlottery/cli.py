@@ -125,7 +125,8 @@ def _command(parsed: argparse.Namespace) -> int:
             from swlottery.train import train
 
             stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
-            return train(_settings(TrainSettings, parsed, stored), root)
+            requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+            return train(_settings(TrainSettings, parsed, stored), root, requeued)
         case _:
             from swlottery.report import status
 

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 DONE, STOPPED = 0, 75
 
 
-def train(settings: TrainSettings, root: Path) -> int:
+def train(settings: TrainSettings, root: Path, same_log: bool = False) -> int:
     """Run a lottery, or go on with it where it was stopped. Returns the exit code: 0 done, 75 stopped and saved.
 
-    root: the folder in which ``runs`` and ``plots`` stand by default.
+    root: the folder in which ``runs`` and ``plots`` stand by default. same_log: an earlier start of this very job wrote
+    to the log already, so that its header is not repeated.
 
     Raises:
         BadInput: settings that contradict each other, the model or the data; a run in use; a full disk; a loss that is
@@ -41,6 +42,10 @@ def train(settings: TrainSettings, root: Path) -> int:
     from swlottery.lottery import branch, start
     from swlottery.lottery.weights import beforehand
 
+    for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
+        path = getattr(settings, name)
+        if path and not Path(path).exists() and (root / path).exists():
+            setattr(settings, name, str(root / path))
     parent = Path(settings.from_round_1) if settings.from_round_1 else None
     round_1 = branch.check(parent, settings) if parent else {}
     contents = {}
@@ -61,7 +66,7 @@ def train(settings: TrainSettings, root: Path) -> int:
             if folders.is_finished(run_folder):
                 print(f"{run_folder} is done: other settings make another run; to run it again, remove the folder")
                 return DONE
-            return _run(settings, network, data, known, parent, run_folder, plots, started)
+            return _run(settings, network, data, known, parent, run_folder, plots, started, same_log)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"no space left for {run_folder}: free some and run the same again, it goes on") from None
@@ -72,7 +77,7 @@ def train(settings: TrainSettings, root: Path) -> int:
 
 def _run(
     settings: TrainSettings, network: Any, data: Tokens, known: Any, parent: Path | None, run_folder: Path, plots: Path,
-    started: float,
+    started: float, same_log: bool,
 ) -> int:  # fmt: skip
     from swlottery.lottery.loop import Stopped, lottery
     from swlottery.lottery.state import Run
@@ -83,7 +88,7 @@ def _run(
     notes: list[str] = []
     run = Run(network, data, settings, run_folder, here, notes.append)
     log = TrainLog(bars=sys.stderr.isatty())
-    _open_log(log, run, notes)
+    _open_log(log, run, notes, same_log)
     figures: list[Path] = []
     try:
         with _stop_flag() as stop:
@@ -99,6 +104,7 @@ def _run(
         message = str(error) or type(error).__name__
         with suppress(OSError):  # a full disk must not hide what it caused
             folders.write_status(run_folder, "failed", {**_standing(run), "message": message})
+        log.footer(run_folder, figures, time.monotonic() - started, "failed", message)
         raise
     finally:
         run.tables.close()
@@ -140,7 +146,7 @@ def _environment(settings: TrainSettings, run_folder: Path) -> dict[str, Any]:
     return stored
 
 
-def _open_log(log: TrainLog, run: Run, notes: list[str]) -> None:
+def _open_log(log: TrainLog, run: Run, notes: list[str], same_log: bool) -> None:
     if not run.resumed:
         for note in notes:
             log.line(note)
@@ -151,7 +157,7 @@ def _open_log(log: TrainLog, run: Run, notes: list[str]) -> None:
         raise BadInput(f"the text {run.data.name} is not the one that {run.folder} was begun with: it has other tokens")
     if begun["lineage"] != run.network.lineage:
         raise BadInput(f"the network is not the one that {run.folder} was begun with: it has other weights at step 0")
-    log.quiet = True
+    log.quiet = same_log
     log.header(dataclasses.asdict(run.settings), begun, dataclasses.asdict(TrainSettings()))
     log.quiet = False
     log.resumed(history[1:], run.state.round, run.state.step, "; ".join(notes))

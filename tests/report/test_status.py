@@ -146,9 +146,10 @@ def test_nothing_in_a_run_can_steer_the_terminal(tmp_path: Path) -> None:
 
 
 def test_what_is_followed_is_named(tmp_path: Path) -> None:
-    make(tmp_path, "1", followed=1, alive=0)
+    make(tmp_path, "1", followed=1, alive=0, round=5)
     make(tmp_path, "2", followed=0, alive=0, kind=None)
     make(tmp_path, "3", followed=2, alive=None, kind="unheard of")
+    assert "5 of 5  120 of 300" in table(runs(tmp_path))
     ends = [line.split(" ago  ")[1].strip() for line in table(runs(tmp_path)).split("\n")[1:]]
     assert ends == ["0/1 super weight", "—", "?/2 weights"]
 

@@ -329,8 +329,11 @@ def test_weights_found_at_the_end_of_round_1_join_the_box_of_their_matrix(made: 
     late = {"kind": "leader", "layer": 0, "expert": None, "out": 1, "in": 2, "value": 0.1, "alive": True}
     run.boxes.append(box | {"weights": [late]})
     axes = panels(round_boxes(run, 1))[0]
-    labels = [text.get_text().split("\n")[0] for text in axes.get_legend().get_texts()]
-    assert labels == ["super weight (0, 44, 6)", "leader (0, 1, 2)"]
+    early = {one["when"]: one["weights"][0]["value"] for one in boxes_of(run, 1) if one["layer"] == 0 and one is not run.boxes[-1]}  # fmt: skip
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        f"super weight (0, 44, 6)\nbefore {early['before']:.4g}, after {early['after']:.4g}",
+        "leader (0, 1, 2)\nafter 0.1",
+    ]
 
 
 def test_an_empty_matrix_and_a_round_without_boxes_are_drawn(made: dict[str, Path]) -> None:

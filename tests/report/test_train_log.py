@@ -189,6 +189,7 @@ def test_the_prune_names_sparsity_and_remaining_and_every_followed_weight() -> N
     second = [alive(SUPER, 0.001, True, False), alive(FOREIGN, 0.0, False, False), alive(LEADER, 0.01, True, True)]
     log.event(prune(2, 800, 640, second, {"control_rank": (19, 7), "control_both": (12, 0)}))
     assert "super weight (2, 447, 666)  0.001     0.208     PRUNED     75.00 %  50.00 %  7/19  0/12" in lines
+    assert "Prune 2: removed 160 of 800 weights, threshold 4.807960e-03" in lines
     assert "foreign weight (1, 5, 6)        —         —  gone at 1     25.00 %   4.17 %     —     —" in lines
     assert lines[-1] == (
         "  its matrix, its controls: kept of those that stood before this prune; in all: of the whole matrix"

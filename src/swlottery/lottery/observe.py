@@ -137,7 +137,7 @@ def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
     for one in main:
         c = one.coordinate
         size = trained_sizes[c.layer, c.expert]
-        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_])
+        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_].detach())
         rank = 1 + int((size > size[c.out, c.in_]).sum())
         weights.append({**_entry(one), "value": value, "rank": rank, "matrix_size": size.numel()})
     yield run.record("followed", round=1, weights=weights, controls=chosen)
@@ -146,7 +146,9 @@ def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
 def pruned(run: Run, round_: int, new: Masks) -> Event:
     """What the prune of a round did; the fate of each followed weight that went is settled here."""
     state = run.state
-    state.threshold, _ = run.pruner.thresholds(run.masks, new)
+    state.threshold, levels = run.pruner.thresholds(run.masks, new)
+    if run.settings.criterion == "random":
+        levels = dict.fromkeys(levels, 0.0)  # no weight stands above or below anything
     state.pruned = masking.remaining(run.masks) - masking.remaining(new)
     before, after = run.places(run.masks), run.places(new)
     numbers, tensors = pruning.row(new, state.pruned, state.threshold), pruning.keep_rates(run.masks, new)
@@ -158,22 +160,21 @@ def pruned(run: Run, round_: int, new: Masks) -> Event:
     weights = []
     for one in run.main:
         c = one.coordinate
-        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_])
+        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_].detach())
         was, now = pruning.count_alive(before, [c]) == 1, pruning.count_alive(after, [c]) == 1
-        over = abs(value) / state.threshold if state.threshold else None
+        level = levels[run.names[c.layer]]
+        over = abs(value) / level if level else None
         weights.append({**_entry(one), "value": value, "over_threshold": over, "alive_before": was, "alive": now})
         if was and not now:
-            counts = tensors[run.names[c.layer]]
+            mask = after[c.layer, c.expert]
             state.fates.append({
                 **_entry(one), "pruned_in": round_,
                 "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
-                "matrix_keep_rate": counts["kept"] / counts["before"],
+                "matrix_keep_rate": int(mask.count_nonzero()) / mask.numel(),
                 "control_keep_rates": [{key: group[key] for key in ("kind", "kept", "count")}
                                        for group in groups if group["of"] == list(c[:3])],
             })  # fmt: skip
-    return run.record(
-        "prune", round=round_, **numbers, matrices=tensors, weights=weights, controls=groups, seconds=state.seconds
-    )
+    return run.record("prune", round=round_, **numbers, matrices=tensors, weights=weights, controls=groups)
 
 
 def fates(run: Run) -> list[Event]:
