@@ -15,7 +15,7 @@ swlottery_job() {
     elif [ $help = no ]; then
         folder=$(dirname -- "$stem")
         mkdir -p -- "$folder" 2>/dev/null || true
-        if [ ! -w "$folder" ]; then
+        if [ ! -d "$folder" ] || [ ! -w "$folder" ]; then
             echo "$name: cannot write the log in $folder" >&2
             exit 2
         fi
@@ -25,6 +25,11 @@ swlottery_job() {
         until (set -o noclobber && : >"$swlottery_log") 2>/dev/null; do
             number=$((number + 1))
             swlottery_log=${stem}_$number.out
+            if [ $number -gt 99 ]; then # no hundred runs in one second: the folder takes no file
+                trap - EXIT
+                echo "$name: cannot write the log in $folder" >&2
+                exit 2
+            fi
         done
         trap 'code=$?; printf "%s\n" "$swlottery_name: log $swlottery_log" "$swlottery_name: exit code $code" | tee -a "$swlottery_log"' EXIT
     fi

@@ -7,9 +7,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-TIMES = {"seconds", "seconds_left", "tokens_per_second"}
+if TYPE_CHECKING:
+    from swlottery.lottery.state import Run
+
+TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds"}
 
 
 def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) -> list[str]:
@@ -21,6 +24,34 @@ def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) 
     } | changes  # fmt: skip
     named = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     return ["train", *named, *more]
+
+
+def built(model: Path, text: Path, folder: Path, **changes: object) -> Run:
+    """The run that such flags make, before its first step, for tests that look inside while it goes."""
+    from swlottery.config import TrainSettings
+    from swlottery.data import prepare
+    from swlottery.lottery import start
+    from swlottery.lottery.state import Run
+    from swlottery.runtime import environment
+
+    settings: dict[str, Any] = {
+        "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "grad_accum": 2, "steps": 6, "rounds": 2,
+        "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1, "device": "cpu",
+        "super_weights": "none",
+    } | changes  # fmt: skip
+    chosen = TrainSettings(**settings)
+    chosen.check()
+    environment.pin(1)
+    network = start.network(chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(network, prepare(chosen.data, network.tokenizer), chosen, folder, environment.describe(1))
+
+
+def complaint(stderr: str) -> str:
+    """The one line that a refused command leaves; libraries' bars, loaded before it could hush them, are no part of it."""
+    lines = [line for part in stderr.splitlines() for line in part.split("\r") if line and "it/s]" not in line]
+    assert len(lines) == 1 and lines[0].startswith("swlottery: "), stderr
+    return lines[0]
 
 
 def only_run(folder: Path) -> Path:

@@ -35,8 +35,7 @@ def write_round_1(run: Run) -> None:
     tensors = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in named.items()}
     files.write_tensors(target / "last_step.safetensors", tensors)
     state = run.state
-    content = {"losses": state.losses, "norm": state.norm, "seconds": state.seconds,
-               "weights_sha256": weights_sha256(run.network.model)}  # fmt: skip
+    content = {"losses": state.losses, "norm": state.norm, "weights_sha256": weights_sha256(run.network.model)}  # fmt: skip
     files.write_json(target / "round.json", content)
 
 
@@ -79,7 +78,7 @@ def read_round_1(run: Run, source: Path) -> None:
     tensors = load_file(source / "last_step.safetensors", device=str(run.training.device))
     run.gradients, run.moments, run.since = ({n: tensors[f"{kind}/{n}"] for n in run.downs} for kind in "gvs")
     state = run.state
-    state.losses, state.norm, state.seconds = content["losses"], content["norm"], content["seconds"]
+    state.losses, state.norm = content["losses"], content["norm"]
     state.step = run.settings.steps
     if run.settings.rewind_step:
         shutil.copyfile(source.parent / "theta_k.safetensors", run.folder / "theta_k.safetensors")

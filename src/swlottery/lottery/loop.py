@@ -7,7 +7,6 @@ with the same bits. All that stands between two trainings is a function of the t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,18 +63,11 @@ def train(run: Run, round_: int, stop: Callable[[], bool]) -> Iterator[Event]:
         run.forget_interval()
         yield from observe.boxes(run, round_, "before")
         yield from observe.evaluation(run, round_, state.step)
-    busy, done, told = 0.0, 0, time.monotonic()
     for step in range(state.step, settings.steps):
         last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
-        started = time.monotonic()
-        loss, state.norm = run.training.step(step, round_, run.see_gradients if due or last else None)
-        state.losses.append(loss)
-        state.step, done = step + 1, done + 1
+        run.take_step(step, round_, see=due or last)
         if round_ == 1 and step + 1 == settings.rewind_step:
             files.write_tensors(run.folder / "theta_k.safetensors", run.parameters)
-        now = time.monotonic()
-        busy, state.seconds, told = busy + now - started, state.seconds + now - told, now
-        run.speed = busy / done
         yield {"event": "step", "round": round_, "step": step + 1, "steps": settings.steps}
         if last:
             return
@@ -106,7 +98,8 @@ def next_round(run: Run, round_: int) -> None:
     """A round starts where the rewind point stands, with fresh moments, and with a checkpoint."""
     run.training.forget_moments()
     run.forget_interval()
-    run.state.round, run.state.step, run.state.seconds = round_, run.first_step(round_), 0.0
+    run.state.round, run.state.step = round_, run.first_step(round_)
+    run.state.round_began = run.tick()
     run.save()
 
 
@@ -118,6 +111,7 @@ def finish(run: Run, round_: int) -> Iterator[Event]:
     if masking.violations(run.masks, run.parameters):
         raise AssertionError("a masked weight is not zero: a defect of the training loop")
     run.save_model(run.folder / "final")
-    yield run.record("finished", weights=observe.fates(run), seconds=run.state.seconds)
+    seconds = {"wall_seconds": run.tick(), "step_seconds": run.state.busy}
+    yield run.record("finished", weights=observe.fates(run), **seconds)
     run.tables.lengths()
     checkpoint.clear(run.folder / "checkpoints")

@@ -53,7 +53,7 @@ def trained(run: Run, round_: int, new: Masks) -> Iterator[Event]:
         "round": round_ - 1,
         **pruning.row(run.masks, None if first else run.state.pruned, None if first else run.state.threshold),
         **{name: losses[name] for name in ("train_loss", "val_loss", "val_perplexity")},
-        "seconds": run.state.seconds,
+        "seconds": run.tick() - run.state.round_began,
     }
     run.tables.round(row)
     yield run.record("round", **row)
@@ -240,8 +240,8 @@ def _losses(run: Run, round_: int, step: int, new: Masks) -> Event:
         train_loss=math.fsum(losses) / len(losses) if losses else None,
         val_loss=loss, val_perplexity=math.exp(min(loss, 700.0)),
         gradient_norm=run.state.norm if losses else None, threshold=threshold,
-        tokens_per_second=_tokens(run) / run.speed if run.speed else None,
-        seconds_left=steps_left * run.speed if run.speed else None,
+        tokens_per_second=_tokens(run) / run.pace if run.pace else None,
+        seconds_left=steps_left * run.pace if run.pace else None,
     )  # fmt: skip
 
 

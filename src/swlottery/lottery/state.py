@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -40,7 +41,8 @@ Event = dict[str, Any]
 class State:
     """What a checkpoint says beside tensors.
 
-    losses: of the steps since the last evaluation. pruned, threshold: of the prune that made the present mask. fates:
+    losses: of the steps since the last evaluation. wall: seconds since the run began (what was done again
+    is not counted twice), busy: those in training steps; round_began: the wall at the start of the round. pruned, threshold: of the prune that made the present mask. fates:
     of the followed weights that were pruned so far. tables: the byte lengths of the tables.
     """
 
@@ -48,7 +50,9 @@ class State:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     norm: float | None = None
-    seconds: float = 0.0
+    wall: float = 0.0
+    busy: float = 0.0
+    round_began: float = 0.0
     followed: list[Followed] = field(default_factory=list)
     controls: list[Controls] = field(default_factory=list)
     protected: list[Coordinate] = field(default_factory=list)
@@ -102,7 +106,7 @@ class Run:
         self.since: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.moments: dict[str, Tensor] = {}
-        self.speed: float | None = None
+        self.paces: deque[float] = deque(maxlen=100)
         self.last: Event = {}
         for kind in ("masks", "checkpoints"):
             (folder / kind).mkdir(exist_ok=True)
@@ -115,7 +119,7 @@ class Run:
         if saved is not None:
             self._take_up(saved[1])
         self.tables = Tables(folder, self.state.tables)
-        self.saved_at = time.monotonic()
+        self.saved_at = self.ticked_at = time.monotonic()
 
     def begin(self) -> None:
         """Before the first step of a new run: store θ_0 and m_0, and count what the prunes will take."""
@@ -162,6 +166,11 @@ class Run:
         return whole
 
     @property
+    def pace(self) -> float | None:
+        """Seconds of a step, from the last hundred; None before the first."""
+        return sum(self.paces) / len(self.paces) if self.paces else None
+
+    @property
     def main(self) -> list[Followed]:
         """The followed weights without controls."""
         return [one for one in self.state.followed if not one.is_control]
@@ -197,10 +206,27 @@ class Run:
         if masking.violations(self.masks, self.parameters):
             raise AssertionError("a masked weight is not zero: a defect of the training loop")
         self.state.tables = self.tables.lengths()
+        self.tick()
         tensors: dict[str, Tensor] = {f"w/{name}": p for name, p in self.parameters.items()}
         tensors |= self.training.moments() | {f"s/{name}": tensor for name, tensor in self.since.items()}
         checkpoint.save(self.folder / "checkpoints", self.state.round, self.state.step, tensors, asdict(self.state))
         self.saved_at = time.monotonic()
+
+    def tick(self) -> float:
+        """Bring the run's clock up to now, and read it: seconds since the run began."""
+        now = time.monotonic()
+        self.state.wall, self.ticked_at = self.state.wall + now - self.ticked_at, now
+        return self.state.wall
+
+    def take_step(self, step: int, round_: int, see: bool) -> None:
+        """One step of training. see: keep the gradients of the down-projections, an evaluation follows."""
+        started = time.monotonic()
+        loss, self.state.norm = self.training.step(step, round_, self.see_gradients if see else None)
+        self.state.losses.append(loss)
+        self.state.step = step + 1
+        took = time.monotonic() - started
+        self.state.busy += took
+        self.paces.append(took)
 
     def save_if_due(self, stop: bool) -> None:
         """Write a checkpoint if the last one is as old as it may become, or if the run is to stop."""
