@@ -48,7 +48,8 @@ def script_root(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "requirements.txt", *own):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, root / name)
-    shutil.copytree(REPOSITORY / "scripts", root / "scripts")
+    for name in ("scripts", "configs"):
+        shutil.copytree(REPOSITORY / name, root / name)
     (root / "src").symlink_to(REPOSITORY / "src")
     return root
 

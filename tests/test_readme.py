@@ -1,48 +1,188 @@
-"""The README is kept true: its flags and defaults are the program's, and what it names is there.
+"""The README is kept true: its commands, flags and defaults are the program's, and what it names is there.
 
-Its commands are run elsewhere: ./quickstart.sh by tests/test_smollm2.py, sbatch find_sw.sh by tests/slurm/test_find_sw.py.
+Its quick commands are run here, on fewer steps; of all others the flags are parsed and checked. Those are run elsewhere:
+./quickstart.sh by tests/test_smollm2.py, the jobs by tests/slurm.
 """
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from swlottery.config import FindSettings
+from swlottery import cli
+from swlottery.config import FindSettings, TrainSettings, from_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SETTINGS = {field.name: field for field in dataclasses.fields(FindSettings)}
+COMMANDS = {"find_sw.sh": ("find", FindSettings), "func_train.sh": ("train", TrainSettings)}
+OWN = {
+    f"--{field.name.replace('_', '-')}" for kind in (FindSettings, TrainSettings) for field in dataclasses.fields(kind)
+}
+SBATCH = {"--parsable", "--dependency", "--gres", "-p"}
+
+INDENTED = re.findall(r"^    (\S.*)$", README, re.MULTILINE)
+INLINE = [
+    text for text in re.findall(r"`([^`\n]+)`", README) if re.match(r"(sbatch|bash|\./|\.venv/|swlottery) ?\S", text)
+]
+LINES = INDENTED + [text for text in INLINE if text not in INDENTED]
 
 
-def rows():
+def rows(script):
+    """The rows of the table of a script's flags."""
+    section = README.partition(f"### The flags of {script}")[2].partition("\n#")[0]
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in README.splitlines()
+        for line in section.splitlines()
         if line.startswith("| `--")
     ]
 
 
-def test_the_table_of_flags_is_the_programs():
-    assert len(rows()) > 8
-    for flags, _, default in rows():
-        for flag in re.findall(r"`--([a-z-]+)", flags):
-            setting = SETTINGS[flag.replace("-", "_")]
+def flags_in(text):
+    return re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)
+
+
+def words(line):
+    """A command's words, without what the shell does around it."""
+    inside = re.fullmatch(r"\w+=\$\((.*)\)", line)
+    return [word for word in shlex.split(inside[1] if inside else line, comments=True) if word != "…"]
+
+
+# --- the commands
+
+
+def test_its_commands_are_found():
+    assert [line for line in INDENTED if not re.match(r"(\w+=\$\()?(sbatch|bash|\./|\.venv/bin/swlottery)", line)] == []
+    assert len(INDENTED) >= 8
+    assert {"sbatch --gres=gpu:1 -p PARTITION find_sw.sh …", "bash find_sw.sh --help"} <= set(INLINE)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_is_good(line):
+    """The script is there, the flags in front of it are sbatch's, and those behind it make settings that pass."""
+    first, *rest = words(line)
+    if first == ".venv/bin/swlottery":
+        assert cli.parser().parse_args(rest).command == "status"
+        return
+    if first.startswith("./"):
+        assert (REPOSITORY / first).stat().st_mode & 0o100
+        return
+    assert first in ("sbatch", "bash")
+    (at,) = (nth for nth, word in enumerate(rest) if word in COMMANDS)
+    before, script, given = rest[:at], rest[at], rest[at + 1 :]
+    assert (REPOSITORY / script).is_file()
+    assert {word.partition("=")[0] for word in before if word.startswith("-")} <= (
+        SBATCH if first == "sbatch" else set()
+    )
+    command, kind = COMMANDS[script]
+    if given == ["--help"]:
+        return
+    parsed = cli.parser().parse_args([command, *given])
+    stored = from_file(REPOSITORY / parsed.config, kind) if getattr(parsed, "config", None) else {}
+    made = cli._settings(kind, parsed, stored)
+    if kind is TrainSettings:
+        made.check()
+    else:
+        cli._check_find(made)
+
+
+def test_its_quick_commands_run(script_root, script_environment):
+    """A lottery, two arms that branch from it, the same command once more, and how the runs stand."""
+    smoke = [line for line in INDENTED if "configs/smoke.yaml" in line]
+    assert len(smoke) == 3 and "--from-round-1" not in smoke[0]
+    status = next(line for line in INDENTED if "swlottery status" in line)
+    fewer = [
+        "--steps",
+        "2",
+        "--rounds",
+        "1",
+        "--context",
+        "32",
+        "--eval-sequences",
+        "2",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
+
+    def run(line):
+        there = {path.name for path in (script_root / "runs").glob("*")}
+        filled = [word.replace("runs/RUN", f"runs/{min(there, default='')}") for word in words(line)]
+        done = subprocess.run(
+            [*filled, *fewer], cwd=script_root, env=script_environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout, {path.name for path in (script_root / "runs").iterdir()} - there
+
+    said, (first,) = run(smoke[0])
+    assert "What became of the weights that were followed" in said
+    again, new = run(smoke[0])
+    assert f"{first} is done" in again and not new
+    for arm in smoke[1:]:
+        said, new = run(arm.replace("runs/RUN", f"runs/{first}"))
+        assert f"branches from runs/{first}" in said and len(new) == 1
+        assert ("PRUNED" in said) == arm.endswith("--force-prune sw")
+    command = [sys.executable, "-m", "swlottery.cli", *words(status)[1:]]
+    table = subprocess.run(command, cwd=script_root, env=script_environment, capture_output=True, text=True).stdout
+    assert table.count(" finished ") == 3 and first in table
+
+
+# --- the flags
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_table_of_flags_is_the_programs(script):
+    settings = {field.name: field for field in dataclasses.fields(COMMANDS[script][1])}
+    assert len(rows(script)) > 8
+    for flags, _, default in rows(script):
+        for flag in flags_in(flags):
+            if flag == "--config":
+                continue
+            setting = settings[flag[2:].replace("-", "_")]
             if default and not default.startswith("six"):
                 assert str(setting.default).removesuffix(".0") == default.strip("`"), flag
+            elif not default:
+                assert setting.default in (None, "", False, dataclasses.MISSING), flag
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_help_names_every_flag_of_a_table(script):
+    command = [sys.executable, "-m", "swlottery.cli", COMMANDS[script][0], "--help"]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert all(flag in said for flags, *_ in rows(script) for flag in flags_in(flags))
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_the_choices_that_a_table_names_are_the_programs(script):
+    settings = {field.name: field.metadata["flag"] for field in dataclasses.fields(COMMANDS[script][1])}
+    for flags, text, _ in rows(script):
+        choices = [settings.get(flag[2:].replace("-", "_"), {}).get("choices") for flag in flags_in(flags)]
+        if all(choices):
+            assert set(re.findall(r"`([\w+-]+)`", text)) <= set().union(*choices), flags
 
 
 def test_every_flag_in_the_text_exists():
-    known = {f"--{name.replace('_', '-')}" for name in SETTINGS} | {"--help", "--gres"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= known
+    assert set(flags_in(README)) <= OWN | SBATCH | {"--help", "--config"}
+
+
+# --- what it names
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)|`((?:bench|docs)/[\w.]+)`", README))))
 def test_what_it_links_to_is_there(path):
     assert (REPOSITORY / (path[0] or path[1])).exists()
+
+
+def test_the_configs_it_names_are_those_there_are():
+    section = README.partition("### Configs")[2].partition("\n#")[0]
+    there = {path.name for path in (REPOSITORY / "configs").glob("*.yaml")}
+    assert set(re.findall(r"`([\w-]+\.yaml)`", section)) == there
+    seeds = {path.stem for path in (REPOSITORY / "configs" / "seed").iterdir()}
+    assert set(re.findall(r"\b87\d{4}\b", section)) == seeds
 
 
 def test_there_are_as_many_architectures_as_it_says():
@@ -51,8 +191,9 @@ def test_there_are_as_many_architectures_as_it_says():
     assert f"of {len(ROWS)}\narchitectures" in README or f"of {len(ROWS)} architectures" in README
 
 
-def test_help_names_every_flag_of_the_table():
-    said = subprocess.run(
-        [sys.executable, "-m", "swlottery.cli", "find", "--help"], capture_output=True, text=True
-    ).stdout
-    assert all(flag in said for flags, *_ in rows() for flag in re.findall(r"--[a-z-]+", flags))
+def test_the_log_reads_as_it_says():
+    """What it names of the training log stands in the code that writes it."""
+    report = REPOSITORY / "src" / "swlottery" / "report"
+    written = "".join((report / name).read_text() for name in ("train_log.py", "train_tables.py", "survival.py"))
+    for words_ in ("What each prune will leave", "|w|/thr.", "its matrix", "PRUNED", "All rounds", "What became of"):
+        assert words_ in written

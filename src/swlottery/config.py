@@ -185,7 +185,7 @@ def _rate(flag: str, text: str) -> Decimal:
         rate = Decimal(str(text).strip())
     except InvalidOperation:
         raise BadInput(f"{flag} {text}: give a fraction such as 0.2") from None
-    if not 0 < rate < 1:
+    if not (rate.is_finite() and 0 < rate < 1):
         raise BadInput(f"{flag} {text}: a fraction between 0 and 1, such as 0.2 for 20 %")
     return rate
 
@@ -219,14 +219,16 @@ def _value(path: Path, name: Any, value: Any, hints: dict[str, Any]) -> Any:
         items = value if isinstance(value, list) else [value]
         return [",".join(map(str, item)) if isinstance(item, list) else str(item) for item in items]
     if wanted is float:
-        try:  # YAML reads 6e-4 as text
-            return float(value)
-        except (TypeError, ValueError):
+        try:
+            return float(str(value))  # YAML reads 6e-4 as text
+        except ValueError:
             raise BadInput(f"{path}: {name}: {value!r} is not a number") from None
     if wanted in (int, bool):
         if type(value) is not wanted:
             raise BadInput(f"{path}: {name}: {value!r} is not {'a whole number' if wanted is int else 'true or false'}")
         return value
-    if value is None:
+    if value is None and wanted is not str:
         return None
+    if value is None or isinstance(value, dict):
+        raise BadInput(f"{path}: {name}: {value!r} is not text")
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.report.train_log import TrainLog
-from swlottery.runtime import environment, files
+from swlottery.runtime import checkpoint, environment, files
 from swlottery.runtime import folder as folders
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def train(settings: TrainSettings, root: Path, same_log: bool = False) -> int:
         plots.mkdir(parents=True, exist_ok=True)
         with folders.held(run_folder):
             if folders.is_finished(run_folder):
+                checkpoint.clear(run_folder / "checkpoints")
                 print(f"{run_folder} is done: other settings make another run; to run it again, remove the folder")
                 return DONE
             return _run(settings, network, data, known, parent, run_folder, plots, started, same_log)
@@ -109,6 +110,7 @@ def _run(
     finally:
         run.tables.close()
     folders.write_status(run_folder, "finished", _standing(run))
+    checkpoint.clear(run_folder / "checkpoints")  # not before: a run with neither would be done again
     log.footer(run_folder, figures, time.monotonic() - started)
     return DONE
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +59,9 @@ def test_one_step_has_a_rate():
 @pytest.mark.parametrize("seed", [0, 5])
 @pytest.mark.parametrize("order", ["same", "fresh"])
 @pytest.mark.parametrize("first", [0, 2])
-def test_the_batches_of_a_round_are_the_ones_its_data_order_says(order, first, seed, tiny_gpt2, text, tmp_path, monkeypatch):
+def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
+    order, first, seed, tiny_gpt2, text, tmp_path, monkeypatch
+):
     """Seen where they are drawn, and again where the loss reads them."""
     drawn, read, step = [], [], []
     real, real_step = data.batch, Training.step
@@ -230,7 +231,9 @@ def made(tiny_gpt2, text, tmp_path):
 def stepped(training: Training, number: int = 0) -> tuple[float, float, dict]:
     """One step: its loss, its norm, and the gradients before clipping."""
     gradients = {}
-    loss, norm = training.step(number, 1, lambda: gradients.update({n: p.grad.clone() for n, p in training.parameters.items()}))
+    loss, norm = training.step(
+        number, 1, lambda: gradients.update({n: p.grad.clone() for n, p in training.parameters.items()})
+    )
     return loss, norm, gradients
 
 
@@ -349,7 +352,8 @@ def quick(monkeypatch):
 
 def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text, tmp_path, monkeypatch, capsys, quick):
     """The fourth step of round 2 fails, whose third is behind a checkpoint at step 2."""
-    assert main(flags(tiny_gpt2, text, tmp_path / "alone")) == 0
+    short = {"rounds": 1, "super_weights": "none"}
+    assert main(flags(tiny_gpt2, text, tmp_path / "alone", **short)) == 0
     alone = traces(only_run(tmp_path / "alone"))
     real = Training.step
 
@@ -360,7 +364,7 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
     capsys.readouterr()
     with monkeypatch.context() as patched:
         patched.setattr(Training, "step", step)
-        assert main(flags(tiny_gpt2, text, tmp_path)) == 2
+        assert main(flags(tiny_gpt2, text, tmp_path, **short)) == 2
     said = complaint(capsys.readouterr().err)
     assert "the loss is not finite at step 4 of round 2" in said and "--lr" in said
     run = only_run(tmp_path)
@@ -371,13 +375,13 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
     assert '"failed"' in (run / "status.json").read_text()
     saved = {path: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())}
     monkeypatch.setattr("swlottery.lottery.loop.lottery", lambda *_: iter([]))  # only what stands before the first step
-    assert main(flags(tiny_gpt2, text, tmp_path, lr=1e-3)) == 0
+    assert main(flags(tiny_gpt2, text, tmp_path, **short, lr=1e-3)) == 0
     other = [path for path in (tmp_path / "runs").iterdir() if path != run]
     assert len(other) == 1, "a lower rate is another run"
     assert {path: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())} == saved
     monkeypatch.undo()
     monkeypatch.setattr("swlottery.train._draw", lambda *_: [])
-    assert main(flags(tiny_gpt2, text, tmp_path)) == 0
+    assert main(flags(tiny_gpt2, text, tmp_path, **short)) == 0
     assert traces(run) == alone, "what stood before the failure was sound"
 
 

@@ -63,7 +63,7 @@ PriorityType=priority/basic
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2,batch_sched_delay=0
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=16000 State=UNKNOWN
-PartitionName=test Nodes=ALL Default=YES MaxTime=60 State=UP
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
+from swlottery.lottery import masks as masking
 from swlottery.lottery.state import Run
 from swlottery.runtime import files
 
@@ -54,6 +55,9 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
                 f"--from-round-1 {parent}: it was trained with {name} = {value}, this run has {getattr(settings, name)}; "
                 "the first training must be the same"
             )
+    if not all(bool(mask.all()) for mask in masking.load(parent / "masks" / "round_0.safetensors").values()):
+        raise BadInput(f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
+                       "without --force-prune")  # fmt: skip
     if settings.rewind_step not in (0, stored["rewind_step"]):
         raise BadInput(
             f"--from-round-1 {parent}: it stored the weights of step {stored['rewind_step']} and of step 0, not of step "

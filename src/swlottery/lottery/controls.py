@@ -102,11 +102,12 @@ def _nearest(
     flat = distance.flatten().to(torch.float64)
     if alive:
         flat = flat.masked_fill(~alive[place].flatten(), torch.inf)
-    wanted = min(count + len(taken), len(flat))
-    values, order = flat.topk(wanted, largest=False)
-    near = sorted(zip(values.tolist(), order.tolist(), strict=True))
+    farthest = flat.topk(min(count + len(taken), len(flat)), largest=False).values[-1]
+    # topk does not say which of equal ones it takes: look at all that are as near as its last.
+    places = ((flat <= farthest) & flat.isfinite()).nonzero().flatten()
+    near = sorted(zip(flat[places].tolist(), places.tolist(), strict=True))
     columns = distance.shape[1]
-    found = [Coordinate(place[0], at // columns, at % columns, place[1]) for value, at in near if value < torch.inf]
+    found = [Coordinate(place[0], at // columns, at % columns, place[1]) for _, at in near]
     return [coordinate for coordinate in found if coordinate not in taken][:count]
 
 

@@ -16,7 +16,7 @@ from swlottery.lottery.branch import read_round_1, write_round_1
 from swlottery.lottery.rewind import rewind
 from swlottery.lottery.state import Event, Run
 from swlottery.lottery.watch import Followed
-from swlottery.runtime import checkpoint, files
+from swlottery.runtime import files
 
 
 class Stopped(Exception):
@@ -114,4 +114,3 @@ def finish(run: Run, round_: int) -> Iterator[Event]:
     seconds = {"wall_seconds": run.tick(), "step_seconds": run.state.busy}
     yield run.record("finished", weights=observe.fates(run), **seconds)
     run.tables.lengths()
-    checkpoint.clear(run.folder / "checkpoints")

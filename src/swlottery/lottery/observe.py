@@ -13,6 +13,7 @@ from swlottery.lottery import prune as pruning
 from swlottery.lottery import watch
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.state import Event, Run
+from swlottery.lottery.train import NotFinite
 from swlottery.lottery.watch import Followed
 from swlottery.lottery.weights import compare, coordinate_of, look
 
@@ -232,6 +233,11 @@ def _instead_of(run: Run, own: list[Coordinate]) -> list[Coordinate]:
 
 def _losses(run: Run, round_: int, step: int, new: Masks) -> Event:
     loss, losses = run.training.evaluate(run.windows), run.state.losses
+    if not math.isfinite(loss):
+        raise NotFinite(
+            f"the held-out loss is not finite after step {step} of round {round_}: lower --lr, or clip harder; the last "
+            "good checkpoint is kept"
+        )
     threshold, _ = run.pruner.thresholds(run.masks, new)
     rounds_left = run.prunes + 1 - round_
     steps_left = run.settings.steps - step + rounds_left * (run.settings.steps - run.settings.rewind_step)

@@ -63,7 +63,9 @@ class Pruner:
         return new
 
     def thresholds(self, before: Masks, after: Masks) -> tuple[float, dict[str, float]]:
-        """The largest |w| that goes, in all and by tensor; the latter is the former under a global criterion."""
+        """The largest |w| that goes by its rank, in all and by tensor; the latter is the former under a global
+        criterion. What is force-pruned goes whatever its size, and says nothing about it."""
+        before = self.without(before, self.forced)
         each = {name: _largest(self.scope[name], before[name] & ~after[name]) for name in before}
         largest = max(each.values())
         return largest, each if self.criterion.per_tensor else dict.fromkeys(each, largest)

@@ -60,6 +60,8 @@ def network(settings: TrainSettings) -> Network:
     else:
         if settings.init != "gpt2":
             raise BadInput(f"--init {settings.init} is for --start scratch: pretrained weights are not initialised")
+        if settings.freeze_biases:
+            raise BadInput("--freeze-biases is for --start scratch: pretrained biases would be lost")
         loaded = models.load(settings.model, settings.revision, "float32", settings.device)
     roles = Roles(loaded.model)
     rows = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,operator]

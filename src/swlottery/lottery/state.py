@@ -238,11 +238,18 @@ class Run:
     def save_model(self, target: Path) -> None:
         """A folder that ``from_pretrained`` loads, there whole or not at all."""
         unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        self.network.model.save_pretrained(unfinished)
-        self.network.tokenizer.save_pretrained(unfinished)
-        if target.exists():
-            shutil.rmtree(target)
-        unfinished.rename(target)
+        try:
+            with files.system_errors():
+                self.network.model.save_pretrained(unfinished)
+            self.network.tokenizer.save_pretrained(unfinished)
+            for path in (*unfinished.iterdir(), unfinished):
+                files.sync(path)
+            if target.exists():
+                shutil.rmtree(target)
+            unfinished.rename(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        files.sync(target.parent)
 
     def _stored_masks(self, number: int) -> Masks:
         device = next(iter(self.parameters.values())).device

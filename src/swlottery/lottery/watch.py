@@ -169,7 +169,7 @@ def box(weights: Tensor, mask: Tensor | None) -> dict[str, Any]:
         return {"count": 0, **dict.fromkeys(("minimum", "low", "q1", "median", "q3", "high", "maximum"))}
     q1, median, q3 = np.percentile(values, [25, 50, 75])
     reach = 1.5 * (q3 - q1)
-    low, high = values[values >= q1 - reach].min(), values[values <= q3 + reach].max()
+    low, high = min(values[values >= q1 - reach].min(), q1), max(values[values <= q3 + reach].max(), q3)
     ends = {"minimum": values.min(), "maximum": values.max()}
     numbers = ends | {"low": low, "q1": q1, "median": median, "q3": q3, "high": high}
     return {"count": len(values), **{name: float(number) for name, number in numbers.items()}}

@@ -24,9 +24,10 @@ _NAME = re.compile(r"checkpoint_(\d+)_(\d+)")
 
 
 def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write one checkpoint and drop those that are older than the `KEPT` newest.
+    """Write one checkpoint, and keep of the others those just before it, `KEPT` in all.
 
-    The manifest is written last: a checkpoint without one was cut off, and is none.
+    What lies ahead is damaged: a run goes on from the newest sound one. The manifest is written last: a checkpoint
+    without one was cut off, and is none.
     """
     stem = folder / f"checkpoint_{round_}_{step}"
     tensor_file, manifest = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
@@ -34,9 +35,11 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     files.write_tensors(tensor_file, tensors)
     content = {**state, "round": round_, "step": step, "sha256": _sha256(tensor_file)}
     files.write_json(manifest, content)
-    for old in _all(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    stems = [path.stem for path in _all(folder)]
+    first = stems.index(stem.name)
+    for path in folder.iterdir():
+        if path.stem not in stems[first : first + KEPT]:
+            path.unlink()
 
 
 def newest(folder: Path, complain: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -50,7 +53,7 @@ def newest(folder: Path, complain: Callable[[str], None]) -> tuple[dict[str, Any
             if _sha256(tensor_file) != state["sha256"]:
                 raise ValueError("its hash is not the one in its manifest")
             return state, load_file(tensor_file)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             complain(f"checkpoint {tensor_file} is damaged ({error}): going back to the one before")
     return None
 

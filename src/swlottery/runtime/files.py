@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors.torch import save_file
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(path, lambda unfinished: save_file(whole, unfinished, dict(metadata or {})))
+    with system_errors():
+        write(path, lambda unfinished: save_file(whole, unfinished, dict(metadata or {})))
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """What safetensors says of the system, such as that a disk is full, as the `OSError` that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def sync(path: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -65,9 +66,9 @@ def held(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        for leftover in folder.rglob(".*.*"):  # unfinished files of a process that was killed
-            if leftover.is_file() and len(leftover.suffix) == 33:
-                leftover.unlink()
+        for leftover in list(folder.rglob(".*.*")):  # unfinished files and folders of a process that was killed
+            if len(leftover.suffix) == 33:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
 
 

@@ -1,0 +1,228 @@
+"""The network at step 0: initialisations as their papers say, frozen biases, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lottery.runs import complaint, flags
+from swlottery import model as models
+from swlottery.cli import main
+from swlottery.config import TrainSettings, from_file
+from swlottery.errors import BadInput
+from swlottery.lottery import start
+from swlottery.lottery.loop import lottery
+from swlottery.lottery.scope import SCOPES, in_scope
+from swlottery.roles import Roles
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def scratch(tiny_gpt2):
+    """gpt2-mini from its config, with the tiny model's 257 tokens."""
+
+    def make(**changes) -> start.Network:
+        settings = {"model": "gpt2-mini", "start": "scratch", "tokenizer": str(tiny_gpt2), "device": "cpu", **changes}
+        return start.network(TrainSettings(**settings))
+
+    return make
+
+
+# [in, out] of Conv1D, for a width of 128.
+SHAPES = {"attn.c_attn": (128, 384), "attn.c_proj": (128, 128), "mlp.c_fc": (128, 512), "mlp.c_proj": (512, 128)}
+
+
+def deviation(init: str, name: str, fan_in: int, fan_out: int) -> float:
+    if init == "xavier":  # Glorot & Bengio 2010, eq. 16
+        return math.sqrt(2 / (fan_in + fan_out))
+    if init == "kaiming":  # He et al. 2015, eq. 10
+        return math.sqrt(2 / fan_in)
+    return 0.02 / math.sqrt(2 * 4) if name.endswith("c_proj") else 0.02  # Radford et al. 2019, 2.3
+
+
+@pytest.mark.parametrize("init", ["gpt2", "xavier", "kaiming"])
+def test_initialisations_are_as_their_papers_say(init, scratch):
+    network = scratch(init=init)
+    parameters = network.parameters
+    assert len(parameters) == 2 + 4 * 12 + 2
+    for layer in range(4):
+        for name, shape in SHAPES.items():
+            matrix = parameters[f"transformer.h.{layer}.{name}.weight"].detach()
+            sigma = deviation(init, name, *shape)
+            assert tuple(matrix.shape) == shape
+            assert float(matrix.std()) == pytest.approx(sigma, rel=0.02)
+            assert abs(float(matrix.mean())) < 5 * sigma / math.sqrt(matrix.numel())
+            largest = float(matrix.abs().max())
+            if init == "xavier":
+                assert 0.99 * sigma * math.sqrt(3) < largest <= sigma * math.sqrt(3) * (1 + 1e-6), "uniform"
+            else:
+                assert 3.5 * sigma < largest < 6 * sigma, "normal"
+    for name, parameter in parameters.items():
+        kind = network.roles.role_of(name, parameter)
+        if kind == "norm":
+            assert bool((parameter == 1).all()), "gains stay 1, always"
+        if kind == "bias":
+            assert not parameter.count_nonzero()
+        if kind == "embedding":
+            assert float(parameter.detach().std()) == pytest.approx(0.02, rel=0.02)
+    kinds = [network.roles.role_of(name, parameter) for name, parameter in parameters.items()]
+    assert (kinds.count("norm"), kinds.count("bias"), kinds.count("embedding")) == (9, 25, 2)
+    assert not network.model.training, "no dropout"
+
+
+@pytest.mark.parametrize("init", ["gpt2", "xavier", "kaiming"])
+def test_a_seed_is_a_network(init, scratch):
+    one, same, other = (scratch(init=init, seed=seed).parameters for seed in (3, 3, 4))
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    for name in ("transformer.h.0.attn.c_attn.weight", "transformer.h.3.mlp.c_proj.weight", "transformer.wpe.weight"):
+        assert not torch.equal(one[name], other[name])
+    assert scratch(init=init, seed=3).lineage == scratch(init=init, seed=3).lineage != scratch(init=init, seed=4).lineage
+
+
+def test_initialisations_differ_and_so_do_their_lineages(scratch):
+    networks = {init: scratch(init=init) for init in ("gpt2", "xavier", "kaiming")}
+    assert len({network.lineage for network in networks.values()}) == 3
+    embeddings = [network.parameters["transformer.wte.weight"] for network in networks.values()]
+    assert torch.equal(embeddings[0], embeddings[1]) and torch.equal(embeddings[0], embeddings[2]), "keep GPT-2's"
+    blocks = networks["xavier"].parameters
+    assert not torch.equal(blocks["transformer.h.0.attn.c_proj.weight"], blocks["transformer.h.1.attn.c_proj.weight"])
+
+
+def test_the_embedding_has_as_many_rows_as_asked_for(scratch):
+    assert scratch().parameters["transformer.wte.weight"].shape[0] == 257
+    assert scratch(vocabulary=320).parameters["transformer.wte.weight"].shape[0] == 320
+    with pytest.raises(BadInput, match="--vocabulary 100: the tokenizer has 257 tokens"):
+        scratch(vocabulary=100)
+
+
+def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monkeypatch):
+    from swlottery.data import prepare
+    from swlottery.lottery import masks as masking
+    from swlottery.lottery.state import Run
+    from swlottery.runtime import environment
+
+    from lottery.runs import table
+
+    settings = TrainSettings(
+        model="gpt2-mini", start="scratch", freeze_biases=True, scope="all", context=16, micro_batch=2, steps=2, rounds=1,
+        eval_sequences=2, super_weights="none", threads=1, device="cpu", lr=0.01,
+    )  # fmt: skip
+    network = scratch(**{name: getattr(settings, name) for name in ("freeze_biases", "scope", "context")})
+    biases = {name: p for name, p in network.parameters.items() if network.roles.role_of(name, p) == "bias"}
+    assert len(biases) == 25 and not any(p.requires_grad for p in biases.values())
+    weights = sum(p.numel() for p in network.parameters.values()) - sum(p.numel() for p in biases.values())
+    environment.pin(1)
+    run = Run(network, prepare(str(text), network.tokenizer), settings, tmp_path, environment.describe(1))
+    before = {name: p.detach().clone() for name, p in run.parameters.items()}
+    list(lottery(run, []))
+    assert not any(p.count_nonzero() for p in biases.values())
+    assert all(not torch.equal(before[name], p) for name, p in run.parameters.items() if name not in biases)
+    assert not set(biases) & set(run.masks) and masking.total(run.masks) == weights
+    assert [row["remaining"] for row in table(tmp_path, "rounds.csv")] == [str(weights), str(weights - weights // 5)]
+
+
+def test_biases_move_where_they_are_not_frozen(scratch):
+    network = scratch()
+    assert all(p.requires_grad for p in network.parameters.values())
+    scopes = {scope: in_scope(network.model, network.roles, scope) for scope in SCOPES}
+    assert not any(name.endswith(".bias") for found in scopes.values() for name in found), "never in scope"
+    matrices = {scope: sorted({name.split(".", 3)[3].removesuffix(".weight") for name in found if ".h." in name and ".ln_" not in name})
+                for scope, found in scopes.items()}  # fmt: skip
+    assert matrices == {
+        "attn+c_proj": ["attn.c_attn", "attn.c_proj", "mlp.c_proj"],
+        "linear": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+        "mlp": ["mlp.c_fc", "mlp.c_proj"],
+        "all": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    }
+    assert len(scopes["all"]) == 16 + 9 + 2, "the head is the token embedding, and counts once"
+
+
+def test_gpt2_without_biases_has_124_373_760_weights_in_scope():
+    """By its config, on no device; and by hand."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    settings = TrainSettings(**from_file(REPOSITORY / "configs" / "seed" / "876812.yaml", TrainSettings))
+    assert settings.freeze_biases and settings.scope == "all"
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(**models.GPT2_SIZES[settings.model], vocab_size=settings.vocabulary))
+    found = in_scope(model, Roles(model), settings.scope)
+    assert sum(p.numel() for p in found.values()) == 124_373_760
+    block = 768 * 3 * 768 + 768 * 768 + 2 * 768 * 4 * 768 + 2 * 768
+    assert 50_304 * 768 + 1024 * 768 + 12 * block + 768 == 124_373_760
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"init": "xavier"}, "--init xavier is for --start scratch"),
+        ({"init": "kaiming"}, "--init kaiming is for --start scratch"),
+        ({"freeze_biases": True}, "--freeze-biases is for --start scratch"),
+        ({"context": 513}, "--context 513: the model takes 2 to 512 tokens"),
+        ({"context": 1}, "--context 1: the model takes 2 to 512 tokens"),
+        ({"model": "gpt2-mini"}, "gpt2-mini exists from scratch only"),
+        ({"model": "./nowhere"}, "no such file or folder"),
+        ({"start": "scratch"}, "--start scratch builds gpt2, gpt2-medium"),
+        ({"start": "scratch", "model": "gpt3"}, "builds gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt2-mini"),
+        ({"start": "scratch", "model": "gpt2-mini", "context": 257}, "--context 257: the model takes 2 to 256 tokens"),
+        ({"start": "scratch", "model": "gpt2-mini", "tokenizer": "./nowhere"}, "cannot load the tokenizer"),
+    ],
+)
+def test_refused(changes, words, tiny_gpt2):
+    settings = {"model": str(tiny_gpt2), "device": "cpu"}
+    if changes.get("model") == "gpt2-mini" and "tokenizer" not in changes:
+        settings["tokenizer"] = str(tiny_gpt2)
+    with pytest.raises(BadInput, match=words):
+        start.network(TrainSettings(**{**settings, **changes}))
+
+
+def test_a_scope_that_holds_nothing_is_refused(tiny_gpt2, monkeypatch):
+    """No scope of no architecture in the table is empty; were there one, it would be said."""
+    from tiny import CONFIGS, tiny_model
+
+    for name in CONFIGS:
+        model = tiny_model(name)
+        assert all(in_scope(model, Roles(model), scope) for scope in SCOPES), name
+    monkeypatch.setitem(SCOPES, "mlp", ())
+    with pytest.raises(BadInput, match="--scope mlp holds no weight"):
+        in_scope(model, Roles(model), "mlp")
+
+
+@pytest.mark.parametrize("follow", ["2,0,0", "0,32,0", "0,0,128"])
+def test_a_coordinate_that_the_model_does_not_have(follow, tiny_gpt2, text, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(flags(tiny_gpt2, text, tmp_path, follow=follow, super_weights="none")) == 2
+    said = complaint(capsys.readouterr().err)
+    assert f"has no weight ({follow.replace(',', ', ')}): it has 2 layers of (32, 128)" in said
+    assert not (tmp_path / "runs").exists(), "nothing is written"
+
+
+def test_data_shorter_than_a_batch(tiny_gpt2, tmp_path, capsys):
+    short = tmp_path / "short.txt"
+    short.write_text("Sixty characters of text are no batch of four such sequences. " * 2)
+    capsys.readouterr()
+    assert main(flags(tiny_gpt2, short, tmp_path)) == 2
+    assert "a step on 4 × 33 tokens needs 132" in complaint(capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_frozen_biases_of_a_pretrained_network_are_refused_in_one_line(tiny_gpt2, text, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(flags(tiny_gpt2, text, tmp_path, "--freeze-biases")) == 2
+    assert "pretrained biases would be lost" in complaint(capsys.readouterr().err)
+
+
+def test_where_a_tokenizer_comes_from(tmp_path):
+    def name(**changes) -> str:
+        return start.tokenizer_name(TrainSettings(start="scratch", **{"model": "gpt2", **changes}))
+
+    assert name() == name(data=str(tmp_path)) == name(model="gpt2-mini", data="openwebtext") == "builtin"
+    assert name(data="openwebtext") == "openai-community/gpt2"
+    assert name(data="openwebtext", tokenizer="builtin") == "builtin"
+    assert name(tokenizer="some/one") == "some/one"

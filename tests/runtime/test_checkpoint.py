@@ -1,0 +1,93 @@
+"""Which checkpoints are there at any moment, and which of them a run goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from swlottery.runtime import checkpoint
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(*places: tuple[int, int]) -> list[str]:
+        for round_, step in places:
+            tensors = {"w": torch.full((3,), 100.0 * round_ + step)}
+            checkpoint.save(tmp_path, round_, step, tensors, {"losses": [round_ / 3]})
+        return there(tmp_path)
+
+    return write
+
+
+def there(folder: Path) -> list[str]:
+    names = {path.name for path in folder.iterdir()}
+    stems = {name.partition(".")[0].removeprefix("checkpoint_") for name in names}
+    assert names == {f"checkpoint_{stem}{suffix}" for stem in stems for suffix in (".json", ".safetensors")}
+    return sorted(stems)
+
+
+def damage(folder: Path, name: str) -> None:
+    path = folder / f"checkpoint_{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def newest(folder: Path) -> tuple[int, int, list[str]]:
+    complaints: list[str] = []
+    state, tensors = checkpoint.newest(folder, complaints.append)
+    assert tensors["w"].tolist() == [100.0 * state["round"] + state["step"]] * 3
+    assert state["losses"] == [state["round"] / 3]
+    return state["round"], state["step"], complaints
+
+
+def test_two_are_kept_and_the_newest_is_read(save, tmp_path):
+    assert checkpoint.newest(tmp_path, pytest.fail) is None
+    assert save((1, 9)) == ["1_9"]
+    assert save((1, 10)) == ["1_10", "1_9"]
+    assert save((2, 0)) == ["1_10", "2_0"], "in the order of numbers, not of letters"
+    assert newest(tmp_path) == (2, 0, [])
+
+
+def test_a_damaged_one_is_named_and_then_gives_way(save, tmp_path):
+    save((1, 2), (1, 4))
+    damage(tmp_path, "1_4")
+    round_, step, complaints = newest(tmp_path)
+    assert (round_, step) == (1, 2) and "checkpoint_1_4.safetensors is damaged" in complaints[0]
+    assert save((1, 3)) == ["1_2", "1_3"], "the sound ones"
+    assert newest(tmp_path) == (1, 3, [])
+
+
+def test_a_run_that_begins_again_keeps_what_it_saves(save, tmp_path):
+    """Both were damaged: what is saved on the way is older than they are."""
+    save((2, 2), (2, 4))
+    damage(tmp_path, "2_2")
+    damage(tmp_path, "2_4")
+    complaints: list[str] = []
+    assert checkpoint.newest(tmp_path, complaints.append) is None and len(complaints) == 2
+    assert save((1, 2)) == ["1_2"]
+    assert save((1, 4)) == ["1_2", "1_4"]
+
+
+def test_the_same_place_is_written_anew(save, tmp_path):
+    save((1, 2), (1, 4))
+    damage(tmp_path, "1_4")
+    assert save((1, 4)) == ["1_2", "1_4"]
+    assert newest(tmp_path) == (1, 4, [])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_one_that_was_cut_off_counts_for_nothing_and_goes(suffix, save, tmp_path):
+    save((1, 2), (1, 4))
+    (tmp_path / f"checkpoint_1_4{suffix}").unlink()
+    round_, step, complaints = newest(tmp_path)
+    assert (round_, step) == (1, 2) and len(complaints) == (suffix == ".safetensors")
+    assert save((1, 3)) == ["1_2", "1_3"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"round": 1}', b"\xff"])
+def test_a_manifest_may_be_what_is_damaged(content, save, tmp_path):
+    save((1, 2), (1, 4))
+    (tmp_path / "checkpoint_1_4.json").write_bytes(content)
+    round_, step, complaints = newest(tmp_path)
+    assert (round_, step) == (1, 2) and len(complaints) == 1
