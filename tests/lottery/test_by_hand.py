@@ -78,7 +78,9 @@ def run(small: Path, text: Path, tmp_path: Path):
 
 
 def stored(run: Path, number: int) -> dict[str, list[list[int]]]:
-    return {name: mask.int().tolist() for name, mask in masking.load(run / "masks" / f"round_{number}.safetensors").items()}
+    return {
+        name: mask.int().tolist() for name, mask in masking.load(run / "masks" / f"round_{number}.safetensors").items()
+    }
 
 
 def test_the_mask_of_every_round(run):
@@ -235,7 +237,9 @@ def test_a_branch_with_its_parents_settings_is_its_parent(run, tmp_path):
 def test_a_branch_from_another_training_is_refused(run, small, text, tmp_path, capsys):
     parent = run(rounds=1)
     capsys.readouterr()
-    refused = flags(small, text, tmp_path / "refused", "--from-round-1", str(parent), lr=0, steps=3, super_weights="none")
+    refused = flags(
+        small, text, tmp_path / "refused", "--from-round-1", str(parent), lr=0, steps=3, super_weights="none"
+    )
     assert main(refused) == 2
     assert "steps = 2" in capsys.readouterr().err
     assert main(flags(small, text, tmp_path / "refused", "--from-round-1", str(tmp_path / "nowhere"))) == 2

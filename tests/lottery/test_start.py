@@ -80,7 +80,9 @@ def test_a_seed_is_a_network(init, scratch):
     assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
     for name in ("transformer.h.0.attn.c_attn.weight", "transformer.h.3.mlp.c_proj.weight", "transformer.wpe.weight"):
         assert not torch.equal(one[name], other[name])
-    assert scratch(init=init, seed=3).lineage == scratch(init=init, seed=3).lineage != scratch(init=init, seed=4).lineage
+    assert (
+        scratch(init=init, seed=3).lineage == scratch(init=init, seed=3).lineage != scratch(init=init, seed=4).lineage
+    )
 
 
 def test_initialisations_differ_and_so_do_their_lineages(scratch):
@@ -100,12 +102,11 @@ def test_the_embedding_has_as_many_rows_as_asked_for(scratch):
 
 
 def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monkeypatch):
+    from lottery.runs import table
     from swlottery.data import prepare
     from swlottery.lottery import masks as masking
     from swlottery.lottery.state import Run
     from swlottery.runtime import environment
-
-    from lottery.runs import table
 
     settings = TrainSettings(
         model="gpt2-mini", start="scratch", freeze_biases=True, scope="all", context=16, micro_batch=2, steps=2, rounds=1,
