@@ -13,7 +13,7 @@ warms up, ratios are taken within a turn, and their median is quoted with its ra
 from __future__ import annotations
 
 import argparse
-import itertools
+
 import json
 import statistics
 import time

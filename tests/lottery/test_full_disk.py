@@ -112,6 +112,30 @@ def test_the_tables_may_be_what_finds_the_disk_full(alone, tiny_gpt2, text, tmp_
     assert traces(only_run(tmp_path)) == alone
 
 
+@pytest.mark.parametrize("network", ["round_1", "final"])
+def test_a_network_half_written_leaves_nothing(network, alone, steps, tiny_gpt2, text, tmp_path, monkeypatch, capsys):
+    from transformers import PreTrainedTokenizerBase
+
+    real = PreTrainedTokenizerBase.save_pretrained
+
+    def save_pretrained(self, folder, *args, **kwargs):
+        if Path(folder).name.startswith(f".{network}."):
+            assert (Path(folder) / "model.safetensors").exists()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, folder, *args, **kwargs)
+
+    arguments = flags(tiny_gpt2, text, tmp_path)
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(PreTrainedTokenizerBase, "save_pretrained", save_pretrained)
+        assert main(arguments) == 2
+    assert "no space left" in complaint(capsys.readouterr().err)
+    assert not [path for path in only_run(tmp_path).iterdir() if path.name.startswith(".")]
+    assert not (only_run(tmp_path) / network).exists()
+    assert main(arguments) == 0
+    assert traces(only_run(tmp_path)) == alone and sum(steps.values()) == 20
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system of its own, and a function that sets its size in KiB."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -12,12 +13,13 @@ from lottery.runs import built, complaint, events, flags, only_run, table, trace
 from swlottery import data
 from swlottery.cli import main
 from swlottery.config import TrainSettings
-from swlottery.lottery import loop
+from swlottery.errors import BadInput
+from swlottery.lottery import branch, loop
 from swlottery.lottery import masks as masking
 from swlottery.lottery import train as training
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.train import NotFinite, Training, batch_number, learning_rate, loss_of
-from swlottery.runtime import checkpoint
+from swlottery.runtime import checkpoint, files
 
 
 def copy(tensors) -> dict:
@@ -169,9 +171,8 @@ def test_each_kind_of_rewinding_does_what_its_definition_says(watched, rewind, f
         assert not equal(seen.end[1], theta_k)
 
 
-def test_the_first_step_of_a_round_is_the_masked_networks(watched):
-    """With the same batch from the same θ_0, round 2 differs from round 1 by the mask alone."""
-    seen = watched(prune_rate="0.001", lr=0.0)
+def test_at_a_rate_of_0_a_lottery_changes_nothing_but_masks(watched):
+    seen = watched(lr=0.0)
     assert equal(seen.end[3], {n: torch.where(seen.mask(2)[n], t, 0.0) for n, t in seen.start[1].items()})
 
 
@@ -207,6 +208,19 @@ def test_masked_weights_have_no_moments_no_value_and_no_part_in_the_norm(tiny_gp
     counts = [run.count(1), run.count(2)]
     assert checked == [(1, 0)] * 3 + [(2, counts[0])] * 3 + [(3, sum(counts))] * 3
     assert max(biggest[:3]) == pytest.approx(1) and min(biggest[3:]) > 1.001, "masked gradients would have been seen"
+
+
+def test_a_parent_whose_first_training_was_masked_is_no_parent(tiny_gpt2, text, tmp_path):
+    """--force-prune may differ in a branch only where it did not touch the first training."""
+    run = built(tiny_gpt2, text, tmp_path, steps=1, rounds=1)
+    list(lottery(run, []))
+    files.write_json(tmp_path / "settings.json", dataclasses.asdict(run.settings))
+    assert len(branch.check(tmp_path, run.settings)["weights_sha256"]) == 64
+    stored = masking.load(tmp_path / "masks" / "round_0.safetensors")
+    next(iter(stored.values())).view(-1)[5] = False
+    files.write_tensors(tmp_path / "masks" / "round_0.safetensors", *masking.pack(stored))
+    with pytest.raises(BadInput, match="force-pruned from the start"):
+        branch.check(tmp_path, run.settings)
 
 
 # One step
