@@ -13,11 +13,11 @@ warms up, ratios are taken within a turn, and their median is quoted with its ra
 from __future__ import annotations
 
 import argparse
-
 import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class TheirTrainer:
             logging_strategy="no", use_cpu=self.arguments.device == "cpu", disable_tqdm=True,
         )  # fmt: skip
         Trainer(self.model, arguments, train_dataset=self.rows, callbacks=[Clock()]).train()
-        return statistics.median(after - before for before, after in itertools.pairwise(stamps))
+        return statistics.median(after - before for before, after in pairwise(stamps))
 
 
 def compare(named: dict[str, Callable[[], float]], base: str, arguments: argparse.Namespace) -> None:

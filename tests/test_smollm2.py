@@ -56,7 +56,7 @@ def test_the_same_super_weights_whatever_the_prompts_the_precision_and_bos(loade
     assert torch.equal(before, one.model.model.layers[11].mlp.down_proj.weight)
 
 
-def test_the_quickstart_ends_with_verdicts(script_root, script_environment, tmp_path):
+def test_the_quickstart_ends_with_verdicts_and_a_lottery(script_root, script_environment, tmp_path):
     """The README's first command, but for the installing, which a test of the scripts does."""
     import json
     import os
@@ -92,3 +92,17 @@ def test_the_quickstart_ends_with_verdicts(script_root, script_environment, tmp_
         assert null["draws"] == 199 and null["p_value"] == 1 / 200
     for name in ("activations", "contributions", "ablations"):
         assert (script_root / "plots" / "smollm2" / f"{name}.png").stat().st_size > 10_000
+
+    (log,) = (script_root / "logs").glob("lth_hf_out_*.out")
+    said = log.read_text()
+    assert "func_train: exit code 0" in said and f"func_train: log {log}" in done.stdout
+    (run,) = (script_root / "runs").iterdir()
+    assert (run / "final" / "model.safetensors").exists()
+    rows = (run / "rounds.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows[1:]] == [
+        "53084160", "42467328", "33973863", "27179091", "21743273", "17394619",
+    ]  # fmt: skip
+    for place in places:
+        assert f"Super weight {place} was " in said, "one sentence for each"
+    for name in ("round_1", "round_6", "magnitude", "perplexity"):
+        assert (script_root / "plots" / run.name / f"{name}.png").stat().st_size > 10_000
