@@ -40,6 +40,7 @@ RHO = 5.0
 
 _MANY_ROWS = 1024
 _CHUNK = 512
+"""Tokens looked at at once: a copy of their activations stays in the processor's cache, and takes no memory to speak of."""
 _TINY = 1e-30
 
 
@@ -131,35 +132,50 @@ def above_medians(output: Tensor, kappa: float, tokens: Tensor | None = None) ->
     """
     import torch
 
-    size = output.abs() if tokens is None else output[tokens].abs()
-    rows = _exceedable(size, size.amax(dim=1, keepdim=True), kappa, dim=1)
+    everywhere = torch.arange(len(output), device=output.device)
+    rows = _exceedable_rows(output, everywhere if tokens is None else tokens, kappa, None)
     if len(rows) > _MANY_ROWS:  # the last layer of many models: a channel that is large at every token
-        channels = _exceedable(output.abs(), size[rows].amax(dim=0, keepdim=True), kappa, dim=0)
-        if not len(channels):
-            rows = rows[:0]
-        else:
-            rows = rows[_exceedable(size[rows], size[rows][:, channels].amax(dim=1, keepdim=True), kappa, dim=1)]
-    kept = size[rows].float()
+        rows = _exceedable_rows(output, rows, kappa, _exceedable_columns(output, rows, kappa))
+    kept = output[rows].float().abs()
     over_channels = kept.median(dim=1).values.clamp_min(_TINY)
     row, channel = (kept >= kappa * over_channels[:, None]).nonzero(as_tuple=True)
     channels, which = torch.unique(channel, return_inverse=True)
     over_tokens = median_size(output[:, channels], 0)[0]
     ratio = kept[row, channel] / torch.maximum(over_channels[row], over_tokens[which])
     spiky = ratio >= kappa
-    token = rows[row[spiky]]
-    return token if tokens is None else tokens[token], channel[spiky], ratio[spiky]
+    return rows[row[spiky]], channel[spiky], ratio[spiky]
 
 
-def _exceedable(size: Tensor, peak: Tensor, kappa: float, dim: int) -> Tensor:
-    """Which rows or columns of ``size`` have a median that κ-fold does not exceed ``peak``, 1 % of rounding allowed.
-
-    The (lower) median is at most x where more than half of the entries are.
-    """
+def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float, columns: Tensor | None) -> Tensor:
+    """Those of ``rows`` whose largest entry (among ``columns``, if given) may reach κ times their median."""
     import torch
 
-    below = (size <= (1.01 / kappa * peak).clamp_min(_TINY)).view(torch.uint8).sum(dim=dim, dtype=torch.int32)
-    places: Tensor = (below > (size.shape[dim] - 1) // 2).nonzero().flatten()
-    return places
+    found = [rows[:0]]
+    if columns is not None and not len(columns):
+        return rows[:0]
+    for part in torch.split(rows, _CHUNK):
+        size = output[part].abs()
+        peak = (size if columns is None else size[:, columns]).amax(dim=1, keepdim=True)
+        found.append(part[_counted(size, peak, kappa, 1) > (size.shape[1] - 1) // 2])
+    return torch.cat(found)
+
+
+def _exceedable_columns(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
+    """The columns whose largest entry in ``rows`` may reach κ times their median over all rows."""
+    import torch
+
+    peak = torch.stack([output[part].abs().amax(dim=0) for part in torch.split(rows, _CHUNK)]).amax(dim=0)
+    below = sum(_counted(part.abs(), peak, kappa, 0) for part in torch.split(output, _CHUNK))
+    columns: Tensor = (torch.as_tensor(below) > (len(output) - 1) // 2).nonzero().flatten()
+    return columns
+
+
+def _counted(size: Tensor, peak: Tensor, kappa: float, dim: int) -> Tensor:
+    """How many entries are at most ``peak``/κ, 1 % of rounding allowed. The (lower) median is, where more than half are;
+    so a count decides without sorting."""
+    import torch
+
+    return (size <= (1.01 / kappa * peak).clamp_min(_TINY)).view(torch.uint8).sum(dim=dim, dtype=torch.int32)
 
 
 def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
@@ -170,7 +186,9 @@ def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
     import torch
 
     wide = torch.float32 if added.dtype is torch.float16 else None  # whose sum of squares overflows
-    rms = torch.linalg.vector_norm(after - added, dim=1, dtype=wide) / added.shape[1] ** 0.5
+    parts = zip(torch.split(added, _CHUNK), torch.split(after, _CHUNK), strict=True)
+    norms = [torch.linalg.vector_norm(end - part, dim=1, dtype=wide) for part, end in parts]
+    rms = torch.cat(norms) / added.shape[1] ** 0.5
     tokens: Tensor = (peak >= 0.95 * RHO * rms).nonzero().flatten()
     return tokens
 
@@ -228,18 +246,19 @@ class _Watch(_Hooked):
         self.kappa = kappa
 
     def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
+        import torch
+
         self.values = self.rows(output).clone()
-        self.sizes = self.values.abs().amax(dim=1)
+        self.sizes = _sizes(self.values)
         row = int(self.sizes.argmax())
         channel = int(self.values[row].abs().argmax())
         self.output = Peak(float(self.values[row, channel]), row, channel)
         if self.down.experts is None:
             self.input = _peak(self.rows(args[0]))
         else:  # experts' inputs have to be computed again: at the token of the largest output alone
-            at = self.tokens[self.output.token : self.output.token + 1]
-            peaks = [_peak(inputs.values) for inputs in self.down.inputs(args, at)]
-            largest = max(peaks, key=lambda peak: abs(peak.value))
-            self.input = Peak(largest.value, self.output.token, largest.channel)
+            inputs = torch.cat([given.values for given in self.down.inputs(args, self.tokens[row : row + 1])])
+            largest = _peak(inputs)
+            self.input = Peak(largest.value, row, largest.channel)
 
     def at_end(self, stream: Tensor) -> None:
         spikes = self._spikes(None if self.added is None else self.rows(self.added), self.rows(stream))
@@ -249,7 +268,7 @@ class _Watch(_Hooked):
     def _spikes(self, normed: Tensor | None, stream: Tensor) -> list[Spike]:
         import torch
 
-        everywhere, sizes = (self.values, self.sizes) if normed is None else (normed, normed.abs().amax(dim=1))
+        everywhere, sizes = (self.values, self.sizes) if normed is None else (normed, _sizes(normed))
         token, channel, ratio = above_medians(self.values, self.kappa, above_stream(everywhere, stream, sizes))
         added, after = everywhere[token].float(), stream[token].float()
         rms = (after - added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
@@ -325,6 +344,13 @@ def _watched(hooked: Sequence[_Hooked]) -> Iterator[None]:
                 f"{one.down.path} was never called in a forward pass: this model computes its MLP in another way "
                 "(BLOOM's slow_but_exact does), which cannot be watched"
             )
+
+
+def _sizes(activation: Tensor) -> Tensor:
+    """The largest |entry| of each row, without a copy of all."""
+    import torch
+
+    return torch.cat([part.abs().amax(dim=1) for part in torch.split(activation, _CHUNK)])
 
 
 def _peak(activation: Tensor) -> Peak:
