@@ -64,7 +64,7 @@ if "--help" in flags:
     sys.exit(0)
 print("flags", flags, "in", os.getcwd())
 if "--bad" in flags:
-    print("swlottery: no flag --bad", file=sys.stderr)
+    sys.stderr.write("swlottery: no flag --bad\\n")
     sys.exit(2)
 if sys.stderr.isatty():
     print("a progress bar", file=sys.stderr)

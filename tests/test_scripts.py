@@ -85,7 +85,12 @@ def test_a_training_of_a_tiny_model(
     assert again.returncode == 0
     assert f"{folder} is done" in again.stdout
     said = subprocess.run(
-        [sys.executable, "-m", "swlottery.cli", "status"], cwd=script_root, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "swlottery.cli", "status"],
+        env=script_environment,
+        cwd=script_root,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert re.search(rf"{folder.name} +finished +final \(2\)", said), said
 

@@ -47,7 +47,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _complain(message: str) -> None:
-    print(f"swlottery: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    # One write: print's second one, of the line's end, may come behind another line of a log that stdout shares.
+    sys.stderr.write(f"swlottery: {' '.join(message.split())}\n")
+    sys.stderr.flush()
 
 
 def _add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
