@@ -187,7 +187,7 @@ def _standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
         "round": run.state.round, "rounds": run.prunes if run.has_begun else run.settings.rounds,
         "step": run.state.step, "steps": run.settings.steps,
         "followed": len(own), "kind": own[0].kind if own else None,
-        "alive": count_alive(run.places(run.masks), [one.coordinate for one in own]),
+        "alive": count_alive(run.matrices(run.masks), [one.coordinate for one in own]),
         **{name: (evaluation or run.last).get(name) for name in numbers},
     }  # fmt: skip
 

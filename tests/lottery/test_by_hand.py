@@ -52,18 +52,6 @@ def small(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(200)))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture
 def run(small: Path, text: Path, tmp_path: Path):
     """Run the lottery with learning rate 0, following (0, 1, 0); returns the run's folder."""

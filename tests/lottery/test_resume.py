@@ -77,13 +77,6 @@ def assert_same(ends: dict, alone: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(400)))
-    return path
-
-
-@pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, text: Path) -> dict:
     """A run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("alone")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from swlottery.lottery import masks as masking
 from swlottery.lottery import observe
 from swlottery.lottery.branch import read_round_1, write_round_1
 from swlottery.lottery.rewind import rewind
@@ -82,12 +81,12 @@ def train(run: Run, round_: int, stop: Callable[[], bool]) -> Iterator[Event]:
 
 def prune(run: Run, round_: int) -> Iterator[Event]:
     """Judge the trained network and make m_r from it. Survival is read from this new mask."""
-    yield from observe.trained(run, round_, run.pruner.prune(run.masks, run.count(round_)))
+    new = run.pruner.prune(run.masks, run.count(round_))
+    yield from observe.trained(run, round_, new)
     if round_ == 1:
         write_round_1(run)
         yield from observe.discover(run)
-    new = run.pruner.prune(run.masks, run.count(round_))
-    if round_ == 1:
+        new = run.pruner.prune(run.masks, run.count(round_))  # what was discovered may be protected, or have to go
         yield from observe.choose_controls(run, new)
     observe.watched(run, round_, run.settings.steps, new, alive=new)
     yield observe.pruned(run, round_, new)
@@ -108,8 +107,7 @@ def finish(run: Run, round_: int) -> Iterator[Event]:
     new = run.pruner.prune(run.masks, run.count(round_))
     yield from observe.trained(run, round_, new)
     observe.watched(run, round_, run.settings.steps, new, alive=run.masks)
-    if masking.violations(run.masks, run.parameters):
-        raise AssertionError("a masked weight is not zero: a defect of the training loop")
+    run.check_masked()
     run.save_model(run.folder / "final")
     seconds = {"wall_seconds": run.tick(), "step_seconds": run.state.busy}
     yield run.record("finished", weights=observe.fates(run), **seconds)

@@ -79,23 +79,23 @@ def watched(run: Run, round_: int, step: int, new: Masks, alive: Masks) -> None:
     now = watch.Moment(
         round=round_,
         step=step,
-        weights={place: matrix.detach() for place, matrix in run.matrices(run.downs).items()},
-        initial=run.matrices(run.theta(0, run.downs)),
-        masks=run.places(run.masks),
+        weights=run.weights,
+        initial=run.initial,
+        masks=run.matrices(run.masks),
         thresholds=thresholds,
         gradients=run.matrices(run.gradients) if stepped else None,
         moments=run.matrices(run.moments) if stepped else None,
         since=run.matrices(run.since) if stepped else None,
         everything=[(parameter.detach(), run.masks[name]) for name, parameter in run.scope.items()],
     )
-    run.tables.watch(watch.rows(run.state.followed, now, run.places(alive)))
+    run.tables.watch(watch.rows(run.state.followed, now, run.matrices(alive)))
 
 
 def boxes(run: Run, round_: int, when: str) -> Iterator[Event]:
     """The boxplot of every matrix that holds a followed weight, ``before`` or ``after`` a round's training."""
-    matrices = run.matrices(run.downs)
+    weights, masks = run.weights, run.matrices(run.masks)
     for place, here in _by_place(run.main).items():
-        yield _box(run, round_, when, place, matrices[place].detach(), run.places(run.masks)[place], here)
+        yield _box(run, round_, when, place, weights[place], masks[place], here)
 
 
 def discover(run: Run) -> Iterator[Event]:
@@ -109,20 +109,21 @@ def discover(run: Run) -> Iterator[Event]:
         run.state.followed = found + run.state.followed
         arms(run, at_start=False)
         theta_0 = run.theta(0)
-        initial, masks = run.matrices(theta_0), run.places(run.masks)
+        initial, masks = run.matrices(theta_0), run.matrices(run.masks)
         everything = [(theta_0[name], mask) for name, mask in run.masks.items()]
         now = watch.Moment(1, 0, initial, initial, masks, None, None, None, None, everything)
         run.tables.watch(watch.rows(found, now, masks))
         for place, here in _by_place(found).items():
             yield _box(run, 1, "before", place, initial[place], masks[place], here)
-            yield _box(run, 1, "after", place, run.matrices(run.downs)[place].detach(), masks[place], here)
+            yield _box(run, 1, "after", place, run.weights[place], masks[place], here)
 
 
 def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
     """All that are followed, and of each the ordinary weights to compare with, alive after the first prune (``new``)."""
-    trained_sizes = {place: matrix.detach().abs() for place, matrix in run.matrices(run.downs).items()}
-    initial = {place: matrix.abs() for place, matrix in run.matrices(run.theta(0, run.downs)).items()}
-    main, alive = run.main, run.places(new)
+    weights_now = run.weights
+    trained_sizes = {place: matrix.abs() for place, matrix in weights_now.items()}
+    initial = {place: matrix.abs() for place, matrix in run.initial.items()}
+    main, alive = run.main, run.matrices(new)
     taken = {one.coordinate for one in main}
     run.state.controls = [
         control.choose(one.coordinate, kind, trained_sizes, initial, alive, taken)
@@ -138,7 +139,7 @@ def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
     for one in main:
         c = one.coordinate
         size = trained_sizes[c.layer, c.expert]
-        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_].detach())
+        value = float(weights_now[c.layer, c.expert][c.out, c.in_])
         rank = 1 + int((size > size[c.out, c.in_]).sum())
         weights.append({**_entry(one), "value": value, "rank": rank, "matrix_size": size.numel()})
     yield run.record("followed", round=1, weights=weights, controls=chosen)
@@ -151,17 +152,17 @@ def pruned(run: Run, round_: int, new: Masks) -> Event:
     if run.settings.criterion == "random":
         levels = dict.fromkeys(levels, 0.0)  # no weight stands above or below anything
     state.pruned = masking.remaining(run.masks) - masking.remaining(new)
-    before, after = run.places(run.masks), run.places(new)
+    before, after = run.matrices(run.masks), run.matrices(new)
     numbers, tensors = pruning.row(new, state.pruned, state.threshold), pruning.keep_rates(run.masks, new)
     groups = [
         {"of": list(one.of[:3]), "kind": one.kind, "count": len(one.coordinates),
          "before": pruning.count_alive(before, one.coordinates), "kept": pruning.count_alive(after, one.coordinates)}
         for one in state.controls
     ]  # fmt: skip
-    weights = []
+    weights, now_at = [], run.weights
     for one in run.main:
         c = one.coordinate
-        value = float(run.matrices(run.downs)[c.layer, c.expert][c.out, c.in_].detach())
+        value = float(now_at[c.layer, c.expert][c.out, c.in_])
         was, now = pruning.count_alive(before, [c]) == 1, pruning.count_alive(after, [c]) == 1
         level = levels[run.names[c.layer]]
         over = abs(value) / level if level else None
@@ -182,7 +183,7 @@ def fates(run: Run) -> list[Event]:
     """What became of every followed weight: in which prune it went, or that it was kept through all, and against which
     chance level: the part of its matrix, and of its controls, that was kept then, or through all."""
     gone = {_key(fate) for fate in run.state.fates}
-    alive, numbers = run.places(run.masks), pruning.row(run.masks, None, None)
+    alive, numbers = run.matrices(run.masks), pruning.row(run.masks, None, None)
     rest = []
     for one in run.main:
         entry, mask = _entry(one), alive[one.coordinate.layer, one.coordinate.expert]
@@ -222,7 +223,7 @@ def arms(run: Run, at_start: bool) -> Masks:
 
 def _instead_of(run: Run, own: list[Coordinate]) -> list[Coordinate]:
     """For each weight the ordinary one of its matrix that is nearest in rank of magnitude now."""
-    sizes = {place: matrix.detach().abs() for place, matrix in run.matrices(run.downs).items()}
+    sizes = {place: matrix.abs() for place, matrix in run.weights.items()}
     taken, found = set(own), list[Coordinate]()
     for c in own:
         nearest = control.choose(c, "control_rank", sizes, sizes, {}, taken).coordinates[0]

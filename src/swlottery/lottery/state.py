@@ -179,9 +179,15 @@ class Run:
         """Tensors of the down-projections, by parameter name, as ``[out, in]`` matrices by (layer, expert)."""
         return control.matrices(self.network.roles.downs, tensors, self.names)
 
-    def places(self, masks: Masks) -> dict[Place, Tensor]:
-        """The down-projections' masks as such matrices."""
-        return self.matrices(masks)
+    @property
+    def weights(self) -> dict[Place, Tensor]:
+        """The down-projections as they are now, as such matrices."""
+        return {place: matrix.detach() for place, matrix in self.matrices(self.downs).items()}
+
+    @cached_property
+    def initial(self) -> dict[Place, Tensor]:
+        """The down-projections of θ_0, as such matrices: looked at by every evaluation, and read once."""
+        return self.matrices(self.theta(0, self.downs))
 
     def theta(self, step: int, names: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """θ_0 or θ_k from the run's folder, all or only the tensors of these names, on the run's device."""
@@ -203,14 +209,18 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint. Masked weights are exactly zero in every one, which is checked."""
-        if masking.violations(self.masks, self.parameters):
-            raise AssertionError("a masked weight is not zero: a defect of the training loop")
+        self.check_masked()
         self.state.tables = self.tables.lengths()
         self.tick()
         tensors: dict[str, Tensor] = {f"w/{name}": p for name, p in self.parameters.items()}
         tensors |= self.training.moments() | {f"s/{name}": tensor for name, tensor in self.since.items()}
         checkpoint.save(self.folder / "checkpoints", self.state.round, self.state.step, tensors, asdict(self.state))
         self.saved_at = time.monotonic()
+
+    def check_masked(self) -> None:
+        """Masked weights are exactly zero; anything else is a defect of the training loop."""
+        if masking.violations(self.masks, self.parameters):
+            raise AssertionError("a masked weight is not zero: a defect of the training loop")
 
     def tick(self) -> float:
         """Bring the run's clock up to now, and read it: seconds since the run began."""

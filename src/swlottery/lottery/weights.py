@@ -11,7 +11,7 @@ from swlottery.find import probe as probes
 from swlottery.find import record as records
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.search import leader, search
-from swlottery.find.spikes import activations
+from swlottery.find.spikes import KAPPA, activations
 from swlottery.lottery.start import Network
 from swlottery.lottery.watch import Followed
 
@@ -38,7 +38,7 @@ def beforehand(network: Network, settings: TrainSettings, round_1: str | None = 
                 records.check_lineage(record, network.lineage, network.name)
             kind = "foreign"
         for weight in record["super_weights"] or [record["leader"]]:
-            found.append(Followed(kind, Coordinate(weight["layer"], weight["out"], weight["in"], weight["expert"])))
+            found.append(Followed(kind, coordinate_of(weight)))
     found += [Followed("foreign", coordinate) for coordinate in settings.coordinates()]
     for one in found:
         _check_place(network, one.coordinate)
@@ -70,8 +70,6 @@ def look(network: Network) -> tuple[str, list[dict[str, Any]]]:
         given = [(removal.found, removal.spike, list[str]()) for removal in result.removals]
     else:
         led = leader(downs, activations(network.model, downs, probe))
-        from swlottery.find.spikes import KAPPA
-
         given = [(led.contribution, led.entry, led.lacks(KAPPA))]
     return "super_weight" if result.removals else "leader", [
         {
@@ -89,7 +87,7 @@ def _cut(tokenizer: Any, prompt: str, longest: int) -> str:
 
 
 def coordinate_of(weight: dict[str, Any]) -> Coordinate:
-    """The coordinate in an event's entry."""
+    """The coordinate in an entry of an event or of a record."""
     return Coordinate(weight["layer"], weight["out"], weight["in"], weight["expert"])
 
 
