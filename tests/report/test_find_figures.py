@@ -13,22 +13,13 @@ from typing import Any
 import jsonschema
 import matplotlib
 import pytest
-from matplotlib import style
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from swlottery.find.record import Record, schema
-from swlottery.report.find_figures import (
-    DPI,
-    LOOK,
-    VERMILLION,
-    ablations,
-    activations,
-    contributions,
-    draw,
-    forest,
-)
+from swlottery.report.find_figures import ablations, activations, contributions, draw, forest
+from swlottery.report.page import DPI, VERMILLION, look
 
 VERDICTS = ("critical", "jointly critical", "weak", "inert", "undetermined")
 
@@ -179,7 +170,7 @@ def test_draw_writes_three_small_png_files_and_nothing_else(tmp_path: Path, case
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("drawing", [activations, contributions, ablations])
 def test_no_text_lies_on_another_or_leaves_the_figure(case: str, drawing: Any) -> None:
-    with style.context(["default", LOOK]):
+    with look():
         figure = drawing(CASES[case])
         texts = drawn(figure)
     assert len(texts) > 10
@@ -350,7 +341,7 @@ def test_ratios_beyond_a_million_are_arrows_beside_their_number() -> None:
 
 def test_small_ratios_and_small_activations_have_labelled_ticks(tmp_path: Path) -> None:
     record = CASES["none"]
-    with style.context(["default", LOOK]):
+    with look():
         figure = ablations(record)
         assert {"×0.9", "×1", "×1.1", "×1.2"} <= {text for text, _ in drawn(figure)}
         flat = copy.deepcopy(record) | {"cancellers": []}
@@ -376,7 +367,7 @@ def test_names_are_drawn_as_they_are_but_short(tmp_path: Path, name: str, shown:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(record, tmp_path)
-    with style.context(["default", LOOK]):
+    with look():
         title, _, note = activations(record).texts
     assert shown in title.get_text() and len(title.get_text()) <= 75
     assert not title.get_parse_math() and not note.get_parse_math()

@@ -7,61 +7,36 @@ are taken out (figure 3 of Yu et al. 2024, arXiv:2411.07191). ``contributions.pn
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import tempfile
 import textwrap
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from PIL import Image
+from matplotlib.ticker import MaxNLocator
 
 from swlottery.find.record import Record
 from swlottery.find.verify import CRITICAL
 from swlottery.report.find_log import place
+from swlottery.report.page import BLUE, GREY, LINE, ORANGE, PURPLE, VERMILLION, log_ticks, look, page, save
 
-# Okabe & Ito's colours, which differ for every kind of colour vision; shapes differ as well.
-VERMILLION, BLUE, PURPLE, ORANGE, GREY = "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#666666"
 VERDICTS = {
     "critical": ("o", VERMILLION), "jointly critical": ("s", ORANGE), "weak": ("^", BLUE), "inert": ("v", GREY),
     "undetermined": ("d", GREY),
 }  # fmt: skip
-WIDTH, LINE, DPI = 8.0, 0.15, 150  # of a figure and of a line of text, in inches; pixels an inch
 MOST_NAMED = 12
 """The most super weights that ``activations`` and ``contributions`` name; ``ablations`` has them all."""
 LARGEST_RATIO = 1e6
 """Where the axis of perplexity ratios ends; what lies beyond is an arrow, and its number stands beside it."""
-LOOK = {
-    "font.size": 8, "axes.titlesize": 7.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "grid.color": "#DDDDDD", "text.parse_math": False,  # the name of a model may hold a $
-}  # fmt: skip
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
     """Write the three figures into ``folder`` (made where missing), each whole or not at all; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     drawings = {"activations.png": activations, "contributions.png": contributions, "ablations.png": ablations}
-    with (
-        tempfile.TemporaryDirectory(prefix=".figures-", dir=folder) as unfinished,
-        style.context(["default", LOOK]),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box in a name is no news
-        for name, drawing in drawings.items():
-            pixels = io.BytesIO()
-            drawing(record).savefig(pixels, format="png", dpi=DPI)
-            image = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)  # a third of the bytes
-            image.save(Path(unfinished, name), optimize=True, dpi=(DPI, DPI))
-            os.replace(Path(unfinished, name), folder / name)
-    return [folder / name for name in drawings]
+    with look():
+        return [save(drawing(record), folder / name) for name, drawing in drawings.items()]
 
 
 def activations(record: Record) -> Figure:
@@ -90,7 +65,7 @@ def activations(record: Record) -> Figure:
                 y = [abs(layer[side]["value"]) for layer in layers[when]]
                 axes.plot(x, y, color=colour, marker=marker, mfc=face, ms=4.5, lw=1, label=f"{when} removal")
         axes.set_yscale("log", nonpositive="mask")
-        _log_ticks(axes.yaxis, axes.get_ylim(), lambda y: f"{y:,.0f}" if y >= 10 else f"{y:g}")
+        log_ticks(axes.yaxis, axes.get_ylim(), lambda y: f"{y:,.0f}" if y >= 10 else f"{y:g}")
         axes.set_ylabel(f"largest |{side}|\n(activation, as computed)")
         axes.grid(axis="y")
     if record["cancellers"]:
@@ -225,7 +200,7 @@ def ablations(record: Record) -> Figure:
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), min(max(high, 1.25), LARGEST_RATIO))
     powers = {10_000: "×10⁴", 100_000: "×10⁵", 1_000_000: "×10⁶"}
-    _log_ticks(axes.xaxis, axes.get_xlim(), lambda x: powers.get(round(x), f"×{x:,g}"))
+    log_ticks(axes.xaxis, axes.get_xlim(), lambda x: powers.get(round(x), f"×{x:,g}"))
     axes.set_xlabel("perplexity ÷ perplexity of the intact model")
     axes.grid(axis="x")
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
@@ -249,26 +224,9 @@ def _beside(axes: Axes, y: float, points: float, text: str, colour: str) -> None
     axes.annotate(text, (1, y), (points, 0), axes.get_yaxis_transform(), "offset points", va="center", color=colour)
 
 
-def _log_ticks(axis: Axis, limits: tuple[float, float], written: Callable[[float], str]) -> None:
-    """Ticks at powers of ten, or finer ones where the axis is short."""
-    low, high = limits
-    fine = [1, 1.1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
-    axis.set_major_locator(LogLocator(subs=[1] if high / low > 50 else [1, 2, 5] if high / low > 3 else fine))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
-
-
 def _figure(record: Record, what: str, height: float, remark: str) -> Figure:
-    """A figure under a header: the model, what is shown, what the model is, a remark."""
-    small = [line for text in (record["note"], remark) for line in textwrap.wrap(_short(text, 420), 140)]
-    header = 0.5 + LINE * len(small)
-    height += header
-    figure = Figure(figsize=(WIDTH, height))
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - header / height))
-    figure.text(0.01, 1 - 0.08 / height, _short(record["model"], 75), va="top", fontsize=11, fontweight="bold")
-    figure.text(0.01, 1 - 0.29 / height, what, va="top", fontsize=9)
-    figure.text(0.01, 1 - 0.48 / height, "\n".join(small), va="top", fontsize=7.5, color=GREY)
-    return figure
+    """A page: the model, what is shown, what the model is, a remark."""
+    return page(record["model"], what, height, [record["note"], remark])
 
 
 def _left_out(record: Record) -> str:
@@ -288,9 +246,3 @@ def _spike(spike: Record) -> str:
 def _times(ratio: float) -> str:
     digits = 3 if ratio < 10 else 1 if ratio < 1000 else 0
     return f"× {ratio:,.{digits}f}" if ratio < 1e7 else f"× {ratio:.1e}"
-
-
-def _short(text: str, longest: int) -> str:
-    """Text from a record: without what cannot be drawn on a line, and without its middle where it is long."""
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[-longest // 2 :]}"
