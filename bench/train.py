@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -123,13 +124,11 @@ class TheirTrainer:
             def __getitem__(self, number: int) -> Any:
                 return {"input_ids": rows[number], "labels": rows[number]}
 
-        self.model, self.rows, self.arguments, self.steps = ours.network.model.train(), Rows(), arguments, steps
-        for name, value in (("resid_pdrop", 0.0), ("embd_pdrop", 0.0), ("attn_pdrop", 0.0)):
-            setattr(self.model.config, name, value)
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        self.model.config.use_cache = False
+        self.rows, self.arguments, self.steps = Rows(), arguments, steps
+        model = ours.network.model  # the same weights in the model as transformers builds it, without dropout
+        plain = {"activation_function": "gelu_new", "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        self.model = type(model)(type(model.config).from_dict({**model.config.to_dict(), **plain, "use_cache": False}))
+        self.model.load_state_dict(model.state_dict())
 
     def __call__(self) -> float:
         from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -200,6 +199,7 @@ def main() -> None:
     if arguments.what == "share":
         share(arguments.run)
         return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `swlottery` does; whoever is compared has it as well
     import torch
 
     torch.set_num_threads(arguments.threads)

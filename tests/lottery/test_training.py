@@ -18,6 +18,7 @@ from swlottery.lottery import branch, loop
 from swlottery.lottery import masks as masking
 from swlottery.lottery import train as training
 from swlottery.lottery.loop import lottery
+from swlottery.lottery.loss import has_plain_head, loss_in_parts
 from swlottery.lottery.train import NotFinite, Training, batch_number, learning_rate, loss_of
 from swlottery.runtime import checkpoint, files
 
@@ -83,6 +84,7 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
         return real_step(self, number, round_, see)
 
     monkeypatch.setattr(data, "batch", spied)
+    monkeypatch.setattr("swlottery.lottery.loss.has_plain_head", lambda model: False)
     monkeypatch.setattr(training, "loss_of", see)
     monkeypatch.setattr(Training, "step", at)
     run = built(tiny_gpt2, text, tmp_path, data_order=order, rewind_step=first, steps=4, data_seed=seed)
@@ -372,7 +374,8 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
     real = Training.step
 
     def step(self, number, round_, see=None):
-        self.loss = not_a_number if (round_, number) == (2, 3) else loss_of
+        if (round_, number) == (2, 3):
+            self.loss = not_a_number
         return real(self, number, round_, see)
 
     capsys.readouterr()
@@ -408,3 +411,58 @@ def test_a_rate_that_is_far_too_high_ends_in_one_line(steps, tiny_gpt2, text, tm
     run = only_run(tmp_path)
     assert "NaN" not in (run / "metrics.jsonl").read_text()
     assert not events(run, "prune") and not table(run, "rounds.csv")
+
+
+# The loss in parts
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 300, 512])
+def test_the_loss_in_parts_is_the_loss(tiny_gpt2, made, rows, precision):
+    """300 rows are a part of 256 and a rest, 512 two parts; a loss may be divided before its gradient is taken."""
+    model = made().network.model
+    tokens = torch.randint(0, model.config.vocab_size, (rows, 2), generator=torch.Generator().manual_seed(rows))
+
+    def taken(loss, model):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            value = loss(model, tokens)
+        (value / 3).backward()
+        return float(value.detach()), copy({name: p.grad for name, p in model.named_parameters()})
+
+    parts, gradients = taken(loss_in_parts, model)
+    whole, theirs = taken(loss_of, model)
+    assert parts == pytest.approx(whole, rel=1e-6 if precision == "float32" else 1e-3)
+    for name, gradient in gradients.items():
+        difference = float((gradient - theirs[name]).norm() / theirs[name].norm())
+        assert difference < (1e-5 if precision == "float32" else 0.03), name
+
+
+def test_only_a_plain_head_is_split(tiny_gpt2, made):
+    """A cap on the logits, a bias, another matrix: what `loss_in_parts` would get wrong."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, PhiConfig, PhiForCausalLM
+
+    small = {
+        "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+    }  # fmt: skip
+    training = made()
+    assert has_plain_head(training.network.model) and training.loss is loss_in_parts
+    capped = Gemma2ForCausalLM(Gemma2Config(**small, final_logit_softcapping=1.0)).eval()
+    assert not has_plain_head(capped)
+    assert not has_plain_head(PhiForCausalLM(PhiConfig(**small)).eval())  # has a bias
+
+
+def test_gelu_is_one_kernel_and_the_same_function(tiny_gpt2, made):
+    from transformers import GPT2LMHeadModel
+    from transformers.activations import NewGELUActivation
+
+    fused = made().network.model
+    assert fused.config.activation_function == "gelu_pytorch_tanh"
+    assert not any(isinstance(module, NewGELUActivation) for module in fused.modules())
+    config = type(fused.config).from_dict(fused.config.to_dict() | {"activation_function": "gelu_new"})
+    plain = GPT2LMHeadModel(config).eval()
+    plain.load_state_dict(fused.state_dict())
+    tokens = torch.arange(32)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(fused(tokens).logits, plain(tokens).logits, rtol=1e-4, atol=1e-5)

@@ -60,6 +60,8 @@ class Training:
     def __init__(self, network: Network, masks: Masks, settings: TrainSettings, data: np.ndarray) -> None:
         import torch
 
+        from swlottery.lottery.loss import has_plain_head, loss_in_parts
+
         self.network, self.settings, self.data = network, settings, data
         self.parameters = {name: p for name, p in network.parameters.items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
@@ -72,7 +74,8 @@ class Training:
             betas=(settings.beta1, settings.beta2),
             fused=True,
         )
-        self.loss: Callable[[Any, Tensor], Tensor] = torch.compile(loss_of) if settings.compile else loss_of
+        loss = loss_in_parts if has_plain_head(network.model) else loss_of
+        self.loss: Callable[[Any, Tensor], Tensor] = torch.compile(loss) if settings.compile else loss
 
     def set_masks(self, masks: Masks) -> None:
         """Train under these masks from now on. Tensors where nothing is masked cost nothing."""
