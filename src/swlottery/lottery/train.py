@@ -79,8 +79,12 @@ class Training:
 
     def set_masks(self, masks: Masks) -> None:
         """Train under these masks from now on. Tensors where nothing is masked cost nothing."""
+        import torch
+
         self.masks = {name: mask.to(self.device) for name, mask in masks.items()}
-        self.masked = [(self.parameters[name], mask) for name, mask in self.masks.items() if not bool(mask.all())]
+        partly = {name: mask for name, mask in self.masks.items() if not bool(mask.all())}
+        # As bytes: a CPU multiplies by them twice as fast as by bools, which it does not vectorise.
+        self.masked = [(self.parameters[name], mask.view(torch.uint8)) for name, mask in partly.items()]
 
     def forget_moments(self) -> None:
         """Start a round with fresh moments."""
