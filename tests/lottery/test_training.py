@@ -418,7 +418,7 @@ def test_a_rate_that_is_far_too_high_ends_in_one_line(steps, tiny_gpt2, text, tm
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 300, 512])
-def test_the_loss_in_parts_is_the_loss(tiny_gpt2, made, rows, precision):
+def test_the_loss_in_parts_is_the_loss(made, rows, precision):
     """300 rows are a part of 256 and a rest, 512 two parts; a loss may be divided before its gradient is taken."""
     model = made().network.model
     tokens = torch.randint(0, model.config.vocab_size, (rows, 2), generator=torch.Generator().manual_seed(rows))
@@ -438,22 +438,20 @@ def test_the_loss_in_parts_is_the_loss(tiny_gpt2, made, rows, precision):
         assert difference < (1e-5 if precision == "float32" else 0.03), name
 
 
-def test_only_a_plain_head_is_split(tiny_gpt2, made):
-    """A cap on the logits, a bias, another matrix: what `loss_in_parts` would get wrong."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM, PhiConfig, PhiForCausalLM
+def test_only_a_plain_head_is_split(made):
+    """A cap on the logits (Gemma 2) or a bias (GPT-J, Phi) is what `loss_in_parts` would get wrong."""
+    from tiny import CONFIGS, tiny_model
 
-    small = {
-        "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
-    }  # fmt: skip
-    training = made()
-    assert has_plain_head(training.network.model) and training.loss is loss_in_parts
-    capped = Gemma2ForCausalLM(Gemma2Config(**small, final_logit_softcapping=1.0)).eval()
-    assert not has_plain_head(capped)
-    assert not has_plain_head(PhiForCausalLM(PhiConfig(**small)).eval())  # has a bias
+    assert made().loss is loss_in_parts
+    for name in CONFIGS:
+        model = tiny_model(name).eval()
+        assert has_plain_head(model) == (name not in ("gemma2", "gptj", "phi")), name
+        if has_plain_head(model):
+            tokens = torch.arange(18).reshape(2, 9)
+            assert loss_in_parts(model, tokens).item() == pytest.approx(loss_of(model, tokens).item(), rel=1e-6), name
 
 
-def test_gelu_is_one_kernel_and_the_same_function(tiny_gpt2, made):
+def test_gelu_is_one_kernel_and_the_same_function(made):
     from transformers import GPT2LMHeadModel
     from transformers.activations import NewGELUActivation
 
