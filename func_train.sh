@@ -13,6 +13,8 @@
 #SBATCH --output=logs/lth_hf_out_%j.out
 #SBATCH --open-mode=append
 #SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 

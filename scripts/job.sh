@@ -34,12 +34,17 @@ swlottery_job() {
         trap 'code=$?; printf "%s\n" "$swlottery_name: log $swlottery_log" "$swlottery_name: exit code $code" | tee -a "$swlottery_log"' EXIT
     fi
 
+    # From here on a warning of the time limit or of a preemption only leaves a note; by itself it would end this script.
+    swlottery_asked=no
+    trap 'swlottery_asked=yes' USR1
     source "$SWLOTTERY_ROOT/scripts/venv.sh"
     export PYTHONUNBUFFERED=1 PYTHONUTF8=1
     # Ctrl-C and TERM reach Python as well, which leaves everything whole and says so. This script waits for it.
     trap : INT TERM
     code=0
-    if [ "$batch" = yes ] || [ $help = yes ]; then
+    if [ "$batch" = yes ] && [ "$command" = train ]; then
+        swlottery_step "$@"
+    elif [ "$batch" = yes ] || [ $help = yes ]; then
         "$SWLOTTERY_PYTHON" -m swlottery.cli "$command" "$@" || code=$?
     elif [ -t 2 ]; then
         # Progress bars go to stderr if that is a terminal, and so never into the log.
@@ -50,4 +55,54 @@ swlottery_job() {
             tee -ia "$swlottery_log" >&2; } 4>&1 || code=${PIPESTATUS[0]}
     fi
     exit "$code"
+}
+
+# swlottery_step [flags]: training as a job step, one process a task, that can be stopped and started again. Sets `code`.
+#
+# The step runs in the background, since a shell handles no signal while it waits for a program in front. USR1 is passed
+# on to it: the processes save and end with 75. TERM is not: srun would kill them, and they get their own from Slurm.
+swlottery_step() {
+    local step=
+    local -x MASTER_ADDR MASTER_PORT SWLOTTERY_BATCH_JOB=$SLURM_JOB_ID
+    MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+    if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+    code=75
+    if [ $swlottery_asked = no ]; then
+        # A task that ends early leaves the others half a minute: they save together, or say which of them is lost.
+        srun --kill-on-bad-exit=0 --wait=30 "$SWLOTTERY_PYTHON" -m swlottery.cli train "$@" &
+        step=$!
+        trap 'swlottery_asked=yes; kill -USR1 $step 2>/dev/null || true' USR1
+        while :; do # wait comes back for every signal; the step's own code comes last
+            code=0
+            wait $step || code=$?
+            kill -0 $step 2>/dev/null || break
+        done
+        wait $step && code=0 || code=$?
+    fi
+    swlottery_requeue
+}
+
+# swlottery_requeue: have the job started again if it was stopped (75) or its only process was killed from outside, and
+# if nobody has cancelled it: a job that is being cancelled, or requeued by Slurm itself, is not RUNNING any more.
+swlottery_requeue() {
+    local job=$SLURM_JOB_ID state restarts=${SLURM_RESTART_COUNT:-0} most=${SWLOTTERY_REQUEUES:-20}
+    case $code in
+        75) ;;
+        137 | 138 | 143) if [ "${SLURM_NTASKS:-1}" -ne 1 ]; then return; fi ;; # KILL; USR1 or TERM before they are handled
+        *) return ;;
+    esac
+    # The plain id of an array's last task names the whole array.
+    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+    state=$(scontrol --oneliner show job "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*' | head -n 1) || state=
+    if [ "$state" != JobState=RUNNING ]; then
+        echo "$swlottery_name: not requeued: the job is ${state#JobState=}; submit it again, and it goes on"
+    elif [ "$restarts" -ge "$most" ]; then
+        echo "$swlottery_name: not requeued: started again $restarts times already (SWLOTTERY_REQUEUES=$most); submit it again, and it goes on"
+    else
+        echo "$swlottery_name: exit code $code, requeue $((restarts + 1)) of at most $most"
+        trap - EXIT # requeueing ends this script
+        if scontrol requeue "$job"; then exit "$code"; fi
+        echo "$swlottery_name: scontrol requeue failed; submit it again, and it goes on"
+    fi
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,39 @@ class Script:
 FIND = Script("find_sw", "find", "super_weights/src/slurm_sw_out", "checkmodel", "--eval-tokens")
 TRAIN = Script("func_train", "train", "logs", "lth_hf_out", "--prune-rate")
 BOTH = (FIND, TRAIN)
+
+
+# An environment as scripts/venv.sh accepts it, whose Python is the one that runs the tests. It says that it has
+# swlottery, and has no pip: whatever a script does, it cannot install anything into the environment of the tests.
+PYTHON = """\
+#!/bin/sh
+case "$*" in
+"-I -c import swlottery") exit 0 ;;
+*"-m pip"*) exit 1 ;;
+esac
+exec '{python}' "$@"
+"""
+
+
+def make_root(root: Path) -> Path:
+    """A copy of what the scripts need, with the code itself linked."""
+    own = [name for script in BOTH for name in (script.file, f"{script.folder}/README.md")]
+    for name in ("pyproject.toml", "requirements.txt", *own):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, root / name)
+    for name in ("scripts", "configs"):
+        shutil.copytree(REPOSITORY / name, root / name)
+    (root / "src").symlink_to(REPOSITORY / "src")
+    return root
+
+
+def make_environment(folder: Path) -> dict[str, str]:
+    """The variables to run a script with: those of the tests without any Slurm's, and an environment in ``folder``."""
+    python = folder / "bin" / "python3"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SWLOTTERY_"))
+    }
+    return {**kept, "SWLOTTERY_VENV": str(folder)}

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from both_scripts import BOTH, Script
+from both_scripts import BOTH, Script, make_environment, make_root
 
 # The models of the tests are tiny: threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Started in the background by a shell, Python ignores Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-# An environment as scripts/venv.sh accepts it, whose Python is the one that runs the tests. It says that it has
-# swlottery, and has no pip: whatever a script does, it cannot install anything into the environment of the tests.
-PYTHON = """\
-#!/bin/sh
-case "$*" in
-"-I -c import swlottery") exit 0 ;;
-*"-m pip"*) exit 1 ;;
-esac
-exec '{python}' "$@"
-"""
 
 
 @pytest.fixture(params=BOTH, ids=lambda script: script.name)
@@ -43,15 +28,7 @@ def script(request: pytest.FixtureRequest) -> Script:
 @pytest.fixture
 def script_root(tmp_path: Path) -> Path:
     """A copy of what the scripts need, with the code itself linked: logs and records land here."""
-    root = tmp_path / "root"
-    own = [name for script in BOTH for name in (script.file, f"{script.folder}/README.md")]
-    for name in ("pyproject.toml", "requirements.txt", *own):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(REPOSITORY / name, root / name)
-    for name in ("scripts", "configs"):
-        shutil.copytree(REPOSITORY / name, root / name)
-    (root / "src").symlink_to(REPOSITORY / "src")
-    return root
+    return make_root(tmp_path / "root")
 
 
 # In place of the program: says how it was called, and does what the flags ask for.
@@ -92,14 +69,7 @@ def stub_root(script_root: Path) -> Path:
 @pytest.fixture
 def script_environment(tmp_path: Path) -> dict[str, str]:
     """The variables to run a script with: those of the tests without any Slurm's, and the environment above."""
-    python = tmp_path / "environment" / "bin" / "python3"
-    python.parent.mkdir(parents=True)
-    python.write_text(PYTHON.format(python=sys.executable))
-    python.chmod(0o755)
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SWLOTTERY_"))
-    }
-    return {**kept, "SWLOTTERY_VENV": str(python.parents[1])}
+    return make_environment(tmp_path / "environment")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 from swlottery import __version__
 from swlottery.config import FindSettings, TrainSettings, from_file
 from swlottery.errors import BadInput
+from swlottery.runtime import stop
+from swlottery.runtime.ranks import Place, RankLost, Ranks, lost
 
 if TYPE_CHECKING:
     from swlottery.model import Loaded
@@ -104,11 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
     before = signal.signal(signal.SIGTERM, _terminate)
+    place = Place.of(os.environ) if parsed.command == "train" else Place()
     try:
-        return _command(parsed)
+        if place.rank > 0:  # the lead writes the log
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+                return _command(parsed, place)
+        return _command(parsed, place)
     except BadInput as error:
-        _complain(str(error))
+        if place.rank == 0:  # all ranks have the same to say
+            _complain(str(error))
         return BAD_INPUT
+    except RankLost as error:
+        lost(str(error))
     except KeyboardInterrupt:
         _complain("interrupted: the model's weights are as they were; no record that is half written was left")
         return 128 + signal.SIGINT
@@ -119,22 +128,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _command(parsed: argparse.Namespace) -> int:
+def _command(parsed: argparse.Namespace, place: Place) -> int:
     root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
     match parsed.command:
         case "find":
             return find(_settings(FindSettings, parsed), root)
         case "train":
-            from swlottery.train import train
+            with stop.flag() as asked:
+                from swlottery.train import train
 
-            stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
-            requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
-            return train(_settings(TrainSettings, parsed, stored), root, requeued)
+                stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
+                settings = _settings(TrainSettings, parsed, stored)
+                # Slurm appends to a requeued job's log; scripts/job.sh says that this one writes such a log.
+                log = os.environ.get("SWLOTTERY_BATCH_JOB", "")
+                return train(settings, root, Ranks(place), asked, _cores(place), log)
         case _:
             from swlottery.report import status
 
             print(status.table(status.runs(Path(parsed.folder or root / "runs"))))
             return DONE
+
+
+def _cores(place: Place) -> int:
+    """The CPU cores of one task: Slurm's word; where it has none, its share of what the machine lets us use."""
+    from swlottery.runtime import environment
+
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(given) if given.isdecimal() else max(1, environment.cores() // place.local_size)
 
 
 def _terminate(number: int, frame: object) -> None:

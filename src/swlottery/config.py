@@ -127,6 +127,7 @@ class TrainSettings:
     eval_sequences: int = setting(32, "held-out sequences of an evaluation", metavar="N")
     checkpoint_steps: int = setting(1000, "most steps between checkpoints", metavar="N")
     checkpoint_seconds: float = setting(300, "most seconds between checkpoints", metavar="X")
+    rank_timeout: float = setting(300, "several tasks: seconds after which a silent one is given up", metavar="X")
     runs: str | None = setting(None, "folder of the runs (default: runs)", metavar="FOLDER")
     plots: str | None = setting(None, "folder of the figures (default: plots/<run>)", metavar="FOLDER")
 

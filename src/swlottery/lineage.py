@@ -8,10 +8,11 @@ cast to the precision of a run.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -19,11 +20,16 @@ def weights_sha256(model: nn.Module) -> str:
 
     Tied parameters count once. Two copies of one checkpoint agree however their files are split into shards.
     """
+    return tensors_sha256(model.named_parameters())
+
+
+def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The same of any tensors with different names."""
     import torch
 
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        stored = parameter.detach().cpu().contiguous().flatten()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        stored = tensor.detach().cpu().contiguous().flatten()
         digest.update(stored.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -2,43 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.report.train_log import TrainLog
-from swlottery.runtime import checkpoint, environment, files
+from swlottery.runtime import checkpoint, environment, files, stop
 from swlottery.runtime import folder as folders
+from swlottery.runtime.ranks import Ranks
+from swlottery.runtime.stop import Asked, Stopped, never
 
 if TYPE_CHECKING:
     from swlottery.data import Tokens
+    from swlottery.lottery.start import Network
     from swlottery.lottery.state import Event, Run
+    from swlottery.lottery.watch import Followed
 
 DONE, STOPPED = 0, 75
 
 
-def train(settings: TrainSettings, root: Path, same_log: bool = False) -> int:
+@dataclasses.dataclass
+class Prepared:
+    """What a run starts with: the network at step 0, its data, the weights to follow, and its folders."""
+
+    network: Network
+    data: Tokens
+    known: list[Followed]
+    parent: Path | None
+    folder: Path
+    plots: Path
+
+
+def train(
+    settings: TrainSettings, root: Path, ranks: Ranks | None = None, asked: Asked = never, cores: int = 0, log: str = ""
+) -> int:
     """Run a lottery, or go on with it where it was stopped. Returns the exit code: 0 done, 75 stopped and saved.
 
-    root: the folder in which ``runs`` and ``plots`` stand by default. same_log: an earlier start of this very job wrote
-    to the log already, so that its header is not repeated.
+    root: the folder in which ``runs`` and ``plots`` stand by default. ranks: the processes that share the work. asked:
+    whether to stop. cores: of this process; 0: as many as it may use. log: names the log that this writes, if several
+    starts write to one: what an earlier start has told there is not told again.
 
     Raises:
         BadInput: settings that contradict each other, the model or the data; a run in use; a full disk; a loss that is
             not finite. What was saved stays saved.
+        RankLost: another rank is gone.
     """
-    settings.check()
+    ranks = ranks or Ranks()
     started = time.monotonic()
+    cores = cores or environment.cores()
+    prepared: Prepared | None = None
+    error: BadInput | Stopped | None = None
+    try:
+        prepared = _prepare(settings, root, ranks, asked, cores)
+    except (BadInput, Stopped) as caught:
+        error = caught  # the other ranks are to hear of it
+    try:
+        ranks.open(settings.rank_timeout)
+        ranks.raise_any(error)
+        assert prepared is not None
+        _agree(ranks, prepared, settings, cores)
+        with contextlib.ExitStack() as stack:
+            code = DONE
+            if not ranks.decide(lambda: _take(prepared.folder, prepared.plots, stack, patient=bool(log))):
+                code = _run(settings, prepared, ranks, asked, cores, log, started)
+            ranks.close()
+            return code
+    except Stopped:
+        print("asked to stop before the first step: nothing is lost")
+        return STOPPED
+    except OSError as problem:
+        folder = prepared.folder if prepared is not None else root
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(f"no space left for {folder}: free some and run the same again, it goes on") from None
+        if problem.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise BadInput(f"cannot write {problem.filename or folder} ({problem.strerror})") from None
+        raise
+
+
+def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, cores: int) -> Prepared:
+    """Everything that every rank makes for itself; the text is made into tokens by one, and the others wait."""
+    settings.check()
+    ranks.check(settings.micro_batch, settings.grad_accum)
     from swlottery.lottery import branch, start
     from swlottery.lottery.weights import beforehand
 
@@ -53,69 +106,91 @@ def train(settings: TrainSettings, root: Path, same_log: bool = False) -> int:
         contents["from_round_1"] = round_1["weights_sha256"]
     if settings.super_weights not in ("discover", "none"):
         contents["super_weights"] = _sha256(Path(settings.super_weights))
-    environment.pin(settings.threads or environment.cores())
+    environment.pin(settings.threads or cores)
+    stop.here(asked)
     network = start.network(settings)
+    stop.here(asked)
     known = beforehand(network, settings, round_1.get("weights_sha256"))
-    run_folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
-    plots = Path(settings.plots or root / "plots" / run_folder.name)
-    data = _data(settings, network.tokenizer, network.context)
-    try:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        plots.mkdir(parents=True, exist_ok=True)
-        with folders.held(run_folder):
-            if folders.is_finished(run_folder):
-                checkpoint.clear(run_folder / "checkpoints")
-                print(f"{run_folder} is done: other settings make another run; to run it again, remove the folder")
-                return DONE
-            return _run(settings, network, data, known, parent, run_folder, plots, started, same_log)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(f"no space left for {run_folder}: free some and run the same again, it goes on") from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise BadInput(f"cannot write {error.filename or run_folder} ({error.strerror})") from None
-        raise
+    folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
+    plots = Path(settings.plots or root / "plots" / folder.name)
+    data = _data(settings, network.tokenizer, network.context, asked)
+    return Prepared(network, data, known, parent, folder, plots)
+
+
+def _agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int) -> None:
+    """All ranks must have come to the same network, data and folder, with the same libraries."""
+    here = environment.describe(settings.threads or cores)
+    mine = {
+        "versions": here["versions"], "processor": here["cpu"], "weights at step 0": prepared.network.lineage,
+        "tokens": prepared.data.manifest.get("sha256"), "folder": str(prepared.folder.absolute()),
+    }  # fmt: skip
+    for rank, other in enumerate(ranks.gather(mine)):
+        for name, value in mine.items():
+            if other[name] != value:
+                raise BadInput(f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all "
+                               "tasks need the same files and libraries")  # fmt: skip
+
+
+def _take(folder: Path, plots: Path, stack: contextlib.ExitStack, patient: bool) -> bool:
+    """Take hold of the run's folder. Returns whether the run is done already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.mkdir(parents=True, exist_ok=True)
+    # A job that was cancelled a moment ago may take some time to end, and its successor is there already.
+    stack.enter_context(folders.held(folder, patience=60 if patient else 0))
+    if not folders.is_finished(folder):
+        return False
+    checkpoint.clear(folder / "checkpoints")
+    print(f"{folder} is done: other settings make another run; to run it again, remove the folder")
+    return True
 
 
 def _run(
-    settings: TrainSettings, network: Any, data: Tokens, known: Any, parent: Path | None, run_folder: Path, plots: Path,
-    started: float, same_log: bool,
-) -> int:  # fmt: skip
-    from swlottery.lottery.loop import Stopped, lottery
+    settings: TrainSettings, prepared: Prepared, ranks: Ranks, asked: Asked, cores: int, log_name: str, started: float
+) -> int:
+    from swlottery.lottery.loop import lottery
     from swlottery.lottery.state import Run
 
-    here = _environment(settings, run_folder)
+    folder = prepared.folder
+    ranks.watch(folder)
+    told, here = ranks.decide(lambda: (_told(folder, log_name), _environment(settings, folder, cores, ranks.size)))
     environment.pin(here["threads"])
-    files.write_json(run_folder / "settings.json", dataclasses.asdict(settings))
+    if ranks.lead:
+        files.write_json(folder / "settings.json", dataclasses.asdict(settings))
     notes: list[str] = []
-    run = Run(network, data, settings, run_folder, here, notes.append)
+    run = Run(prepared.network, prepared.data, settings, folder, here, notes.append, ranks, asked)
     log = TrainLog(bars=sys.stderr.isatty())
-    _open_log(log, run, notes, same_log)
+    telling = _Telling(log, run, told)
+    events = lottery(run, prepared.known, prepared.parent / "round_1" if prepared.parent else None)
     figures: list[Path] = []
     try:
-        with _stop_flag() as stop:
-            for event in lottery(run, known, parent / "round_1" if parent else None, stop):
-                _tell(log, run, event)
+        ranks.decide(lambda: telling.open(notes))
+        for event in events:
+            if ranks.lead:
+                telling.tell(event)
                 if event["event"] in ("prune", "finished"):
-                    figures += _draw(run, plots, event)
+                    figures += _draw(run, prepared.plots, event)
     except Stopped:
-        folders.write_status(run_folder, "stopped", _standing(run))
-        log.footer(run_folder, figures, time.monotonic() - started, "stopped", "asked to stop by a signal")
+        if ranks.lead:
+            folders.write_status(folder, "stopped", _standing(run))
+            telling.footer(figures, time.monotonic() - started, "stopped", run.saved_where)
         return STOPPED
     except BaseException as error:
         message = str(error) or type(error).__name__
-        with suppress(OSError):  # a full disk must not hide what it caused
-            folders.write_status(run_folder, "failed", {**_standing(run), "message": message})
-        log.footer(run_folder, figures, time.monotonic() - started, "failed", message)
+        if ranks.lead:
+            with suppress(OSError):  # a full disk must not hide what it caused
+                folders.write_status(folder, "failed", {**_standing(run), "message": message})
+            telling.footer(figures, time.monotonic() - started, "failed", message)
         raise
     finally:
         run.tables.close()
-    folders.write_status(run_folder, "finished", _standing(run))
-    checkpoint.clear(run_folder / "checkpoints")  # not before: a run with neither would be done again
-    log.footer(run_folder, figures, time.monotonic() - started)
+    if ranks.lead:
+        folders.write_status(folder, "finished", _standing(run))
+        checkpoint.clear(folder / "checkpoints")  # not before: a run with neither would be done again
+        telling.footer(figures, time.monotonic() - started)
     return DONE
 
 
-def _data(settings: TrainSettings, tokenizer: Any, context: int) -> Tokens:
+def _data(settings: TrainSettings, tokenizer: Any, context: int, asked: Asked) -> Tokens:
     from tqdm import tqdm
 
     from swlottery.data import prepare
@@ -125,6 +200,7 @@ def _data(settings: TrainSettings, tokenizer: Any, context: int) -> Tokens:
     ) as bar:
 
         def progress(done: int, total: int | None) -> None:
+            stop.here(asked)
             bar.total = total
             bar.update(done - bar.n)
 
@@ -133,48 +209,93 @@ def _data(settings: TrainSettings, tokenizer: Any, context: int) -> Tokens:
     return data
 
 
-def _environment(settings: TrainSettings, run_folder: Path) -> dict[str, Any]:
+def _environment(settings: TrainSettings, run_folder: Path, cores: int, ranks: int) -> dict[str, Any]:
     """What the run was started with; threads are kept, other versions are said."""
     path = run_folder / "environment.json"
-    here = environment.describe(settings.threads or environment.cores())
+    here = {**environment.describe(settings.threads or cores), "tasks": ranks}
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         files.write_json(path, here)
         return here
-    for name in ("versions", "cpu"):
-        if stored[name] != here[name]:
+    for name in ("versions", "cpu", "tasks"):
+        if stored.get(name, 1) != here[name]:
             print(f"note: this run was begun with {name} {stored[name]}, and goes on with {here[name]}: other bits")
     return stored
 
 
-def _open_log(log: TrainLog, run: Run, notes: list[str], same_log: bool) -> None:
-    if not run.resumed:
-        for note in notes:
-            log.line(note)
-        return
-    history = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_bytes().splitlines()]
-    begun = history[0]
-    if begun["data"]["sha256"] != run.data.manifest.get("sha256"):
-        raise BadInput(f"the text {run.data.name} is not the one that {run.folder} was begun with: it has other tokens")
-    if begun["lineage"] != run.network.lineage:
-        raise BadInput(f"the network is not the one that {run.folder} was begun with: it has other weights at step 0")
-    log.quiet = same_log
-    log.header(dataclasses.asdict(run.settings), begun, dataclasses.asdict(TrainSettings()))
-    log.quiet = False
-    log.resumed(history[1:], run.state.round, run.state.step, "; ".join(notes))
+def _told(run_folder: Path, log_name: str) -> int:
+    """How many of the run's events stand in this log, from earlier starts that wrote to it; -1 for a log of its own."""
+    if not log_name:
+        return -1
+    path, history = run_folder / "told.json", run_folder / "metrics.jsonl"
+    stored: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    again = stored.get("log") == log_name
+    lines = history.read_bytes().count(b"\n") if history.exists() else 0
+    told = max(lines, stored["events"]) if again else 0
+    files.write_json(path, {"log": log_name, "events": told})
+    return told if again else -1
 
 
-def _tell(log: TrainLog, run: Run, event: Event) -> None:
-    match event["event"]:
-        case "step":
-            log.step(event["round"], event["step"], event["steps"])
-        case "start":
-            log.header(dataclasses.asdict(run.settings), event, dataclasses.asdict(TrainSettings()))
-        case _:
-            log.event(event)
-    if event["event"] == "evaluation":
-        folders.write_status(run.folder, "running", _standing(run, event))
+class _Telling:
+    """The run's events on their way into the log. told: how many of them an earlier start of this job told there."""
+
+    def __init__(self, log: TrainLog, run: Run, told: int) -> None:
+        self.log, self.run, self.told = log, run, told
+        self.number = 0
+
+    def open(self, notes: list[str]) -> None:
+        """The first lines. `BadInput` where the run was begun with another network or other data."""
+        log, run = self.log, self.run
+        if not run.resumed:
+            for note in notes:
+                log.line(note)
+            if self.told >= 0:
+                log.again(None, 0)
+            return
+        history = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_bytes().splitlines()]
+        begun = history[0]
+        if begun["data"]["sha256"] != run.data.manifest.get("sha256"):
+            raise BadInput(
+                f"the text {run.data.name} is not the one that {run.folder} was begun with: it has other tokens"
+            )
+        if begun["lineage"] != run.network.lineage:
+            raise BadInput(
+                f"the network is not the one that {run.folder} was begun with: it has other weights at step 0"
+            )
+        self.number = len(history)
+        log.quiet = self.told > 0
+        log.header(dataclasses.asdict(run.settings), begun, dataclasses.asdict(TrainSettings()))
+        log.replay(history[1:])
+        log.quiet = False
+        if self.told > 0:
+            log.again(run.state.round, run.state.step, "; ".join(notes))
+        else:
+            log.resumed(run.state.round, run.state.step, "; ".join(notes))
+
+    def tell(self, event: Event) -> None:
+        """One event of the lottery."""
+        log, run = self.log, self.run
+        match event["event"]:
+            case "step":
+                log.step(event["round"], event["step"], event["steps"])
+                return
+            case "start":
+                log.quiet = self.number < self.told
+                log.header(dataclasses.asdict(run.settings), event, dataclasses.asdict(TrainSettings()))
+            case _:
+                log.quiet = self.number < self.told
+                log.event(event)
+        self.number += 1
+        log.quiet = False
+        if event["event"] == "evaluation":
+            folders.write_status(run.folder, "running", _standing(run, event))
+
+    def footer(self, figures: list[Path], seconds: float, state: str = "finished", message: str = "") -> None:
+        """The last lines."""
+        self.log.footer(self.run.folder, figures, seconds, state, message)
 
 
 def _standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
@@ -198,26 +319,6 @@ def _draw(run: Run, plots: Path, event: Event) -> list[Path]:
     round_ = event["round"] if event["event"] == "prune" else run.prunes + 1
     drawn = [draw_round(run.folder, plots, round_)] if run.main else []
     return drawn + (draw_run(run.folder, plots) if event["event"] == "finished" else [])
-
-
-@contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """A function that says whether a signal asked the run to stop. The handler only sets a flag."""
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _sha256(path: Path) -> str:

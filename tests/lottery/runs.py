@@ -85,7 +85,13 @@ def traces(run: Path) -> dict[str, Any]:
 
 
 def forked(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: None) -> int:
-    """Run the command in a child process, patched; its output goes to ``log``. Returns the exit code, −n for signal n.
+    """Run the command in a child process, patched; its output goes to ``log``. Returns the exit code, −n for signal n."""
+    _, status = os.waitpid(fork(arguments, log, patch), 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def fork(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: None) -> int:
+    """Start the command in a child process, patched; its output goes to ``log``. Returns the process's number.
 
     The child is forked, so that a test that kills thirty of them does not import torch thirty times.
     """
@@ -113,5 +119,4 @@ def forked(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: 
             traceback.print_exc(file=sys.stderr)
             sys.stderr.flush()
         os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    return child

@@ -136,7 +136,7 @@ def watched(tiny_gpt2, text, tmp_path, monkeypatch):
             real_next(run, round_)
             seen.start[round_] = copy(run.parameters)
             assert not run.training.moments(), "moments are fresh"
-            _, seen.saved[round_] = checkpoint.newest(run.folder / "checkpoints", pytest.fail)
+            _, seen.saved[round_] = checkpoint.read(checkpoint.newest(run.folder / "checkpoints", pytest.fail))
 
         monkeypatch.setattr(Training, "step", step)
         monkeypatch.setattr(loop, "next_round", next_round)
@@ -385,7 +385,7 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
     said = complaint(capsys.readouterr().err)
     assert "the loss is not finite at step 4 of round 2" in said and "--lr" in said
     run = only_run(tmp_path)
-    state, tensors = checkpoint.newest(run / "checkpoints", pytest.fail)
+    state, tensors = checkpoint.read(checkpoint.newest(run / "checkpoints", pytest.fail))
     assert (state["round"], state["step"]) == (2, 2)
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
     assert "NaN" not in (run / "metrics.jsonl").read_text()

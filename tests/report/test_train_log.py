@@ -315,7 +315,9 @@ def test_all_rounds_stand_in_one_table_at_the_end() -> None:
 def test_a_resumed_log_goes_on_where_the_other_ended() -> None:
     log, lines = opened()
     history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
-    log.resumed(history, 2, 4, "The newest checkpoint is damaged.")
+    log.replay(history)
+    assert not lines
+    log.resumed(2, 4, "The newest checkpoint is damaged.")
     assert lines[:4] == ["", "Resumed", "-------", "The newest checkpoint is damaged."]
     assert lines[4] == (
         "Round 2 of 2: training under 80.00 % remaining: going on from step 4; what came before is in an earlier log"
@@ -371,8 +373,26 @@ def test_a_run_that_does_not_end_says_why_and_what_it_has(state: str, title: str
     lines.clear()
     log.footer(Path("runs/r"), [], 59.6, state, "the loss is not finite at step 7")
     assert title in lines and "the loss is not finite at step 7" in lines and lines[-1] == f"{state} after 1 min 00 s"
-    assert any(line.startswith("0         1,000  100.00 %") for line in lines)
-    assert ("everything is saved: the same command goes on from there" in lines) == (state == "stopped")
+    assert any(line.startswith("0         1,000  100.00 %") for line in lines) == (state == "failed")
+    assert ("asked to stop: the same command goes on from there" in lines) == (state == "stopped")
+
+
+def test_a_job_that_is_started_again_goes_on_in_its_log_and_tells_nothing_twice() -> None:
+    log, lines = opened()
+    history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
+    log.replay(history)
+    log.again(2, 4)
+    assert lines == ["\nstarted again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; what stands above is "
+                   "not told again"]  # fmt: skip
+    lines.clear()
+    log.quiet = True  # replayed
+    log.event(evaluation(2, 10, 3.0))
+    assert not lines
+    log.quiet = False
+    log.event(evaluation(2, 20, 2.0))
+    assert [line.split()[0] for line in lines] == ["step", "20"], (
+        "a table that goes on behind a gap has its heading again"
+    )
 
 
 def test_a_bar_moves_within_a_round_and_only_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:

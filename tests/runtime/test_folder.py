@@ -43,7 +43,7 @@ CHANGES = {
     "dtype": "bfloat16", "device": "cpu", "compile": True, "threads": 2, "seed": 1, "data_seed": 1, "eval_steps": 9,
     "eval_sequences": 3,
 }  # fmt: skip
-ELSEWHERE = {"runs": "r", "plots": "p", "checkpoint_steps": 3, "checkpoint_seconds": 9.0}
+ELSEWHERE = {"runs": "r", "plots": "p", "checkpoint_steps": 3, "checkpoint_seconds": 9.0, "rank_timeout": 9.0}
 
 
 def named(**changes) -> str:

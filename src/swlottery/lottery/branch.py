@@ -21,7 +21,7 @@ from swlottery.runtime import files
 LATER = frozenset({
     "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step",
     "from_round_1", "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences",
-    "checkpoint_steps", "checkpoint_seconds", "runs", "plots", "compile",
+    "checkpoint_steps", "checkpoint_seconds", "rank_timeout", "runs", "plots", "compile",
 })  # fmt: skip
 """The settings in which a branch may differ: they change nothing about the first training."""
 
@@ -29,7 +29,7 @@ LATER = frozenset({
 def write_round_1(run: Run) -> None:
     """Store the trained network of round 1 and the last step's gradients, moments and averages."""
     target = run.folder / "round_1"
-    if (target / "round.json").exists():
+    if not run.ranks.lead or (target / "round.json").exists():
         return  # a branch has its own copy, and a run that was killed here wrote the same
     run.save_model(target)
     kinds = {"g": run.gradients, "v": run.moments, "s": run.since}
@@ -84,6 +84,8 @@ def read_round_1(run: Run, source: Path) -> None:
     state = run.state
     state.losses, state.norm = content["losses"], content["norm"]
     state.step = run.settings.steps
+    if not run.ranks.lead:
+        return
     if run.settings.rewind_step:
         shutil.copyfile(source.parent / "theta_k.safetensors", run.folder / "theta_k.safetensors")
     shutil.copytree(source, run.folder / "round_1", dirs_exist_ok=True)

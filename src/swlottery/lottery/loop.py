@@ -7,7 +7,7 @@ with the same bits. All that stands between two trainings is a function of the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from swlottery.lottery import observe
@@ -15,25 +15,18 @@ from swlottery.lottery.branch import read_round_1, write_round_1
 from swlottery.lottery.rewind import rewind
 from swlottery.lottery.state import Event, Run
 from swlottery.lottery.watch import Followed
-from swlottery.runtime import files
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and its state is saved."""
-
-
-def lottery(
-    run: Run, known: list[Followed], branch: Path | None = None, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+def lottery(run: Run, known: list[Followed], branch: Path | None = None) -> Iterator[Event]:
     """Train → prune → rewind, in as many rounds as there are prunes, then train the final ticket.
 
     Args:
         known: the weights that are followed from step 0.
         branch: a ``round_1`` folder: instead of the first training.
-        stop: asked at every step.
 
     Raises:
-        Stopped: because ``stop`` said so.
+        Stopped: because ``run.asked`` said so; at a step, with a checkpoint of it, or in an evaluation or a prune, behind
+            the last checkpoint.
     """
     if not run.resumed:
         run.state.followed = list(known)
@@ -45,7 +38,7 @@ def lottery(
         if round_ == 1 and branch is not None:
             read_round_1(run, branch)
         else:
-            yield from train(run, round_, stop)
+            yield from train(run, round_)
         if round_ == final:
             yield from finish(run, round_)
             return
@@ -55,7 +48,7 @@ def lottery(
         next_round(run, round_ + 1)
 
 
-def train(run: Run, round_: int, stop: Callable[[], bool]) -> Iterator[Event]:
+def train(run: Run, round_: int) -> Iterator[Event]:
     """Train under m_{r-1} from the rewind point to step T."""
     settings, state = run.settings, run.state
     if state.step == run.first_step(round_):
@@ -66,23 +59,22 @@ def train(run: Run, round_: int, stop: Callable[[], bool]) -> Iterator[Event]:
         last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
         run.take_step(step, round_, see=due or last)
         if round_ == 1 and step + 1 == settings.rewind_step:
-            files.write_tensors(run.folder / "theta_k.safetensors", run.parameters)
+            run.write_tensors("theta_k.safetensors", run.parameters)
         yield {"event": "step", "round": round_, "step": step + 1, "steps": settings.steps}
         if last:
             return
         if due:
             yield from observe.evaluation(run, round_, step + 1)
             run.forget_interval()
-        asked = stop()
-        run.save_if_due(asked)
-        if asked:
-            raise Stopped
+        run.save_if_due()
 
 
 def prune(run: Run, round_: int) -> Iterator[Event]:
     """Judge the trained network and make m_r from it. Survival is read from this new mask."""
+    run.ranks.where = f"prune {round_}"
     new = run.pruner.prune(run.masks, run.count(round_))
     yield from observe.trained(run, round_, new)
+    run.leave_if_asked()
     if round_ == 1:
         write_round_1(run)
         yield from observe.discover(run)
@@ -108,7 +100,8 @@ def finish(run: Run, round_: int) -> Iterator[Event]:
     yield from observe.trained(run, round_, new)
     observe.watched(run, round_, run.settings.steps, new, alive=run.masks)
     run.check_masked()
-    run.save_model(run.folder / "final")
+    if run.ranks.lead:
+        run.save_model(run.folder / "final")
     seconds = {"wall_seconds": run.tick(), "step_seconds": run.state.busy}
     yield run.record("finished", weights=observe.fates(run), **seconds)
     run.tables.lengths()

@@ -59,6 +59,7 @@ def trained(run: Run, round_: int, new: Masks) -> Iterator[Event]:
     run.tables.round(row)
     yield run.record("round", **row)
     yield from boxes(run, round_, "after")
+    run.leave_if_asked()
     if run.settings.super_weights != "none":
         kind, found = look(run.network)
         own = [one.coordinate for one in run.main if one.kind in ("super_weight", "leader")]
@@ -233,7 +234,8 @@ def _instead_of(run: Run, own: list[Coordinate]) -> list[Coordinate]:
 
 
 def _losses(run: Run, round_: int, step: int, new: Masks) -> Event:
-    loss, losses = run.training.evaluate(run.windows), run.state.losses
+    run.ranks.where = f"the evaluation after step {step} of round {round_}"
+    loss, losses = run.training.evaluate(run.windows, run.asked), run.state.losses
     if not math.isfinite(loss):
         raise NotFinite(
             f"the held-out loss is not finite after step {step} of round {round_}: lower --lr, or clip harder; the last "

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from swlottery.config import TrainSettings
 from swlottery.data import Tokens, validation_windows
 from swlottery.find.coordinates import Coordinate
+from swlottery.lineage import tensors_sha256
 from swlottery.lottery import controls as control
 from swlottery.lottery import masks as masking
 from swlottery.lottery.controls import Controls, Place
@@ -29,6 +30,8 @@ from swlottery.lottery.start import Network
 from swlottery.lottery.train import Training
 from swlottery.lottery.watch import Followed
 from swlottery.runtime import checkpoint, files
+from swlottery.runtime.ranks import Ranks
+from swlottery.runtime.stop import Asked, Stopped, never
 from swlottery.runtime.tables import Tables
 
 if TYPE_CHECKING:
@@ -82,6 +85,8 @@ class State:
 class Run:
     """Everything that a run is made of. Building one takes up what its folder holds.
 
+    Every rank has one; only the lead's writes files. asked: whether this process was asked to stop.
+
     since, gradients, moments: of the down-projections, at the last evaluation, and at the last step if an evaluation
     follows it; by parameter name.
     """
@@ -94,9 +99,11 @@ class Run:
         folder: Path,
         environment: dict[str, Any],
         complain: Callable[[str], None] = print,
+        ranks: Ranks | None = None,
+        asked: Asked = never,
     ) -> None:
         self.network, self.data, self.settings, self.folder = network, data, settings, folder
-        self.environment = environment
+        self.environment, self.ranks, self.asked = environment, ranks or Ranks(), asked
         self.parameters = network.parameters
         self.windows = validation_windows(data.validation, network.context, settings.eval_sequences)
         self.scope = in_scope(network.model, network.roles, settings.scope)
@@ -110,28 +117,41 @@ class Run:
         self.last: Event = {}
         for kind in ("masks", "checkpoints"):
             (folder / kind).mkdir(exist_ok=True)
-        saved = checkpoint.newest(folder / "checkpoints", complain)
+        newest = self.ranks.decide(lambda: checkpoint.newest(folder / "checkpoints", complain))
+        saved = checkpoint.read(newest) if newest is not None else None
         self.resumed = saved is not None
         self.state = State() if saved is None else State.read(saved[0])
         self.masks = masking.full(self.scope) if saved is None else self._stored_masks(self.state.round - 1)
         self.pruner.protected, self.pruner.forced = self.state.protected, self.state.forced
-        self.training = Training(network, self.masks, settings, data.train)
+        self.training = Training(network, self.masks, settings, data.train, self.ranks)
         if saved is not None:
             self._take_up(saved[1])
-        self.tables = Tables(folder, self.state.tables)
+        self.tables = Tables(folder if self.ranks.lead else None, self.state.tables)
         self.saved_at = self.ticked_at = time.monotonic()
+        self.saved_where = "nothing was saved yet: the run begins anew" if saved is None else self._where()
 
     def begin(self) -> None:
         """Before the first step of a new run: store θ_0 and m_0, and count what the prunes will take."""
-        files.write_tensors(self.folder / "theta_0.safetensors", self.parameters)
+        self.write_tensors("theta_0.safetensors", self.parameters)
         self.set_masks(self.masks, 0)
         masking.apply(self.masks, self.parameters)
 
     def set_masks(self, masks: Masks, number: int) -> None:
         """Store m_number, and train under it from now on."""
-        files.write_tensors(self.folder / "masks" / f"round_{number}.safetensors", *masking.pack(masks))
+        tensors, shapes = masking.pack(masks)
+        if self.ranks.size > 1:
+            self.ranks.same(tensors_sha256(tensors.items()), f"masks m_{number}")
+        self.write_tensors(f"masks/round_{number}.safetensors", tensors, shapes)
         self.masks = masks
         self.training.set_masks(masks)
+
+    def write_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """A file of the run's folder, written by the lead, and there for every rank when this returns."""
+        if self.ranks.lead:
+            files.write_tensors(self.folder / name, tensors, metadata)
+        self.ranks.broadcast(None)
 
     @property
     def has_begun(self) -> bool:
@@ -210,12 +230,20 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. Masked weights are exactly zero in every one, which is checked."""
         self.check_masked()
-        self.state.tables = self.tables.lengths()
+        if self.ranks.size > 1:
+            self.ranks.same(tensors_sha256(self.parameters.items()), "weights")
         self.tick()
+        self.saved_at = time.monotonic()
+        self.saved_where = self._where()
+        if not self.ranks.lead:
+            return
+        self.state.tables = self.tables.lengths()
         tensors: dict[str, Tensor] = {f"w/{name}": p for name, p in self.parameters.items()}
         tensors |= self.training.moments() | {f"s/{name}": tensor for name, tensor in self.since.items()}
         checkpoint.save(self.folder / "checkpoints", self.state.round, self.state.step, tensors, asdict(self.state))
-        self.saved_at = time.monotonic()
+
+    def _where(self) -> str:
+        return f"saved at step {self.state.step:,} of round {self.state.round}"
 
     def check_masked(self) -> None:
         """Masked weights are exactly zero; anything else is a defect of the training loop."""
@@ -231,6 +259,7 @@ class Run:
     def take_step(self, step: int, round_: int, see: bool) -> None:
         """One step of training. see: keep the gradients of the down-projections, an evaluation follows."""
         started = time.monotonic()
+        self.ranks.where = f"step {step + 1} of round {round_}"
         loss, self.state.norm = self.training.step(step, round_, self.see_gradients if see else None)
         self.state.losses.append(loss)
         self.state.step = step + 1
@@ -238,15 +267,23 @@ class Run:
         self.state.busy += took
         self.paces.append(took)
 
-    def save_if_due(self, stop: bool) -> None:
-        """Write a checkpoint if the last one is as old as it may become, or if the run is to stop."""
+    def save_if_due(self) -> None:
+        """Write a checkpoint if the last one is as old as it may become, or if the run is to stop: then `Stopped`."""
         steps = self.state.step - self.first_step(self.state.round)
-        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
-        if stop or late or steps % self.settings.checkpoint_steps == 0:
+        late = self.ranks.lead and time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        stopping, late = self.ranks.any(self.asked(), late)
+        if stopping or late or steps % self.settings.checkpoint_steps == 0:
             self.save()
+        if stopping:
+            raise Stopped
+
+    def leave_if_asked(self) -> None:
+        """`Stopped` if any rank was asked to; for places between checkpoints, the newest of which stands."""
+        if self.ranks.any(self.asked())[0]:
+            raise Stopped
 
     def save_model(self, target: Path) -> None:
-        """A folder that ``from_pretrained`` loads, there whole or not at all."""
+        """A folder that ``from_pretrained`` loads, there whole or not at all; for the lead."""
         unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
             with files.system_errors():

@@ -15,6 +15,8 @@ from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.start import Network
+from swlottery.runtime.ranks import Ranks
+from swlottery.runtime.stop import Asked, Stopped, never
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,14 +57,17 @@ def loss_of(model: Any, tokens: Tensor) -> Tensor:
 
 
 class Training:
-    """The weights in training: AdamW's moments, the mask, and the step."""
+    """The weights in training: AdamW's moments, the mask, and the step, of which each rank does its part."""
 
-    def __init__(self, network: Network, masks: Masks, settings: TrainSettings, data: np.ndarray) -> None:
+    def __init__(
+        self, network: Network, masks: Masks, settings: TrainSettings, data: np.ndarray, ranks: Ranks | None = None
+    ) -> None:
         import torch
 
         from swlottery.lottery.loss import has_plain_head, loss_in_parts
 
         self.network, self.settings, self.data = network, settings, data
+        self.ranks = ranks or Ranks()
         self.parameters = {name: p for name, p in network.parameters.items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.set_masks(masks)
@@ -108,11 +113,12 @@ class Training:
         tokens = batch(self.data, self.network.context, size, settings.data_seed, number).to(self.device)
         self.optimizer.zero_grad()
         losses = []
-        for part in torch.split(tokens, settings.micro_batch):
+        for part in torch.split(tokens, settings.micro_batch)[self.ranks.rank :: self.ranks.size]:
             with self._precision():
                 loss = self.loss(self.network.model, part) / settings.grad_accum
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+        self.ranks.add_gradients(self.parameters.values())
         for parameter, mask in self.masked:
             assert parameter.grad is not None
             parameter.grad.mul_(mask)
@@ -120,7 +126,7 @@ class Training:
             see()
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        mean = float(torch.stack(losses).sum())
+        (mean,) = self.ranks.add(float(torch.stack(losses).sum()))
         size_of_gradient = float(norm)
         if not (math.isfinite(mean) and math.isfinite(size_of_gradient)):
             raise NotFinite(
@@ -134,14 +140,19 @@ class Training:
         self.optimizer.step()
         return mean, size_of_gradient
 
-    def evaluate(self, windows: Tensor) -> float:
-        """Mean loss in nats a token over held-out ``windows[n, context + 1]``."""
+    def evaluate(self, windows: Tensor, asked: Asked = never) -> float:
+        """Mean loss in nats a token over held-out ``windows[n, context + 1]``; `Stopped` where that was asked for."""
         import torch
 
         total = 0.0
         with torch.no_grad(), self._precision():
-            for part in torch.split(windows, self.settings.micro_batch):
+            for part in torch.split(windows, self.settings.micro_batch)[self.ranks.rank :: self.ranks.size]:
+                if asked():
+                    break
                 total += float(loss_of(self.network.model, part.to(self.device))) * len(part)
+        total, stopping = self.ranks.add(total, float(asked()))
+        if stopping:
+            raise Stopped
         return total / len(windows)
 
     def moments(self) -> dict[str, Tensor]:

@@ -25,9 +25,10 @@ class TrainLog:
     def __init__(self, bars: bool, write: Callable[[str], None] = _print) -> None:
         self.bars, self.write = bars, write
         self.bar: Any = None
-        self.quiet = False  # while events are replayed that an earlier job has printed
+        self.quiet = False  # while events are replayed that were printed before
         self.settings: Mapping[str, Any] = {}
         self.start: Event = {}
+        self.hushed = False  # the last lines were not printed
         self.round = 0  # the one that is being trained, 1…R+1; 0 before the first
         self.under_table = False  # the last line was one of the table of evaluations
         self.rows: list[Event] = []
@@ -40,6 +41,7 @@ class TrainLog:
 
     def line(self, text: str = "") -> None:
         if self.quiet:
+            self.hushed = True
             return
         if self.bar is not None:
             self.bar.clear()
@@ -92,15 +94,28 @@ class TrainLog:
         self.section("What each prune will leave")
         self.lines(tables.plan(start))
 
-    def resumed(self, events: Iterable[Event], round: int, step: int, note: str = "") -> None:
-        """Go on with a run: ``events`` is its history up to the checkpoint of ``round`` and ``step``, not printed again.
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take in the history of a run that goes on; nothing is printed."""
+        quiet, self.quiet = self.quiet, True
+        for event in events:
+            self.event(event)
+        self.quiet = quiet
+
+    def again(self, round: int | None, step: int, note: str = "") -> None:
+        """Go on in the log that an earlier start has written; what it tells is not told again.
+
+        round: None where the run starts from its beginning.
+        """
+        if note:
+            self.words(note)
+        where = "from the beginning" if round is None else f"{self._title(round)}: going on from step {step:,}"
+        self.line(f"\nstarted again. {where}; what stands above is not told again")
+
+    def resumed(self, round: int, step: int, note: str = "") -> None:
+        """Go on with a run in a new log, from the checkpoint of ``round`` and ``step``.
 
         note: a sentence that the reader should have, such as which checkpoint was damaged.
         """
-        self.quiet = True
-        for event in events:
-            self.event(event)
-        self.quiet = False
         self.round, self.under_table = 0, False
         self.section("Resumed")
         if note:
@@ -115,7 +130,8 @@ class TrainLog:
             self._enter(event["round"] + (kind == "round"))
         match kind:
             case "evaluation":
-                if not self.under_table:
+                if not self.under_table or (self.hushed and not self.quiet):
+                    self.hushed = False
                     self.line(tables.evaluation(None))
                 self.under_table = True
                 self.line(tables.evaluation(event))
@@ -201,11 +217,14 @@ class TrainLog:
         if state == "finished":
             self.section("Where everything is")
         else:
-            self._all_rounds()
+            if state == "failed":
+                self._all_rounds()
             self.section("Stopped early" if state == "stopped" else "Failed")
             self.words(message or "no reason was given")
             if state == "stopped":
-                self.line("everything is saved: the same command goes on from there")
+                self.line("asked to stop: the same command goes on from there")
+                self.line(f"stopped after {duration(seconds)}")
+                return
         self.line(f"run      {run}")
         for name in ("rounds.csv", "watch.csv", "metrics.jsonl"):
             self.line(f"table    {run / name}")

@@ -42,20 +42,26 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
             path.unlink()
 
 
-def newest(folder: Path, complain: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """The newest sound checkpoint: (state, tensors); None where there is none. Damaged ones are told to ``complain``."""
-    from safetensors.torch import load_file
-
+def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
+    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are told to ``complain``."""
     for manifest in _all(folder):
         tensor_file = manifest.with_suffix(".safetensors")
         try:
             state: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
             if _sha256(tensor_file) != state["sha256"]:
                 raise ValueError("its hash is not the one in its manifest")
-            return state, load_file(tensor_file)
+            return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
             complain(f"checkpoint {tensor_file} is damaged ({error}): going back to the one before")
     return None
+
+
+def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(state, tensors) of a sound checkpoint."""
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
+    return state, load_file(checkpoint.with_suffix(".safetensors"))
 
 
 def clear(folder: Path) -> None:

@@ -19,7 +19,7 @@ from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.runtime import files
 
-ELSEWHERE = frozenset({"runs", "plots", "checkpoint_steps", "checkpoint_seconds"})
+ELSEWHERE = frozenset({"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"})
 """Settings that change nothing about what a run computes."""
 
 
@@ -52,17 +52,26 @@ def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; a second process gets `BadInput`. The lock goes with the process, however it ends."""
+def held(folder: Path, patience: float = 0) -> Iterator[None]:
+    """Hold the run's folder; a second process gets `BadInput`, after waiting so many seconds for the first.
+
+    The lock goes with the process, however it ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BadInput(f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it") from None
-        except OSError:  # a file system without locks
-            pass
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    file.seek(0)
+                    by = file.read().strip() or "another process"
+                    raise BadInput(f"{folder} is in use by {by}: wait for it") from None
+                time.sleep(0.5)
+            except OSError:  # a file system without locks
+                break
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

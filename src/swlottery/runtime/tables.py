@@ -22,14 +22,16 @@ WATCH = (
 
 
 class Tables:
-    """``metrics.jsonl``, ``rounds.csv`` and ``watch.csv`` of one run.
+    """``metrics.jsonl``, ``rounds.csv`` and ``watch.csv`` of one run. folder: None keeps nothing.
 
     lengths: where to cut each file (bytes), from a checkpoint; empty for a new run. Rows behind belong to steps that
     are done again, with the same numbers.
     """
 
-    def __init__(self, folder: Path, lengths: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path | None, lengths: Mapping[str, int]) -> None:
         self.files: dict[str, IO[bytes]] = {}
+        if folder is None:
+            return
         for name, columns in (("metrics.jsonl", None), ("rounds.csv", ROUNDS), ("watch.csv", WATCH)):
             file = open(folder / name, "ab")  # noqa: SIM115 (closed by close)
             self.files[name] = file
@@ -39,8 +41,7 @@ class Tables:
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Append one event to metrics.jsonl."""
-        self.files["metrics.jsonl"].write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
-        self.files["metrics.jsonl"].flush()
+        self._append("metrics.jsonl", [json.dumps(event, ensure_ascii=False).encode() + b"\n"])
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Append one row to rounds.csv."""
@@ -63,8 +64,12 @@ class Tables:
             file.close()
 
     def _rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-        self.files[name].write(b"".join(_line([row[column] for column in columns]) for row in rows))
-        self.files[name].flush()
+        self._append(name, (_line([row[column] for column in columns]) for row in rows))
+
+    def _append(self, name: str, lines: Iterable[bytes]) -> None:
+        if name in self.files:
+            self.files[name].write(b"".join(lines))
+            self.files[name].flush()
 
 
 def _line(cells: Iterable[Any]) -> bytes:
