@@ -14,4 +14,5 @@ if [ $# -eq 0 ]; then
     "$SWLOTTERY_PYTHON" -m ruff format --check
     "$SWLOTTERY_PYTHON" -m mypy
 fi
-exec "$SWLOTTERY_PYTHON" -m pytest -m "not slow" "$@"
+# Three at a time: the tests of Slurm mostly wait, and each of the others is at work on one core.
+exec "$SWLOTTERY_PYTHON" -m pytest -n 3 --dist loadgroup -m "not slow" "$@"

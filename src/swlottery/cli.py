@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from swlottery import __version__
-from swlottery.config import FindSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, SweepSettings, TrainSettings, from_file
 from swlottery.errors import BadInput
 from swlottery.runtime import stop
 from swlottery.runtime.ranks import Place, RankLost, Ranks, lost
@@ -54,11 +54,13 @@ def _complain(message: str) -> None:
     sys.stderr.flush()
 
 
-def _add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
-    """One flag for each field of a settings class."""
+def _add_flags(parser: argparse.ArgumentParser, settings: type, *arguments: str) -> None:
+    """One flag for each field of a settings class, but for those that are ``arguments`` of their own."""
     hints = get_type_hints(settings)
     flags = []
     for field in dataclasses.fields(settings):
+        if field.name in arguments:
+            continue
         flag = f"--{field.name.replace('_', '-')}"
         options = dict(field.metadata["flag"])
         kind = next((t for t in (int, float, bool) if hints[field.name] is t), str)
@@ -89,9 +91,16 @@ def parser() -> argparse.ArgumentParser:
                                 allow_abbrev=False)  # fmt: skip
     train.add_argument("--config", metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins")
     _add_flags(train, TrainSettings)
-    train.set_defaults(flags=["--config", *train.get_default("flags")])
-    status = commands.add_parser("status", help="how all runs stand", allow_abbrev=False)
-    status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder [runs]")
+    train.set_defaults(flags=["--config", "--point", *train.get_default("flags")])
+    train.add_argument("--point", metavar="FILE[:LINE]", help="settings from a file that a sweep wrote; the line is that of "
+                       "SLURM_ARRAY_TASK_ID")  # fmt: skip
+    sweep = commands.add_parser(
+        "sweep", help="run every point of a study, as an array job or in turn", allow_abbrev=False
+    )
+    sweep.add_argument("study", metavar="STUDY.yaml", help="the study: see docs/slurm.md")
+    _add_flags(sweep, SweepSettings, "study")
+    status = commands.add_parser("status", help="how all runs stand, or all points of a study", allow_abbrev=False)
+    status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     status.set_defaults(flags=[])
     return top
 
@@ -138,15 +147,40 @@ def _command(parsed: argparse.Namespace, place: Place) -> int:
                 from swlottery.train import train
 
                 stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
+                stored |= _point(parsed.point) if parsed.point else {}
                 settings = _settings(TrainSettings, parsed, stored)
                 # Slurm appends to a requeued job's log; scripts/job.sh says that this one writes such a log.
                 log = os.environ.get("SWLOTTERY_BATCH_JOB", "")
                 return train(settings, root, Ranks(place), asked, _cores(place), log)
-        case _:
-            from swlottery.report import status
+        case "sweep":
+            from swlottery.sweep import sweep
 
-            print(status.table(status.runs(Path(parsed.folder or root / "runs"))))
-            return DONE
+            return sweep(_settings(SweepSettings, parsed), root)
+        case _:
+            return _status(Path(parsed.folder or root / "runs"))
+
+
+def _point(named: str) -> dict[str, Any]:
+    from swlottery.sweep import point_settings
+
+    path, _, line = named.rpartition(":")
+    if path and line.isdecimal():
+        return point_settings(Path(path), line)
+    return point_settings(Path(named), os.environ.get("SLURM_ARRAY_TASK_ID", ""))
+
+
+def _status(folder: Path) -> int:
+    from swlottery import sweep
+    from swlottery.report import status
+
+    if (folder / "study.json").is_file():
+        print("\n".join(sweep.table(folder)))
+        return DONE
+    print(status.table(status.runs(folder)))
+    for study in sorted(folder.glob("*/study.json")):
+        *_, last = sweep.table(study.parent)
+        print(f"study {study.parent}: {last}")
+    return DONE
 
 
 def _cores(place: Place) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -181,6 +182,21 @@ class TrainSettings:
             raise BadInput("--super-weights none leaves nothing to protect or to force-prune")
 
 
+@dataclass
+class SweepSettings:
+    """The settings of ``swlottery sweep``; ``study`` is its only argument."""
+
+    study: str
+    dry_run: bool = setting(False, "print every point's flags, and do nothing", action="store_true")
+    local: bool = setting(
+        False, "run the points here, one after the other, though there is a Slurm", action="store_true"
+    )
+    at_once: int = setting(0, "most points that run at the same time; 0: as many as the cluster lets", metavar="N")
+    sbatch: str = setting(
+        "", "options for sbatch, in one word: --sbatch='--partition=gpu --gres=gpu:1'", metavar="OPTIONS"
+    )
+
+
 def _rate(flag: str, text: str) -> Decimal:
     try:
         rate = Decimal(str(text).strip())
@@ -207,8 +223,13 @@ def from_file(path: Path, kind: type) -> dict[str, Any]:
         raise BadInput(f"{path} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise BadInput(f"{path} holds no settings: write one 'name: value' a line")
-    hints = get_type_hints(kind)
-    return {name: _value(path, name, value, hints) for name, value in loaded.items()}
+    return check_values(path, loaded, kind)
+
+
+def check_values(path: Path, values: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
+    """Settings as a file gives them, of the types that they should have; path: the file, for complaints."""
+    hints = get_type_hints(kind or TrainSettings)
+    return {name: _value(path, name, value, hints) for name, value in values.items()}
 
 
 def _value(path: Path, name: Any, value: Any, hints: dict[str, Any]) -> Any:

@@ -99,7 +99,9 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
         path = getattr(settings, name)
         if path and not Path(path).exists() and (root / path).exists():
             setattr(settings, name, str(root / path))
-    parent = Path(settings.from_round_1) if settings.from_round_1 else None
+    parent = branch.run_in(Path(settings.from_round_1)) if settings.from_round_1 else None
+    if parent:
+        settings.from_round_1 = str(parent)
     round_1 = branch.check(parent, settings) if parent else {}
     contents = {}
     if round_1:

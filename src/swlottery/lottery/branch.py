@@ -40,6 +40,12 @@ def write_round_1(run: Run) -> None:
     files.write_json(target / "round.json", content)
 
 
+def run_in(folder: Path) -> Path:
+    """The run that ``folder`` is, or the only one in it, as of a point of a sweep."""
+    inside = sorted(path.parent for path in folder.glob("*/settings.json"))
+    return inside[0] if len(inside) == 1 and not (folder / "settings.json").exists() else folder
+
+
 def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
     """What ``parent`` says of its first round; `BadInput` where this run cannot branch from it."""
     try:

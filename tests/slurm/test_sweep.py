@@ -1,0 +1,147 @@
+"""`swlottery sweep` on a real Slurm: an array, two at a time, of which one point is made to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster import Cluster, missing
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+Environment = dict[str, str]
+
+
+def write(root: Path, model: Path, points: int, **changed: Any) -> Path:
+    """A study of so many short runs; ``changed``: settings of single points."""
+    text = root / "text.txt"
+    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(200)))
+    common = {
+        "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "steps": 3, "rounds": 1, "lr": 1e-2,
+        "eval_steps": 3, "eval_sequences": 4, "threads": 1, "device": "cpu", "super_weights": "none",
+    }  # fmt: skip
+    arms = {f"p{i}": {"data_seed": i} | changed.get(f"p{i}", {}) for i in range(points)}
+    path = root / "study.yaml"
+    path.write_text(yaml.safe_dump({"name": "small", "settings": common, "arms": arms}))
+    return path
+
+
+def swlottery(cluster: Cluster, root: Path, environment: Environment, *arguments: str) -> str:
+    """What the command says, run on the cluster's login node."""
+    done = subprocess.run(
+        [sys.executable, "-m", "swlottery.cli", *arguments],
+        cwd=root, env={**cluster.environment(environment), "PYTHONPATH": str(root / "src")}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def jobs(said: str) -> list[str]:
+    """The arrays that a sweep submitted."""
+    return [line.partition(" as job ")[2].partition(";")[0] for line in said.splitlines() if " as job " in line]
+
+
+def wait(cluster: Cluster, job: str, at_most: int, seconds: float) -> int:
+    """Wait for an array's end; returns the most of its tasks that were seen at work at the same time."""
+    most = 0
+
+    def ended() -> bool:
+        nonlocal most
+        states = cluster.run("squeue", "-h", "-r", "-j", job, "-o", "%T").split()
+        most = max(most, sum(state == "RUNNING" for state in states))
+        assert most <= at_most
+        return not states
+
+    cluster.wait_for(f"the end of array {job}", ended, seconds)
+    return most
+
+
+@pytest.mark.slow
+def test_twelve_points_two_at_a_time_one_of_which_fails(
+    cluster: Cluster, script_root: Path, script_environment: Environment, tiny_gpt2: Path
+) -> None:
+    later = script_root / "later.txt"
+    study = str(write(script_root, tiny_gpt2, 12, p7={"data": str(later)}))
+    said = swlottery(cluster, script_root, script_environment, "sweep", study, "--at-once", "2")
+    assert "12 points: 12 new" in said
+    (job,) = jobs(said)
+    folder = script_root / "runs" / "small"
+    shown = swlottery(cluster, script_root, script_environment, "status", str(folder))
+    assert "pending" in shown and "12 points: " in shown
+    again = swlottery(cluster, script_root, script_environment, "sweep", study)
+    assert "nothing to run" in again and not jobs(again), "what waits or runs is not submitted twice"
+    assert wait(cluster, job, 2, 300) == 2
+
+    shown = swlottery(cluster, script_root, script_environment, "status", str(folder))
+    assert "12 points: 11 done, 1 failed" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("p7: ")]
+    assert "later.txt" in line
+
+    later.write_text((script_root / "text.txt").read_text() + "more")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/rounds.csv")}
+    assert len(before) == 11
+    said = swlottery(cluster, script_root, script_environment, "sweep", study)
+    assert "failed: p7: " in said and "submitted 1 point as job" in said
+    wait(cluster, jobs(said)[0], 1, 120)
+    assert "12 points: 12 done" in swlottery(cluster, script_root, script_environment, "status", str(folder))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_branches_wait_for_the_run_that_they_branch_from(
+    cluster: Cluster, script_root: Path, script_environment: Environment, tiny_gpt2: Path
+) -> None:
+    study = write(script_root, tiny_gpt2, 1, p0={})
+    content = yaml.safe_load(study.read_text())
+    content["arms"] |= {"branch": {"prune_rate": 0.3, "from_round_1": "p0", "data_seed": 0}}
+    study.write_text(yaml.safe_dump(content))
+    said = swlottery(cluster, script_root, script_environment, "sweep", str(study))
+    first, second = jobs(said)
+    assert cluster.run("squeue", "-h", "-j", second, "-o", "%E").strip().startswith(f"afterany:{first}")
+    wait(cluster, first, 1, 120)
+    wait(cluster, second, 1, 120)
+    folder = script_root / "runs" / "small"
+    assert "2 points: 2 done" in swlottery(cluster, script_root, script_environment, "status", str(folder))
+    (run,) = (folder / "branch").iterdir()
+    begun = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert begun["from_round_1"] == str(next((folder / "p0").iterdir()))
+    assert os.listdir(folder / "logs") and all(
+        name.startswith((f"{first}_", f"{second}_")) for name in os.listdir(folder / "logs")
+    )
+
+
+def test_an_array_that_is_too_large_is_cut_and_its_parts_follow_each_other(
+    cluster: Cluster,
+    stub_root: Path,
+    script_environment: Environment,
+    tmp_path: Path,
+    tiny_gpt2: Path,
+    monkeypatch: Any,
+) -> None:
+    from swlottery.runtime import slurm
+    from swlottery.sweep import SweepSettings, sweep
+
+    for name, value in cluster.environment(script_environment).items():
+        monkeypatch.setenv(name, value)
+    assert slurm.largest_array() == 1001  # Slurm's default
+    monkeypatch.setattr(slurm, "largest_array", lambda: 2)
+    assert sweep(SweepSettings(str(write(stub_root, tiny_gpt2, 5)), at_once=1), stub_root) == 0
+    files = sorted((stub_root / "runs" / "small" / "points").glob("*.jsonl"))
+    assert [len(path.read_text().splitlines()) for path in files] == [2, 2, 1]
+    numbers = [path.with_suffix(".job").read_text().strip() for path in files]
+    for before, after in pairwise(numbers):
+        shown = cluster.run("squeue", "-h", "-j", after, "-o", "%E").strip()
+        assert shown.startswith(f"afterany:{before}") or not shown
+    for number in numbers:
+        wait(cluster, number, 1, 60)
+    logs = stub_root / "runs" / "small" / "logs"
+    assert sorted(path.name for path in logs.iterdir()) == sorted(
+        f"{n}_{i}.out" for n, size in zip(numbers, (2, 2, 1), strict=True) for i in range(size)
+    )
