@@ -1,14 +1,18 @@
-"""docs/method.md names what the program has: the columns of the watch, the controls, scopes, criteria and rewindings."""
+"""docs/method.md names what the program has: the columns of the watch, the controls, scopes, criteria and rewindings; and
+docs/slurm.md what the scripts ask of Slurm, commands that parse, and a study that is one."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from swlottery.config import TrainSettings
+from swlottery import cli, study
+from swlottery.config import SweepSettings, TrainSettings, from_file
 from swlottery.lottery import controls
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
@@ -16,6 +20,7 @@ from swlottery.runtime.tables import WATCH
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METHOD = (REPOSITORY / "docs" / "method.md").read_text(encoding="utf-8")
+SLURM = (REPOSITORY / "docs" / "slurm.md").read_text(encoding="utf-8")
 FLAGS = {field.name: field.metadata["flag"] for field in dataclasses.fields(TrainSettings)}
 
 
@@ -61,3 +66,56 @@ def test_every_flag_it_names_exists() -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(\w+\.py)`", METHOD))))
 def test_every_file_it_names_is_there(name: str) -> None:
     assert list((REPOSITORY / "src" / "swlottery").rglob(name))
+
+
+# --- docs/slurm.md
+
+
+def indented(text: str, first: str) -> str:
+    """The indented block that begins with a line."""
+    lines = text[text.index(f"    {first}") :].splitlines()
+    kept = [line for line in lines if line.startswith("    ")]
+    return textwrap.dedent(
+        "\n".join(kept[: next((i for i, line in enumerate(lines) if not line.startswith("    ")), None)])
+    )
+
+
+def test_what_the_script_asks_of_slurm() -> None:
+    asked = re.findall(r"^#SBATCH (--\S+)$", (REPOSITORY / "func_train.sh").read_text(), re.MULTILINE)
+    told = re.findall(r"`(--[^`]+)`", " ".join(re.findall(r"^\| (`--[^|]+)\|", SLURM, re.MULTILINE)))
+    assert {flag for cell in told for flag in cell.split()} == set(asked) - {"--job-name=func_train"}
+
+
+def test_the_study_in_it_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "rates.yaml"
+    path.write_text(indented(SLURM, "name: rates"))
+    found = study.read(path, REPOSITORY)
+    assert [point.label for point in found.points[:2]] == ["seed0-p20", "seed0-p10"] and len(found.points) == 6
+    assert found.points[1].parent == "seed0-p20"
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^    (?:job=\$\()?(?:sbatch|\.venv/bin/swlottery) .*$", SLURM, re.MULTILINE)
+)
+def test_its_commands_parse(line: str) -> None:
+    given = shlex.split(line.strip().removeprefix("job=$(").rstrip(")"))
+    if given[0] != "sbatch":
+        assert cli.parser().parse_args(given[1:]).command in ("sweep", "status")
+        return
+    at = next(i for i, word in enumerate(given) if word.endswith(".sh"))
+    assert (REPOSITORY / given[at]).is_file()
+    parsed = cli.parser().parse_args([{"find_sw.sh": "find", "func_train.sh": "train"}[given[at]], *given[at + 1 :]])
+    tasks = [int(word.partition("=")[2]) for word in given[:at] if word.startswith("--ntasks")]
+    for number in tasks:
+        assert from_file(REPOSITORY / parsed.config, TrainSettings)["grad_accum"] % number == 0
+
+
+def test_every_flag_and_variable_of_it_exists() -> None:
+    ours = {*FLAGS, *(field.name for field in dataclasses.fields(SweepSettings))}
+    scripts = "".join(path.read_text() for path in (REPOSITORY / "scripts").iterdir())
+    text = scripts + (REPOSITORY / "src" / "swlottery" / "builtin.py").read_text()
+    for name in set(re.findall(r"`(?:--)([a-z][a-z-]*)`", SLURM)):
+        assert name.replace("-", "_") in ours, name
+    for name in set(re.findall(r"SWLOTTERY_[A-Z0-9]+", SLURM)):
+        assert name in text, name
+    assert "${SWLOTTERY_REQUEUES:-20}" in scripts and "at most 20 times" in SLURM

@@ -22,7 +22,7 @@ COMMANDS = {"find_sw.sh": ("find", FindSettings), "func_train.sh": ("train", Tra
 OWN = {
     f"--{field.name.replace('_', '-')}" for kind in (FindSettings, TrainSettings) for field in dataclasses.fields(kind)
 }
-SBATCH = {"--parsable", "--dependency", "--gres", "-p"}
+SBATCH = {"--parsable", "--dependency", "--gres", "--ntasks", "--gpus-per-task", "-p"}
 
 INDENTED = re.findall(r"^    (\S.*)$", README, re.MULTILINE)
 INLINE = [
@@ -65,7 +65,7 @@ def test_a_command_is_good(line):
     """The script is there, the flags in front of it are sbatch's, and those behind it make settings that pass."""
     first, *rest = words(line)
     if first == ".venv/bin/swlottery":
-        assert cli.parser().parse_args(rest).command == "status"
+        assert cli.parser().parse_args(rest).command in ("status", "sweep")
         return
     if first.startswith("./"):
         assert (REPOSITORY / first).stat().st_mode & 0o100
