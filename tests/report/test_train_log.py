@@ -382,8 +382,10 @@ def test_a_job_that_is_started_again_goes_on_in_its_log_and_tells_nothing_twice(
     history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
     log.replay(history)
     log.again(2, 4)
-    assert lines == ["\nstarted again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; what stands above is "
-                   "not told again"]  # fmt: skip
+    assert lines == [
+        "",
+        "started again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; what stands above is not told again",
+    ]
     lines.clear()
     log.quiet = True  # replayed
     log.event(evaluation(2, 10, 3.0))
