@@ -73,6 +73,7 @@ swlottery_step() {
         srun --kill-on-bad-exit=0 --wait=30 "$SWLOTTERY_PYTHON" -m swlottery.cli train "$@" &
         step=$!
         trap 'swlottery_asked=yes; kill -USR1 $step 2>/dev/null || true' USR1
+        if [ $swlottery_asked = yes ]; then kill -USR1 $step 2>/dev/null || true; fi # between the last two lines
         while :; do # wait comes back for every signal; the step's own code comes last
             code=0
             wait $step || code=$?
@@ -87,16 +88,18 @@ swlottery_step() {
 # if nobody has cancelled it: a job that is being cancelled, or requeued by Slurm itself, is not RUNNING any more.
 swlottery_requeue() {
     local job=$SLURM_JOB_ID state restarts=${SLURM_RESTART_COUNT:-0} most=${SWLOTTERY_REQUEUES:-20}
+    case $most in *[!0-9]*) most=20 ;; esac
     case $code in
         75) ;;
-        137 | 138 | 143) if [ "${SLURM_NTASKS:-1}" -ne 1 ]; then return; fi ;; # KILL; USR1 or TERM before they are handled
+        137 | 138 | 143 | 253) # KILL; USR1 or TERM before they are handled; Slurm's word for out of memory
+            if [ "${SLURM_NTASKS:-1}" -ne 1 ] && [ $swlottery_asked = no ]; then return; fi ;;
         *) return ;;
     esac
     # The plain id of an array's last task names the whole array.
     if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
     state=$(scontrol --oneliner show job "$job" 2>/dev/null | grep -o 'JobState=[A-Z_]*' | head -n 1) || state=
     if [ "$state" != JobState=RUNNING ]; then
-        echo "$swlottery_name: not requeued: the job is ${state#JobState=}; submit it again, and it goes on"
+        echo "$swlottery_name: not requeued by itself: the job is ${state#JobState=}; if it was cancelled, submit it again, and it goes on"
     elif [ "$restarts" -ge "$most" ]; then
         echo "$swlottery_name: not requeued: started again $restarts times already (SWLOTTERY_REQUEUES=$most); submit it again, and it goes on"
     else

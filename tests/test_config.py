@@ -30,6 +30,7 @@ def test_the_configs_are_sound(path):
 
 BAD = [
     ({"prune_rate": "0"}, "--prune-rate 0: a fraction between 0 and 1"),
+    ({"prune_rate": "1e-999999999"}, "--prune-rate 1e-999999999: a fraction between 0 and 1"),
     ({"prune_rate": "1"}, "--prune-rate 1: a fraction between 0 and 1"),
     ({"prune_rate": "1.0"}, "--prune-rate 1.0: a fraction"),
     ({"prune_rate": "20"}, "--prune-rate 20: a fraction between 0 and 1, such as 0.2 for 20 %"),

@@ -515,6 +515,8 @@ def die_when(calls, done, total):
 {trap}
 
 def progress(done, total):
+    if done == 0:  # asked while another job is at work
+        return
     made.append(done)
     die_when(len(made), done, total) and die()
     print(done, flush=True)
@@ -527,6 +529,27 @@ print(json.dumps([len(made), waited, tokens.manifest["sha256"]]))
 
 def slow(pause: float, trap: str = "") -> str:
     return SLOW.format(pause=pause, trap=trap)
+
+
+def test_a_job_that_waits_for_another_can_be_asked_to_stop(here: Path, tmp_path: Path) -> None:
+    write_corpus(here)
+    at_work = python(slow(pause=0.5))
+    assert at_work.stdout is not None and at_work.stdout.readline()
+    waiting = python(
+        "from swlottery.runtime.once import make_once\n"
+        "from pathlib import Path\n"
+        "from swlottery.runtime.stop import Stopped, here\n"
+        "import sys\n"
+        f"(place,) = Path({str(tmp_path / 'cache' / 'tokens')!r}).glob('*.lock')\n"
+        "try:\n"
+        "    make_once(place.with_suffix(''), lambda: False, print, print, lambda: here(lambda: True))\n"
+        "except Stopped:\n"
+        "    print('stopped')\n"
+    )
+    out, _ = waiting.communicate(timeout=60)
+    at_work.kill()
+    at_work.wait()
+    assert "waiting for another job" in out and out.endswith("stopped\n")
 
 
 def test_two_jobs_at_once_end_with_one_good_copy(here: Path, store: Path) -> None:

@@ -1,4 +1,4 @@
-"""`swlottery sweep` and `swlottery status` without Slurm. With it: tests/slurm/test_sweep.py."""
+"""`swlottery sweep` and `swlottery status` without Slurm. With it: tests/slurm/test_arrays.py."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(str(error))
         return BAD_INPUT
     except RankLost as error:
-        lost(str(error))
+        lost(str(error), error.told)
     except KeyboardInterrupt:
         _complain("interrupted: the model's weights are as they were; no record that is half written was left")
         return 128 + signal.SIGINT
@@ -178,7 +178,10 @@ def _status(folder: Path) -> int:
         return DONE
     print(status.table(status.runs(folder)))
     for study in sorted(folder.glob("*/study.json")):
-        *_, last = sweep.table(study.parent)
+        try:
+            *_, last = sweep.table(study.parent)
+        except BadInput as error:
+            last = str(error)
         print(f"study {study.parent}: {last}")
     return DONE
 

@@ -202,7 +202,9 @@ def _rate(flag: str, text: str) -> Decimal:
         rate = Decimal(str(text).strip())
     except InvalidOperation:
         raise BadInput(f"{flag} {text}: give a fraction such as 0.2") from None
-    if not (rate.is_finite() and 0 < rate < 1):
+    if not (
+        rate.is_finite() and 0 < rate < 1 and rate.adjusted() > -20
+    ):  # an exact count of 1e-999999999 takes for ever
         raise BadInput(f"{flag} {text}: a fraction between 0 and 1, such as 0.2 for 20 %")
     return rate
 

@@ -71,7 +71,8 @@ def prepare(
     """The tokens of ``source`` (see `swlottery.documents.find_source`), made at first use and then found on disk.
 
     tokens: take so many in all, the held-out ones among them; None: every one there is.
-    progress: called with the tokens written so far, and with how many there will be (an estimate; None: unknown).
+    progress: called with the tokens written so far, and with how many there will be (an estimate; None: unknown); also
+        while another job writes them. An exception from it ends it all.
     folder: where prepared sources are kept: `cache_folder` / tokens, if none is given.
     say: called with a line on what is out of the ordinary: waiting for another job, a damaged copy.
 
@@ -97,6 +98,7 @@ def prepare(
                 lambda: _whole(place, key) is not None,
                 lambda unfinished: _write(unfinished, key, found, tokenizer, tell),
                 talk,
+                lambda: tell(0, None),
             )
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -70,7 +70,7 @@ def read(path: Path, root: Path) -> Study:
     name = str(content.get("name", path.stem))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"{path}: name: {name!r} is no name of a folder: letters, digits, '.', '_' and '-'")
-    common = _config(path, content.get("config"), root) | _mapping(path, content, "settings")
+    common = _config(path, content.get("config"), root) | check_values(path, _mapping(path, content, "settings"))
     points = []
     for coordinates in _grid(path, _mapping(path, content, "grid")):
         arms = _mapping(path, content, "arms") or {"": {}}
@@ -155,6 +155,8 @@ def _refuse_twins(path: Path, points: list[Point]) -> None:
     for point in points:
         if point.label in labels:
             raise BadInput(f"{path}: two points are called {point.label}")
+        if point.label in ("points", "logs"):
+            raise BadInput(f"{path}: a point cannot be called {point.label}: the study's folder has one of that name")
         labels.add(point.label)
         settings = TrainSettings(**point.settings)
         named = changed(settings) | {"from_round_1": point.parent}

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import SweepSettings, TrainSettings
+from swlottery.config import SweepSettings, TrainSettings, check_values
 from swlottery.errors import BadInput
-from swlottery.runtime import files, slurm
+from swlottery.report.status import is_gone
+from swlottery.runtime import files, slurm, stop
 from swlottery.runtime.folder import changed, read_status
 from swlottery.study import Point, read
 
@@ -62,20 +63,24 @@ def sweep(settings: SweepSettings, root: Path) -> int:
         return DONE
     script = root.absolute() / "func_train.sh"
     by_slurm = slurm.here() and not settings.local
+    options = _options(settings.sbatch)
     if by_slurm and not script.is_file():
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")
     for name in ("points", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     content = [{"label": p.label, "settings": _settings(p, folder, root), "parent": p.parent} for p in study.points]
-    files.write_json(folder / "study.json", {"name": study.name, "points": content})
+    files.write_json(folder / "study.json", {"name": study.name, "points": content}, allow_nan=False)
     standings = {one.label: one for one in stand(folder)}
     waiting = [point for point in study.points if standings[point.label].state in OPEN]
-    _report(standings.values())
+    for one in standings.values():
+        if one.state == "failed":
+            print(f"failed: {one.label}: {one.reason}")
+    print(_counts(standings.values()))
     if not waiting:
         print("nothing to run")
         return DONE
     if by_slurm:
-        _submit(waiting, settings, folder, root, script)
+        _submit(waiting, standings, settings.at_once, options, folder, root, script)
         return DONE
     return _run_here(waiting, folder, root)
 
@@ -112,8 +117,8 @@ def point_settings(path: Path, task: str) -> dict[str, Any]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        found: dict[str, Any] = json.loads(lines[int(task)])["settings"]
-    except (OSError, ValueError, LookupError) as error:
+        found = check_values(path, dict(json.loads(lines[int(task)])["settings"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise BadInput(f"--point {path}: no line {task or '(SLURM_ARRAY_TASK_ID is not set)'} of a sweep's points there "
                        f"({error})") from None  # fmt: skip
     return found
@@ -125,34 +130,40 @@ def point_settings(path: Path, task: str) -> dict[str, Any]:
 def stand(folder: Path) -> list[Standing]:
     """How every point of the study in ``folder`` stands, in its order."""
     try:
-        points = json.loads((folder / "study.json").read_text(encoding="utf-8"))["points"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{folder} holds no study: {error}") from None
-    tasks = _tasks(folder)
+        points = {
+            str(point["label"]): check_values(folder / "study.json", dict(point["settings"]))
+            for point in json.loads((folder / "study.json").read_text(encoding="utf-8"))["points"]
+        }
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadInput(f"{folder}: study.json is damaged ({error}): the same sweep writes it again") from None
+    tasks = _tasks(folder, points)
     queue = slurm.queued(job.partition("_")[0] for job in tasks.values() if job != HERE)
-    return [_stands(folder, point, tasks.get(point["label"], ""), queue) for point in points]
+    return [_stands(folder, label, own, tasks.get(label, ""), queue) for label, own in points.items()]
 
 
-def _tasks(folder: Path) -> dict[str, str]:
-    """The task that each point was last submitted as, by label: ``123_4``; ``here`` if it was run without Slurm."""
+def _tasks(folder: Path, points: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """The task that each point was last submitted as, by label: ``123_4``; ``here`` if it was run without Slurm. What was
+    submitted under its name with other settings is another point."""
     found = {}
     for path in sorted((folder / "points").glob("*.jsonl")):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, LookupError, TypeError):
             job = path.with_suffix(".job").read_text(encoding="utf-8").strip()
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-                found[json.loads(line)["label"]] = HERE if job == HERE else f"{job}_{number}"
+                point = json.loads(line)
+                if points.get(point["label"]) == point["settings"]:
+                    found[point["label"]] = HERE if job == HERE else f"{job}_{number}"
     return found
 
 
-def _stands(folder: Path, point: dict[str, Any], task: str, queue: dict[str, str]) -> Standing:
-    label, status = point["label"], _status(folder / point["label"], point["settings"])
+def _stands(folder: Path, label: str, settings: dict[str, Any], task: str, queue: dict[str, str]) -> Standing:
+    status = _status(folder / label, settings)
     log = folder / "logs" / (f"{label}.out" if task == HERE else f"{task}.out") if task else None
     state, reason = str(status.get("state", "")), ""
     if state == "finished":
         state = "done"
     elif task in queue:
         state = "pending" if queue[task] == "PENDING" else "running"
-    elif task == HERE and state == "running" and _lives(status):
+    elif task == HERE and state == "running" and not is_gone(status):
         pass
     elif state == "stopped":
         reason = "stopped; run the sweep again, and it goes on"
@@ -175,15 +186,15 @@ def _status(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(settings: dict[str, Any]) -> dict[str, Any]:
+    """What tells runs of one point apart. A path may be given in more than one way, and a parent by its point's folder."""
     named = changed(TrainSettings(**settings))
-    return {name: value for name, value in named.items() if name not in ("from_round_1", "super_weights")}
-
-
-def _lives(status: dict[str, Any]) -> bool:
-    with suppress(OSError, TypeError, ValueError):
-        os.kill(int(status["pid"]), 0)
-        return True
-    return False
+    for name in ("from_round_1", "super_weights"):
+        if named.get(name) not in (None, "none"):
+            place = Path(named[name])
+            named[name] = (
+                place.name if name == "super_weights" else (place.parent if (place / "lock").exists() else place).name
+            )
+    return named
 
 
 def _last_words(log: Path | None) -> str:
@@ -199,37 +210,54 @@ def _last_words(log: Path | None) -> str:
     )
 
 
-def _report(standings: Any) -> None:
-    counts: dict[str, int] = {}
-    for one in standings:
-        counts[one.state] = counts.get(one.state, 0) + 1
-        if one.state == "failed":
-            print(f"failed: {one.label}: {one.reason}")
-    print(
-        f"{_count(sum(counts.values()), 'point')}: "
-        + ", ".join(f"{number} {state}" for state, number in counts.items())
-    )
+def _counts(standings: Iterable[Standing]) -> str:
+    counts = Counter(one.state for one in standings)
+    return f"{_count(counts.total(), 'point')}: " + ", ".join(f"{number} {state}" for state, number in counts.items())
 
 
 # --- running them
 
 
-def _submit(waiting: list[Point], settings: SweepSettings, folder: Path, root: Path, script: Path) -> None:
+OURS = ("--array", "-a", "--dependency", "-d", "--output", "-o", "--chdir", "-D")
+"""The options of sbatch by which a sweep keeps its word."""
+
+
+def _options(given: str) -> list[str]:
+    try:
+        options = shlex.split(given)
+    except ValueError as error:
+        raise BadInput(f"--sbatch {given}: {error}") from None
+    for option in options:
+        if option.partition("=")[0] in OURS:
+            raise BadInput(
+                f"--sbatch {given}: {option.partition('=')[0]} is the sweep's own (at most so many at a time: --at-once)"
+            )
+    return options
+
+
+def _submit(
+    waiting: list[Point], standings: Mapping[str, Standing], at_once: int, options: Sequence[str], folder: Path, root: Path,
+    script: Path,
+) -> None:  # fmt: skip
     """One array for the points that stand alone, one behind it for those that branch from another; more of each where the
-    cluster's arrays are too small. Arrays follow each other, so that never more run than --at-once says."""
+    cluster's arrays are too small. Arrays follow each other, so that never more run than --at-once says; and parents that
+    are in the queue already."""
     size = slurm.largest_array()
     last = ""
     for points in ([p for p in waiting if not p.parent], [p for p in waiting if p.parent]):
         for first in range(0, len(points), size):
             part = points[first : first + size]
             path = _write(folder, part, root)
-            at_once = f"%{settings.at_once}" if settings.at_once else ""
-            options = [
-                f"--array=0-{len(part) - 1}{at_once}", f"--job-name={folder.name}",
-                f"--output={folder / 'logs' / '%A_%a.out'}", *([f"--dependency=afterany:{last}"] if last else []),
-                *shlex.split(settings.sbatch),
+            parents = [standings[p.parent] for p in part if p.parent]
+            before = {
+                one.job.partition("_")[0] for one in parents if one.state in ("pending", "running") and one.job != HERE
+            }
+            behind = ":".join(sorted(before | ({last} if last else set())))
+            own = [
+                f"--array=0-{len(part) - 1}" + (f"%{at_once}" if at_once else ""), f"--job-name={folder.name}",
+                f"--output={folder / 'logs' / '%A_%a.out'}", *([f"--dependency=afterany:{behind}"] if behind else []),
             ]  # fmt: skip
-            last = slurm.submit(script, ["--point", str(path)], options, root.absolute())
+            last = slurm.submit(script, ["--point", str(path)], [*options, *own], root.absolute())
             path.with_suffix(".job").write_text(last + "\n", encoding="utf-8")
             print(f"submitted {_count(len(part), 'point')} as job {last}; logs {folder / 'logs'}/{last}_*.out")
     print(f"how they stand: swlottery status {os.path.relpath(folder)}")
@@ -238,7 +266,7 @@ def _submit(waiting: list[Point], settings: SweepSettings, folder: Path, root: P
 def _write(folder: Path, points: Sequence[Point], root: Path) -> Path:
     """One file for each submission, never changed: a task may start, or start again, long after the study was edited."""
     path = folder / "points" / f"{time.time_ns()}.jsonl"
-    lines = [json.dumps({"label": p.label, "settings": _settings(p, folder, root)}, ensure_ascii=False) for p in points]
+    lines = [json.dumps({"label": p.label, "settings": _settings(p, folder, root)}) for p in points]
     files.write(path, lambda unfinished: unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return path
 
@@ -249,37 +277,34 @@ def _run_here(waiting: list[Point], folder: Path, root: Path) -> int:
     path = _write(folder, ordered, root)
     path.with_suffix(".job").write_text(f"{HERE}\n", encoding="utf-8")
     failed = 0
-    for number, point in enumerate(ordered):
-        log = folder / "logs" / f"{point.label}.out"
-        print(f"{number + 1} of {len(ordered)}: {point.label}, log {log}", flush=True)
-        with open(log, "ab") as file:
-            command = [sys.executable, "-m", "swlottery.cli", "train", "--point", f"{path}:{number}"]
-            code = _wait(
-                subprocess.Popen(
-                    command, stdout=file, stderr=file, env={**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
-                )
-            )
-        if code == STOPPED:
-            print("stopped: the same command goes on from there")
-            return STOPPED
-        if code != DONE:
-            failed += 1
-            print(f"failed: {point.label}: exit code {code}: {_last_words(log)}", flush=True)
+    with stop.flag() as asked:
+        for number, point in enumerate(ordered):
+            log = folder / "logs" / f"{point.label}.out"
+            print(f"{number + 1} of {len(ordered)}: {point.label}, log {log}", flush=True)
+            code = _train(f"{path}:{number}", log, root, asked)
+            if asked() or code == STOPPED:
+                print("stopped: the same command goes on from there")
+                return STOPPED
+            if code != DONE:
+                failed += 1
+                print(f"failed: {point.label}: exit code {code}: {_last_words(log)}", flush=True)
     print(f"{len(ordered) - failed} done, {failed} failed")
     return FAILED if failed else DONE
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    def pass_on(number: int, frame: object) -> None:
-        process.send_signal(number)
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {number: signal.signal(number, pass_on) for number in numbers}
-    try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
+    """One point in a process of its own, which is told to stop (never twice: that would not let it save) if we are."""
+    command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
+    variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
+    told = False
+    with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
+        while process.poll() is None:
+            if asked() and not told:
+                process.terminate()
+                told = True
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        return process.returncode
 
 
 def table(folder: Path) -> Iterator[str]:
@@ -300,11 +325,8 @@ def table(folder: Path) -> Iterator[str]:
     if reasons:
         yield ""
         yield from reasons
-    counts: dict[str, int] = {}
-    for one in standings:
-        counts[one.state] = counts.get(one.state, 0) + 1
     yield ""
-    yield f"{_count(len(standings), 'point')}: " + ", ".join(f"{number} {state}" for state, number in counts.items())
+    yield _counts(standings)
 
 
 def _count(number: int, what: str) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -81,6 +82,8 @@ def train(
         return STOPPED
     except OSError as problem:
         folder = prepared.folder if prepared is not None else root
+        if not ranks.lead:  # what only this task has met, nobody else tells
+            sys.stderr.write(f"swlottery: rank {ranks.rank} on {socket.gethostname()}: {problem}\n")
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"no space left for {folder}: free some and run the same again, it goes on") from None
         if problem.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
@@ -99,7 +102,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
         path = getattr(settings, name)
         if path and not Path(path).exists() and (root / path).exists():
             setattr(settings, name, str(root / path))
-    parent = branch.run_in(Path(settings.from_round_1)) if settings.from_round_1 else None
+    parent = branch.run_in(Path(settings.from_round_1), settings) if settings.from_round_1 else None
     if parent:
         settings.from_round_1 = str(parent)
     round_1 = branch.check(parent, settings) if parent else {}
@@ -109,6 +112,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     if settings.super_weights not in ("discover", "none"):
         contents["super_weights"] = _sha256(Path(settings.super_weights))
     environment.pin(settings.threads or cores)
+    ranks.choose_device()
     stop.here(asked)
     network = start.network(settings)
     stop.here(asked)
@@ -166,6 +170,10 @@ def _run(
     figures: list[Path] = []
     try:
         ranks.decide(lambda: telling.open(notes))
+        if ranks.lead:
+            folders.write_status(folder, "running", _standing(run))
+            if told < 0 and log_name:  # from here on this log tells of the run
+                files.write_json(folder / "told.json", {"log": log_name, "events": 0})
         for event in events:
             if ranks.lead:
                 telling.tell(event)
@@ -232,13 +240,14 @@ def _told(run_folder: Path, log_name: str) -> int:
         return -1
     path, history = run_folder / "told.json", run_folder / "metrics.jsonl"
     stored: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    again = stored.get("log") == log_name
+    with suppress(OSError, ValueError, TypeError):
+        stored = {"events": 0, **json.loads(path.read_text(encoding="utf-8"))}
+    if stored.get("log") != log_name:
+        return -1
     lines = history.read_bytes().count(b"\n") if history.exists() else 0
-    told = max(lines, stored["events"]) if again else 0
+    told = max(lines, int(stored["events"]))
     files.write_json(path, {"log": log_name, "events": told})
-    return told if again else -1
+    return told
 
 
 class _Telling:

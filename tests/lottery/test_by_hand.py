@@ -232,3 +232,15 @@ def test_a_branch_from_another_training_is_refused(run, small, text, tmp_path, c
     assert "steps = 2" in capsys.readouterr().err
     assert main(flags(small, text, tmp_path / "refused", "--from-round-1", str(tmp_path / "nowhere"))) == 2
     assert "no trained round-1 network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["settings.json", "round_1/round.json"])
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", "7"])
+def test_a_branch_from_a_damaged_run_is_refused(name, content, run, small, text, tmp_path, capsys):
+    parent = tmp_path / "parent"
+    (parent / "round_1").mkdir(parents=True)
+    (parent / "settings.json").write_text('{"rewind_step": 0}')
+    (parent / "round_1" / "round.json").write_text('{"weights_sha256": "0"}')
+    (parent / name).write_text(content)
+    assert main(flags(small, text, tmp_path / "refused", "--from-round-1", str(parent))) == 2
+    assert "settings.json or round_1/round.json is damaged" in capsys.readouterr().err

@@ -240,7 +240,7 @@ def test_a_rank_that_is_lost_ends_the_others_by_name(
     assert line.startswith(
         f"swlottery: rank {victim} (process {lost} on {socket.gethostname()}) gives no sign of life since"
     )
-    assert re.search(r"since step \d+ of round 1", line)
+    assert re.search(r"since (the evaluation after )?step \d+ of round 1", line)
 
 
 def test_a_rank_that_is_stuck_is_named(tiny_gpt2: Path, text: Path, tmp_path: Path) -> None:

@@ -133,7 +133,11 @@ def test_one_run_killed_again_and_again(alone, tiny_gpt2, text, tmp_path, monkey
     assert_same(ends, alone)
 
 
-def test_a_signal_saves_and_exits_75(alone, tiny_gpt2, text, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "step", [1, 2, 4, 5], ids=["at a step", "before an evaluation", "at another step", "at the last"]
+)
+def test_a_signal_saves_and_exits_75(step, alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    """No step is done again, wherever the signal comes: six steps a round, an evaluation behind the third and the last."""
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:
@@ -141,19 +145,47 @@ def test_a_signal_saves_and_exits_75(alone, tiny_gpt2, text, tmp_path, monkeypat
 
         real = Training.step
 
-        def signalled(self, step, round_, see=None):
-            if (round_, step) == (2, 2):
+        def signalled(self, number, round_, see=None):
+            if (round_, number) == (2, step):
                 os.kill(os.getpid(), signal.SIGTERM)
-            return real(self, step, round_, see)
+            return real(self, number, round_, see)
 
         Training.step = signalled
 
     arguments = flags(tiny_gpt2, text, tmp_path, checkpoint_steps=1000)
     assert forked(arguments, tmp_path / "log", patch) == 75, (tmp_path / "log").read_text()
-    assert "goes on from there" in (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "goes on from there" in said and f"saved at step {step + 1} of round 2" in said
     ledger = tmp_path / "steps"
     assert forked(arguments, tmp_path / "log", count_steps(ledger)) == 0
-    assert ledger.read_text().split()[0] == "2:3", "it goes on behind the step at which the signal came"
+    assert ledger.read_text().split()[0] == (f"2:{step + 1}" if step < 5 else "3:0")
+    assert_same(traces(only_run(tmp_path)), alone)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
+def test_a_signal_in_an_evaluation(number, alone, tiny_gpt2, text, tmp_path, monkeypatch):
+    """It is left at once; what was trained up to it stays trained, except in round 1's first and where a prune comes."""
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+
+    def patch() -> None:
+        from swlottery.lottery.train import Training
+
+        real, entered = Training.evaluate, Counter()
+
+        def signalled(self, windows, asked):
+            entered["times"] += 1
+            if entered["times"] == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, windows, asked)
+
+        Training.evaluate = signalled
+
+    arguments = flags(tiny_gpt2, text, tmp_path, checkpoint_steps=1000)
+    assert forked(arguments, tmp_path / "log", patch) == 75, (tmp_path / "log").read_text()
+    ledger = tmp_path / "steps"
+    assert forked(arguments, tmp_path / "log", count_steps(ledger)) == 0
+    began = {1: "1:0", 2: "1:3", 3: "1:0", 5: "2:3", 6: "2:0"}[number]
+    assert ledger.read_text().split()[0] == began
     assert_same(traces(only_run(tmp_path)), alone)
 
 

@@ -6,13 +6,12 @@ Written whole or not at all; read back through one loader that checks it against
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
+from swlottery.runtime import files
 
 SCHEMA_VERSION = 1
 
@@ -21,26 +20,15 @@ Record = dict[str, Any]
 
 def schema() -> Record:
     """The JSON schema of a record."""
-    text = files("swlottery.find").joinpath("record.schema.json").read_text(encoding="utf-8")
+    text = resources.files("swlottery.find").joinpath("record.schema.json").read_text(encoding="utf-8")
     loaded: Record = json.loads(text)
     return loaded
 
 
 def save(record: Record, path: Path) -> None:
-    """Check a record and write it to ``path``: to a file beside it, then renamed, so that no reader sees half of it."""
+    """Check a record and write it to ``path``, whole or not at all."""
     _check(record, path)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+    files.write_json(path, record, allow_nan=False)
 
 
 def load(path: Path) -> Record:

@@ -6,6 +6,7 @@ the last step beside it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -40,20 +41,29 @@ def write_round_1(run: Run) -> None:
     files.write_json(target / "round.json", content)
 
 
-def run_in(folder: Path) -> Path:
-    """The run that ``folder`` is, or the only one in it, as of a point of a sweep."""
-    inside = sorted(path.parent for path in folder.glob("*/settings.json"))
-    return inside[0] if len(inside) == 1 and not (folder / "settings.json").exists() else folder
+def run_in(folder: Path, settings: TrainSettings) -> Path:
+    """The run that ``folder`` is, or one in it with this first training: a point of a sweep has its runs in a folder."""
+    for path in sorted(folder.glob("*/round_1/round.json")):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stored = json.loads((path.parents[1] / "settings.json").read_text(encoding="utf-8"))
+            if all(getattr(settings, name, value) == value for name, value in stored.items() if name not in LATER):
+                return path.parents[1]
+    return folder
 
 
 def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
     """What ``parent`` says of its first round; `BadInput` where this run cannot branch from it."""
     try:
-        stored = json.loads((parent / "settings.json").read_text(encoding="utf-8"))
-        content: dict[str, Any] = json.loads((parent / "round_1" / "round.json").read_text(encoding="utf-8"))
+        stored: dict[str, Any] = {**json.loads((parent / "settings.json").read_text(encoding="utf-8"))}
+        content: dict[str, Any] = {**json.loads((parent / "round_1" / "round.json").read_text(encoding="utf-8"))}
+        rewind_step, _ = stored["rewind_step"], content["weights_sha256"]
     except OSError as error:
         raise BadInput(
             f"--from-round-1 {parent}: no trained round-1 network there ({error.strerror}): {error.filename}"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput(
+            f"--from-round-1 {parent}: its settings.json or round_1/round.json is damaged ({error})"
         ) from None
     for name, value in stored.items():
         if name not in LATER and getattr(settings, name, value) != value:
@@ -64,9 +74,9 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
     if not all(bool(mask.all()) for mask in masking.load(parent / "masks" / "round_0.safetensors").values()):
         raise BadInput(f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
                        "without --force-prune")  # fmt: skip
-    if settings.rewind_step not in (0, stored["rewind_step"]):
+    if settings.rewind_step not in (0, rewind_step):
         raise BadInput(
-            f"--from-round-1 {parent}: it stored the weights of step {stored['rewind_step']} and of step 0, not of step "
+            f"--from-round-1 {parent}: it stored the weights of step {rewind_step} and of step 0, not of step "
             f"{settings.rewind_step}"
         )
     return content

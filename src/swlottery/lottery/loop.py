@@ -15,6 +15,7 @@ from swlottery.lottery.branch import read_round_1, write_round_1
 from swlottery.lottery.rewind import rewind
 from swlottery.lottery.state import Event, Run
 from swlottery.lottery.watch import Followed
+from swlottery.runtime.stop import Stopped
 
 
 def lottery(run: Run, known: list[Followed], branch: Path | None = None) -> Iterator[Event]:
@@ -55,18 +56,29 @@ def train(run: Run, round_: int) -> Iterator[Event]:
         run.forget_interval()
         yield from observe.boxes(run, round_, "before")
         yield from observe.evaluation(run, round_, state.step)
+    elif state.owed and state.step < settings.steps:
+        yield from evaluate(run, round_)
     for step in range(state.step, settings.steps):
         last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
         run.take_step(step, round_, see=due or last)
         if round_ == 1 and step + 1 == settings.rewind_step:
             run.write_tensors("theta_k.safetensors", run.parameters)
         yield {"event": "step", "round": round_, "step": step + 1, "steps": settings.steps}
-        if last:
-            return
-        if due:
-            yield from observe.evaluation(run, round_, step + 1)
-            run.forget_interval()
-        run.save_if_due()
+        state.owed = due or last
+        run.save_if_due(only_if_asked=state.owed)
+        if due and not last:
+            yield from evaluate(run, round_)
+            run.save_if_due()
+
+
+def evaluate(run: Run, round_: int) -> Iterator[Event]:
+    """The evaluation that is owed at this step. A run that is asked to stop in it still owes it when it goes on."""
+    try:
+        yield from observe.evaluation(run, round_, run.state.step)
+    except Stopped:
+        run.save()
+        raise
+    run.forget_interval()
 
 
 def prune(run: Run, round_: int) -> Iterator[Event]:

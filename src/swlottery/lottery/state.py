@@ -1,6 +1,6 @@
 """The state of a run: what it is made of, and how it is saved and found again.
 
-A checkpoint stands at a step boundary, behind the evaluation of that step if there was one. θ_0, θ_k and the masks
+A checkpoint stands at a step boundary, behind the evaluation of that step; or before it, if the run was asked to stop. θ_0, θ_k and the masks
 stand in files of the run that never change.
 """
 
@@ -44,13 +44,15 @@ Event = dict[str, Any]
 class State:
     """What a checkpoint says beside tensors.
 
-    losses: of the steps since the last evaluation. wall: seconds since the run began (what was done again
-    is not counted twice), busy: those in training steps; round_began: the wall at the start of the round. pruned, threshold: of the prune that made the present mask. fates:
-    of the followed weights that were pruned so far. tables: the byte lengths of the tables.
+    owed: the evaluation of this step is still to come. losses: of the steps since the last evaluation. wall: seconds since
+    the run began (what was done again is not counted twice), busy: those in training steps; round_began: the wall at the
+    start of the round. pruned, threshold: of the prune that made the present mask. fates: of the followed weights that were
+    pruned so far. tables: the byte lengths of the tables.
     """
 
     round: int = 1
     step: int = 0
+    owed: bool = False
     losses: list[float] = field(default_factory=list)
     norm: float | None = None
     wall: float = 0.0
@@ -223,7 +225,7 @@ class Run:
 
     def forget_interval(self) -> None:
         """An evaluation is done: what is averaged until the next one starts here."""
-        self.state.losses = []
+        self.state.owed, self.state.losses = False, []
         self.gradients, self.moments = {}, {}
         self.since = {name: p.detach().clone() for name, p in self.downs.items()}
 
@@ -240,6 +242,7 @@ class Run:
         self.state.tables = self.tables.lengths()
         tensors: dict[str, Tensor] = {f"w/{name}": p for name, p in self.parameters.items()}
         tensors |= self.training.moments() | {f"s/{name}": tensor for name, tensor in self.since.items()}
+        tensors |= {f"g/{name}": tensor for name, tensor in self.gradients.items()}
         checkpoint.save(self.folder / "checkpoints", self.state.round, self.state.step, tensors, asdict(self.state))
 
     def _where(self) -> str:
@@ -267,12 +270,12 @@ class Run:
         self.state.busy += took
         self.paces.append(took)
 
-    def save_if_due(self) -> None:
+    def save_if_due(self, only_if_asked: bool = False) -> None:
         """Write a checkpoint if the last one is as old as it may become, or if the run is to stop: then `Stopped`."""
         steps = self.state.step - self.first_step(self.state.round)
         late = self.ranks.lead and time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
         stopping, late = self.ranks.any(self.asked(), late)
-        if stopping or late or steps % self.settings.checkpoint_steps == 0:
+        if stopping or (not only_if_asked and (late or steps % self.settings.checkpoint_steps == 0)):
             self.save()
         if stopping:
             raise Stopped
@@ -311,3 +314,6 @@ class Run:
                 parameter.copy_(tensors[f"w/{name}"])
         self.training.set_moments(dict(tensors))
         self.since = {name: tensors[f"s/{name}"].to(p.device) for name, p in self.downs.items()}
+        self.gradients = {
+            name: tensors[f"g/{name}"].to(p.device) for name, p in self.downs.items() if f"g/{name}" in tensors
+        }

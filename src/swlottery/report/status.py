@@ -49,7 +49,7 @@ def _row(run: Path) -> Row:
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         return row | {"state": "unreadable"}
     row |= {name: status[name] for name in NUMBERS if _is_number(status.get(name))}
-    state = "dead" if status["state"] == "running" and _is_gone(status) else status["state"]
+    state = "dead" if status["state"] == "running" and is_gone(status) else status["state"]
     message, kind = status.get("message"), status.get("kind")
     row["kind"] = kind if isinstance(kind, str) else None
     return row | {"state": _plain(state), "message": message if isinstance(message, str) else "", "age": _age(status)}
@@ -59,7 +59,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_gone(status: Row) -> bool:
+def is_gone(status: Row) -> bool:
     """Whether the process that wrote this ran here, and runs no more. Of another host nothing is known."""
     pid = status.get("pid")
     if status.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:

@@ -27,9 +27,9 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
     sync(path.parent)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     """A JSON file, whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n"
     write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 

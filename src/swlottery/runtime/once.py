@@ -17,15 +17,21 @@ ABANDONED = 3600.0  # seconds without a write, after which another machine's unf
 POLL = 0.2  # seconds
 
 
-def make_once(place: Path, whole: Callable[[], bool], fill: Callable[[Path], None], say: Callable[[str], None]) -> None:
+def make_once(
+    place: Path,
+    whole: Callable[[], bool],
+    fill: Callable[[Path], None],
+    say: Callable[[str], None],
+    poll: Callable[[], None] = lambda: None,
+) -> None:
     """Have ``fill`` write the files of a folder, durable and complete before it appears as ``place``.
 
     Nothing is done where the folder is ``whole`` once no other job is making it; one that is there and is not whole is
     replaced. What jobs that were killed have left is removed. ``say`` is called with a line on what is out of the
-    ordinary. Raises `OSError` where the folder cannot be written; nothing of it is left then.
+    ordinary, ``poll`` while waiting, which it may end by an exception. Raises `OSError` where the folder cannot be written; nothing of it is left then.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(place, say) as locked:
+    with _lock(place, say, poll) as locked:
         if whole():  # another job made it meanwhile
             return
         if place.exists():
@@ -49,7 +55,7 @@ def make_once(place: Path, whole: Callable[[], bool], fill: Callable[[Path], Non
 
 
 @contextlib.contextmanager
-def _lock(place: Path, say: Callable[[str], None]) -> Iterator[bool]:
+def _lock(place: Path, say: Callable[[str], None], poll: Callable[[], None]) -> Iterator[bool]:
     """Wait to be the only job that makes ``place``. The lock goes with its process, however that ends.
 
     Yields False on a file system without locks (some NFS mounts). There, jobs may do the same work at once, each in a
@@ -67,6 +73,7 @@ def _lock(place: Path, say: Callable[[str], None]) -> Iterator[bool]:
                         say(f"waiting for another job that is making {place}")
                     waiting = True
                     time.sleep(POLL)
+                    poll()
         yield locked
 
 

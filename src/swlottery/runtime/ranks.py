@@ -36,7 +36,11 @@ LARGE = 1 << 16
 
 
 class RankLost(Exception):
-    """Another rank is gone, or does not answer. The message names it; it is empty where another rank tells it."""
+    """Another rank is gone, or does not answer. The message names it; told: another rank has printed it."""
+
+    def __init__(self, message: str, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ class Ranks:
             f"--grad-accum {grad_accum}: {self.size} tasks cannot share {grad_accum} forward passes a step; {advice}"
         )
 
+    def choose_device(self) -> None:
+        """Have ``cuda`` mean this rank's own GPU; nothing where Slurm shows each task only its own."""
+        import torch
+
+        if self.size > 1 and torch.cuda.is_available():
+            torch.cuda.set_device(self.place.local % torch.cuda.device_count())
+
     def open(self, timeout: float) -> None:
         """Meet the other ranks. timeout: in seconds; who is silent for longer is lost.
 
@@ -102,8 +113,6 @@ class Ranks:
         import torch
 
         self.timeout = timeout
-        if torch.cuda.is_available():
-            torch.cuda.set_device(self.place.local % torch.cuda.device_count())
         try:
             # Twice the timeout: the watchdog, which has names, comes before gloo, which has none.
             torch.distributed.init_process_group(
@@ -224,7 +233,8 @@ class Ranks:
         except RuntimeError as error:  # a peer has gone, or the time is up
             if self.watchdog is None:
                 raise RankLost(f"rank {self.rank} lost the others: {str(error).splitlines()[0]}") from None
-            raise RankLost(self.watchdog.verdict()) from None
+            message, told = self.watchdog.verdict()
+            raise RankLost(message, told) from None
 
 
 class _Watchdog(threading.Thread):
@@ -248,16 +258,15 @@ class _Watchdog(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        turn = time.monotonic()
         while not self.ended.wait(self.period):
             self._beat()
             self._look()
-            if self._silent(self.timeout):
-                message = self._tell()
-                if message:
-                    sys.stderr.write(f"swlottery: {message}\n")
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(1)  # the main thread stands in a collective, which no exception reaches
+            before, turn = turn, time.monotonic()
+            if turn - before > 5 * self.period:  # this process was suspended, or its disk: so may the others have been
+                self.seen = {rank: (turn, sign) for rank, (_, sign) in self.seen.items()}
+            elif self._silent(self.timeout):
+                lost(*self._tell())  # the main thread stands in a collective, which no exception reaches
 
     def end(self) -> None:
         """No more signs."""
@@ -267,8 +276,8 @@ class _Watchdog(threading.Thread):
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def verdict(self) -> str:
-        """Who is lost, after a collective has failed; empty where another rank has told it before."""
+    def verdict(self) -> tuple[str, bool]:
+        """Who is lost, after a collective has failed; and whether another rank has told it before."""
         begun = time.monotonic()
         while time.monotonic() - begun < 4 * self.period:
             time.sleep(self.period / 4)
@@ -294,12 +303,15 @@ class _Watchdog(threading.Thread):
         now = time.monotonic()
         return [rank for rank, (at, _) in self.seen.items() if rank != self.ranks.rank and now - at > seconds]
 
-    def _tell(self) -> str:
+    def _tell(self) -> tuple[str, bool]:
         try:
             with open(self.told, "x"):
-                pass
+                told = False
         except OSError:
-            return ""
+            told = True
+        return self._who(), told
+
+    def _who(self) -> str:
         silent = self._silent(3 * self.period)
         if silent:
             return f"{self._names(silent)}: killed, stopped, or cut off; the job ends, and can be started again"
@@ -319,9 +331,9 @@ class _Watchdog(threading.Thread):
         return self.folder / f"{rank}.json"
 
 
-def lost(message: str) -> NoReturn:
+def lost(message: str, told: bool) -> NoReturn:
     """End this process at once: what torch would do at its end waits for ranks that are gone."""
-    if message:
+    if not told:
         sys.stderr.write(f"swlottery: {message}\n")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,0 +1,153 @@
+"""The statistics of a study: against numbers worked out by hand, against enumeration, and against simulated chance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swlottery.inference import (
+    against_rates,
+    auc,
+    holm,
+    proportion,
+    rank_test,
+    regression,
+    survival_curve,
+    survival_test,
+)
+
+
+def test_two_coordinates_by_hand() -> None:
+    found = against_rates([True, True], [0.5, 0.2])
+    assert (found.kept, found.number, found.expected) == (2, 2, 0.7)
+    assert math.isclose(found.p, 2 * 0.5 * 0.2)
+    assert against_rates([True, False], [0.5, 0.5]).p == 1.0
+    assert against_rates([], []).p == 1.0
+    with pytest.raises(ValueError, match="one rate between 0 and 1"):
+        against_rates([True], [1.2])
+    with pytest.raises(ValueError, match="one rate between 0 and 1"):
+        against_rates([True], [0.2, 0.3])
+
+
+def test_survival_among_controls_by_hand() -> None:
+    """Two networks with two controls each, of which none was kept, but the followed weight: 1/3 · 1/3, two-sided."""
+    found = survival_test([True, True], [0, 0], [2, 2])
+    assert math.isclose(found.p, 2 / 9) and math.isclose(found.expected, 2 / 3)
+    assert survival_test([True, True], [2, 2], [2, 2]).p == 1.0  # all were kept: nothing is learned
+
+
+def test_one_stratum_is_fishers_exact_test() -> None:
+    from scipy.stats import fisher_exact
+
+    found = survival_test([False], [15], [19])
+    one_sided = fisher_exact([[0, 1], [15, 4]], alternative="less").pvalue
+    assert math.isclose(found.p, min(1.0, 2 * one_sided))
+
+
+def by_enumeration(values: list[float], controls: list[list[float]]) -> float:
+    """The p-value of `rank_test`: every way in which each network's followed weight could be another of its weights."""
+
+    def rank(value: float, others: list[float]) -> float:
+        return sum((c < value) + (c == value) / 2 for c in others) / len(others)
+
+    observed = sum(rank(v, c) for v, c in zip(values, controls, strict=True)) / len(values)
+    everything = [[v, *c] for v, c in zip(values, controls, strict=True)]
+    hits = total = 0
+    for chosen in itertools.product(*(range(len(one)) for one in everything)):
+        ranks = [rank(one[i], one[:i] + one[i + 1 :]) for i, one in zip(chosen, everything, strict=True)]
+        hits += abs(sum(ranks) / len(ranks) - 0.5) >= abs(observed - 0.5) - 1e-9
+        total += 1
+    return hits / total
+
+
+network = st.integers(0, 6).flatmap(
+    lambda v: st.tuples(st.just(v), st.lists(st.integers(0, 6), min_size=4, max_size=4))
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(network, min_size=1, max_size=4))
+def test_the_rank_test_is_the_enumeration(networks: list[tuple[int, list[int]]]) -> None:
+    values, controls = [float(v) for v, _ in networks], [[float(c) for c in cs] for _, cs in networks]
+    assert math.isclose(rank_test(values, controls).p, by_enumeration(values, controls), rel_tol=1e-9)
+
+
+def test_ranks_are_those_among_the_controls() -> None:
+    found = rank_test([3.0, 0.0, 2.0], [[1.0, 2.0], [1.0, 2.0], [2.0, 2.0]])
+    assert found.by_network == [1.0, 0.0, 0.5] and found.mean == 0.5 and found.p == 1.0
+    with pytest.raises(ValueError, match="at least one control"):
+        rank_test([1.0], [[]])
+    with pytest.raises(ValueError, match="at least one control"):
+        rank_test([], [])
+    with pytest.raises(ValueError, match="missing"):
+        rank_test([math.nan], [[1.0]])
+
+
+def test_a_shift_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    controls = [rng.normal(size=19) for _ in range(10)]
+    found = rank_test([float(np.median(c)) + 5.0 for c in controls], controls)
+    assert abs(found.shift - 5.0) < 0.3 and found.interval[0] < 5 < found.interval[1] and found.p < 1e-6
+    assert found.interval[0] > 3.5 and found.interval[1] < 6.5
+
+
+def simulated(rng: np.random.Generator, seeds: int, shift: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A study in which the followed weight is exchangeable but for a shift; all of a network share a large common part."""
+    values, controls = [], []
+    for _ in range(seeds):
+        drawn = rng.normal(scale=3) + rng.normal(size=20)
+        values.append(drawn[0] + shift)
+        controls.append(drawn[1:])
+    return np.array(values), controls
+
+
+def test_under_the_null_a_difference_is_claimed_in_five_of_a_hundred() -> None:
+    rng = np.random.default_rng(1)
+    claimed = sum(rank_test(*simulated(rng, 10, 0.0)).p <= 0.05 for _ in range(300))
+    low, high = proportion(claimed, 300, 0.999)
+    assert low <= 0.05 <= high
+
+
+def test_a_shift_of_one_and_a_half_is_seen() -> None:
+    rng = np.random.default_rng(2)
+    assert sum(rank_test(*simulated(rng, 10, 1.5)).p <= 0.05 for _ in range(50)) >= 40
+
+
+def test_the_interval_holds_the_shift() -> None:
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(60):
+        low, high = rank_test(*simulated(rng, 10, 0.7)).interval
+        held += low <= 0.7 <= high
+    assert held >= 52
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_proportions() -> None:
+    assert proportion(0, 10) == pytest.approx((0.0, 0.3084971))  # Clopper & Pearson's table
+    assert proportion(0, 10, wilson=True)[1] == pytest.approx(0.2775328)
+
+
+def test_auc_by_hand() -> None:
+    assert auc([1, 2, 3, 4], [False, True, False, True]) == 0.75
+    assert auc([1, 1], [True, False]) == 0.5 and math.isnan(auc([1, 2], [True, True]))
+
+
+def test_regression_by_hand() -> None:
+    coefficients, r2 = regression([1.0, 3.0, 5.0, 7.0], [0.0, 1.0, 2.0, 3.0], [0.0, 0.0, 1.0, 0.0])
+    assert coefficients == pytest.approx([1.0, 2.0, 0.0], abs=1e-12) and r2 == pytest.approx(1.0)
+
+
+def test_survival_with_a_weight_that_was_not_seen_to_its_end() -> None:
+    """Three weights: one pruned at 1, one whose run has come to 1 only, one pruned at 2."""
+    assert survival_curve([1, 1, 2], [True, False, True]) == ([1.0, 2.0], pytest.approx([2 / 3, 0.0]))
+    assert survival_curve([5, 5], [False, False]) == ([], [])
