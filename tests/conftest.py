@@ -18,13 +18,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side: those of a file in one process, which have fixtures in common; one Slurm for all."""
-    for item in items:
-        group = "slurm" if item.path.parent.name == "slurm" else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(params=BOTH, ids=lambda script: script.name)
 def script(request: pytest.FixtureRequest) -> Script:
     """Each of the two scripts, for a test of what they share (scripts/job.sh)."""

@@ -127,10 +127,10 @@ def test_a_cancelled_training_goes_on_when_it_is_submitted_again(
     cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
 ) -> None:
     """As README says; and it ends with the bits of a run that was left alone."""
-    flags = train_flags(rounds=1, steps=600, eval_steps=50)
+    flags = train_flags(rounds=1, steps=300, eval_steps=10)
     job = cluster.submit("func_train.sh", *flags, cwd=script_root, env=script_environment)
     log = log_of(script_root, job)
-    cluster.wait_for("an evaluation", lambda: log.exists() and re.search(r"^ +50 ", log.read_text(), re.M), 120)
+    cluster.wait_for("an evaluation", lambda: log.exists() and re.search(r"^ +10 ", log.read_text(), re.M), 120)
     cluster.run("scancel", job)
     assert cluster.wait(job)["JobState"] == "CANCELLED"
     cluster.wait_for("the last line", lambda: "func_train: exit code 75\n" in log.read_text())

@@ -63,8 +63,8 @@ def chosen(tiny_gpt2: Path, module_root: Path) -> list[str]:
         text,
         module_root,
         rounds=5,
-        steps=400,
-        eval_steps=20,
+        steps=150,
+        eval_steps=10,
         checkpoint_steps=INTERVAL,
         checkpoint_seconds=1e9,
     )[1:]
@@ -76,7 +76,7 @@ def alone(cluster: Cluster, module_root: Path, environment: Environment, chosen:
     job = cluster.submit("func_train.sh", *chosen, cwd=module_root, env=environment)
     assert cluster.wait(job, seconds=400)["JobState"] == "COMPLETED", log_of(module_root, job).read_text()
     found = traces(only_run(module_root)), story(log_of(module_root, job).read_text())
-    assert len(found[1]) > 6 * 21
+    assert len(found[1]) > 6 * 16
     return found
 
 
@@ -130,8 +130,8 @@ def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
 ) -> None:
     limits = ["--time=1", "--signal=B:USR1@45"] if way == "time limit" else []
     job = cluster.submit(*limits, "func_train.sh", *chosen, cwd=fresh, env=environment)
-    has_begun(cluster, fresh, job, 20)
-    time.sleep(random.Random(seed).uniform(0, 4))
+    has_begun(cluster, fresh, job, 10)
+    time.sleep(random.Random(seed).uniform(0, 2))
     WAYS[way](cluster, job)
     shown = cluster.wait(job, seconds=500)
     text = log_of(fresh, job).read_text()
@@ -144,7 +144,7 @@ def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
     for before, after in re.findall(
         r"^ +([\d,]+) (?:(?!^ +[\d,]+ ).)*?going on from step ([\d,]+);", text, re.M | re.S
     ):
-        assert (before, after) == ("400", "0") or int(before) - int(after) <= INTERVAL  # a round's end, and the next
+        assert (before, after) == ("150", "0") or int(before) - int(after) <= INTERVAL  # a round's end, and the next
     if way != "scontrol requeue":
         code = 137 if way == "SIGKILL" else 75
         assert f"func_train: exit code {code}, requeue 1 of at most 20" in text
@@ -153,7 +153,7 @@ def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
 
 def test_requeues_are_capped(cluster: Cluster, fresh: Path, chosen: list[str], environment: Environment) -> None:
     job = cluster.submit("func_train.sh", *chosen, cwd=fresh, env={**environment, "SWLOTTERY_REQUEUES": "0"})
-    has_begun(cluster, fresh, job, 20)
+    has_begun(cluster, fresh, job, 10)
     cluster.run("scancel", "--signal=USR1", "--batch", job)
     shown = cluster.wait(job)
     text = log_of(fresh, job).read_text()
