@@ -71,11 +71,16 @@ def chosen(tiny_gpt2: Path, module_root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def alone(cluster: Cluster, module_root: Path, environment: Environment, chosen: list[str]) -> tuple[Any, list[Any]]:
-    """The traces and the story of a job that nobody disturbed."""
+def alone(
+    cluster: Cluster, module_root: Path, environment: Environment, chosen: list[str]
+) -> tuple[Any, list[Any], int]:
+    """The traces and the story of a job that nobody disturbed, and how many seconds it took."""
     job = cluster.submit("func_train.sh", *chosen, cwd=module_root, env=environment)
-    assert cluster.wait(job, seconds=400)["JobState"] == "COMPLETED", log_of(module_root, job).read_text()
-    found = traces(only_run(module_root)), story(log_of(module_root, job).read_text())
+    shown = cluster.wait(job, seconds=400)
+    assert shown["JobState"] == "COMPLETED", log_of(module_root, job).read_text()
+    hours, minutes, seconds = (int(part) for part in shown["RunTime"].split(":"))
+    took = 3600 * hours + 60 * minutes + seconds
+    found = traces(only_run(module_root)), story(log_of(module_root, job).read_text()), took
     assert len(found[1]) > 6 * 16
     return found
 
@@ -128,7 +133,8 @@ WAYS: dict[str, Callable[[Cluster, str], object]] = {
 def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
     way: str, seed: int, cluster: Cluster, fresh: Path, chosen: list[str], environment: Environment, alone: Any
 ) -> None:
-    limits = ["--time=1", "--signal=B:USR1@45"] if way == "time limit" else []
+    warning = min(max(60 - round(0.6 * alone[2]), 5), 55)  # seconds before the end of a minute: after 3/5 of the run
+    limits = ["--time=1", f"--signal=B:USR1@{warning}"] if way == "time limit" else []
     job = cluster.submit(*limits, "func_train.sh", *chosen, cwd=fresh, env=environment)
     has_begun(cluster, fresh, job, 10)
     time.sleep(random.Random(seed).uniform(0, 2))
