@@ -74,11 +74,7 @@ swlottery_step() {
         step=$!
         trap 'swlottery_asked=yes; kill -USR1 $step 2>/dev/null || true' USR1
         if [ $swlottery_asked = yes ]; then kill -USR1 $step 2>/dev/null || true; fi # between the last two lines
-        while :; do # wait comes back for every signal; the step's own code comes last
-            code=0
-            wait $step || code=$?
-            kill -0 $step 2>/dev/null || break
-        done
+        while kill -0 $step 2>/dev/null; do wait $step || true; done # wait comes back for every signal
         wait $step && code=0 || code=$?
     fi
     swlottery_requeue

@@ -30,6 +30,10 @@ class Script:
         """All its logs, by name."""
         return sorted((root / self.folder).glob(f"{self.log}_*.out"))
 
+    def log_of(self, root: Path, job: str) -> Path:
+        """The log of a Slurm job."""
+        return root / self.folder / f"{self.log}_{job}.out"
+
 
 FIND = Script("find_sw", "find", "super_weights/src/slurm_sw_out", "checkmodel", "--eval-tokens")
 TRAIN = Script("func_train", "train", "logs", "lth_hf_out", "--prune-rate")

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
+from studies import write
 from swlottery.cli import main
 from swlottery.sweep import flags_of, stand
 
@@ -23,18 +22,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWLOTTERY_ROOT", str(tmp_path))
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
     return tmp_path
-
-
-def write(root: Path, model: Path, arms: dict[str, Any], **settings: object) -> Path:
-    text = root / "text.txt"
-    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(200)))
-    common = {
-        "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "steps": 4, "rounds": 1, "lr": 1e-2,
-        "eval_steps": 2, "eval_sequences": 4, "threads": 1, "device": "cpu", "super_weights": "none",
-    }  # fmt: skip
-    path = root / "study.yaml"
-    path.write_text(yaml.safe_dump({"name": "small", "settings": common | settings, "arms": arms}))
-    return path
 
 
 def states(root: Path) -> dict[str, str]:

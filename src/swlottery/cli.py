@@ -19,14 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from swlottery import __version__
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, from_file
-from swlottery.errors import BadInput
+from swlottery.errors import BAD_INPUT, DONE, FAILED, BadInput
 from swlottery.runtime import stop
 from swlottery.runtime.ranks import Place, RankLost, Ranks, lost
 
 if TYPE_CHECKING:
     from swlottery.model import Loaded
-
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 class _Parser(argparse.ArgumentParser):

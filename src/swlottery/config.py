@@ -202,9 +202,8 @@ def _rate(flag: str, text: str) -> Decimal:
         rate = Decimal(str(text).strip())
     except InvalidOperation:
         raise BadInput(f"{flag} {text}: give a fraction such as 0.2") from None
-    if not (
-        rate.is_finite() and 0 < rate < 1 and rate.adjusted() > -20
-    ):  # an exact count of 1e-999999999 takes for ever
+    # No smaller than 1e-19: the exact count of 1e-999999999 takes for ever.
+    if not (rate.is_finite() and 0 < rate < 1 and rate.adjusted() > -20):
         raise BadInput(f"{flag} {text}: a fraction between 0 and 1, such as 0.2 for 20 %")
     return rate
 
@@ -215,17 +214,25 @@ def from_file(path: Path, kind: type) -> dict[str, Any]:
     Raises `BadInput` for a file that cannot be read, an unknown name (with the nearest known one), a value of another
     type.
     """
+    return check_values(path, read_yaml(path, "config", "settings: write one 'name: value' a line"), kind)
+
+
+def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:
+    """The mapping in a YAML file. what: the file is called that; holds: what it should hold, in a complaint.
+
+    Raises `BadInput` for a file that cannot be read, and for anything but a mapping.
+    """
     import yaml
 
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the config {path}: {error}") from None
+        raise BadInput(f"cannot read the {what} {path}: {error}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{path} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
-        raise BadInput(f"{path} holds no settings: write one 'name: value' a line")
-    return check_values(path, loaded, kind)
+        raise BadInput(f"{path} holds no {holds}")
+    return loaded
 
 
 def check_values(path: Path, values: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:

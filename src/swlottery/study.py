@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings, check_values
+from swlottery.config import TrainSettings, check_values, from_file, read_yaml
 from swlottery.errors import BadInput
 from swlottery.runtime.folder import changed
 
@@ -53,16 +53,7 @@ def read(path: Path, root: Path) -> Study:
     Raises:
         BadInput: a file that cannot be read, an unknown name, settings that a run refuses, two points that are the same.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the study {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} holds no study: it needs {', '.join(PARTS)}")
+    content = read_yaml(path, "study", f"study: it needs {', '.join(PARTS)}")
     for part in content:
         if part not in PARTS:
             near = difflib.get_close_matches(str(part), PARTS, n=1)
@@ -85,8 +76,6 @@ def read(path: Path, root: Path) -> Study:
 def _config(path: Path, config: Any, root: Path) -> dict[str, Any]:
     if config is None:
         return {}
-    from swlottery.config import from_file
-
     given = Path(str(config))
     return from_file(given if given.exists() else root / given, TrainSettings)
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import SweepSettings, TrainSettings, check_values
-from swlottery.errors import BadInput
-from swlottery.report.status import is_gone
+from swlottery.errors import DONE, FAILED, STOPPED, BadInput
+from swlottery.report import status as statuses
+from swlottery.report import words
 from swlottery.runtime import files, slurm, stop
 from swlottery.runtime.folder import changed, read_status
 from swlottery.study import Point, read
 
-DONE, FAILED, STOPPED = 0, 1, 75
 OPEN = ("new", "stopped", "failed")
 """The states of points that a sweep runs."""
 
@@ -59,7 +59,7 @@ def sweep(settings: SweepSettings, root: Path) -> int:
         for point in study.points:
             behind = f"   (behind {point.parent})" if point.parent else ""
             print(f"{point.label}{behind}: swlottery train {flags_of(_settings(point, folder, root))}")
-        print(f"{_count(len(study.points), 'point')}; nothing was submitted")
+        print(f"{words.count(len(study.points), 'point')}; nothing was submitted")
         return DONE
     script = root.absolute() / "func_train.sh"
     by_slurm = slurm.here() and not settings.local
@@ -68,7 +68,7 @@ def sweep(settings: SweepSettings, root: Path) -> int:
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")
     for name in ("points", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    content = [{"label": p.label, "settings": _settings(p, folder, root), "parent": p.parent} for p in study.points]
+    content = [_entry(point, folder, root) for point in study.points]
     files.write_json(folder / "study.json", {"name": study.name, "points": content}, allow_nan=False)
     standings = {one.label: one for one in stand(folder)}
     waiting = [point for point in study.points if standings[point.label].state in OPEN]
@@ -83,6 +83,10 @@ def sweep(settings: SweepSettings, root: Path) -> int:
         _submit(waiting, standings, settings.at_once, options, folder, root, script)
         return DONE
     return _run_here(waiting, folder, root)
+
+
+def _entry(point: Point, folder: Path, root: Path) -> dict[str, Any]:
+    return {"label": point.label, "settings": _settings(point, folder, root)}
 
 
 def _settings(point: Point, folder: Path, root: Path) -> dict[str, Any]:
@@ -158,16 +162,17 @@ def _tasks(folder: Path, points: Mapping[str, dict[str, Any]]) -> dict[str, str]
 def _stands(folder: Path, label: str, settings: dict[str, Any], task: str, queue: dict[str, str]) -> Standing:
     status = _status(folder / label, settings)
     log = folder / "logs" / (f"{label}.out" if task == HERE else f"{task}.out") if task else None
+    begun = log is not None and (task != HERE or log.exists())  # those that run in turn have no log before
     state, reason = str(status.get("state", "")), ""
     if state == "finished":
         state = "done"
     elif task in queue:
         state = "pending" if queue[task] == "PENDING" else "running"
-    elif task == HERE and state == "running" and not is_gone(status):
+    elif task == HERE and state == "running" and not statuses.is_gone(status):
         pass
     elif state == "stopped":
         reason = "stopped; run the sweep again, and it goes on"
-    elif state or (task and not (task == HERE and log is not None and not log.exists())):
+    elif state or begun:
         # What says that it runs, and is in no queue, was killed; what says nothing has failed before its folder was there.
         state, reason = "failed", str(status.get("message", "")) or _last_words(log)
     else:
@@ -188,12 +193,11 @@ def _status(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _named(settings: dict[str, Any]) -> dict[str, Any]:
     """What tells runs of one point apart. A path may be given in more than one way, and a parent by its point's folder."""
     named = changed(TrainSettings(**settings))
-    for name in ("from_round_1", "super_weights"):
-        if named.get(name) not in (None, "none"):
-            place = Path(named[name])
-            named[name] = (
-                place.name if name == "super_weights" else (place.parent if (place / "lock").exists() else place).name
-            )
+    if named.get("super_weights") not in (None, "none"):
+        named["super_weights"] = Path(named["super_weights"]).name
+    if parent := named.get("from_round_1"):
+        is_run = (Path(parent) / "lock").exists()
+        named["from_round_1"] = (Path(parent).parent if is_run else Path(parent)).name
     return named
 
 
@@ -212,7 +216,9 @@ def _last_words(log: Path | None) -> str:
 
 def _counts(standings: Iterable[Standing]) -> str:
     counts = Counter(one.state for one in standings)
-    return f"{_count(counts.total(), 'point')}: " + ", ".join(f"{number} {state}" for state, number in counts.items())
+    return f"{words.count(counts.total(), 'point')}: " + ", ".join(
+        f"{number} {state}" for state, number in counts.items()
+    )
 
 
 # --- running them
@@ -259,14 +265,14 @@ def _submit(
             ]  # fmt: skip
             last = slurm.submit(script, ["--point", str(path)], [*options, *own], root.absolute())
             path.with_suffix(".job").write_text(last + "\n", encoding="utf-8")
-            print(f"submitted {_count(len(part), 'point')} as job {last}; logs {folder / 'logs'}/{last}_*.out")
+            print(f"submitted {words.count(len(part), 'point')} as job {last}; logs {folder / 'logs'}/{last}_*.out")
     print(f"how they stand: swlottery status {os.path.relpath(folder)}")
 
 
 def _write(folder: Path, points: Sequence[Point], root: Path) -> Path:
     """One file for each submission, never changed: a task may start, or start again, long after the study was edited."""
     path = folder / "points" / f"{time.time_ns()}.jsonl"
-    lines = [json.dumps({"label": p.label, "settings": _settings(p, folder, root)}) for p in points]
+    lines = [json.dumps(_entry(point, folder, root)) for point in points]
     files.write(path, lambda unfinished: unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return path
 
@@ -309,17 +315,12 @@ def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
 
 def table(folder: Path) -> Iterator[str]:
     """The lines of ``swlottery status`` for a study."""
-    from swlottery.report import words
-
     standings = stand(folder)
     cells = []
     for one in standings:
-        status = one.status
-        at = (
-            f"{status['round']} of {status['rounds']}" if status.get("rounds") and one.state != "new" else words.NOTHING
-        )
-        step = f"{status['step']} of {status['steps']}" if status.get("steps") and one.state != "new" else words.NOTHING
-        cells.append([one.label, one.state, at, step, words.number(status.get("val_loss")), one.job or words.NOTHING])
+        row = dict.fromkeys(statuses.NUMBERS) | one.status
+        at, step = statuses.where(row), statuses.of(row["step"], row["steps"])
+        cells.append([one.label, one.state, at, step, words.number(row["val_loss"]), one.job or words.NOTHING])
     yield from words.table(["point", "state", "round", "step", "val", "task"], cells, left=2, width=10_000)
     reasons = [f"{one.label}: {one.reason}" for one in standings if one.reason]
     if reasons:
@@ -327,7 +328,3 @@ def table(folder: Path) -> Iterator[str]:
         yield from reasons
     yield ""
     yield _counts(standings)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

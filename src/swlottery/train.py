@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
-from swlottery.errors import BadInput
+from swlottery.errors import DONE, STOPPED, BadInput
 from swlottery.report.train_log import TrainLog
 from swlottery.runtime import checkpoint, environment, files, stop
 from swlottery.runtime import folder as folders
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from swlottery.lottery.start import Network
     from swlottery.lottery.state import Event, Run
     from swlottery.lottery.watch import Followed
-
-DONE, STOPPED = 0, 75
 
 
 @dataclasses.dataclass
@@ -102,12 +100,13 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
         path = getattr(settings, name)
         if path and not Path(path).exists() and (root / path).exists():
             setattr(settings, name, str(root / path))
-    parent = branch.run_in(Path(settings.from_round_1), settings) if settings.from_round_1 else None
-    if parent:
-        settings.from_round_1 = str(parent)
-    round_1 = branch.check(parent, settings) if parent else {}
+    parent: Path | None = None
+    round_1: dict[str, Any] = {}
     contents = {}
-    if round_1:
+    if settings.from_round_1:
+        parent = branch.run_in(Path(settings.from_round_1), settings)
+        settings.from_round_1 = str(parent)
+        round_1 = branch.check(parent, settings)
         contents["from_round_1"] = round_1["weights_sha256"]
     if settings.super_weights not in ("discover", "none"):
         contents["super_weights"] = _sha256(Path(settings.super_weights))
@@ -229,8 +228,8 @@ def _environment(settings: TrainSettings, run_folder: Path, cores: int, ranks: i
         files.write_json(path, here)
         return here
     for name in ("versions", "cpu", "tasks"):
-        if stored.get(name, 1) != here[name]:
-            print(f"note: this run was begun with {name} {stored[name]}, and goes on with {here[name]}: other bits")
+        if (begun := stored.get(name, 1)) != here[name]:
+            print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
     return stored
 
 
@@ -289,16 +288,14 @@ class _Telling:
     def tell(self, event: Event) -> None:
         """One event of the lottery."""
         log, run = self.log, self.run
-        match event["event"]:
-            case "step":
-                log.step(event["round"], event["step"], event["steps"])
-                return
-            case "start":
-                log.quiet = self.number < self.told
-                log.header(dataclasses.asdict(run.settings), event, dataclasses.asdict(TrainSettings()))
-            case _:
-                log.quiet = self.number < self.told
-                log.event(event)
+        if event["event"] == "step":
+            log.step(event["round"], event["step"], event["steps"])
+            return
+        log.quiet = self.number < self.told
+        if event["event"] == "start":
+            log.header(dataclasses.asdict(run.settings), event, dataclasses.asdict(TrainSettings()))
+        else:
+            log.event(event)
         self.number += 1
         log.quiet = False
         if event["event"] == "evaluation":

@@ -157,6 +157,17 @@ class Cluster:
                         found.append(int(entry.name))
         return found
 
+    def task(self, job: str, rank: int) -> int:
+        """The process of swlottery that is this task of a job's first step; srun and the batch script are in no step."""
+        wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode(), b"SLURM_STEP_ID=0"}
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                variables = set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+                is_ours = b"swlottery.cli" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if is_ours and wanted <= variables:
+                    return pid
+        raise ClusterError(f"task {rank} of job {job} has no process")
+
     def _write_configuration(self) -> None:
         for name in ("munge", "controller", "node"):
             (self.folder / name).mkdir(mode=0o755)

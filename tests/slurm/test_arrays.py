@@ -11,26 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cluster import Cluster, missing
+
+from studies import write
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 Environment = dict[str, str]
 
 
-def write(root: Path, model: Path, points: int, **changed: Any) -> Path:
-    """A study of so many short runs; ``changed``: settings of single points."""
-    text = root / "text.txt"
-    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(200)))
-    common = {
-        "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "steps": 3, "rounds": 1, "lr": 1e-2,
-        "eval_steps": 3, "eval_sequences": 4, "threads": 1, "device": "cpu", "super_weights": "none",
-    }  # fmt: skip
-    arms = {f"p{i}": {"data_seed": i} | changed.get(f"p{i}", {}) for i in range(points)}
-    path = root / "study.yaml"
-    path.write_text(yaml.safe_dump({"name": "small", "settings": common, "arms": arms}))
-    return path
+def points(number: int) -> dict[str, dict[str, Any]]:
+    """So many arms, with batches of their own."""
+    return {f"p{i}": {"data_seed": i} for i in range(number)}
 
 
 def swlottery(cluster: Cluster, root: Path, environment: Environment, *arguments: str) -> str:
@@ -69,7 +61,7 @@ def test_twelve_points_two_at_a_time_one_of_which_fails(
     cluster: Cluster, script_root: Path, script_environment: Environment, tiny_gpt2: Path
 ) -> None:
     later = script_root / "later.txt"
-    study = str(write(script_root, tiny_gpt2, 12, p7={"data": str(later)}))
+    study = str(write(script_root, tiny_gpt2, points(12) | {"p7": {"data_seed": 7, "data": str(later)}}))
     said = swlottery(cluster, script_root, script_environment, "sweep", study, "--at-once", "2")
     assert "12 points: 12 new" in said
     (job,) = jobs(said)
@@ -98,10 +90,8 @@ def test_twelve_points_two_at_a_time_one_of_which_fails(
 def test_branches_wait_for_the_run_that_they_branch_from(
     cluster: Cluster, script_root: Path, script_environment: Environment, tiny_gpt2: Path
 ) -> None:
-    study = write(script_root, tiny_gpt2, 1, p0={})
-    content = yaml.safe_load(study.read_text())
-    content["arms"] |= {"branch": {"prune_rate": 0.3, "from_round_1": "p0", "data_seed": 0}}
-    study.write_text(yaml.safe_dump(content))
+    arms = points(1) | {"branch": {"prune_rate": 0.3, "from_round_1": "p0", "data_seed": 0}}
+    study = write(script_root, tiny_gpt2, arms)
     said = swlottery(cluster, script_root, script_environment, "sweep", str(study))
     first, second = jobs(said)
     assert cluster.run("squeue", "-h", "-j", second, "-o", "%E").strip().startswith(f"afterany:{first}")
@@ -132,7 +122,7 @@ def test_an_array_that_is_too_large_is_cut_and_its_parts_follow_each_other(
         monkeypatch.setenv(name, value)
     assert slurm.largest_array() == 1001  # Slurm's default
     monkeypatch.setattr(slurm, "largest_array", lambda: 2)
-    assert sweep(SweepSettings(str(write(stub_root, tiny_gpt2, 5)), at_once=1), stub_root) == 0
+    assert sweep(SweepSettings(str(write(stub_root, tiny_gpt2, points(5))), at_once=1), stub_root) == 0
     files = sorted((stub_root / "runs" / "small" / "points").glob("*.jsonl"))
     assert [len(path.read_text().splitlines()) for path in files] == [2, 2, 1]
     numbers = [path.with_suffix(".job").read_text().strip() for path in files]

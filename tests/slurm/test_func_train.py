@@ -14,6 +14,7 @@ import pytest
 from cluster import Cluster, missing
 
 from both_scripts import TRAIN
+from lottery.runs import events, only_run
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -22,29 +23,13 @@ Environment = dict[str, str]
 TrainFlags = Callable[..., list[str]]
 
 
-def log_of(root: Path, job: str) -> Path:
-    """The log of a training job."""
-    return root / "logs" / f"lth_hf_out_{job}.out"
-
-
-def only_run(root: Path) -> Path:
-    """The folder of the only run."""
-    (run,) = (root / "runs").iterdir()
-    return run
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The events of one kind in a run's history."""
-    return [e for e in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if e["event"] == kind]
-
-
 def test_the_log_of_a_real_run_tells_all_of_it(
     cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
 ) -> None:
     flags = train_flags(prune_rate="0.3", seed=3)
     job = cluster.submit("func_train.sh", *flags, cwd=script_root, env=script_environment)
     shown = cluster.wait(job, seconds=240)
-    log = log_of(script_root, job)
+    log = TRAIN.log_of(script_root, job)
     text = log.read_text()
     assert shown["JobState"] == "COMPLETED", text
     assert shown["StdOut"] == str(log)
@@ -95,7 +80,7 @@ def test_find_then_train_as_the_readme_says(
     assert cluster.show(second)["JobState"] == "PENDING"  # a search takes longer than this question
     assert cluster.wait(first, seconds=240)["JobState"] == "COMPLETED"
     shown = cluster.wait(second, seconds=240)
-    text = log_of(script_root, second).read_text()
+    text = TRAIN.log_of(script_root, second).read_text()
     assert shown["JobState"] == "COMPLETED", text
 
     found = json.loads((script_root / record).read_text())["super_weights"]
@@ -129,7 +114,7 @@ def test_a_cancelled_training_goes_on_when_it_is_submitted_again(
     """As README says; and it ends with the bits of a run that was left alone."""
     flags = train_flags(rounds=1, steps=300, eval_steps=10)
     job = cluster.submit("func_train.sh", *flags, cwd=script_root, env=script_environment)
-    log = log_of(script_root, job)
+    log = TRAIN.log_of(script_root, job)
     cluster.wait_for("an evaluation", lambda: log.exists() and re.search(r"^ +10 ", log.read_text(), re.M), 120)
     cluster.run("scancel", job)
     assert cluster.wait(job)["JobState"] == "CANCELLED"
@@ -141,7 +126,7 @@ def test_a_cancelled_training_goes_on_when_it_is_submitted_again(
 
     again = cluster.submit("func_train.sh", *flags, cwd=script_root, env=script_environment)
     assert cluster.wait(again, seconds=240)["JobState"] == "COMPLETED"
-    text = log_of(script_root, again).read_text()
+    text = TRAIN.log_of(script_root, again).read_text()
     assert f"going on from step {stopped:,}" in text
     assert only_run(script_root) == run
     ended = (run / "final" / "model.safetensors").read_bytes()

@@ -14,18 +14,13 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 Environment = dict[str, str]
 
 
-def log_of(script: Script, root: Path, job: str) -> Path:
-    """The log of a job."""
-    return root / script.folder / f"{script.log}_{job}.out"
-
-
 def test_flags_pass_and_the_exit_code_is_the_programs(
     cluster: Cluster, script: Script, stub_root: Path, script_environment: Environment
 ) -> None:
     prompt = 'Apple Inc. is a $HOME "company" *'
     job = cluster.submit(script.file, "--prompt", prompt, "--bad", cwd=stub_root, env=script_environment)
     assert cluster.wait(job)["ExitCode"] == "2:0"
-    lines = log_of(script, stub_root, job).read_text().splitlines()
+    lines = script.log_of(stub_root, job).read_text().splitlines()
     assert lines[0] == f"flags {[script.command, '--prompt', prompt, '--bad']} in {stub_root}"
     assert "swlottery: no flag --bad" in lines[1:-1]  # srun has a word on it as well
     assert lines[-1] == f"{script.name}: exit code 2"
@@ -36,7 +31,7 @@ def test_from_elsewhere_with_chdir(
 ) -> None:
     job = cluster.submit("-D", str(stub_root), str(stub_root / script.file), cwd=tmp_path, env=script_environment)
     shown = cluster.wait(job)
-    log = log_of(script, stub_root, job)
+    log = script.log_of(stub_root, job)
     assert (shown["JobState"], shown["StdOut"]) == ("COMPLETED", str(log))
     assert log.read_text().endswith(f"{script.name}: exit code 0\n")
 
@@ -59,7 +54,7 @@ def test_from_a_wrong_folder_slurm_cannot_open_the_log(
     job = cluster.submit(str(stub_root / script.file), cwd=wrong, env=script_environment)
     shown = cluster.wait(job)
     assert (shown["JobState"], shown["Reason"], shown["ExitCode"]) == ("FAILED", "JobLaunchFailure", "0:53")
-    assert shown["StdOut"] == str(log_of(script, wrong, job))
+    assert shown["StdOut"] == str(script.log_of(wrong, job))
     assert list(wrong.iterdir()) == []
     assert "Reason=JobLaunchFailure ExitCode=0:53" in (stub_root / script.folder / "README.md").read_text()
 
@@ -70,7 +65,7 @@ def test_from_a_wrong_folder_where_the_log_can_be_opened(
     (tmp_path / script.folder).mkdir(parents=True)
     job = cluster.submit(str(stub_root / script.file), cwd=tmp_path, env=script_environment)
     assert cluster.wait(job)["ExitCode"] == "2:0"
-    said, last = log_of(script, tmp_path, job).read_text().splitlines()
+    said, last = script.log_of(tmp_path, job).read_text().splitlines()
     assert f"{tmp_path} is not the root of the swlottery repository" in said
     assert "sbatch -D" in said
     assert last == f"{script.name}: exit code 2"
@@ -80,7 +75,7 @@ def test_a_cancelled_job_says_so_in_its_log(
     cluster: Cluster, script: Script, stub_root: Path, script_environment: Environment
 ) -> None:
     job = cluster.submit(script.file, "--sleep", cwd=stub_root, env=script_environment)
-    log = log_of(script, stub_root, job)
+    log = script.log_of(stub_root, job)
     cluster.wait_for(f"the first line of {log}", lambda: log.exists() and "flags" in log.read_text())
     cluster.run("scancel", job)
     assert cluster.wait(job)["JobState"] == "CANCELLED"

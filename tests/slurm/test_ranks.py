@@ -15,26 +15,13 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, missing
 
+from both_scripts import TRAIN
 from lottery.runs import events, only_run
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 Environment = dict[str, str]
 TrainFlags = Callable[..., list[str]]
-
-
-def log_of(root: Path, job: str) -> Path:
-    return root / "logs" / f"lth_hf_out_{job}.out"
-
-
-def pid_of(cluster: Cluster, job: str, rank: int) -> int:
-    """The process of one task."""
-    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode(), b"SLURM_STEP_ID=0"}
-    for pid in cluster.processes():
-        variables = set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-        if wanted <= variables and b"swlottery.cli" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            return pid
-    raise AssertionError(f"task {rank} of job {job} has no process")
 
 
 def test_two_tasks_train_as_one_does_and_stop_together(
@@ -47,13 +34,15 @@ def test_two_tasks_train_as_one_does_and_stop_together(
         flags = train_flags(**common, runs=runs)
         job = cluster.submit(f"--ntasks={tasks}", "func_train.sh", *flags, cwd=script_root, env=script_environment)
         shown = cluster.wait(job, seconds=240)
-        assert (shown["JobState"], shown["NumTasks"]) == ("COMPLETED", str(tasks)), log_of(script_root, job).read_text()
+        assert (shown["JobState"], shown["NumTasks"]) == ("COMPLETED", str(tasks)), TRAIN.log_of(
+            script_root, job
+        ).read_text()
         (found[tasks],) = runs.iterdir()
     one, two = (events(found[n], "evaluation") for n in (1, 2))
     assert len(one) == len(two) == 12
     assert max(abs(a["val_loss"] - b["val_loss"]) for a, b in zip(one, two, strict=True)) < 1e-5
     assert (found[2] / "environment.json").read_text().count('"tasks": 2') == 1
-    text = log_of(script_root, job).read_text()
+    text = TRAIN.log_of(script_root, job).read_text()
     assert text.count("What became of the weights that were followed") == 1  # one task writes
 
 
@@ -65,9 +54,9 @@ def test_a_lost_task_ends_the_job_by_name(
 ) -> None:
     flags = train_flags(grad_accum=2, steps=100_000, eval_steps=20, rank_timeout=10)
     job = cluster.submit("--ntasks=2", "func_train.sh", *flags, cwd=script_root, env=script_environment)
-    log = log_of(script_root, job)
+    log = TRAIN.log_of(script_root, job)
     cluster.wait_for("an evaluation", lambda: log.exists() and re.search(r"^ +20 ", log.read_text(), re.M), 120)
-    lost = pid_of(cluster, job, 1)
+    lost = cluster.task(job, 1)
     os.kill(lost, how)
     begun = time.monotonic()
     shown = cluster.wait(job, seconds=120)

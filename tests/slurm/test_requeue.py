@@ -19,17 +19,13 @@ from typing import Any
 import pytest
 from cluster import Cluster, missing
 
-from both_scripts import make_environment, make_root
+from both_scripts import TRAIN, make_environment, make_root
 from lottery.runs import flags, only_run, traces
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 INTERVAL = 50
 Environment = dict[str, str]
-
-
-def log_of(root: Path, job: str) -> Path:
-    return root / "logs" / f"lth_hf_out_{job}.out"
 
 
 def story(log: str) -> list[tuple[str, ...]]:
@@ -77,10 +73,10 @@ def alone(
     """The traces and the story of a job that nobody disturbed, and how many seconds it took."""
     job = cluster.submit("func_train.sh", *chosen, cwd=module_root, env=environment)
     shown = cluster.wait(job, seconds=400)
-    assert shown["JobState"] == "COMPLETED", log_of(module_root, job).read_text()
+    assert shown["JobState"] == "COMPLETED", TRAIN.log_of(module_root, job).read_text()
     hours, minutes, seconds = (int(part) for part in shown["RunTime"].split(":"))
     took = 3600 * hours + 60 * minutes + seconds
-    found = traces(only_run(module_root)), story(log_of(module_root, job).read_text()), took
+    found = traces(only_run(module_root)), story(TRAIN.log_of(module_root, job).read_text()), took
     assert len(found[1]) > 6 * 16
     return found
 
@@ -97,20 +93,11 @@ def has_begun(cluster: Cluster, root: Path, job: str, steps: int, seconds: float
     cluster.wait_for(
         f"step {steps} in the log of job {job}",
         lambda: (
-            log_of(root, job).exists() and re.search(rf"^ +{steps} ", log_of(root, job).read_text(), re.M) is not None
+            TRAIN.log_of(root, job).exists()
+            and re.search(rf"^ +{steps} ", TRAIN.log_of(root, job).read_text(), re.M) is not None
         ),
         seconds,
     )
-
-
-def python_of(cluster: Cluster, job: str) -> int:
-    """The process of a job that trains."""
-    for pid in cluster.processes():
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        is_python = b"swlottery.cli" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if is_python and f"SLURM_JOB_ID={job}".encode() in variables and b"SLURM_STEP_ID=0" in variables:
-            return pid  # srun and the batch script have no number of a step
-    raise AssertionError(f"no process of job {job} trains")
 
 
 WAYS: dict[str, Callable[[Cluster, str], object]] = {
@@ -118,7 +105,7 @@ WAYS: dict[str, Callable[[Cluster, str], object]] = {
     "scancel --signal=USR1": lambda cluster, job: cluster.run("scancel", "--signal=USR1", job),
     "scancel --signal=USR1 --batch": lambda cluster, job: cluster.run("scancel", "--signal=USR1", "--batch", job),
     "scancel --signal=TERM": lambda cluster, job: cluster.run("scancel", "--signal=TERM", job),
-    "SIGKILL": lambda cluster, job: os.kill(python_of(cluster, job), signal.SIGKILL),
+    "SIGKILL": lambda cluster, job: os.kill(cluster.task(job, 0), signal.SIGKILL),
     "time limit": lambda cluster, job: None,
 }
 
@@ -140,7 +127,7 @@ def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
     time.sleep(random.Random(seed).uniform(0, 2))
     WAYS[way](cluster, job)
     shown = cluster.wait(job, seconds=500)
-    text = log_of(fresh, job).read_text()
+    text = TRAIN.log_of(fresh, job).read_text()
     assert shown["JobState"] == "COMPLETED", text
     assert int(shown["Restarts"]) >= 1
     assert traces(only_run(fresh)) == alone[0]
@@ -162,7 +149,7 @@ def test_requeues_are_capped(cluster: Cluster, fresh: Path, chosen: list[str], e
     has_begun(cluster, fresh, job, 10)
     cluster.run("scancel", "--signal=USR1", "--batch", job)
     shown = cluster.wait(job)
-    text = log_of(fresh, job).read_text()
+    text = TRAIN.log_of(fresh, job).read_text()
     assert (shown["JobState"], shown["ExitCode"]) == ("FAILED", "75:0")
     assert "func_train: not requeued: started again 0 times already (SWLOTTERY_REQUEUES=0)" in text
     assert "Stopped early" in text and text.endswith("func_train: exit code 75\n")

@@ -26,8 +26,8 @@ def lottery(run: Run, known: list[Followed], branch: Path | None = None) -> Iter
         branch: a ``round_1`` folder: instead of the first training.
 
     Raises:
-        Stopped: because ``run.asked`` said so; at a step, with a checkpoint of it, or in an evaluation or a prune, behind
-            the last checkpoint.
+        Stopped: because ``run.asked`` said so; with a checkpoint of the last step, but for a round's first evaluation and
+            a prune, where the last checkpoint stands.
     """
     if not run.resumed:
         run.state.followed = list(known)

@@ -1,7 +1,7 @@
 """The state of a run: what it is made of, and how it is saved and found again.
 
-A checkpoint stands at a step boundary, behind the evaluation of that step; or before it, if the run was asked to stop. θ_0, θ_k and the masks
-stand in files of the run that never change.
+A checkpoint stands at a step boundary, behind the evaluation of that step; or before it, if the run was asked to stop.
+θ_0, θ_k and the masks stand in files of the run that never change.
 """
 
 from __future__ import annotations
@@ -141,8 +141,7 @@ class Run:
     def set_masks(self, masks: Masks, number: int) -> None:
         """Store m_number, and train under it from now on."""
         tensors, shapes = masking.pack(masks)
-        if self.ranks.size > 1:
-            self.ranks.same(tensors_sha256(tensors.items()), f"masks m_{number}")
+        self.ranks.same(lambda: tensors_sha256(tensors.items()), f"masks m_{number}")
         self.write_tensors(f"masks/round_{number}.safetensors", tensors, shapes)
         self.masks = masks
         self.training.set_masks(masks)
@@ -153,7 +152,7 @@ class Run:
         """A file of the run's folder, written by the lead, and there for every rank when this returns."""
         if self.ranks.lead:
             files.write_tensors(self.folder / name, tensors, metadata)
-        self.ranks.broadcast(None)
+        self.ranks.meet()
 
     @property
     def has_begun(self) -> bool:
@@ -232,8 +231,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. Masked weights are exactly zero in every one, which is checked."""
         self.check_masked()
-        if self.ranks.size > 1:
-            self.ranks.same(tensors_sha256(self.parameters.items()), "weights")
+        self.ranks.same(lambda: tensors_sha256(self.parameters.items()), "weights")
         self.tick()
         self.saved_at = time.monotonic()
         self.saved_where = self._where()

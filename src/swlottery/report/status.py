@@ -87,7 +87,7 @@ def table(rows: Sequence[Row]) -> str:
         return "no run here"
     cells = [
         [
-            _plain(row["run"]), row["state"], _round(row), _of(row["step"], row["steps"]), _loss(row["train_loss"]),
+            _plain(row["run"]), row["state"], where(row), of(row["step"], row["steps"]), _loss(row["train_loss"]),
             _loss(row["val_loss"]), duration(row["seconds_left"]) if row["state"] == "running" else NOTHING,
             NOTHING if row["age"] is None else f"{duration(row['age'])} ago", _alive(row),
         ]
@@ -104,12 +104,14 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _round(row: Row) -> str:
+def where(row: Row) -> str:
+    """The round of a row, ``2 of 5``, or ``final (5)``."""
     final = row["round"] is not None and row["rounds"] is not None and row["round"] > row["rounds"]
-    return f"final ({row['rounds']})" if final else _of(row["round"], row["rounds"])
+    return f"final ({row['rounds']})" if final else of(row["round"], row["rounds"])
 
 
-def _of(part: Any, whole: Any) -> str:
+def of(part: Any, whole: Any) -> str:
+    """``120 of 300``."""
     return NOTHING if part is None else f"{part} of {'?' if whole is None else whole}"
 
 

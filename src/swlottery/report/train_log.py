@@ -14,7 +14,7 @@ from swlottery import __version__
 from swlottery.report import train_tables as tables
 from swlottery.report.survival import Survival
 from swlottery.report.train_tables import Event
-from swlottery.report.words import WIDTH, duration, number, percent, perplexity, share, threshold
+from swlottery.report.words import WIDTH, count, duration, number, percent, perplexity, share, threshold
 
 _print: Callable[[str], None] = partial(print, flush=True)
 
@@ -64,7 +64,7 @@ class TrainLog:
         self.settings, self.start = settings, start
         self.remaining[0] = start["counts"][0] / start["total"]
         data, steps, tokens = start["data"], start["steps"], start["tokens_per_step"]
-        self.line(f"swlottery {__version__} train: {_count(start['prunes'], 'round')} of train, prune, rewind\n")
+        self.line(f"swlottery {__version__} train: {count(start['prunes'], 'round')} of train, prune, rewind\n")
         for name, value in (
             ("model", start["model"]),
             ("what it is", start["note"]),
@@ -72,7 +72,7 @@ class TrainLog:
             (
                 "in scope",
                 f"{start['total']:,} of {start['parameters']:,} parameters ({share(start['total'], start['parameters'])}), "
-                f"in {_count(start['matrices'], 'tensor')}: {start['scope']}",
+                f"in {count(start['matrices'], 'tensor')}: {start['scope']}",
             ),
             (
                 "text",
@@ -84,7 +84,7 @@ class TrainLog:
                 f"{steps:,} steps of {tokens:,} tokens = {steps * tokens / data['train_tokens']:.3g} times the text",
             ),
             ("round 1", f"branches from {start['from_round_1']}" if start.get("from_round_1") else ""),
-            ("device", f"{start['device']}, {_count(start['threads'], 'CPU thread')}"),
+            ("device", f"{start['device']}, {count(start['threads'], 'CPU thread')}"),
             ("versions", ", ".join(f"{name} {version}" for name, version in start["versions"].items())),
         ):
             if value:
@@ -251,7 +251,3 @@ class TrainLog:
         if self.bar is not None:
             self.bar.close()
         self.bar = None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -50,6 +50,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}"
 
 
+def count(number: int, what: str) -> str:
+    """``1 point``, ``2,000 points``."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def perplexity(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.2f}" if value < 1e7 or math.isnan(value) else f"{value:.2e}"
 

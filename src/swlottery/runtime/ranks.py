@@ -139,7 +139,7 @@ class Ranks:
             return
         import torch
 
-        self.broadcast(None)
+        self.meet()
         if self.watchdog is not None:
             self.watchdog.end()
         torch.distributed.destroy_process_group()
@@ -174,6 +174,10 @@ class Ranks:
         """What the lead has to say."""
         return self.gather(content if self.lead else None)[0]  # type: ignore[return-value]
 
+    def meet(self) -> None:
+        """Go on when every rank has come here."""
+        self.gather(None)
+
     def decide(self, decision: Callable[[], T]) -> T:
         """Let the lead decide, and do as it does: its result, or its `BadInput`, on every rank."""
         result, error = None, None
@@ -193,9 +197,11 @@ class Ranks:
             if one is not None:
                 raise one
 
-    def same(self, digest: str, what: str) -> None:
-        """All ranks have the same; anything else is a defect, and ends the run."""
-        found = self.gather(digest)
+    def same(self, digest: Callable[[], str], what: str) -> None:
+        """All ranks have the same; anything else is a defect, and ends the run. One that is alone asks for no digest."""
+        if self.size == 1:
+            return
+        found = self.gather(digest())
         if len(set(found)) > 1:
             other = next(rank for rank, one in enumerate(found) if one != found[0])
             raise AssertionError(f"rank {other} has other {what} than rank 0: a defect of the training loop")
@@ -254,7 +260,7 @@ class _Watchdog(threading.Thread):
         self.seen: dict[int, tuple[float, dict[str, Any]]] = {rank: (now, {}) for rank in range(ranks.size)}
         folder.mkdir(parents=True, exist_ok=True)
         self._beat()
-        ranks.broadcast(None)  # every file is there
+        ranks.meet()  # every file is there
         self.start()
 
     def run(self) -> None:
@@ -278,9 +284,7 @@ class _Watchdog(threading.Thread):
 
     def verdict(self) -> tuple[str, bool]:
         """Who is lost, after a collective has failed; and whether another rank has told it before."""
-        begun = time.monotonic()
-        while time.monotonic() - begun < 4 * self.period:
-            time.sleep(self.period / 4)
+        time.sleep(4 * self.period)  # so long the signs of the others are awaited, by the thread
         return self._tell()
 
     def _beat(self) -> None:
