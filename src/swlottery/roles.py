@@ -28,6 +28,8 @@ class Row:
     in_out: the weight is stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]`` (nn.Linear).
     post_norm: a norm between the down-projection and the residual stream (gemma, olmo2), or "".
     experts: ``down`` is the 3-D parameter ``down_proj[expert, out, in]`` of the module named here.
+    overwritten: the block adds to the stream in the very tensor that the down-projection returned (Falcon), so that who wants to
+    see it afterwards has to copy it.
     """
 
     blocks: str
@@ -38,6 +40,7 @@ class Row:
     in_out: bool = False
     post_norm: str = ""
     experts: bool = False
+    overwritten: bool = False
 
 
 _QKVO = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -102,6 +105,7 @@ ROWS: dict[str, Row] = {
         ("mlp.dense_h_to_4h",),
         "mlp.dense_4h_to_h",
         ("transformer.word_embeddings",),
+        overwritten=True,
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -181,6 +185,7 @@ class DownProjection:
     in_out: bool
     experts: int | None
     post_norm: nn.Module | None
+    overwritten: bool
     stream_norm: nn.Module | None
     """A norm that the block applies after the addition (OPT-350M): the residual stream is what enters it."""
 
@@ -262,6 +267,7 @@ class Roles:
             in_out=row.in_out,
             experts=int(module.down_proj.shape[0]) if row.experts else None,
             post_norm=block.get_submodule(row.post_norm) if row.post_norm else None,
+            overwritten=row.overwritten,
             stream_norm=block.get_submodule("final_layer_norm") if normed_after else None,
         )
 

@@ -112,6 +112,15 @@ def test_a_scan_reports_the_largest_entries(name):
             assert abs(scan.input.value) == pytest.approx(float(now.inputs[0].values.abs().max()), rel=1e-5)
 
 
+def test_an_output_that_is_overwritten_unannounced_is_no_measurement():
+    from dataclasses import replace
+
+    model = tiny_model("falcon-new")
+    downs = [replace(down, overwritten=False) for down in Roles(model).downs]
+    with pytest.raises(AssertionError, match="was overwritten"):
+        spikes.scan(model, downs, random_probe(VOCABULARY))
+
+
 def test_padding_changes_nothing():
     """Prompts of unequal length in one batch give what each gives alone; padding takes no part in the medians."""
     from dataclasses import replace

@@ -238,8 +238,7 @@ class _Hooked(ABC):
 
 
 class _Watch(_Hooked):
-    """A scan's view of one layer. Falcon adds the attention's output into the very tensor that the down-projection
-    returned, so that tensor is copied at once."""
+    """A scan's view of one layer."""
 
     def __init__(self, down: DownProjection, valid: Tensor, kappa: float) -> None:
         super().__init__(down, valid)
@@ -248,7 +247,8 @@ class _Watch(_Hooked):
     def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
         import torch
 
-        self.values = self.rows(output).clone()
+        self.values = self.rows(output.clone() if self.down.overwritten else output)
+        self.version = self.values._version
         self.sizes = _sizes(self.values)
         row = int(self.sizes.argmax())
         channel = int(self.values[row].abs().argmax())
@@ -261,9 +261,12 @@ class _Watch(_Hooked):
             self.input = Peak(largest.value, row, largest.channel)
 
     def at_end(self, stream: Tensor) -> None:
+        if self.values._version != self.version:
+            raise AssertionError(f"the output of {self.down.path} was overwritten: its row in roles.py has to say so")
         spikes = self._spikes(None if self.added is None else self.rows(self.added), self.rows(stream))
         self.result = LayerScan(self.down.layer, self.input, self.output, spikes)
-        del self.values
+        del self.values, self.sizes
+        self.added = None
 
     def _spikes(self, normed: Tensor | None, stream: Tensor) -> list[Spike]:
         import torch
