@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from studies import write
+from swlottery import sweep as sweeps
 from swlottery.cli import main
 from swlottery.sweep import flags_of, stand
 
@@ -60,6 +63,28 @@ def test_points_run_in_turn_and_only_what_is_open_runs_again(
     assert {path: path.stat().st_mtime_ns for path in folder.glob("[ab]/*/rounds.csv")} == before
     assert main(["sweep", str(path), "--local"]) == 0
     assert "nothing to run" in capfd.readouterr().out
+
+
+def test_points_run_at_once_here_and_branches_behind_all_others(
+    root: Path, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {
+        "a": {},
+        "b": {"prune_rate": 0.3, "from_round_1": "a"},
+        "c": {"seed": 1},
+        "d": {"prune_rate": 0.4, "from_round_1": "a"},
+    }
+    both, train, order = threading.Barrier(2, timeout=60), sweeps._train, []
+
+    def together(point: str, log: Path, *rest: Any) -> int:
+        order.append(log.stem)
+        both.wait()  # breaks where the other of a pair is not there at the same time
+        return train(point, log, *rest)
+
+    monkeypatch.setattr(sweeps, "_train", together)
+    assert main(["sweep", str(write(root, tiny_gpt2, arms)), "--local", "--at-once", "2"]) == 0
+    assert set(order[:2]) == {"a", "c"} and set(order[2:]) == {"b", "d"}
+    assert set(states(root).values()) == {"done"}
 
 
 def test_a_point_whose_settings_changed_is_a_new_one(root: Path, tiny_gpt2: Path) -> None:

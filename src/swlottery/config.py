@@ -188,10 +188,12 @@ class SweepSettings:
 
     study: str
     dry_run: bool = setting(False, "print every point's flags, and do nothing", action="store_true")
-    local: bool = setting(
-        False, "run the points here, one after the other, though there is a Slurm", action="store_true"
+    local: bool = setting(False, "run the points here, though there is a Slurm", action="store_true")
+    at_once: int = setting(
+        0,
+        "most points that run at the same time; 0: as many as the cluster lets; here, one after the other",
+        metavar="N",
     )
-    at_once: int = setting(0, "most points that run at the same time; 0: as many as the cluster lets", metavar="N")
     sbatch: str = setting(
         "", "options for sbatch, in one word: --sbatch='--partition=gpu --gres=gpu:1'", metavar="OPTIONS"
     )

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     if by_slurm:
         _submit(waiting, standings, settings.at_once, options, folder, root, script)
         return DONE
-    return _run_here(waiting, folder, root)
+    return _run_here(waiting, settings.at_once, folder, root)
 
 
 def _entry(point: Point, folder: Path, root: Path) -> dict[str, Any]:
@@ -277,25 +278,33 @@ def _write(folder: Path, points: Sequence[Point], root: Path) -> Path:
     return path
 
 
-def _run_here(waiting: list[Point], folder: Path, root: Path) -> int:
-    """One after the other, those first from which others branch. A signal goes on to the one that runs, and ends it all."""
+def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path) -> int:
+    """In turn, or so many at once; those first from which others branch. A signal goes on to all that run, and ends it."""
     ordered = sorted(waiting, key=lambda point: point.parent is not None)
     path = _write(folder, ordered, root)
     path.with_suffix(".job").write_text(f"{HERE}\n", encoding="utf-8")
-    failed = 0
-    with stop.flag() as asked:
-        for number, point in enumerate(ordered):
-            log = folder / "logs" / f"{point.label}.out"
-            print(f"{number + 1} of {len(ordered)}: {point.label}, log {log}", flush=True)
-            code = _train(f"{path}:{number}", log, root, asked)
-            if asked() or code == STOPPED:
-                print("stopped: the same command goes on from there")
-                return STOPPED
-            if code != DONE:
-                failed += 1
-                print(f"failed: {point.label}: exit code {code}: {_last_words(log)}", flush=True)
-    print(f"{len(ordered) - failed} done, {failed} failed")
-    return FAILED if failed else DONE
+
+    def one(number: int) -> int:
+        if asked():
+            return STOPPED
+        point = ordered[number]
+        log = folder / "logs" / f"{point.label}.out"
+        print(f"{number + 1} of {len(ordered)}: {point.label}, log {log}", flush=True)
+        code = _train(f"{path}:{number}", log, root, asked)
+        if code not in (DONE, STOPPED):
+            print(f"failed: {point.label}: exit code {code}: {_last_words(log)}", flush=True)
+        return code
+
+    branches = sum(point.parent is not None for point in ordered)
+    first, then = range(len(ordered) - branches), range(len(ordered) - branches, len(ordered))
+    with stop.flag() as asked, ThreadPoolExecutor(max(1, at_once)) as pool:
+        codes = list(pool.map(one, first))
+        codes += pool.map(one, then)
+    if STOPPED in codes:
+        print("stopped: the same command goes on from there")
+        return STOPPED
+    print(f"{codes.count(DONE)} done, {len(codes) - codes.count(DONE)} failed")
+    return DONE if codes.count(DONE) == len(codes) else FAILED
 
 
 def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
