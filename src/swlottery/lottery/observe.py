@@ -33,6 +33,7 @@ def start(run: Run) -> Event:
         rates=[str(rate) for rate in settings.rates()] if not settings.one_shot else [str(1 - remaining[1] / remaining[0])],
         data={"name": data.name, "train_tokens": len(data.train), "validation_tokens": len(data.validation),
               "sha256": data.manifest.get("sha256")},
+        downs=list(run.names.values()), in_out=network.roles.row.in_out,
         from_round_1=settings.from_round_1, followed=[_entry(one) for one in run.main],
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ Percentiles are mid-ranks in percent: 100 · (smaller + equal/2) / all. What eac
   weights of its matrix. ``moment_percentile``: AdamW's second moment (an average over 1/(1−β2) steps), likewise.
 - ``update_percentile``: |w − w at the last evaluation|, that is the mean update since, likewise. AdamW divides the
   gradient's scale away, so this is the honest one.
+- ``gradient``, ``update``: what the first and the last of these rank. Percentiles cannot say that all became smaller.
 
 ``over_threshold``: |w| over the threshold that pruning now would give (the last round's rate stands for the final
 ticket, which is not pruned any more). A masked weight has no percentiles but the first; before the first step of a
@@ -116,16 +117,16 @@ def _numbers(coordinates: Sequence[Coordinate], now: Moment) -> dict[Coordinate,
         mask = now.masks.get(place)
         size = weights.abs()
         columns: dict[str, list[float | None]] = {"percentile_matrix": list(_of(here, size, None))}
-        for name, tensors in (
-            ("gradient_percentile", now.gradients),
-            ("moment_percentile", now.moments),
-            ("update_percentile", None if now.since is None else {place: weights - now.since[place]}),
-        ):
-            columns[name] = (
-                [None] * len(here)
-                if tensors is None
-                else [p if _alive(c, mask) else None for c, p in zip(here, _of(here, tensors[place].abs(), mask), strict=True)]
-            )  # fmt: skip
+        moved = None if now.since is None else {place: weights - now.since[place]}
+        for name, tensors in (("gradient", now.gradients), ("moment", now.moments), ("update", moved)):
+            ranks: list[float | None] = [None] * len(here)
+            sizes: list[float | None] = [None] * len(here)
+            if tensors is not None:
+                ranks = _living(here, mask, _of(here, tensors[place].abs(), mask))
+                sizes = _living(here, mask, [abs(float(tensors[place][c.out, c.in_])) for c in here])
+            columns[f"{name}_percentile"] = ranks
+            if name != "moment":
+                columns[name] = sizes
         threshold = None if now.thresholds is None else now.thresholds[place]
         for nth, c in enumerate(here):
             value, theta0 = float(weights[c.out, c.in_]), float(initial[c.out, c.in_])
@@ -149,6 +150,10 @@ def _numbers(coordinates: Sequence[Coordinate], now: Moment) -> dict[Coordinate,
 def _of(here: Sequence[Coordinate], sizes: Tensor, mask: Tensor | None) -> list[float]:
     values = [float(sizes[c.out, c.in_]) for c in here]
     return percentiles(values, [sizes if mask is None else sizes[mask]])
+
+
+def _living(here: list[Coordinate], mask: Tensor | None, values: list[float]) -> list[float | None]:
+    return [value if _alive(c, mask) else None for c, value in zip(here, values, strict=True)]
 
 
 def _alive(c: Coordinate, mask: Tensor | None) -> bool:

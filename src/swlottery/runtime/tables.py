@@ -17,7 +17,7 @@ ROUNDS = (
 WATCH = (
     "round", "step", "kind", "layer", "out", "in", "value", "theta0", "displacement", "over_threshold",
     "percentile_matrix", "percentile_remaining", "gradient_percentile", "moment_percentile", "update_percentile",
-    "alive", "expert", "of",
+    "gradient", "update", "alive", "expert", "of",
 )  # fmt: skip
 
 
