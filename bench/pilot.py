@@ -27,9 +27,13 @@ def main() -> None:
     for run in sorted(runs, key=lambda run: (read_settings(run)["steps"], read_settings(run)["seed"])):
         settings = read_settings(run)
         loss = next(e["val_loss"] for e in read_events(run) if e["event"] == "round")
-        seconds = next(e["step_seconds"] for e in read_events(run) if e["event"] == "finished") / (2 * settings["steps"])
+        seconds = next(e["step_seconds"] for e in read_events(run) if e["event"] == "finished") / (
+            2 * settings["steps"]
+        )
         unigram = unigram_loss(settings)
-        print(f"{settings['steps']:5d}{settings['seed']:6d}{loss:10.4f}{unigram:9.4f}{unigram - loss:10.4f}{correlation(run):13.4f}{seconds:8.3f}")
+        print(
+            f"{settings['steps']:5d}{settings['seed']:6d}{loss:10.4f}{unigram:9.4f}{unigram - loss:10.4f}{correlation(run):13.4f}{seconds:8.3f}"
+        )
 
 
 def unigram_loss(settings: dict) -> float:
@@ -41,7 +45,12 @@ def unigram_loss(settings: dict) -> float:
     network = start.network(TrainSettings(**settings))
     data = prepare(settings["data"], network.tokenizer)
     counts = np.bincount(np.asarray(data.train), minlength=network.model.config.vocab_size) + 1.0
-    held_out = np.concatenate([np.asarray(w).reshape(-1) for w in validation_windows(data.validation, network.context, settings["eval_sequences"])])
+    held_out = np.concatenate(
+        [
+            np.asarray(w).reshape(-1)
+            for w in validation_windows(data.validation, network.context, settings["eval_sequences"])
+        ]
+    )
     return float(-np.log(counts[held_out] / counts.sum()).mean())
 
 
@@ -50,7 +59,10 @@ def correlation(run: Path) -> float:
     from scipy.stats import spearmanr
 
     whole = Whole(run)
-    sizes = [np.concatenate([np.abs(t).reshape(-1) for t in (whole.tensors(f) or {}).values()]) for f in ("theta_0.safetensors", "round_1/model.safetensors")]
+    sizes = [
+        np.concatenate([np.abs(t).reshape(-1) for t in (whole.tensors(f) or {}).values()])
+        for f in ("theta_0.safetensors", "round_1/model.safetensors")
+    ]
     return float(spearmanr(*sizes).statistic)
 
 

@@ -5,6 +5,7 @@
                                                              in the forward pass
     python bench/train.py trainer  [--dtype bfloat16] [--compile] …    tokens a second against the Trainer of transformers
     python bench/train.py share    RUN                       what part of a finished run was not spent in training steps
+    python bench/train.py parts    [--model gpt2] …          that part of rounds of 3,000 steps, from what each thing takes once
 
 Each comparison takes turns in one process, so that a drift of the machine's speed falls on all alike: the first turn
 warms up, ratios are taken within a turn, and their median is quoted with its range.
@@ -181,9 +182,74 @@ def share(run: Path) -> None:
     )
 
 
+STEPS = 3000
+
+
+def parts(arguments: argparse.Namespace) -> None:
+    """Time everything that stands beside the steps once, in a real run of two short trainings and one prune."""
+    import tempfile
+
+    from swlottery.config import TrainSettings
+    from swlottery.data import prepare
+    from swlottery.lottery import loop, observe, start
+    from swlottery.lottery.state import Run
+    from swlottery.report.train_figures import draw_round, draw_run
+    from swlottery.runtime import environment, files
+
+    settings = TrainSettings(
+        model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,
+        micro_batch=arguments.micro_batch, dtype=arguments.dtype, device=arguments.device, compile=arguments.compile,
+        steps=arguments.steps, eval_steps=arguments.steps, rounds=1, threads=arguments.threads,
+    )  # fmt: skip
+    seconds: dict[str, list[float]] = {"evaluation": [], "checkpoint": [], "prune": []}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def inner(*given: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*given)
+            result = list(result) if result is not None else None  # a generator works while it is asked
+            seconds[name].append(time.perf_counter() - started)
+            return result
+
+        return inner
+
+    network = start.network(settings)
+    data = prepare(settings.data, network.tokenizer)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        files.write_json(folder / "settings.json", vars(settings))
+        run = Run(network, data, settings, folder, environment.describe(arguments.threads))
+        run.save = timed("checkpoint", run.save)  # type: ignore[method-assign]
+        observe.evaluation, loop.prune = timed("evaluation", observe.evaluation), timed("prune", loop.prune)
+        for _ in loop.lottery(run, []):
+            pass
+        step = run.state.busy / (2 * arguments.steps)
+        started = time.perf_counter()
+        draw_round(folder, folder / "plots", 1)
+        draw_run(folder, folder / "plots")
+        figures = time.perf_counter() - started
+    every, most = TrainSettings().checkpoint_steps, TrainSettings().checkpoint_seconds
+    checkpoints = max(STEPS / every, STEPS * step / most)
+    evaluations = 1 + STEPS / 250
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    beside = {
+        f"{evaluations:.0f} evaluations": evaluations * middle["evaluation"],
+        f"{checkpoints:.0f} checkpoints": checkpoints * middle["checkpoint"],
+        "prune, with the finder": middle["prune"], "figures": figures,
+    }  # fmt: skip
+    whole = STEPS * step + sum(beside.values())
+    print(
+        f"{arguments.model}, {arguments.micro_batch} × {arguments.context} tokens, {arguments.dtype}, {arguments.threads} threads: "
+        f"a step {step:.3f} s, an evaluation {middle['evaluation']:.1f} s, a checkpoint {middle['checkpoint']:.1f} s\n"
+    )
+    for name, took in {f"{STEPS:,} steps": STEPS * step, **beside}.items():
+        print(f"{name:<28}{took:>10.1f} s{100 * took / whole:>8.2f} %")
+    print(f"{'beside the steps':<28}{sum(beside.values()):>10.1f} s{100 * sum(beside.values()) / whole:>8.2f} %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("mask", "ways", "trainer", "share"))
+    parser.add_argument("what", choices=("mask", "ways", "trainer", "share", "parts"))
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--model", default="gpt2-mini")
     parser.add_argument("--context", type=int, default=256)
@@ -203,6 +269,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
+    if arguments.what == "parts":
+        parts(arguments)
+        return
     count = arguments.steps
     dense = steps_of(training(arguments, masked=False), count)
     if arguments.what == "mask":
