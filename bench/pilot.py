@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from swlottery.report.answers.whole import Whole
 from swlottery.report.run_files import read_events, read_settings
-from swlottery.report.whole import Whole
 
 
 def main() -> None:

@@ -100,6 +100,17 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="how all runs stand, or all points of a study", allow_abbrev=False)
     status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     status.set_defaults(flags=[])
+    report = commands.add_parser(
+        "report", help="one page on many runs: the answers, tables, figures", allow_abbrev=False
+    )
+    report.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run's folder, a folder of runs, or of the tables of an earlier report"
+    )
+    report.add_argument(
+        "--out", default="report.html", metavar="PAGE.html", help="the page; its tables stand beside it [report.html]"
+    )
+    report.add_argument("--markdown", metavar="FILE.md", help="the same as Markdown, its tables and figures beside it")
+    report.set_defaults(flags=["--out", "--markdown"])
     return top
 
 
@@ -154,6 +165,10 @@ def _command(parsed: argparse.Namespace, place: Place) -> int:
             from swlottery.sweep import sweep
 
             return sweep(_settings(SweepSettings, parsed), root)
+        case "report":
+            return _report(
+                [Path(run) for run in parsed.runs], Path(parsed.out), parsed.markdown and Path(parsed.markdown)
+            )
         case _:
             return _status(Path(parsed.folder or root / "runs"))
 
@@ -165,6 +180,18 @@ def _point(named: str) -> dict[str, Any]:
     if path and line.isdecimal():
         return point_settings(Path(path), line)
     return point_settings(Path(named), os.environ.get("SLURM_ARRAY_TASK_ID", ""))
+
+
+def _report(runs: list[Path], out: Path, markdown: Path | None) -> int:
+    for path in (out, *([markdown] if markdown else [])):
+        if path.is_dir():
+            raise BadInput(f"cannot write {path}: it is a folder")
+        _check_writable(path, path.absolute().parent)
+    from swlottery.report.answers.make import make
+
+    for written in make(runs, out, markdown):
+        print(f"wrote    {written}")
+    return DONE
 
 
 def _status(folder: Path) -> int:

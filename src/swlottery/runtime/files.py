@@ -27,10 +27,15 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
     sync(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     """A JSON file, whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n"
-    write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""The report on many runs: facts → answers → one page."""

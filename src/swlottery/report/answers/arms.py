@@ -1,0 +1,223 @@
+"""Which runs belong together: the arm of each, and the networks that are the unit of every test.
+
+An arm is named from a run's own settings, never from how it differs from the others at hand: a run has the same name in every
+report. Runs whose trainings differ (another T, another model, …) are never pooled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from swlottery.report.answers.facts import UNREADABLE, Facts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SEEDS = ("seed", "data_seed")
+PROCEDURE = (
+    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "init",
+    "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "device", "compile",
+)  # fmt: skip
+"""The settings that make an arm, or change nothing that is compared; all others make the set-up."""
+TRAINED = {
+    "steps": "T",
+    "model": "",
+    "start": "",
+    "context": "context",
+    "micro_batch": "batch",
+    "lr": "rate",
+    "data": "data",
+}
+OWN = ("super_weight", "leader")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs with one procedure in one set-up. rate: of each prune, None where they differ. plain: the global magnitude, rewound to
+    where the training began, and nothing protected or forced: arms that differ in their rate alone."""
+
+    setup: str
+    name: str
+    rate: float | None
+    plain: bool
+    runs: tuple[str, ...]
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """``20 % × 5, rewind none``."""
+    rounds = settings["rounds"]
+    if settings["schedule"]:
+        name = "schedule " + settings["schedule"]
+    elif settings["one_shot"]:
+        name = f"one shot of {_percent(settings['prune_rate'])} × {rounds}"
+    else:
+        name = f"{_percent(settings['prune_rate'])} × {rounds}"
+    extras = []
+    for key, usual in (("criterion", "global-magnitude"), ("init", "gpt2"), ("scope", "attn+c_proj"), ("protect", "none"),
+                       ("force_prune", "none"), ("data_order", "same"), ("rewind", "weights")):  # fmt: skip
+        if settings[key] != usual:
+            what = {"criterion": "", "init": "", "scope": "scope ", "protect": "protect ", "force_prune": "force-prune ",
+                    "data_order": "data order ", "rewind": "rewind "}[key]  # fmt: skip
+            extras.append(what + str(settings[key]))
+    if settings["rewind_step"] and settings["rewind"] != "none":
+        extras.append(f"rewind to step {settings['rewind_step']}")
+    return ", ".join([name, *extras])
+
+
+def _percent(rate: Any) -> str:
+    return f"{100 * float(rate):g} %"
+
+
+class Study:
+    """Facts, and the runs sorted by arm."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        runs = facts["runs"]
+        self.settings = {
+            row.run: json.loads(row.settings) for row in runs.itertuples() if row.state not in UNREADABLE and isinstance(row.settings, str)
+        }  # fmt: skip
+        self.lineage = dict(zip(runs["run"], runs["lineage"].fillna("").astype(str), strict=True))
+        self.network = dict(zip(runs["run"], runs["network"].fillna("").astype(str), strict=True))
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """All arms, set-ups together, the plain ones first and in them the largest rate."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for run, settings in self.settings.items():
+            groups.setdefault((self._setup(settings), name_of(settings)), []).append(run)
+        arms = []
+        for (setup, name), runs in groups.items():
+            first = self.settings[runs[0]]
+            rate = None if first["schedule"] or first["one_shot"] else float(first["prune_rate"])
+            plain = rate is not None and name == f"{_percent(rate)} × {first['rounds']}"
+            arms.append(Arm(setup, name, rate, plain, tuple(runs)))
+        return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -self._rounds(arm), arm.name))
+
+    def title(self, arm: Arm) -> str:
+        """An arm's name, with its set-up where there is more than one."""
+        setups = sorted({one.setup for one in self.arms})
+        return arm.name if len(setups) == 1 else f"{arm.name} ({arm.setup})"
+
+    @cached_property
+    def setups(self) -> dict[str, list[Arm]]:
+        """The arms of each set-up."""
+        found: dict[str, list[Arm]] = {}
+        for arm in self.arms:
+            found.setdefault(arm.setup, []).append(arm)
+        return found
+
+    def units(self, arm: Arm) -> dict[str, str]:
+        """One run for each network that was begun from another θ_0: by its hash. Runs that are doubles are left out."""
+        found: dict[str, str] = {}
+        for run in arm.runs:
+            if self.lineage[run]:
+                found.setdefault(self.lineage[run], run)
+        return found
+
+    def own(self, run: str) -> str | None:
+        """The followed weight that stands first: the first super weight of the network, or else its leader."""
+        rows = self._weights.get(run)
+        own = rows[rows["kind"].isin(OWN)] if rows is not None else None
+        return None if own is None or own.empty else str(own["weight"].iloc[0])
+
+    def kind(self, run: str) -> str:
+        """``super weight`` or ``leader``: what a run follows."""
+        rows = self._weights.get(run)
+        return "super weight" if rows is not None and (rows["kind"] == "super_weight").any() else "leader"
+
+    def at(self, run: str, round_: int, column: str) -> tuple[float | None, dict[str, float]]:
+        """A column of ``weights`` at the end of a round: of the followed weight, and of each of its controls that has it."""
+        rows, own = self._weights.get(run), self.own(run)
+        if rows is None or own is None:
+            return None, {}
+        now = rows[rows["round"] == round_]
+        mine = now[(now["weight"] == own) & now["kind"].isin(OWN)][column]
+        others = now[(now["of"] == own) & (now["kind"] == "control_rank")]
+        values = {
+            str(w): float(v) for w, v in zip(others["weight"], others[column], strict=True) if not math.isnan(float(v))
+        }
+        value = float(mine.iloc[0]) if len(mine) else math.nan
+        return (None if math.isnan(value) else value), values
+
+    def kept(self, run: str) -> DataFrame:
+        """What each prune did to the followed weight."""
+        rows = self.facts["kept"]
+        return rows[(rows["run"] == run) & (rows["weight"] == self.own(run)) & rows["kind"].isin(OWN)]
+
+    def rounds(self, run: str) -> DataFrame:
+        """The rows of rounds.csv."""
+        rows = self.facts["rounds"]
+        return rows[rows["run"] == run]
+
+    def remaining(self, run: str) -> dict[int, float]:
+        """Mask → the fraction of the weights in scope that it leaves."""
+        found = {0: 1.0}
+        for table in (self.rounds(run), self.facts["kept"][self.facts["kept"]["run"] == run]):
+            found |= {int(r): float(f) for r, f in zip(table["round"], table["remaining_fraction"], strict=True)}
+        return found
+
+    def left(self, runs: Iterable[str], mask: int) -> float:
+        """What a mask leaves, in percent: the mean over runs."""
+        found = [self.remaining(run)[mask] for run in set(runs)]
+        return 100 * sum(found) / len(found)
+
+    def loss(self, run: str | None, mask: int) -> float | None:
+        """The held-out loss of the network trained under a mask."""
+        rows = self.rounds(run or "")
+        found = rows[rows["round"] == mask]["val_loss"]
+        return float(found.iloc[0]) if len(found) else None
+
+    def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
+        """q of the followed weight and of each control: what fraction of the weights in scope could remain at most for it to be
+        among those that go. (1 − percentile among the remaining) · remaining, when trained in ``round_``; of a weight that fell
+        before, as it was when it fell."""
+        remaining = self.remaining(run)
+        own: float | None = None
+        controls: dict[str, float] = {}
+        for now in range(1, round_ + 1):
+            mine, others = self.at(run, now, "percentile_remaining")
+            left = remaining.get(now - 1)
+            if left is None:
+                return None, {}
+            own = own if mine is None else (1 - mine / 100) * left
+            controls |= {weight: (1 - percentile / 100) * left for weight, percentile in others.items()}
+        last = self._weights.get(run)
+        reached = last is not None and (last["round"] >= round_).any()
+        return (own, controls) if reached else (None, {})
+
+    def pairs(self, first: Arm, second: Arm) -> Iterator[tuple[str, str]]:
+        """Runs of two arms that branch from one trained round-1 network."""
+        others = {self.network[run]: run for run in self.units(second).values() if self.network[run]}
+        for run in self.units(first).values():
+            if self.network[run] in others:
+                yield run, others[self.network[run]]
+
+    def _rounds(self, arm: Arm) -> int:
+        return int(self.settings[arm.runs[0]]["rounds"])
+
+    @cached_property
+    def _weights(self) -> dict[str, DataFrame]:
+        return {str(run): rows for run, rows in self.facts["weights"].groupby("run")}
+
+    @cached_property
+    def _usual(self) -> dict[str, Any]:
+        """The most common value of each setting, so that a set-up is named by what is special about it."""
+        from collections import Counter
+
+        counts: dict[str, Counter[str]] = {}
+        for settings in self.settings.values():
+            for key, value in settings.items():
+                counts.setdefault(key, Counter())[json.dumps(value)] += 1
+        return {key: json.loads(count.most_common(1)[0][0]) for key, count in counts.items()}
+
+    def _setup(self, settings: Mapping[str, Any]) -> str:
+        special = {k: v for k, v in settings.items() if k not in PROCEDURE and k not in SEEDS and self._usual[k] != v}
+        always = {"model": settings["model"], "steps": settings["steps"]}
+        parts = [f"{TRAINED.get(key, key) or ''} {value}".strip() for key, value in {**always, **special}.items()]
+        return ", ".join(parts)

@@ -1,0 +1,146 @@
+"""b and c. Is what is kept settled at initialisation, is the weight found again, and by a twin of the network?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from swlottery import inference
+from swlottery.report.answers.arms import Study
+from swlottery.report.answers.kept import matched, rates
+from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value
+
+
+def prediction(study: Study) -> Section | None:
+    """How well do |θ_0| and |θ_T1| tell which c_proj weights are kept?"""
+    facts = study.facts["predicted"]
+    rows: list[Row] = []
+    ends: dict[str, Row] = {}
+    for arm in study.arms:
+        for prune, now in facts[facts["run"].isin(study.units(arm).values())].groupby("round"):
+            initial, trained = (now[column].dropna() for column in ("auc_initial", "auc_trained"))
+            if len(initial) and len(trained):
+                rows.append({"arm": study.title(arm), "mask": int(str(prune)), "remaining, %": study.left(now["run"], int(str(prune))), "networks": len(now),
+                             "by |θ_0|": float(initial.mean()), "least": float(initial.min()), "most": float(initial.max()), "by |θ_T1|": float(trained.mean())})  # fmt: skip
+                if arm.plain:
+                    ends[study.title(arm)] = rows[-1]
+    if not rows:
+        return None
+    parts = [f"{row['by |θ_0|']:.3f} after {arm} ({row['remaining, %']:.1f} % remaining)" for arm, row in ends.items()]
+    answer = (
+        [
+            f"|θ_0| alone tells kept from pruned weights of c_proj with an AUC of {listed(parts)}: ½ is a coin, 1 a certainty."
+        ]
+        if parts
+        else []
+    )
+    tables = [
+        Table(
+            "prediction",
+            "how well |w| tells the kept c_proj weights of a mask from the pruned ones: AUC within matrices, mean over networks, and its range",
+            rows,
+        )
+    ]
+    differences: list[Row] = []
+    for coarse, fine in rates(study):
+        pairs = list(study.pairs(coarse, fine))
+        for mask, other in matched(study, pairs):
+            each = [d for a, b in pairs if not math.isnan(d := _auc(study, a, mask) - _auc(study, b, other))]
+            if len(each) > 1:
+                differences.append({"first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{mask} ~ {other}", "networks": len(each),
+                                    "difference": float(np.mean(each)), "95 % interval": interval(*inference.typical_values(each))})  # fmt: skip
+    if differences:
+        tables.append(
+            Table(
+                "prediction_differences",
+                "AUC by |θ_0|, first arm − second arm at matched masks, and the interval of typical values",
+                differences,
+            )
+        )
+    growth = study.facts["growth"]
+    fits: list[Row] = [
+        {"arm": study.title(arm), "networks": len(now), "prunes": int(now["prunes"].iloc[0]), "b, of |θ_T1|": float(now["trained"].mean()), "c, of |θ_0|": float(now["initial"].mean()), "R²": float(now["r_squared"].mean())}
+        for arm in study.arms if len(now := growth[growth["run"].isin(study.units(arm).values())])
+    ]  # fmt: skip
+    if fits:
+        tables.append(
+            Table(
+                "growth_by_arm",
+                "log|w| in the final ticket = a + b log|θ_T1| + c log|θ_0|, over the c_proj weights that remain: means over networks",
+                fits,
+            )
+        )
+    remark = "After more than one prune the regression sees only what several trainings have kept; the arms with one prune are free of that."
+    return Section("prediction", "Is it settled at initialisation?", answer, tables, remark=remark)
+
+
+def _auc(study: Study, run: str, mask: int) -> float:
+    facts = study.facts["predicted"]
+    found = facts[(facts["run"] == run) & (facts["round"] == mask)]["auc_initial"]
+    return float(found.iloc[0]) if len(found) else math.nan
+
+
+def again(study: Study) -> Section | None:
+    """Does the finder find the weight again in the networks of later rounds?"""
+    facts = study.facts["found"]
+    rows: list[Row] = []
+    for arm in study.arms:
+        here = facts[facts["run"].isin([run for run in arm.runs if study.own(run)]) & (facts["round"] > 1)]
+        for round_, now in here.groupby("round"):
+            fates = [
+                next(
+                    (word for word in ("kept", "moved", "lost") if str(study.own(row.run)) in str(getattr(row, word))),
+                    "",
+                )
+                for row in now.itertuples()
+            ]
+            rows.append({"arm": study.title(arm), "round": int(str(round_)), "networks": len(now), "found again": fates.count("kept"), "moved": fates.count("moved"),
+                         "lost": fates.count("lost"), "different answers": len(set(now["weights"]))})  # fmt: skip
+    if not rows:
+        return None
+    hits, number = (sum(row[column] for row in rows) for column in ("found again", "networks"))
+    answer = [
+        f"Looked for again in each later round, the followed weight was among those found in {hits} of {number} trained networks."
+    ]
+    remark = "Moved: another weight leads, or feeds the same channel. To be alive is about the mask; this is about what the network does."
+    return Section(
+        "again",
+        "Is it found again?",
+        answer,
+        [Table("again", "the finder, on the network that each later round trained", rows)],
+        remark=remark,
+    )
+
+
+def twins(study: Study) -> Section | None:
+    """The same θ_0, another order of the batches."""
+    facts = study.facts["twins"].drop_duplicates("run")
+    if facts.empty:
+        return None
+    rows: list[Row] = [
+        {"network": one.run, "twin": one.other, "weight": one.weight, "found there": bool(one.found_again), "percentile there": float(one.percentile), "controls below it": int(one.rank),
+         "controls": int(one.controls), "kept by prune 1": None if one.kept != one.kept else bool(one.kept), "its matrix' keep rate": float(one.matrix_keep_rate)}
+        for one in facts.itertuples()
+    ]  # fmt: skip
+    agree = sum(row["found there"] for row in rows)
+    low, high = inference.proportion(agree, len(rows))
+    answer = [
+        f"Trained again from the same initialisation in another order of the batches, {agree} of {len(rows)} networks have the same weight in front (95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
+    ]
+    tested = [row for row in rows if row["controls"]]
+    if len(tested) > 1:
+        found = inference.rank_test(
+            [row["controls below it"] - 0.5 for row in tested], [np.arange(row["controls"]) for row in tested]
+        )
+        answer.append(
+            f"Followed in the other twin, where it was not chosen, its mean rank among its controls is {found.mean:.2f} ({p_value(found.p)}; ½ is chance)."
+        )
+    table = Table("twin_networks", "the followed weight of the first network, looked up in its twin", rows)
+    return Section(
+        "twins",
+        "Is it fixed by initialisation?",
+        answer,
+        [table],
+        remark="Controls: nearest in rank of |θ_T1| in the first network.",
+    )

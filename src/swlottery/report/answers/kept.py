@@ -1,0 +1,297 @@
+"""b. Is the network's own weight kept, is it more than its size, and does the rate matter?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from swlottery import inference
+from swlottery.report.answers.arms import Arm, Study
+from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
+
+LEAST_BRACKET = 5
+"""Controls that have to stand on either side of a weight, in |θ_T1|, for it to count as bracketed."""
+NEAR = 1.1
+"""Two masks match where one leaves at most so many times the weights of the other."""
+
+Values = dict[str, tuple[float, dict[str, float]]]
+"""Of each network (its run) the followed weight's value, and those of its controls."""
+
+
+def survival(study: Study) -> Section | None:
+    """Kept or pruned, prune by prune, against the matrix and the controls."""
+    rows: list[Row] = []
+    tests: list[Row] = []
+    kinds, lost, number = set(), 0, 0
+    for arm in study.arms:
+        tables = {run: table for run in arm.runs if len(table := study.kept(run))}
+        if not tables:
+            continue
+        kinds |= {study.kind(run) for run in tables}
+        for prune in sorted({int(r) for table in tables.values() for r in table["round"]}):
+            rows.append(
+                _at_prune(
+                    study,
+                    arm,
+                    prune,
+                    [one for table in tables.values() for one in table.itertuples() if one.round == prune],
+                )
+            )
+        lost += sum(not bool(table["alive"].iloc[-1]) for table in tables.values())
+        number += len(tables)
+        units = [
+            tables[run] for run in study.units(arm).values() if run in tables and bool(tables[run]["alive"].iloc[0])
+        ]
+        if len(units) > 1:
+            ends = [table.iloc[-1] for table in units]
+            found = inference.survival_test(
+                [bool(end["alive"]) for end in ends],
+                [int(end["control_rank"]) for end in ends],
+                [int(end["control_rank_n"]) for end in ends],
+            )
+            tests.append(
+                {
+                    "arm": study.title(arm),
+                    "networks": len(units),
+                    "prune": int(ends[0]["round"]),
+                    "kept": found.kept,
+                    "expected": found.expected,
+                    "p": found.p,
+                }
+            )
+    if not rows:
+        return None
+    what = listed(sorted(kinds))
+    answer = [
+        f"The followed {what} was kept to the end of {number - lost} of {number} runs"
+        + ("." if lost else ": where nothing was lost, survival cannot tell one arm from another.")
+    ]
+    if what == "leader":
+        answer.append(
+            "No network here has a super weight: what is followed is the leader, the weight with the largest contribution, so nothing is said of weights whose loss wrecks a model."
+        )
+    for row in tests:
+        if row["p"] < 0.05:
+            answer.append(
+                f"In {row['arm']} it was kept {row['kept']} times in {row['networks']}, where exchangeability with its controls gives {row['expected']:.1f} ({p_value(row['p'])})."
+            )
+    tables_ = [
+        Table(
+            "survival",
+            "kept by each prune: the followed weight of each run, its controls nearest in rank of |θ_T1|, and its whole matrix",
+            rows,
+        )
+    ]
+    if tests:
+        tables_.append(
+            Table(
+                "survival_tests",
+                "kept by the last prune, against the controls of the same network (stratified, exact)",
+                tests,
+            )
+        )
+    remark = ("Compare arms at equal remaining weights, never at equal rounds. Interval: Clopper–Pearson, one weight a run. Controls are chosen among what prune 1 keeps, so that prune says nothing of them; "
+              "a followed weight that prune 1 took is left out of the test.")  # fmt: skip
+    return Section("survival", "Kept or not, at equal remaining weights", answer, tables_, remark=remark, leads=True)
+
+
+def _at_prune(study: Study, arm: Arm, prune: int, now: list[Any]) -> Row:
+    alive = sum(bool(one.alive) for one in now)
+    low, high = inference.proportion(alive, len(now))
+    controls, of = (np.nansum([getattr(one, column) for one in now]) for column in ("control_rank", "control_rank_n"))
+    return {
+        "arm": study.title(arm), "prune": prune, "remaining, %": 100 * float(np.mean([one.remaining_fraction for one in now])), "kept": alive, "of": len(now),
+        "95 % interval, %": interval(100 * low, 100 * high), "controls kept, %": float(100 * controls / of) if of else None,
+        "matrix kept, %": 100 * float(np.mean([one.matrix_kept / one.matrix_size for one in now])),
+    }  # fmt: skip
+
+
+def size(study: Study) -> Section | None:
+    """The primary outcome: the mid-rank of |w|/threshold among the controls, at the end of round 2."""
+    rows: list[Row] = []
+    points: list[Row] = []
+    bracketed: list[Row] = []
+    plain: list[Row] = []
+    for arm in study.arms:
+        runs = [run for run in study.units(arm).values() if study.own(run)]
+        there = {
+            run: (mine, others)
+            for run in runs
+            for mine, others in [study.at(run, 2, "over_threshold")]
+            if mine and others
+        }
+        if not there:
+            continue
+        found = _rank_test(_logs(there))
+        rows.append({"arm": study.title(arm), "networks": len(there), "left out": len(runs) - len(there), "mean rank": found.mean, "shift of log|w|": found.shift,
+                     "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None})  # fmt: skip
+        plain += rows[-1:] if arm.plain else []
+        points += [
+            {"arm": study.title(arm), "run": run, "rank": rank}
+            for run, rank in zip(there, found.by_network, strict=True)
+        ]
+        inside = {run: pair for run, pair in there.items() if is_bracketed(study, run)}
+        if inside:
+            one = _rank_test(_logs(inside))
+            bracketed.append({"arm": study.title(arm), "networks": len(inside), "mean rank": one.mean, "p": one.p})
+    if not rows:
+        return None
+    corrected(plain)
+    answer = []
+    for row in plain:
+        if row["networks"] > 1:
+            told = (
+                "not told from an ordinary weight of its size"
+                if row["p (Holm)"] >= 0.05
+                else "larger than its controls"
+                if row["mean rank"] > 0.5
+                else "smaller than its controls"
+            )
+            answer.append(f"At {row['arm']}, the followed weight's |w|/threshold at the end of round 2 has mean rank {row['mean rank']:.2f} among its controls (½ is chance; {row['networks']} networks, "
+                          f"{p_value(row['p (Holm)'])} by Holm): {told}.")  # fmt: skip
+    if not answer:
+        answer.append("One network alone gives no test of whether its weight is more than its size: run more seeds.")
+    tables = [
+        Table(
+            "size",
+            "log(|w|/threshold) at the end of round 2: the mid-rank of the followed weight among its 19 controls, and how far it stands above them",
+            rows,
+        ),
+        Table("size_points", "the rank in each network", points),
+    ]
+    if bracketed:
+        tables.append(
+            Table(
+                "size_bracketed",
+                f"the same, in networks where at least {LEAST_BRACKET} controls are larger, and as many smaller, after round 1",
+                bracketed,
+            )
+        )
+    remark = ("H0: within its network the weight is exchangeable with the 19 weights of its matrix nearest in rank of |θ_T1|; exact, the network is the unit, Holm over the rates. Left out: pruned in round 1. "
+              "The largest weights of a matrix have few or no controls above them, and stand above ½ by construction: see the bracketed networks. The rank of |w|/threshold is that of |w|: it does not see the rate.")  # fmt: skip
+    return Section("size", "Is it more than its size?", answer, tables, remark=remark, leads=True)
+
+
+def contrast(study: Study) -> Section | None:
+    """Does the rate matter? At matched masks, in networks that share round 1."""
+    rows: list[Row] = []
+    answer: list[str] = []
+    for coarse, fine in rates(study):
+        pairs = list(study.pairs(coarse, fine))
+        own = [
+            _contrast(study, coarse, fine, masks, there)
+            for masks in matched(study, pairs)
+            if (there := falls(study, pairs, masks[0] + 1, masks[1] + 1))
+        ]
+        own = own[:2] + own[-1:] if len(own) > 3 else own
+        corrected(own)
+        rows += own
+        if own and own[0]["networks"] > 1:
+            answer.append(_conclusion(coarse, fine, own))
+    if not rows:
+        return None
+    table = Table(
+        "contrast",
+        "d = log q(first arm) − log q(second arm): above 0, the first rate brings the weight nearer to its fall than the second does",
+        rows,
+    )
+    remark = ("q: the fraction of the weights in scope to which pruning would have to go for this weight to fall, given the network trained under that mask. d is compared with the d of the controls that both arms have in "
+              "common, within each network. The finer rate always leaves a little more, which favours it.")  # fmt: skip
+    return Section(
+        "contrast", "Does the rate matter, at equal remaining weights?", answer, [table], remark=remark, leads=True
+    )
+
+
+def rates(study: Study) -> Iterator[tuple[Arm, Arm]]:
+    """Pairs of arms that differ in their rate alone, the larger rate first."""
+    for arms in study.setups.values():
+        for first, second in combinations([arm for arm in arms if arm.plain], 2):
+            if first.rate != second.rate:
+                yield first, second
+
+
+def matched(study: Study, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Masks of two arms that leave nearly as much: of each mask of the first the nearest of the second."""
+    found = []
+    for first, second in pairs[:1]:
+        ours, theirs = study.remaining(first), study.remaining(second)
+        for mask in sorted(ours)[1:]:
+            other = min(theirs, key=lambda one: abs(math.log(theirs[one] / ours[mask])))
+            if other and max(theirs[other] / ours[mask], ours[mask] / theirs[other]) <= NEAR:
+                found.append((mask, other))
+    return found
+
+
+def falls(study: Study, pairs: list[tuple[str, str]], round_: int, other_round: int) -> Values:
+    """d = log q of the first run of each pair − log q of the second, of the followed weight and of its common controls."""
+    found: Values = {}
+    for run, other in pairs:
+        (a, controls_a), (b, controls_b) = study.fall(run, round_), study.fall(other, other_round)
+        d = _log_ratios(controls_a, controls_b)
+        if a and b and d and study.own(run) == study.own(other):
+            found[run] = (math.log(a / b), d)
+    return found
+
+
+def _log_ratios(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {
+        weight: math.log(value / second[weight])
+        for weight, value in first.items()
+        if value > 0 and second.get(weight, 0) > 0
+    }
+
+
+def _contrast(study: Study, coarse: Arm, fine: Arm, masks: tuple[int, int], there: Values) -> Row:
+    found = _rank_test(there)
+    spread = [np.var(list(controls.values()), ddof=1) for _, controls in there.values() if len(controls) > 1]
+    inside = {run: pair for run, pair in there.items() if is_bracketed(study, run)}
+    return {
+        "first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{masks[0]} ~ {masks[1]}", "remaining, %": study.left(there, masks[0]), "networks": len(there),
+        "mean rank of d": found.mean, "shift of d": found.shift, "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None,
+        "sd of the controls' d": float(np.sqrt(np.mean(spread))) if spread else None, "bracketed networks": len(inside), "their mean rank": _rank_test(inside).mean if inside else None,
+        "within ½ sd": bool(spread) and max(abs(end) for end in found.interval) <= 0.5 * math.sqrt(float(np.mean(spread))),
+    }  # fmt: skip
+
+
+def _conclusion(coarse: Arm, fine: Arm, rows: list[Row]) -> str:
+    told = [row for row in rows if row["p (Holm)"] < 0.05]
+    if told:
+        parts = [
+            f"at {row['remaining, %']:.1f} % remaining (shift of d {row['shift of d']:+.3f}, {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm)"
+            for row in told
+        ]
+        return f"{coarse.name} and {fine.name} treat the followed weight differently, against its controls, {listed(parts)}."
+    verdict = (
+        "the intervals lie within half a standard deviation of the controls: no effect"
+        if all(row["within ½ sd"] for row in rows)
+        else "the intervals are too wide to exclude one: undetermined"
+    )
+    return (f"Between {coarse.name} and {fine.name}, at equal remaining weights, no difference was found in how near the followed weight comes to its fall, against its controls "
+            f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks); {verdict}.")  # fmt: skip
+
+
+def is_bracketed(study: Study, run: str) -> bool:
+    """Whether enough controls are larger, and enough smaller, than the followed weight at the end of round 1."""
+    mine, controls = study.at(run, 1, "value")
+    if mine is None:
+        return False
+    above = sum(abs(value) > abs(mine) for value in controls.values())
+    return LEAST_BRACKET <= above <= len(controls) - LEAST_BRACKET
+
+
+def _logs(values: Values) -> Values:
+    """A control that is masked has no logarithm, and stands below every other."""
+    return {
+        run: (math.log(mine), {w: math.log(v) if v > 0 else -1e3 for w, v in controls.items()})
+        for run, (mine, controls) in values.items()
+    }
+
+
+def _rank_test(values: Values) -> inference.Ranked:
+    return inference.rank_test(
+        [mine for mine, _ in values.values()], [list(controls.values()) for _, controls in values.values()]
+    )

@@ -1,0 +1,107 @@
+"""All sections of a report, in order."""
+
+from __future__ import annotations
+
+from swlottery.report.answers import causes, chance, charts, first_runs, found, kept
+from swlottery.report.answers.arms import Study
+from swlottery.report.answers.facts import UNREADABLE
+from swlottery.report.answers.sections import Picture, Row, Section, Table, listed
+
+
+def answers(study: Study) -> list[Section]:
+    """What was run, then every question that the runs can say something of."""
+    fixed = chance.section(study)
+    sections = [
+        what_was_run(study), kept.survival(study), kept.size(study), kept.contrast(study), causes.critical(study), fixed,
+        causes.gradient(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study),
+        causes.rewinding(study), causes.cost(study), first_runs.section(fixed.answer if fixed else []),
+    ]  # fmt: skip
+    there = [section for section in sections if section is not None]
+    for section in there:
+        section.pictures = [picture for picture in _pictures(study, section) if picture is not None]
+    return there
+
+
+def _pictures(study: Study, section: Section) -> list[Picture | None]:
+    rows = section.tables[0].rows if section.tables else []
+    match section.name:
+        case "survival":
+            return [charts.survival(study), charts.magnitude(study), charts.boxes(study)]
+        case "size":
+            return [charts.ranks(section.tables[1].rows)]
+        case "prediction":
+            return [
+                charts.lines("auc", rows, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.", ranged=True)
+            ]
+        case "gradient":
+            return [charts.percentiles(rows)]
+        case "matrices":
+            return [
+                charts.lines(
+                    "c_proj",
+                    rows,
+                    "of c_proj, %",
+                    "c_proj weights remaining, %",
+                    "Mean over networks, and the range.",
+                    x="of all, %",
+                    ranged=True,
+                )
+            ]
+        case "perplexity":
+            return [
+                charts.lines(
+                    "cost",
+                    rows,
+                    "perplexity",
+                    "validation perplexity, log scale",
+                    "Median over runs, and the range.",
+                    log=True,
+                    ranged=True,
+                )
+            ]
+        case _:
+            return []
+
+
+def what_was_run(study: Study) -> Section:
+    """The arms, and every run that has not come to its end."""
+    runs = study.facts["runs"]
+    states = dict(zip(runs["run"], runs["state"].astype(str), strict=True))
+    rows: list[Row] = []
+    for arm in study.arms:
+        kinds = sorted({study.kind(run) for run in arm.runs if study.own(run)})
+        done = sum(states[run] == "finished" for run in arm.runs)
+        rows.append(
+            {
+                "arm": study.title(arm),
+                "set-up": arm.setup,
+                "networks": len(study.units(arm)),
+                "runs": len(arm.runs),
+                "finished": done,
+                "follows": listed(kinds) if kinds else None,
+            }
+        )
+    networks = len({lineage for lineage in study.lineage.values() if lineage})
+    answer = [
+        f"{len(states)} runs in {len(rows)} arms, begun from {networks} networks; {sum(state == 'finished' for state in states.values())} have finished."
+    ]
+    tables = [
+        Table(
+            "arms",
+            "the arms: rate × prunes, and what differs from global magnitude pruning with rewinding to the start",
+            rows,
+        )
+    ]
+    other = runs[runs["state"] != "finished"]
+    if len(other):
+        bad = other[other["state"].isin(UNREADABLE)]
+        if len(bad):
+            answer.append(f"Not readable, and left out: {listed(list(bad['run']))}.")
+        why: list[Row] = [
+            {"run": one.run, "state": one.state, "why": one.message if isinstance(one.message, str) else ""}
+            for one in other.itertuples()
+        ]
+        tables.append(
+            Table("unfinished", "runs that have not come to their end; what they have shown so far counts", why)
+        )
+    return Section("runs", "What was run", answer, tables, leads=True)

@@ -1,0 +1,92 @@
+"""What a report is made of: sections, each a question, its answer in words, tables and a figure. Pages are written from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOTHING = "—"
+
+Row = dict[str, Any]
+"""One line of a table: what stands in each column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. name: of its CSV file. rows: by column; a cell is text, a number, or None where there is nothing to say."""
+
+    name: str
+    caption: str
+    rows: Sequence[Row]
+
+    @property
+    def heads(self) -> list[str]:
+        return list(self.rows[0]) if self.rows else []
+
+    @property
+    def cells(self) -> list[list[Any]]:
+        return [list(row.values()) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure. alternative: what it shows, for whoever cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alternative: str
+
+
+@dataclass
+class Section:
+    """One question. answer: sentences that were worked out from the data; the first ones go to the top of the page too
+    where ``leads``. remark: how it was worked out."""
+
+    name: str
+    title: str
+    answer: list[str]
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    remark: str = ""
+    leads: bool = False
+
+
+def cell(value: Any) -> str:
+    """A cell as it is written."""
+    import math
+
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def corrected(rows: Sequence[Row]) -> None:
+    """Set ``p (Holm)`` from ``p``, for rows that are one family."""
+    from swlottery.inference import holm
+
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p (Holm)"] = p
+
+
+def p_value(p: float) -> str:
+    """``p = 0.031``; never ``p = 0``."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """``[0.1, 0.3]``."""
+    return f"[{low:.{digits}g}, {high:.{digits}g}]"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"
