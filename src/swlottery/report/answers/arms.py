@@ -112,6 +112,18 @@ class Study:
             found.setdefault(arm.setup, []).append(arm)
         return found
 
+    @cached_property
+    def rates(self) -> list[list[Arm]]:
+        """Of each set-up the arms that differ in their rate alone, the largest first; of one rate the longest."""
+        found = []
+        for arms in self.setups.values():
+            longest: dict[float | None, Arm] = {}
+            for arm in arms:
+                if arm.plain:
+                    longest.setdefault(arm.rate, arm)
+            found.append(list(longest.values()))
+        return found
+
     def units(self, arm: Arm) -> dict[str, str]:
         """One run for each network that was begun from another θ_0: by its hash. Runs that are doubles are left out."""
         found: dict[str, str] = {}

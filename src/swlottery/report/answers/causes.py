@@ -131,8 +131,8 @@ def matrices(study: Study) -> Section | None:
 def rewinding(study: Study) -> Section | None:
     """Does it matter where the weights go back to? The fall of the followed weight after round 2, against the plain arm."""
     rows: list[Row] = []
-    for arms in study.setups.values():
-        plain = {arm.rate: arm for arm in reversed(arms) if arm.plain}  # of one rate, the longest
+    for arms, plains in zip(study.setups.values(), study.rates, strict=True):
+        plain = {arm.rate: arm for arm in plains}
         own: list[Row] = []
         for arm in arms:
             base = plain.get(arm.rate)

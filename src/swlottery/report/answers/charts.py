@@ -341,7 +341,7 @@ def boxes(study: Study) -> Picture | None:
                     color=COLOURS[1],
                     ms=5,
                     mfc=COLOURS[1] if row.alive else "none",
-                    label="followed weight (hollow: masked)",
+                    label="followed weight" if row.alive else "followed weight, masked",
                 )
             axes.set_xticks(sorted({int(r) for r in rows["round"]}))
             axes.set_title(f"{study.title(arm)}: {run}, {rows['weight'].iloc[0]}")

@@ -159,7 +159,11 @@ def _read(folder: Path) -> dict[str, DataFrame]:
     return found
 
 
-def _folders(path: Path, depth: int = 3) -> Iterator[Path]:
+DEPTH = 3
+"""How far below a given folder runs are looked for: a folder of studies, a study, a point."""
+
+
+def _folders(path: Path, depth: int = DEPTH) -> Iterator[Path]:
     """Every run below a path, and every folder that holds nothing of the kind: a report names those too."""
     if any((path / name).is_file() for name in status.FILES):
         yield path
@@ -167,7 +171,7 @@ def _folders(path: Path, depth: int = 3) -> Iterator[Path]:
     inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if (path / "points").is_dir():
         inside = [p for p in inside if p.name not in ("points", "logs")]
-    if not inside or not depth:
+    if (not inside and depth < DEPTH) or not depth:
         yield path
     for folder in inside if depth else ():
         yield from _folders(folder, depth - 1)

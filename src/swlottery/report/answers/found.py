@@ -23,7 +23,7 @@ def prediction(study: Study) -> Section | None:
             if len(initial) and len(trained):
                 rows.append({"arm": study.title(arm), "mask": int(str(prune)), "remaining, %": study.left(now["run"], int(str(prune))), "networks": len(now),
                              "by |θ_0|": float(initial.mean()), "least": float(initial.min()), "most": float(initial.max()), "by |θ_T1|": float(trained.mean())})  # fmt: skip
-                if arm.plain:
+                if any(arm in arms for arms in study.rates):
                     ends[study.title(arm)] = rows[-1]
     if not rows:
         return None

@@ -36,11 +36,11 @@ STYLE = """
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
 main,header,footer{max-width:62rem;margin:0 auto;padding:0 1rem}
 h1{font-size:1.7rem;line-height:1.2;margin:1.6rem 0 .3rem}h2{font-size:1.25rem;margin:2.6rem 0 .4rem;border-top:1px solid var(--line);padding-top:1.2rem}
-p{margin:.5rem 0}a{color:var(--link)}.soft,caption,figcaption{color:var(--soft);font-size:.875rem}
+p{margin:.5rem 0}a{color:var(--link)}.soft,figcaption{color:var(--soft);font-size:.875rem}
 .lead{background:var(--panel);border-left:4px solid var(--c1);padding:.6rem 1rem;margin:1rem 0}.lead p{margin:.45rem 0}
 nav ul{columns:2;padding-left:1.1rem;font-size:.93rem}figure{margin:1.2rem 0}svg{width:100%;height:auto;display:block}
 .scroll{overflow-x:auto;margin:1rem 0;outline-offset:2px}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:.2rem 0 .4rem;caption-side:top}th,td{padding:.28rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
+th,td{padding:.28rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 th:first-child,td:first-child,td.text{text-align:left}thead th{background:var(--panel);vertical-align:bottom}
 th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible,summary:focus-visible,a:focus-visible,.scroll:focus-visible{outline:2px solid var(--link)}
 th[aria-sort=ascending] button::after{content:" ▲"}th[aria-sort=descending] button::after{content:" ▼"}
@@ -122,12 +122,12 @@ def _table(table: Table) -> str:
     rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.cells)
     link = f"<a class='csv soft' download='{table.name}.csv' href='data:text/csv;charset=utf-8,{quote(as_csv(table))}'>{table.name}.csv</a>"
     whole = (
-        f"<div class='scroll' role='region' tabindex='0' aria-label='{escape(table.caption, quote=True)}'><table><caption>{escape(table.caption)}</caption>"
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{link}"
+        f"<p class='soft' id='table-{table.name}'>{escape(table.caption)}</p><div class='scroll' role='region' tabindex='0' aria-labelledby='table-{table.name}'>"
+        f"<table aria-labelledby='table-{table.name}'><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{link}"
     )
     if len(table.rows) < LONG:
         return whole
-    return f"<details><summary>Table: {escape(table.caption)} ({len(table.rows)} rows)</summary>{whole}</details>"
+    return f"<details><summary>Table of {len(table.rows)} rows: {escape(table.caption)}</summary>{whole}</details>"
 
 
 def _cell(value: object) -> str:

@@ -115,7 +115,7 @@ def size(study: Study) -> Section | None:
     rows: list[Row] = []
     points: list[Row] = []
     bracketed: list[Row] = []
-    plain: list[Row] = []
+    rate: list[Row] = []
     for arm in study.arms:
         runs = [run for run in study.units(arm).values() if study.own(run)]
         there = {
@@ -129,7 +129,7 @@ def size(study: Study) -> Section | None:
         found = _rank_test(_logs(there))
         rows.append({"arm": study.title(arm), "networks": len(there), "left out": len(runs) - len(there), "mean rank": found.mean, "shift of log|w|": found.shift,
                      "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None})  # fmt: skip
-        plain += rows[-1:] if arm.plain else []
+        rate += rows[-1:] if any(arm in arms for arms in study.rates) else []
         points += [
             {"arm": study.title(arm), "run": run, "rank": rank}
             for run, rank in zip(there, found.by_network, strict=True)
@@ -140,9 +140,9 @@ def size(study: Study) -> Section | None:
             bracketed.append({"arm": study.title(arm), "networks": len(inside), "mean rank": one.mean, "p": one.p})
     if not rows:
         return None
-    corrected(plain)
+    corrected(rate)
     answer = []
-    for row in plain:
+    for row in rate:
         if row["networks"] > 1:
             told = (
                 "not told from an ordinary weight of its size"
@@ -208,10 +208,8 @@ def contrast(study: Study) -> Section | None:
 
 def rates(study: Study) -> Iterator[tuple[Arm, Arm]]:
     """Pairs of arms that differ in their rate alone, the larger rate first."""
-    for arms in study.setups.values():
-        for first, second in combinations([arm for arm in arms if arm.plain], 2):
-            if first.rate != second.rate:
-                yield first, second
+    for arms in study.rates:
+        yield from combinations(arms, 2)
 
 
 def matched(study: Study, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:

@@ -1,0 +1,397 @@
+"""The answers of a report, on studies whose answers are known: `swlottery.report.answers`."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from report.made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, weights
+from swlottery.report.answers import causes, chance, found
+from swlottery.report.answers import kept as keeping
+from swlottery.report.answers.arms import name_of
+from swlottery.report.answers.questions import answers
+
+
+def table(section: Any, name: str) -> list[dict[str, Any]]:
+    return next(list(one.rows) for one in section.tables if one.name == name)
+
+
+# --- arms
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "20 % × 5"),
+        ({"prune_rate": "0.1", "rounds": 10}, "10 % × 10"),
+        ({"criterion": "random", "rounds": 3}, "20 % × 3, random"),
+        ({"init": "xavier"}, "20 % × 5, xavier"),
+        ({"rewind": "none"}, "20 % × 5, rewind none"),
+        ({"rewind_step": 5}, "20 % × 5, rewind to step 5"),
+        ({"force_prune": "sw"}, "20 % × 5, force-prune sw"),
+        ({"one_shot": True}, "one shot of 20 % × 5"),
+        ({"schedule": "0.4,0.1", "rounds": 2}, "schedule 0.4,0.1"),
+    ],
+)
+def test_an_arm_is_named_from_its_own_settings(changed: dict[str, Any], name: str) -> None:
+    assert name_of(settings(**changed)) == name
+
+
+def test_trainings_that_differ_are_never_pooled_and_doubles_count_once() -> None:
+    rows: Rows = {}
+    run(rows, "a", 1)
+    run(rows, "a-again", 1)
+    run(rows, "b", 2)
+    run(rows, "longer", 3)
+    rows["runs"][3]["settings"] = rows["runs"][3]["settings"].replace('"steps": 100', '"steps": 300')
+    found = study(rows)
+    assert [(arm.setup, arm.runs) for arm in found.arms] == [
+        ("gpt2-mini, T 100", ("a", "a-again", "b")),
+        ("gpt2-mini, T 300", ("longer",)),
+    ]
+    assert list(found.units(found.arms[0]).values()) == ["a", "b"]
+    assert found.title(found.arms[1]) == "20 % × 5 (gpt2-mini, T 300)"
+
+
+def test_a_twin_arm_of_the_same_rate_is_no_rate_of_its_own() -> None:
+    rows: Rows = {}
+    run(rows, "a", 1)
+    run(rows, "short", 1, rounds=1)
+    run(rows, "fine", 1, rounds=10, prune_rate="0.1")
+    assert [arm.name for arm in study(rows).rates[0]] == ["20 % × 5", "10 % × 10"]
+
+
+# --- b
+
+
+def ranked(above: bool, networks: int = 10) -> Rows:
+    """Networks in which the followed weight is above all controls, or in their middle, after round 2."""
+    rows: Rows = {}
+    for network in range(networks):
+        run(rows, f"s{network}", network)
+        masks(rows, f"s{network}", 0.2, 5)
+        for round_ in (1, 2):
+            own = 3.0 if above else 2.0 + 0.001 * network
+            weights(
+                rows,
+                f"s{network}",
+                round_,
+                {"over_threshold": own, "value": 2.0},
+                [{"over_threshold": 1.1 + 0.1 * n, "value": 1.1 + 0.1 * n} for n in range(19)],
+            )
+    return rows
+
+
+def test_a_weight_above_its_controls_everywhere_is_more_than_its_size() -> None:
+    section = keeping.size(study(ranked(above=True)))
+    assert section is not None
+    (row,) = table(section, "size")
+    assert row["mean rank"] == 1.0 and math.isclose(row["p"], 2 / 20**10) and row["networks"] == 10
+    assert "p < 0.0001 by Holm): larger than its controls" in section.answer[0]
+    (inside,) = table(section, "size_bracketed")
+    assert inside["networks"] == 10  # by |θ_T1| it stands in the middle
+
+
+def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
+    section = keeping.size(study(ranked(above=False)))
+    assert section is not None and "not told from an ordinary weight of its size" in section.answer[0]
+
+
+def test_one_network_gives_no_answer() -> None:
+    section = keeping.size(study(ranked(above=True, networks=1)))
+    assert section is not None and section.answer == [
+        "One network alone gives no test of whether its weight is more than its size: run more seeds."
+    ]
+
+
+def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
+    rows = ranked(above=True, networks=3)
+    for row in rows["weights"]:
+        if row["run"] == "s0" and row["kind"] == "leader" and row["round"] == 2:
+            row |= {"over_threshold": 0.0, "alive": False}
+    section = keeping.size(study(rows))
+    assert section is not None
+    (row,) = table(section, "size")
+    assert (row["networks"], row["left out"]) == (2, 1)
+
+
+def test_the_fall_of_a_weight_by_hand() -> None:
+    rows: Rows = {}
+    run(rows, "a", 1)
+    masks(rows, "a", 0.2, 5)
+    weights(
+        rows,
+        "a",
+        1,
+        {"percentile_remaining": 75.0},
+        [{"percentile_remaining": 90.0}, {"percentile_remaining": 10.0, "alive": False}],
+    )
+    weights(
+        rows, "a", 2, {"percentile_remaining": 50.0}, [{"percentile_remaining": 80.0}, {"percentile_remaining": None}]
+    )
+    made = study(rows)
+    assert made.fall("a", 1) == (0.25, {CONTROLS[0]: pytest.approx(0.1), CONTROLS[1]: pytest.approx(0.9)})
+    own, controls = made.fall("a", 2)
+    assert own == pytest.approx(0.4) and controls[CONTROLS[0]] == pytest.approx(0.16)
+    assert controls[CONTROLS[1]] == pytest.approx(0.9), "it fell in round 1, and keeps its place"
+    assert made.fall("a", 3) == (None, {}), "it has not come so far"
+
+
+def two_rates(shift: float, networks: int = 10) -> Rows:
+    """Pairs of runs at 20 % and at 10 %, in which only the followed weight falls later at 10 %, by ``shift`` in log q."""
+    rows: Rows = {}
+    random = np.random.default_rng(1)
+    for network in range(networks):
+        for name, rate, prunes in (("p20", 0.2, 5), ("p10", 0.1, 10)):
+            label = f"{name}-{network}"
+            run(rows, label, network, prune_rate=str(rate), rounds=prunes)
+            masks(rows, label, rate, prunes)
+            for round_ in range(1, prunes + 2):
+                left = (1 - rate) ** (round_ - 1)
+                own = 0.1 * math.exp(-shift if name == "p10" else 0)
+
+                def at(q: float, left: float = left) -> dict[str, Any]:
+                    return {"percentile_remaining": 100 * (1 - q / left)}
+
+                weights(
+                    rows,
+                    label,
+                    round_,
+                    at(own * math.exp(0.02 * random.normal())),
+                    [at(0.1 * math.exp(0.1 * random.normal())) for _ in range(19)],
+                )
+    return rows
+
+
+def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
+    made = study(two_rates(0.5))
+    section = keeping.contrast(made)
+    assert section is not None
+    rows = table(section, "contrast")
+    assert [row["masks"] for row in rows] == ["1 ~ 2", "2 ~ 4", "5 ~ 10"]
+    assert all(row["p (Holm)"] < 1e-3 and row["networks"] == 10 and 0.35 < row["shift of d"] < 0.65 for row in rows)
+    assert section.answer[0].startswith("20 % × 5 and 10 % × 10 treat the followed weight differently")
+
+
+def test_no_difference_between_the_rates_is_not_claimed() -> None:
+    section = keeping.contrast(study(two_rates(0.0, 40)))
+    assert section is not None and "no difference was found" in section.answer[0]
+    assert "the intervals lie within half a standard deviation of the controls: no effect" in section.answer[0]
+    few = keeping.contrast(study(two_rates(0.0, 2)))
+    assert few is not None and "too wide to exclude one: undetermined" in few.answer[0]
+
+
+def test_survival_says_when_nothing_was_lost_and_tests_against_the_controls() -> None:
+    rows: Rows = {}
+    for network in range(8):
+        run(rows, f"s{network}", network, rounds=2)
+        masks(rows, f"s{network}", 0.2, 2)
+        weights(rows, f"s{network}", 1, {}, [{}])
+        kept(rows, f"s{network}", 1, 0.8, True)
+        kept(rows, f"s{network}", 2, 0.64, True, controls=19)
+    section = keeping.survival(study(rows))
+    assert section is not None and "kept to the end of 8 of 8 runs: where nothing was lost" in section.answer[0]
+    assert "nothing is said of weights whose loss wrecks a model" in section.answer[1]
+    for row in rows["kept"]:
+        row["control_rank"] = 4 if row["round"] == 2 else 19
+    section = keeping.survival(study(rows))
+    assert section is not None
+    (test,) = table(section, "survival_tests")
+    assert (
+        test["kept"] == 8 and test["expected"] == pytest.approx(8 * 5 / 20) and test["p"] == pytest.approx(2 * 0.25**8)
+    )
+    assert any("it was kept 8 times in 8" in sentence for sentence in section.answer)
+    first, second = table(section, "survival")
+    assert (first["remaining, %"], second["remaining, %"], second["controls kept, %"]) == (
+        80.0,
+        64.0,
+        pytest.approx(100 * 4 / 19),
+    )
+
+
+# --- a
+
+
+def coordinates(same: bool, networks: int = 10) -> Rows:
+    """1,000 coordinates of which 500 are kept: in each network others, or in all the same."""
+    rows: Rows = {}
+    random = np.random.default_rng(0)
+    for network in range(networks):
+        run(rows, f"s{network}", network, rounds=1)
+        masks(rows, f"s{network}", 0.2, 1)
+        chosen = np.zeros(1000, dtype=bool)
+        chosen[np.arange(500) if same else random.choice(1000, 500, replace=False)] = True
+        rows.setdefault("fixed", []).append({"run": f"s{network}", "round": 1, "matrix": "m", "drawn": 1000, "kept": 500, "size": 10_000, "matrix_kept": 5000,
+                                             "bits": np.packbits(chosen).tobytes().hex()})  # fmt: skip
+    return rows
+
+
+def test_coordinates_that_are_kept_again_and_again_break_the_symmetry() -> None:
+    section = chance.section(study(coordinates(same=True)))
+    assert section is not None
+    (row,) = table(section, "chance")
+    assert (
+        row["dispersion"] == pytest.approx(10, rel=0.05)
+        and row["p"] < 0.01
+        and row["kept"] == 5000
+        and row["expected"] == 5000
+    )
+    assert "the symmetry argument fails there" in section.answer[0]
+
+
+def test_coordinates_kept_by_chance_do_not() -> None:
+    section = chance.section(study(coordinates(same=False)))
+    assert section is not None
+    (row,) = table(section, "chance")
+    assert 0.9 < row["dispersion"] < 1.1 and row["p"] > 0.01
+    assert "no sign that the same ones are kept again and again" in section.answer[0]
+
+
+def test_weights_of_other_networks_are_looked_up_each_once() -> None:
+    rows = coordinates(same=False, networks=4)
+    for network in range(4):
+        for other in range(4):
+            if other != network:
+                rows.setdefault("elsewhere", []).append(
+                    {
+                        "run": f"s{network}",
+                        "round": 1,
+                        "weight": OWN,
+                        "of": f"s{other}",
+                        "alive": other == network - 1,
+                        "matrix_keep_rate": 0.5,
+                    }
+                )
+    section = chance.section(study(rows))
+    assert section is not None
+    (row,) = table(section, "elsewhere_by_arm")
+    assert (row["networks"], row["kept"], row["expected"]) == (4, 3, 2.0)
+    assert row["p"] == pytest.approx(2 * 5 / 16)
+
+
+# --- c, d, e, f, g
+
+
+def test_twins() -> None:
+    rows: Rows = {}
+    for network in range(10):
+        run(rows, f"s{network}", network)
+        rows.setdefault("twins", []).append(
+            {
+                "run": f"s{network}",
+                "other": f"t{network}",
+                "weight": OWN,
+                "found_again": network < 8,
+                "percentile": 99.0,
+                "rank": 19,
+                "controls": 19,
+                "kept": True,
+                "matrix_keep_rate": 0.7,
+            }
+        )
+    section = found.twins(study(rows))
+    assert (
+        section is not None
+        and "8 of 10 networks have the same weight in front (95 % interval 44 to 97 %)" in section.answer[0]
+    )
+    assert "mean rank among its controls is 1.00 (p < 0.0001" in section.answer[1]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "update", "told"),
+    [(0.5, 0.5, "both are smaller"), (0.5, 1.0, "only the gradient is smaller"), (1.0, 1.0, "neither is smaller")],
+)
+def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float, told: str) -> None:
+    rows: Rows = {}
+    random = np.random.default_rng(2)
+    for network in range(10):
+        for name, rate in (("p20", 0.2), ("p10", 0.1)):
+            run(rows, f"{name}-{network}", network, prune_rate=str(rate))
+            masks(rows, f"{name}-{network}", rate, 5)
+            own = {"gradient": gradient, "update": update} if name == "p10" else {"gradient": 1.0, "update": 1.0}
+            noise = [
+                {column: float(np.exp(0.05 * random.normal())) for column in ("gradient", "update")} for _ in range(19)
+            ]
+            weights(rows, f"{name}-{network}", 2, own, noise)
+    section = causes.gradient(study(rows))
+    assert section is not None and told in section.answer[0]
+
+
+def test_a_super_weight_that_would_fall_early_is_named() -> None:
+    rows: Rows = {}
+    for seed in (1, 2):
+        for name, changed in (
+            ("alone", {}),
+            ("pruned", {"force_prune": "sw"}),
+            ("controls", {"force_prune": "controls"}),
+        ):
+            run(rows, f"{name}{seed}", 1, rounds=1, **{"seed": 0, "data_seed": seed} | changed)
+            masks(rows, f"{name}{seed}", 0.2, 1, loss={"alone": 4.0, "pruned": 4.5, "controls": 4.1}[name])
+        weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
+    section = causes.critical(study(rows))
+    assert section is not None
+    assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
+    assert "cost +0.400 to +0.400 nat" in section.answer[1] and "does not make up for them" in section.answer[1]
+    assert {row["run"] for row in table(section, "without")} == {"pruned1", "pruned2"}
+    assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
+
+
+def test_random_pruning_and_the_matrices() -> None:
+    rows: Rows = {}
+    for network in range(3):
+        for name, criterion, share in (("r", "random", 0.8), ("g", "global-magnitude", 0.6)):
+            run(rows, f"{name}{network}", network, criterion=criterion)
+            masks(rows, f"{name}{network}", 0.2, 3)
+            for prune in (1, 2, 3):
+                part = share**prune
+                rows.setdefault("fixed", []).append(
+                    {
+                        "run": f"{name}{network}",
+                        "round": prune,
+                        "matrix": "m",
+                        "drawn": 0,
+                        "kept": 0,
+                        "size": 100_000,
+                        "matrix_kept": round(100_000 * part),
+                        "bits": "",
+                    }
+                )
+    section = causes.matrices(study(rows))
+    assert section is not None and "to 0.00 points" in section.answer[0]
+    assert "51.2 % under 20 % × 5, random and 21.6 % under 20 % × 5 remain" in section.answer[1]
+
+
+def test_nothing_at_all_still_gives_sections() -> None:
+    rows: Rows = {}
+    run(rows, "begun", 1, state="running")
+    rows["runs"].append({"run": "broken", "state": "damaged", "message": "KeyError: 'steps'"})
+    sections = answers(study(rows))
+    assert [section.name for section in sections] == ["runs", "first_runs"]
+    assert "Not readable, and left out: broken." in sections[0].answer
+    assert {row["run"]: row["state"] for row in table(sections[0], "unfinished")} == {
+        "begun": "running",
+        "broken": "damaged",
+    }
+
+
+def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
+    from swlottery.report.answers.facts import COLUMNS
+
+    rows = two_rates(0.2, 4)
+    kept(rows, "p20-0", 1, 0.8, True)
+    for row in coordinates(same=False, networks=1)["fixed"]:
+        rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
+    names = [one.name for section in answers(study(rows)) for one in section.tables]
+    assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)
+    pictures = [one.name for section in answers(study(rows)) for one in section.pictures]
+    assert len(set(pictures)) == len(pictures) and "magnitude" in pictures
+    remaining = [
+        row["remaining, %"]
+        for row in table(next(s for s in answers(study(rows)) if s.name == "perplexity"), "perplexity")
+        if row["arm"] == "20 % × 5"
+    ]
+    assert all(a > b for a, b in pairwise(remaining))

@@ -1,0 +1,288 @@
+"""`swlottery report` on real runs, and on what is no run; the page in a real browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lottery.runs import flags
+from swlottery.cli import main
+from swlottery.lottery import masks as masking
+from swlottery.report.answers.facts import collect
+from swlottery.report.answers.make import log_of
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks: of one a run at 20 %, at 10 % and at random from the same round 1, and a twin; of the other one run."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    root = tmp_path_factory.mktemp("report")
+    text = root / "text.txt"
+    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(200)))
+    other = root / "other"
+    torch.manual_seed(1)
+    GPT2LMHeadModel(GPT2Config.from_pretrained(tiny_gpt2)).save_pretrained(other)
+    AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(other)
+
+    def run(name: str, model: Path, **changes: object) -> Path:
+        folder = root / "runs" / name
+        assert main(flags(model, text, root, **{"runs": folder} | changes)) == 0
+        return next(path.parent for path in folder.glob("*/settings.json"))
+
+    (root / "runs" / "points").mkdir(parents=True)  # as a sweep leaves it: runs are then called by their points
+    first = run("p20", tiny_gpt2)
+    run("p10", tiny_gpt2, prune_rate=0.1, rounds=4, from_round_1=first)
+    run("random", tiny_gpt2, criterion="random", from_round_1=first)
+    run("twin", tiny_gpt2, data_seed=9, rounds=1)
+    run("other", other)
+    return root / "runs"
+
+
+def test_the_facts_are_those_of_the_files(runs: Path) -> None:
+    facts = collect([runs])
+    assert sorted(facts["runs"]["run"]) == ["other", "p10", "p20", "random", "twin"]
+    assert set(facts["runs"]["state"]) == {"finished"}
+    p20 = facts.folders["p20"]
+    event = next(e for e in map(json.loads, (p20 / "metrics.jsonl").read_text().splitlines()) if e["event"] == "start")
+    assert event["downs"] == [f"transformer.h.{n}.mlp.c_proj.weight" for n in (0, 1)] and event["in_out"]
+
+    fixed = facts["fixed"][(facts["fixed"]["run"] == "p20") & (facts["fixed"]["round"] == 2)]
+    mask = masking.load(p20 / "masks" / "round_2.safetensors")
+    kept = [int(mask[name].sum()) for name in event["downs"]]
+    assert fixed["matrix_kept"].tolist() == kept and fixed["drawn"].sum() == 1000
+    flat = np.concatenate([mask[name].numpy().reshape(-1) for name in event["downs"]])
+    drawn = np.random.default_rng(2024).choice(flat.size, 1000, replace=False)
+    assert fixed["kept"].sum() == flat[drawn].sum(), "the same coordinates in every network"
+
+    networks = dict(zip(facts["runs"]["run"], facts["runs"]["network"], strict=True))
+    lineage = dict(zip(facts["runs"]["run"], facts["runs"]["lineage"], strict=True))
+    assert networks["p20"] == networks["p10"] == networks["random"] != networks["twin"]
+    assert lineage["p20"] == lineage["twin"] != lineage["other"]
+
+    elsewhere = facts["elsewhere"]
+    seen = elsewhere[(elsewhere["run"] == "other") & (elsewhere["round"] == 1)]
+    assert len(seen) == 1, "of each other network one weight, and none of its own"
+    layer, out, in_ = json.loads("[" + seen["weight"].iloc[0].strip("()") + "]")
+    mask = masking.load(facts.folders["other"] / "masks" / "round_1.safetensors")[event["downs"][layer]]
+    assert bool(seen["alive"].iloc[0]) == bool(mask[in_, out])
+
+    twins = facts["twins"]
+    assert len(twins) == 1 and {twins["run"].iloc[0], twins["other"].iloc[0]} <= {"p20", "p10", "random", "twin"}
+    random = facts["predicted"][facts["predicted"]["run"] == "random"]
+    assert (random["auc_trained"] - 0.5).abs().max() < 0.05
+    assert (
+        facts["predicted"][(facts["predicted"]["run"] == "p20") & (facts["predicted"]["round"] == 1)][
+            "auc_trained"
+        ].iloc[0]
+        > 0.95
+    )
+
+
+def test_the_rows_of_a_round_are_those_of_its_last_step(runs: Path) -> None:
+    import csv
+
+    facts = collect([runs])
+    weights = facts["weights"][(facts["weights"]["run"] == "p20") & (facts["weights"]["round"] == 2)]
+    with open(facts.folders["p20"] / "watch.csv", newline="") as file:
+        watched = [
+            row
+            for row in csv.DictReader(file)
+            if row["round"] == "2" and row["kind"] in ("leader", "super_weight", "control_rank")
+        ]
+    last = [row for row in watched if row["step"] == "6"]
+    assert len(weights) == len(last) == 20
+    assert weights["value"].tolist() == pytest.approx([float(row["value"]) for row in last], rel=1e-4)
+    first = [
+        row
+        for row in watched
+        if (row["layer"], row["out"], row["in"], row["kind"])
+        == tuple(last[0][name] for name in ("layer", "out", "in", "kind"))
+    ]
+    seen = [float(row["update"]) for row in first if row["update"]]
+    assert weights["update"].iloc[0] == pytest.approx(sum(seen) / len(seen), rel=1e-4), (
+        "the mean over the round's evaluations"
+    )
+
+
+def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    all_of_it = tmp_path / "runs"
+    shutil.copytree(runs / "p20", all_of_it / "good")
+    damaged = all_of_it / "damaged"
+    shutil.copytree(runs / "other", damaged)
+    (settings,) = damaged.glob("*/settings.json")
+    history = settings.parent / "metrics.jsonl"
+    history.write_text(history.read_text().replace('"event"', '"\x00event<script>alert(1)</script>', 1))
+    settings.write_text(settings.read_text().replace("}", ', "oops": <img src=x onerror=alert(1)>}'))
+    (all_of_it / "empty").mkdir()
+    (all_of_it / "<b>foreign").mkdir()
+    (all_of_it / "<b>foreign" / "holiday.txt").write_text("no run")
+    broken = all_of_it / "half"
+    shutil.copytree(runs / "random", broken)
+    mask = next(broken.glob("*/masks/round_1.safetensors"))
+    mask.write_bytes(mask.read_bytes()[:20])
+    out = tmp_path / "pages" / "page.html"
+    assert main(["report", str(all_of_it), "--out", str(out), "--markdown", str(tmp_path / "page.md")]) == 0
+    assert f"wrote    {out}" in capsys.readouterr().out
+    page = out.read_text()
+    assert "Not readable, and left out: " in page
+    for name in ("empty", "&lt;b&gt;foreign", settings.parent.name):
+        assert name in page
+    assert "its weights or masks are damaged" in page
+    assert "<b>foreign" not in page and "<img" not in page and "<script>alert" not in page
+    assert not re.search(r"(src|href)=['\"](?!#|data:text/csv)", page), "nothing is fetched"
+    assert check(page) == []
+    linked = set(re.findall(r"\]\((page/[^)]+)\)", (tmp_path / "page.md").read_text()))
+    assert len(linked) > 10 and all((tmp_path / link).is_file() for link in linked)
+
+
+def test_a_report_on_its_own_tables_is_the_same(runs: Path, tmp_path: Path) -> None:
+    assert main(["report", str(runs), "--out", str(tmp_path / "a.html"), "--markdown", str(tmp_path / "a.md")]) == 0
+    assert (
+        main(
+            [
+                "report",
+                str(tmp_path / "a_tables"),
+                "--out",
+                str(tmp_path / "b.html"),
+                "--markdown",
+                str(tmp_path / "b.md"),
+            ]
+        )
+        == 0
+    )
+    files = sorted(path.name for path in (tmp_path / "a_tables").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b_tables").iterdir())
+    for name in files:
+        assert (tmp_path / "a_tables" / name).read_text() == (tmp_path / "b_tables" / name).read_text(), name
+    assert (tmp_path / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
+
+
+def test_tables_of_two_reports_are_put_together_and_no_run_counts_twice(runs: Path, tmp_path: Path) -> None:
+    for name in ("p20", "other"):
+        assert main(["report", str(runs / name), "--out", str(tmp_path / f"{name}.html")]) == 0
+    both = collect([tmp_path / "p20_tables", tmp_path / "other_tables", runs / "p20"])
+    assert sorted(both["runs"]["run"]) == ["other", "p20"]
+    assert len(both["rounds"]) == 6
+
+
+def test_the_log_is_told_again_from_the_history(runs: Path) -> None:
+    text = log_of(next((runs / "p20").glob("*/")))
+    assert "2 rounds of train, prune, rewind" in text and "What became of" in text
+
+
+@pytest.mark.parametrize("given", [["nowhere"], []])
+def test_no_run_at_all_is_one_line(given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a file").write_text("")
+    assert main(["report", *(given or [str(tmp_path / "a file")]), "--out", str(tmp_path / "out.html")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_empty_folder_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out.html")]) == 2
+    assert "no run in" in capsys.readouterr().err and not list(tmp_path.glob("out*"))
+
+
+def check(page: str) -> list[str]:
+    """What is wrong with the page's tags and ids, and with what a screen reader needs."""
+    void = {"meta", "br", "path", "rect", "use", "circle", "line", "stop"}
+    wrong: list[str] = []
+    stack: list[str] = []
+    ids: list[str] = []
+    headings: list[int] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            named = dict(attributes)
+            ids.extend([str(named["id"])] if "id" in named else [])
+            headings.extend([int(tag[1])] if re.fullmatch("h[1-6]", tag) else [])
+            if tag == "svg" and (named.get("role") != "img" or not named.get("aria-label")):
+                wrong.append("a figure without a text that stands for it")
+            if tag not in void:
+                stack.append(tag)
+
+        def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            ids.extend([str(value) for name, value in attributes if name == "id"])
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag in void:
+                return
+            if not stack or stack.pop() != tag:
+                wrong.append(f"</{tag}> closes another")
+
+    Reader().feed(page)
+    wrong += [f"<{tag}> is not closed" for tag in stack]
+    wrong += [f"two elements are called {name}" for name in sorted({name for name in ids if ids.count(name) > 1})]
+    wrong += [] if headings and headings[0] == 1 and headings.count(1) == 1 else ["one h1 has to come first"]
+    return wrong
+
+
+HARNESS = """
+<script>
+var errors = [];
+window.addEventListener('error', function (event) { errors.push(event.message); });
+document.addEventListener('securitypolicyviolation', function (event) { errors.push('refused: ' + event.blockedURI); });
+</script>
+"""
+SORT = """
+<script>
+window.addEventListener('load', function () {
+  var table = Array.prototype.find.call(document.querySelectorAll('table'), function (one) { return one.closest('#perplexity'); });
+  var heads = table.tHead.rows[0].cells, names = Array.prototype.map.call(heads, function (head) { return head.textContent; });
+  var column = names.indexOf('perplexity'), button = heads[column].querySelector('button'), seen = {};
+  function values() { return Array.prototype.map.call(table.tBodies[0].rows, function (row) { return Number(row.cells[column].dataset.value); }); }
+  if (table.closest('details')) { table.closest('details').open = true; }
+  button.focus(); button.click(); seen.up = values(); seen.sorted = heads[column].getAttribute('aria-sort');
+  button.click(); seen.down = values(); seen.focused = document.activeElement === button;
+  seen.errors = errors; seen.fetched = performance.getEntriesByType('resource').map(function (entry) { return entry.name; });
+  seen.wide = document.documentElement.scrollWidth > window.innerWidth;
+  document.title = 'seen'; document.body.innerHTML = '<pre id=seen>' + JSON.stringify(seen) + '</pre>';
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_sorts_a_table_fetches_nothing_and_has_no_error(runs: Path, tmp_path: Path, width: int) -> None:
+    out = tmp_path / "page.html"
+    assert main(["report", str(runs), "--out", str(out)]) == 0
+    tested = tmp_path / "tested.html"
+    tested.write_text(
+        out.read_text().replace("</title>", "</title>" + HARNESS, 1).replace("</body>", SORT + "</body>", 1)
+    )
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
+    found = subprocess.run(
+        [str(CHROMIUM), *options, "--virtual-time-budget=10000", "--dump-dom", tested.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    answer = re.search(r'<pre id="seen">(.*?)</pre>', found.stdout, re.S)
+    assert answer, found.stderr[-2000:]
+    seen = json.loads(answer[1])
+    assert seen["errors"] == [] and seen["fetched"] == []
+    assert seen["up"] == sorted(seen["up"]) and seen["down"] == seen["up"][::-1] and len(set(seen["up"])) > 3
+    assert seen["sorted"] == "ascending" and seen["focused"]
+    assert not seen["wide"], "the page is wider than the window"
