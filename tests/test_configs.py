@@ -13,9 +13,11 @@ from swlottery import cli
 from swlottery.config import TrainSettings, from_file
 from swlottery.find.coordinates import Coordinate
 from swlottery.lottery.prune import planned
+from swlottery.study import read
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES))
 SEEDS = {path.stem: path for path in sorted((CONFIGS / "seed").glob("*.yaml"))}
 IN_SCOPE = 124_373_760
 LEFT = {
@@ -151,3 +153,35 @@ def test_so_many_weights_are_in_scope() -> None:
     scope = in_scope(model, Roles(model), "all")
     assert sum(parameter.numel() for parameter in scope.values()) == IN_SCOPE
     assert not [name for name in scope if name.endswith("bias")]
+
+
+# --- the studies
+
+POINTS = {"kept": 80, "kept300": 20, "pilot": 6, "smollm2": 9, "gpt2": 40}
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_makes_its_points(path: Path) -> None:
+    study = read(path, CONFIGS.parent)
+    assert study.name == path.stem and len(study.points) == POINTS[path.stem]
+    commands = [
+        shlex.split(line[1:].partition(";")[0]) for line in path.read_text().splitlines() if "swlottery sweep" in line
+    ]
+    assert len(commands) == 1 and commands[0][:2] == ["swlottery", "sweep"]
+    parsed = cli.parser().parse_args(commands[0][1:])
+    assert CONFIGS.parent / parsed.study == path
+
+
+def test_the_study_of_the_mini_is_the_design() -> None:
+    """docs/study.md: ten seeds, every arm of a seed from one round 1 but two, T and the rewind step by the pilot."""
+    points = {point.label: point for point in read(CONFIGS / "study" / "kept.yaml", CONFIGS.parent).points}
+    design = (CONFIGS.parent / "docs" / "study.md").read_text(encoding="utf-8")
+    assert "So **T = 100**" in design and "fixed by the pilot" not in design
+    arms = {label.rpartition("-")[2] for label in points}
+    assert arms == set(re.findall(r"^\| `(\w+)` \|", design, re.MULTILINE))
+    own = {label.rpartition("-")[2] for label, point in points.items() if point.parent is None}
+    assert own == {"late20", "xavier20", "twin"}
+    assert {point.settings["steps"] for point in points.values()} == {100}
+    assert {point.settings.get("rewind_step", 0) for label, point in points.items() if label.endswith("late20")} == {5}
+    pilot = {point.settings["seed"] for point in read(CONFIGS / "study" / "pilot.yaml", CONFIGS.parent).points}
+    assert pilot == {101, 102} and not pilot & {point.settings["seed"] for point in points.values()}

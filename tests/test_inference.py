@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from swlottery.inference import (
     against_rates,
     auc,
+    dispersion,
     holm,
     proportion,
     rank_test,
     regression,
     survival_curve,
     survival_test,
+    typical_values,
 )
 
 
@@ -151,3 +153,33 @@ def test_survival_with_a_weight_that_was_not_seen_to_its_end() -> None:
     """Three weights: one pruned at 1, one whose run has come to 1 only, one pruned at 2."""
     assert survival_curve([1, 1, 2], [True, False, True]) == ([1.0, 2.0], pytest.approx([2 / 3, 0.0]))
     assert survival_curve([5, 5], [False, False]) == ([], [])
+
+
+def test_typical_values_by_hand() -> None:
+    """Three differences have seven subset means; each of the eight gaps between them is as likely."""
+    low, high = typical_values([0.0, 3.0, 6.0], level=0.75)
+    assert (low, high) == (0.0, 6.0)
+    low, high = typical_values([0.0, 3.0, 6.0], level=0.5)
+    assert (low, high) == (1.5, 4.5)
+    assert typical_values([1.0, 2.0]) == (-math.inf, math.inf)
+
+
+def test_typical_values_hold_the_centre_as_often_as_they_say() -> None:
+    random = np.random.default_rng(0)
+    held = sum(low <= 1 <= high for low, high in (typical_values(1 + random.laplace(size=10)) for _ in range(400)))
+    low, high = proportion(held, 400, level=0.999)
+    assert low <= 0.95 <= high
+    many = typical_values(1 + random.laplace(size=200))
+    assert many[0] < 1 < many[1] and many[1] - many[0] < 1
+
+
+def test_dispersion_by_hand_and_under_the_null() -> None:
+    same = np.tile([True, False] * 50, (10, 1))
+    ratio, p = dispersion(same, np.zeros(100))
+    assert ratio > 8 and p == pytest.approx(0.002)
+    assert dispersion(same, np.arange(100) % 2) == (1.0, 1.0), (
+        "by matrix all is said: one is kept whole, the other not at all"
+    )
+    random = np.random.default_rng(3)
+    values = [dispersion(random.random((8, 60)) < 0.4, np.zeros(60), draws=99)[1] for _ in range(100)]
+    assert sum(p <= 0.1 for p in values) < 22

@@ -65,7 +65,7 @@ def test_a_command_is_good(line):
     """The script is there, the flags in front of it are sbatch's, and those behind it make settings that pass."""
     first, *rest = words(line)
     if first == ".venv/bin/swlottery":
-        assert cli.parser().parse_args(rest).command in ("status", "sweep")
+        assert cli.parser().parse_args(rest).command in ("status", "sweep", "report")
         return
     if first.startswith("./"):
         assert (REPOSITORY / first).stat().st_mode & 0o100
@@ -129,6 +129,11 @@ def test_its_quick_commands_run(script_root, script_environment):
     command = [sys.executable, "-m", "swlottery.cli", *words(status)[1:]]
     table = subprocess.run(command, cwd=script_root, env=script_environment, capture_output=True, text=True).stdout
     assert table.count(" finished ") == 3 and first in table
+    report = next(line for line in INDENTED if "swlottery report" in line)
+    command = [sys.executable, "-m", "swlottery.cli", *words(report)[1:]]
+    done = subprocess.run(command, cwd=script_root, env=script_environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "wrote    report.html" in done.stdout, done.stderr
+    assert first in (script_root / "report.html").read_text()
 
 
 # --- the flags
@@ -166,7 +171,7 @@ def test_the_choices_that_a_table_names_are_the_programs(script):
 
 
 def test_every_flag_in_the_text_exists():
-    assert set(flags_in(README)) <= OWN | SBATCH | {"--help", "--config"}
+    assert set(flags_in(README)) <= OWN | SBATCH | {"--help", "--config", "--out", "--markdown"}
 
 
 # --- what it names

@@ -93,6 +93,10 @@ def test_the_quickstart_ends_with_verdicts_and_a_lottery(script_root, script_env
     for name in ("activations", "contributions", "ablations"):
         assert (script_root / "plots" / "smollm2" / f"{name}.png").stat().st_size > 10_000
 
+    page = (script_root / "report.html").read_text()
+    assert done.stdout.rstrip().endswith("report_tables") and f"wrote    {script_root / 'report.html'}" in done.stdout
+    assert "Super weights that a model needs" in page and "none would fall to global magnitude pruning" in page
+
     (log,) = (script_root / "logs").glob("lth_hf_out_*.out")
     said = log.read_text()
     assert "func_train: exit code 0" in said and f"func_train: log {log}" in done.stdout
