@@ -26,16 +26,14 @@ def settings(**changed: Any) -> dict[str, Any]:
 def study(rows: Rows) -> Study:
     """The study that these rows make, taken through CSV as real ones are."""
     tables = {name: pandas.DataFrame(rows.get(name, []), columns=columns.split()) for name, columns in COLUMNS.items()}
-    return Study(Facts({name: _parsed(io.StringIO(_csv(table)), name) for name, table in tables.items()}))
+    return Study(Facts({name: _parsed(io.StringIO(_csv(table, name)), name) for name, table in tables.items()}))
 
 
 def run(rows: Rows, name: str, network: int, state: str = "finished", kind: str = "leader", **changed: Any) -> None:
     """A run of a network, with the seeds of that."""
     own = settings(**{"seed": network, "data_seed": network} | changed)
     rows.setdefault("runs", []).append({
-        "run": name, "state": state, "message": "", "settings": json.dumps(own), "seed": own["seed"], "data_seed": own["data_seed"],
-        "network": f"network-{network}", "lineage": f"theta-{network}", "model": "gpt2-mini", "note": "", "text": "", "total": 1000,
-        "prunes": own["rounds"], "steps": 100, "finished": state == "finished",
+        "run": name, "state": state, "message": "", "settings": json.dumps(own), "network": f"network-{network}", "lineage": f"theta-{network}", "model": "gpt2-mini",
     })  # fmt: skip
 
 
@@ -69,10 +67,11 @@ def kept(
     alive: bool,
     controls: int = 19,
     matrix: float = 0.5,
-    before: bool = True,
+    kind: str = "leader",
+    weight: str = OWN,
 ) -> None:
     """What a prune did."""
     rows.setdefault("kept", []).append({
-        "run": name, "round": prune, "remaining_fraction": left, "kind": "leader", "weight": OWN, "over_threshold": 2.0, "before": before,
-        "alive": alive, "matrix_kept": int(1000 * matrix), "matrix_size": 1000, "control_rank": controls, "control_rank_n": 19,
+        "run": name, "round": prune, "remaining_fraction": left, "kind": kind, "weight": weight, "over_threshold": 2.0, "alive": alive,
+        "matrix_kept": int(1000 * matrix), "matrix_size": 1000, "control_rank": controls, "control_rank_n": 19,
     })  # fmt: skip

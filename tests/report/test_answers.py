@@ -74,6 +74,7 @@ def ranked(above: bool, networks: int = 10) -> Rows:
     for network in range(networks):
         run(rows, f"s{network}", network)
         masks(rows, f"s{network}", 0.2, 5)
+        kept(rows, f"s{network}", 1, 0.8, True)
         for round_ in (1, 2):
             own = 3.0 if above else 2.0 + 0.001 * network
             weights(
@@ -92,8 +93,36 @@ def test_a_weight_above_its_controls_everywhere_is_more_than_its_size() -> None:
     (row,) = table(section, "size")
     assert row["mean rank"] == 1.0 and math.isclose(row["p"], 2 / 20**10) and row["networks"] == 10
     assert "p < 0.0001 by Holm): larger than its controls" in section.answer[0]
-    (inside,) = table(section, "size_bracketed")
+    (inside,) = table(section, "size_sensitivity")
     assert inside["networks"] == 10  # by |θ_T1| it stands in the middle
+    assert "in the 10 networks where controls stand on both sides of it 1.00." in section.answer[0]
+
+
+def test_controls_matched_at_initialisation_are_another_comparison() -> None:
+    rows = ranked(above=True)
+    rows["initial"] = [
+        {"run": f"s{n}", "round": 2, "weight": at, "of": OWN, "over_threshold": 9.0}
+        for n in range(10)
+        for at in CONTROLS
+    ]
+    section = keeping.size(study(rows))
+    assert section is not None
+    found = {row["only or against"]: row for row in table(section, "size_sensitivity")}
+    assert (
+        found["controls matched on |θ_0|"]["mean rank"] == 0.0 and found["controls matched on |θ_0|"]["networks"] == 10
+    )
+
+
+def test_rates_are_one_family_in_each_set_up() -> None:
+    rows = ranked(above=True, networks=3)
+    for row in list(rows["runs"]):
+        rows["runs"].append(
+            {**row, "run": "long-" + row["run"], "settings": row["settings"].replace('"steps": 100', '"steps": 300')}
+        )
+    for name in ("weights", "kept", "rounds"):
+        rows[name] += [{**row, "run": "long-" + row["run"]} for row in rows[name]]
+    section = keeping.size(study(rows))
+    assert section is not None and [row["p (Holm)"] == row["p"] for row in table(section, "size")] == [True, True]
 
 
 def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
@@ -104,7 +133,7 @@ def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
 def test_one_network_gives_no_answer() -> None:
     section = keeping.size(study(ranked(above=True, networks=1)))
     assert section is not None and section.answer == [
-        "One network alone gives no test of whether its weight is more than its size: run more seeds."
+        "One network gives no test of whether its weight is more than its size."
     ]
 
 
@@ -113,6 +142,7 @@ def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
     for row in rows["weights"]:
         if row["run"] == "s0" and row["kind"] == "leader" and row["round"] == 2:
             row |= {"over_threshold": 0.0, "alive": False}
+    rows["kept"][0]["alive"] = False
     section = keeping.size(study(rows))
     assert section is not None
     (row,) = table(section, "size")
@@ -150,6 +180,7 @@ def two_rates(shift: float, networks: int = 10) -> Rows:
             label = f"{name}-{network}"
             run(rows, label, network, prune_rate=str(rate), rounds=prunes)
             masks(rows, label, rate, prunes)
+            kept(rows, label, 1, 1 - rate, True)
             for round_ in range(1, prunes + 2):
                 left = (1 - rate) ** (round_ - 1)
                 own = 0.1 * math.exp(-shift if name == "p10" else 0)
@@ -185,20 +216,59 @@ def test_no_difference_between_the_rates_is_not_claimed() -> None:
     assert few is not None and "too wide to exclude one: undetermined" in few.answer[0]
 
 
-def test_survival_says_when_nothing_was_lost_and_tests_against_the_controls() -> None:
+def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> None:
+    rows = two_rates(0.5, 12)
+    for row in rows["weights"]:
+        network = int(row["run"].partition("-")[2])
+        if row["round"] == 1 and network < 3:  # three networks where the weight stands in the middle …
+            row["value"] = 1.0 if row["kind"] == "leader" else 0.5 + (CONTROLS.index(row["weight"]) >= 9)
+        elif row["round"] == 1:  # … and others where it stands above all controls
+            row["value"] = 2.0 if row["kind"] == "leader" else 1.0
+        elif network < 3 and row["kind"] == "leader" and row["run"].startswith("p20"):  # and the effect is the opposite
+            row["percentile_remaining"] = 100 - (100 - row["percentile_remaining"]) * math.exp(-1.5)
+    section = keeping.contrast(study(rows))
+    assert section is not None
+    first = table(section, "contrast")[0]
+    assert (
+        first["bracketed networks"] == 3
+        and first["their mean rank"] < 0.5 < first["mean rank of d"]
+        and first["p (Holm)"] < 0.05
+    )
+    assert "do not say the same, so the rate is not shown to matter" in section.answer[0]
+
+
+def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out() -> None:
+    rows = two_rates(0.5, 6)
+    next(row for row in rows["runs"] if row["run"] == "p10-0")["state"] = "running"
+    next(row for row in rows["kept"] if row["run"] == "p20-1")["alive"] = False
+    section = keeping.contrast(study(rows))
+    assert section is not None
+    assert {(row["networks"], row["left out"]) for row in table(section, "contrast")} == {(4, 1)}
+
+
+def stood(controls: int, lost: int = 0, networks: int = 8) -> Rows:
     rows: Rows = {}
-    for network in range(8):
+    for network in range(networks):
         run(rows, f"s{network}", network, rounds=2)
         masks(rows, f"s{network}", 0.2, 2)
         weights(rows, f"s{network}", 1, {}, [{}])
         kept(rows, f"s{network}", 1, 0.8, True)
-        kept(rows, f"s{network}", 2, 0.64, True, controls=19)
-    section = keeping.survival(study(rows))
-    assert section is not None and "kept to the end of 8 of 8 runs: where nothing was lost" in section.answer[0]
-    assert "nothing is said of weights whose loss wrecks a model" in section.answer[1]
-    for row in rows["kept"]:
-        row["control_rank"] = 4 if row["round"] == 2 else 19
-    section = keeping.survival(study(rows))
+        kept(rows, f"s{network}", 2, 0.64, network >= lost, controls=controls)
+    return rows
+
+
+def test_where_nothing_was_lost_survival_tells_nothing() -> None:
+    section = keeping.survival(study(stood(controls=19)))
+    assert section is not None
+    assert section.answer[0].startswith(
+        "At 20 % × 2, 8 of 8 followed weights in 8 networks stood to the end, at 64.00 % remaining (95 % interval 63 to 100 %); of their matrices 50.0 % did."
+    )
+    assert "survival cannot tell one rate from another" in section.answer[1]
+    assert "nothing is said of weights whose loss wrecks a model" in section.answer[2]
+
+
+def test_survival_against_the_controls() -> None:
+    section = keeping.survival(study(stood(controls=4)))
     assert section is not None
     (test,) = table(section, "survival_tests")
     assert (
@@ -211,6 +281,32 @@ def test_survival_says_when_nothing_was_lost_and_tests_against_the_controls() ->
         64.0,
         pytest.approx(100 * 4 / 19),
     )
+
+
+def test_what_is_lost_at_random_or_still_goes_is_not_told_of_the_rates() -> None:
+    rows = stood(controls=19, networks=3)
+    run(rows, "random", 1, rounds=2, criterion="random")
+    run(rows, "going", 9, rounds=2, state="running")
+    for name in ("random", "going"):
+        masks(rows, name, 0.2, 2)
+        weights(rows, name, 1, {}, [{}])
+        kept(rows, name, 1, 0.8, False)
+    section = keeping.survival(study(rows))
+    assert section is not None and "3 of 3 followed weights in 3 networks" in section.answer[0]
+    assert "survival cannot tell one rate from another" in section.answer[1]
+    assert {row["arm"] for row in table(section, "survival")} == {"20 % × 2", "20 % × 2, random"}
+
+
+def test_a_run_that_lost_one_of_two_super_weights_has_lost_one() -> None:
+    rows: Rows = {}
+    run(rows, "a", 1, rounds=1)
+    masks(rows, "a", 0.2, 1)
+    weights(rows, "a", 1, {}, [{}], kind="super_weight")
+    kept(rows, "a", 1, 0.8, True, kind="super_weight")
+    kept(rows, "a", 1, 0.8, False, kind="super_weight", weight="(0, 1, 1)")
+    section = keeping.survival(study(rows))
+    assert section is not None and "1 of 2 followed weights in 1 network stood to the end" in section.answer[0]
+    assert len(section.answer) == 1
 
 
 # --- a
@@ -251,6 +347,22 @@ def test_coordinates_kept_by_chance_do_not() -> None:
     assert "no sign that the same ones are kept again and again" in section.answer[0]
 
 
+def test_coordinates_kept_too_evenly_are_not_kept_again_and_again() -> None:
+    rows = coordinates(same=False, networks=2)
+    run(rows, "s2", 2, rounds=1)
+    run(rows, "s3", 3, rounds=1)
+    for at, row in enumerate(list(rows["fixed"])):  # each network beside its mirror image
+        mirrored = bytes(255 - one for one in bytes.fromhex(row["bits"])).hex()
+        rows["fixed"].append({**row, "run": f"s{at + 2}", "bits": mirrored})
+    for name in ("s2", "s3"):
+        masks(rows, name, 0.2, 1)
+    section = chance.section(study(rows))
+    assert section is not None
+    (row,) = table(section, "chance")
+    assert row["dispersion"] == 0 and row["p"] < 0.01
+    assert "no sign that the same ones are kept again and again" in section.answer[0]
+
+
 def test_weights_of_other_networks_are_looked_up_each_once() -> None:
     rows = coordinates(same=False, networks=4)
     for network in range(4):
@@ -271,6 +383,21 @@ def test_weights_of_other_networks_are_looked_up_each_once() -> None:
     (row,) = table(section, "elsewhere_by_arm")
     assert (row["networks"], row["kept"], row["expected"]) == (4, 3, 2.0)
     assert row["p"] == pytest.approx(2 * 5 / 16)
+    assert "was kept 3 of 4 times at 20 % × 1" in section.answer[1] and "what chance gives" in section.answer[1]
+
+
+def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
+    rows: Rows = {}
+    for network in range(6):
+        run(rows, f"s{network}", network, rounds=2)
+        masks(rows, f"s{network}", 0.2, 2)
+        kept(rows, f"s{network}", 1, 0.8, True, kind="foreign", weight="(2, 447, 666)")
+        kept(rows, f"s{network}", 2, 0.64, network < 3, kind="foreign", weight="(2, 447, 666)")
+    section = chance.section(study(rows))
+    assert section is not None
+    assert section.answer == [
+        "Coordinates that were followed though they come from elsewhere: kept (2, 447, 666) in 3 of 6 networks at 20 % × 2, where 3.0 are expected (p = 1)."
+    ]
 
 
 # --- c, d, e, f, g
@@ -296,14 +423,19 @@ def test_twins() -> None:
     section = found.twins(study(rows))
     assert (
         section is not None
-        and "8 of 10 networks have the same weight in front (95 % interval 44 to 97 %)" in section.answer[0]
+        and "8 of 10 networks have the same weight in front (95 % interval 44 to 97 %), so the initialisation fixes it."
+        in section.answer[0]
     )
     assert "mean rank among its controls is 1.00 (p < 0.0001" in section.answer[1]
 
 
 @pytest.mark.parametrize(
     ("gradient", "update", "told"),
-    [(0.5, 0.5, "both are smaller"), (0.5, 1.0, "only the gradient is smaller"), (1.0, 1.0, "neither is smaller")],
+    [
+        (0.5, 0.5, "both are ("),
+        (0.5, 1.0, "only the gradient was found smaller"),
+        (1.0, 1.0, "neither was found smaller"),
+    ],
 )
 def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float, told: str) -> None:
     rows: Rows = {}
@@ -361,7 +493,7 @@ def test_random_pruning_and_the_matrices() -> None:
                     }
                 )
     section = causes.matrices(study(rows))
-    assert section is not None and "to 0.00 points" in section.answer[0]
+    assert section is not None and "to 0.00 points, as it must" in section.answer[0]
     assert "51.2 % under 20 % × 5, random and 21.6 % under 20 % × 5 remain" in section.answer[1]
 
 
@@ -382,7 +514,6 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     from swlottery.report.answers.facts import COLUMNS
 
     rows = two_rates(0.2, 4)
-    kept(rows, "p20-0", 1, 0.8, True)
     for row in coordinates(same=False, networks=1)["fixed"]:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
     names = [one.name for section in answers(study(rows)) for one in section.tables]

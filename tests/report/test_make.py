@@ -36,28 +36,28 @@ def runs(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(other)
 
     def run(name: str, model: Path, **changes: object) -> Path:
-        folder = root / "runs" / name
+        folder = root / "small" / name
         assert main(flags(model, text, root, **{"runs": folder} | changes)) == 0
         return next(path.parent for path in folder.glob("*/settings.json"))
 
-    (root / "runs" / "points").mkdir(parents=True)  # as a sweep leaves it: runs are then called by their points
+    (root / "small" / "points").mkdir(parents=True)  # as a sweep leaves it: runs are then called by their points
     first = run("p20", tiny_gpt2)
     run("p10", tiny_gpt2, prune_rate=0.1, rounds=4, from_round_1=first)
     run("random", tiny_gpt2, criterion="random", from_round_1=first)
     run("twin", tiny_gpt2, data_seed=9, rounds=1)
     run("other", other)
-    return root / "runs"
+    return root / "small"
 
 
 def test_the_facts_are_those_of_the_files(runs: Path) -> None:
     facts = collect([runs])
-    assert sorted(facts["runs"]["run"]) == ["other", "p10", "p20", "random", "twin"]
+    assert sorted(facts["runs"]["run"]) == ["small/other", "small/p10", "small/p20", "small/random", "small/twin"]
     assert set(facts["runs"]["state"]) == {"finished"}
-    p20 = facts.folders["p20"]
+    p20 = facts.folders["small/p20"]
     event = next(e for e in map(json.loads, (p20 / "metrics.jsonl").read_text().splitlines()) if e["event"] == "start")
     assert event["downs"] == [f"transformer.h.{n}.mlp.c_proj.weight" for n in (0, 1)] and event["in_out"]
 
-    fixed = facts["fixed"][(facts["fixed"]["run"] == "p20") & (facts["fixed"]["round"] == 2)]
+    fixed = facts["fixed"][(facts["fixed"]["run"] == "small/p20") & (facts["fixed"]["round"] == 2)]
     mask = masking.load(p20 / "masks" / "round_2.safetensors")
     kept = [int(mask[name].sum()) for name in event["downs"]]
     assert fixed["matrix_kept"].tolist() == kept and fixed["drawn"].sum() == 1000
@@ -67,22 +67,25 @@ def test_the_facts_are_those_of_the_files(runs: Path) -> None:
 
     networks = dict(zip(facts["runs"]["run"], facts["runs"]["network"], strict=True))
     lineage = dict(zip(facts["runs"]["run"], facts["runs"]["lineage"], strict=True))
-    assert networks["p20"] == networks["p10"] == networks["random"] != networks["twin"]
-    assert lineage["p20"] == lineage["twin"] != lineage["other"]
+    assert networks["small/p20"] == networks["small/p10"] == networks["small/random"] != networks["small/twin"]
+    assert lineage["small/p20"] == lineage["small/twin"] != lineage["small/other"]
 
     elsewhere = facts["elsewhere"]
-    seen = elsewhere[(elsewhere["run"] == "other") & (elsewhere["round"] == 1)]
-    assert len(seen) == 1, "of each other network one weight, and none of its own"
-    layer, out, in_ = json.loads("[" + seen["weight"].iloc[0].strip("()") + "]")
-    mask = masking.load(facts.folders["other"] / "masks" / "round_1.safetensors")[event["downs"][layer]]
-    assert bool(seen["alive"].iloc[0]) == bool(mask[in_, out])
+    seen = elsewhere[(elsewhere["run"] == "small/other") & (elsewhere["round"] == 1)]
+    assert len(seen) == 2, "of each network that another initialisation gave: of its round 1, and of its twin's"
+    mask = masking.load(facts.folders["small/other"] / "masks" / "round_1.safetensors")
+    for weight, alive in zip(seen["weight"], seen["alive"], strict=True):
+        layer, out, in_ = json.loads("[" + weight.strip("()") + "]")
+        assert bool(alive) == bool(mask[event["downs"][layer]][in_, out])
 
     twins = facts["twins"]
-    assert len(twins) == 1 and {twins["run"].iloc[0], twins["other"].iloc[0]} <= {"p20", "p10", "random", "twin"}
-    random = facts["predicted"][facts["predicted"]["run"] == "random"]
+    assert len(twins) == 1 and {twins["run"].iloc[0], twins["other"].iloc[0]} <= {
+        f"small/{name}" for name in ("p20", "p10", "random", "twin")
+    }
+    random = facts["predicted"][facts["predicted"]["run"] == "small/random"]
     assert (random["auc_trained"] - 0.5).abs().max() < 0.05
     assert (
-        facts["predicted"][(facts["predicted"]["run"] == "p20") & (facts["predicted"]["round"] == 1)][
+        facts["predicted"][(facts["predicted"]["run"] == "small/p20") & (facts["predicted"]["round"] == 1)][
             "auc_trained"
         ].iloc[0]
         > 0.95
@@ -93,8 +96,8 @@ def test_the_rows_of_a_round_are_those_of_its_last_step(runs: Path) -> None:
     import csv
 
     facts = collect([runs])
-    weights = facts["weights"][(facts["weights"]["run"] == "p20") & (facts["weights"]["round"] == 2)]
-    with open(facts.folders["p20"] / "watch.csv", newline="") as file:
+    weights = facts["weights"][(facts["weights"]["run"] == "small/p20") & (facts["weights"]["round"] == 2)]
+    with open(facts.folders["small/p20"] / "watch.csv", newline="") as file:
         watched = [
             row
             for row in csv.DictReader(file)
@@ -173,9 +176,40 @@ def test_a_report_on_its_own_tables_is_the_same(runs: Path, tmp_path: Path) -> N
 def test_tables_of_two_reports_are_put_together_and_no_run_counts_twice(runs: Path, tmp_path: Path) -> None:
     for name in ("p20", "other"):
         assert main(["report", str(runs / name), "--out", str(tmp_path / f"{name}.html")]) == 0
-    both = collect([tmp_path / "p20_tables", tmp_path / "other_tables", runs / "p20"])
-    assert sorted(both["runs"]["run"]) == ["other", "p20"]
+    both = collect([tmp_path / "p20_tables", tmp_path / "other_tables", runs / "p20", runs / "p20"])
+    assert sorted(both["runs"]["run"]) == ["small/other", "small/p20"]
     assert len(both["rounds"]) == 6
+
+
+def test_other_runs_of_the_same_name_are_others(runs: Path, tmp_path: Path) -> None:
+    """Two studies may have one name, and points of one name."""
+    assert main(["report", str(runs / "p20"), "--out", str(tmp_path / "first.html")]) == 0
+    second = tmp_path / "elsewhere" / "small"
+    (second / "points").mkdir(parents=True)
+    shutil.copytree(runs / "other", second / "p20")
+    both = collect([tmp_path / "first_tables", second])
+    assert sorted(both["runs"]["run"]) == ["small/p20", "small/p20 (2)"]
+    lineage = dict(zip(both["runs"]["run"], both["runs"]["lineage"], strict=True))
+    assert len(set(lineage.values())) == 2
+    assert set(both["weights"]["run"]) == set(lineage) and len(both["rounds"]) == 6
+    folders = collect([runs / "p20", second])
+    assert sorted(folders["runs"]["run"]) == ["small/p20", "small/p20 (2)"]
+
+
+def test_a_run_that_has_pruned_and_follows_nothing_is_no_mistake(runs: Path, tmp_path: Path) -> None:
+    """Its mask is there before rounds.csv says a word of it."""
+    going = tmp_path / "going"
+    shutil.copytree(next((runs / "p20").glob("*/")), going)
+    history = (going / "metrics.jsonl").read_text().splitlines()
+    cut = next(n for n, line in enumerate(history) if '"event": "prune"' in line)
+    (going / "metrics.jsonl").write_text("\n".join(history[: cut + 1]) + "\n")
+    (going / "rounds.csv").write_text("\n".join((going / "rounds.csv").read_text().splitlines()[:2]) + "\n")
+    (going / "watch.csv").unlink()
+    (going / "masks" / "round_2.safetensors").unlink()
+    (going / "status.json").write_text('{"state": "running"}')
+    facts = collect([going])
+    assert facts["rounds"]["round"].tolist() == [0, 1] and facts["rounds"]["remaining_fraction"].iloc[1] < 0.81
+    assert main(["report", str(going), "--out", str(tmp_path / "page.html")]) == 0
 
 
 def test_the_log_is_told_again_from_the_history(runs: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SEEDS = ("seed", "data_seed")
 PROCEDURE = (
-    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "init",
-    "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "device", "compile",
+    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "init", "from_round_1",
+    "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "device", "threads", "compile",
 )  # fmt: skip
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
 TRAINED = {
@@ -79,11 +79,10 @@ class Study:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         runs = facts["runs"]
-        self.settings = {
-            row.run: json.loads(row.settings) for row in runs.itertuples() if row.state not in UNREADABLE and isinstance(row.settings, str)
-        }  # fmt: skip
-        self.lineage = dict(zip(runs["run"], runs["lineage"].fillna("").astype(str), strict=True))
-        self.network = dict(zip(runs["run"], runs["network"].fillna("").astype(str), strict=True))
+        self.settings = {row.run: json.loads(row.settings) for row in runs.itertuples() if row.state not in UNREADABLE}
+        self.state, self.lineage, self.network = (
+            dict(zip(runs["run"], runs[column], strict=True)) for column in ("state", "lineage", "network")
+        )
 
     @cached_property
     def arms(self) -> list[Arm]:
@@ -124,13 +123,16 @@ class Study:
             found.append(list(longest.values()))
         return found
 
-    def units(self, arm: Arm) -> dict[str, str]:
-        """One run for each network that was begun from another θ_0: by its hash. Runs that are doubles are left out."""
+    def units(self, arm: Arm, finished: bool = False) -> dict[str, str]:
+        """One run for each network that was begun from another θ_0, by its hash: of doubles one that has finished, if one has.
+
+        finished: leave out networks whose run has not.
+        """
         found: dict[str, str] = {}
-        for run in arm.runs:
-            if self.lineage[run]:
+        for run in sorted(arm.runs, key=lambda run: self.state[run] != "finished"):
+            if self.lineage[run] and (self.state[run] == "finished" or not finished):
                 found.setdefault(self.lineage[run], run)
-        return found
+        return {lineage: found[lineage] for run in arm.runs if (lineage := self.lineage[run]) in found}
 
     def own(self, run: str) -> str | None:
         """The followed weight that stands first: the first super weight of the network, or else its leader."""
@@ -162,6 +164,20 @@ class Study:
         rows = self.facts["kept"]
         return rows[(rows["run"] == run) & (rows["weight"] == self.own(run)) & rows["kind"].isin(OWN)]
 
+    def last(self, run: str) -> list[Any]:
+        """What the last prune did to each of the run's own followed weights."""
+        rows = self.facts["kept"]
+        own = rows[(rows["run"] == run) & rows["kind"].isin(OWN)]
+        return list(own[own["round"] == own["round"].max()].itertuples())
+
+    def initial(self, run: str, round_: int) -> dict[str, float]:
+        """|w|/threshold at the end of a round, of the controls matched on |θ_0|."""
+        rows = self.facts["initial"]
+        now = rows[(rows["run"] == run) & (rows["round"] == round_) & (rows["of"] == self.own(run))].dropna(
+            subset=["over_threshold"]
+        )
+        return {weight: float(value) for weight, value in zip(now["weight"], now["over_threshold"], strict=True)}
+
     def rounds(self, run: str) -> DataFrame:
         """The rows of rounds.csv."""
         rows = self.facts["rounds"]
@@ -169,10 +185,8 @@ class Study:
 
     def remaining(self, run: str) -> dict[int, float]:
         """Mask → the fraction of the weights in scope that it leaves."""
-        found = {0: 1.0}
-        for table in (self.rounds(run), self.facts["kept"][self.facts["kept"]["run"] == run]):
-            found |= {int(r): float(f) for r, f in zip(table["round"], table["remaining_fraction"], strict=True)}
-        return found
+        table = self.rounds(run)
+        return {int(r): float(f) for r, f in zip(table["round"], table["remaining_fraction"], strict=True)}
 
     def left(self, runs: Iterable[str], mask: int) -> float:
         """What a mask leaves, in percent: the mean over runs."""
@@ -183,7 +197,7 @@ class Study:
         """The held-out loss of the network trained under a mask."""
         rows = self.rounds(run or "")
         found = rows[rows["round"] == mask]["val_loss"]
-        return float(found.iloc[0]) if len(found) else None
+        return float(found.iloc[0]) if len(found) and found.notna().iloc[0] else None
 
     def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
         """q of the followed weight and of each control: what fraction of the weights in scope could remain at most for it to be
@@ -203,12 +217,16 @@ class Study:
         reached = last is not None and (last["round"] >= round_).any()
         return (own, controls) if reached else (None, {})
 
-    def pairs(self, first: Arm, second: Arm) -> Iterator[tuple[str, str]]:
-        """Runs of two arms that branch from one trained round-1 network."""
-        others = {self.network[run]: run for run in self.units(second).values() if self.network[run]}
-        for run in self.units(first).values():
-            if self.network[run] in others:
-                yield run, others[self.network[run]]
+    def pairs(self, first: Arm, second: Arm) -> list[tuple[str, str]]:
+        """Finished runs of two arms that branch from one trained round-1 network."""
+        others = {self.network[run]: run for run in self.units(second, finished=True).values() if self.network[run]}
+        runs = self.units(first, finished=True).values()
+        return [(run, others[self.network[run]]) for run in runs if self.network[run] in others]
+
+    def stood_prune_1(self, run: str) -> bool:
+        """Whether the followed weight was alive after the first prune, as its controls are by choice."""
+        table = self.kept(run)
+        return bool(len(table) and table["alive"].iloc[0])
 
     def _rounds(self, arm: Arm) -> int:
         return int(self.settings[arm.runs[0]]["rounds"])

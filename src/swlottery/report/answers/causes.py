@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from swlottery import inference
+from swlottery.report import words
 from swlottery.report.answers.arms import Arm, Study
-from swlottery.report.answers.kept import falls, matched, rates
+from swlottery.report.answers.kept import falls, paired, rates
 from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
@@ -39,19 +40,20 @@ def gradient(study: Study) -> Section | None:
         contrasts += own
         if len(own) == 2 and own[0]["networks"] > 1:
             smaller = [row["p (Holm)"] < 0.05 and row["shift against controls"] < 0 for row in own]
+            one = "gradient" if smaller[0] else "update"
             told = (
-                "both are smaller"
+                "both are"
                 if all(smaller)
-                else "neither is smaller"
-                if not any(smaller)
-                else f"only the {'gradient' if smaller[0] else 'update'} is smaller"
+                else f"only the {one} was found smaller"
+                if any(smaller)
+                else "neither was found smaller"
             )
             shifts = "; ".join(
                 f"{row['of']}: shift of the log ratio {row['shift against controls']:+.3f} {row['95 % interval']}, {p_value(row['p (Holm)'])}"
                 for row in own
             )
             answer.append(
-                f"If the weight saw less gradient at {fine.name} than at {coarse.name}, its gradient and its update in round 2 would both be smaller there, against its controls: {told} ({shifts})."
+                f"If the weight saw less gradient at {study.title(fine)} than at {study.title(coarse)}, its gradient and its update in round 2 would both be smaller there, against its controls: {told} ({shifts})."
             )
     tables = [
         Table(
@@ -108,29 +110,55 @@ def matrices(study: Study) -> Section | None:
     if not rows:
         return None
     answer = []
-    random = [row for row in rows if "random" in row["arm"]]
+    random = [
+        row
+        for row in rows
+        if row["arm"]
+        in {study.title(arm) for arm in study.arms if study.settings[arm.runs[0]]["criterion"] == "random"}
+    ]
     if random:
         off = max(abs(row["of c_proj, %"] - row["of all, %"]) for row in random)
-        answer.append(f"Random pruning keeps of c_proj what it keeps of all weights, to {off:.2f} points, as it must.")
-    for arms in study.setups.values():
-        titles = {study.title(arm) for arm in arms}
-        third = sorted(
-            (row for row in rows if row["arm"] in titles and row["prune"] == 3 and abs(row["of all, %"] - 51.2) < 0.1),
-            key=lambda row: -row["of c_proj, %"],
+        answer.append(
+            f"Random pruning keeps of c_proj what it keeps of all weights, to {off:.2f} points"
+            + (", as it must." if off < 1 else ": too far off, something is wrong in the pruning.")
         )
-        if len(third) > 1:
-            parts = [f"{row['of c_proj, %']:.1f} % under {row['arm']}" for row in third]
-            answer.append(
-                f"Of c_proj, after three prunes at 20 % (51.2 % of all weights remaining), {listed(parts)} remain."
-            )
-    remark = "GPT-2 initialises c_proj, which writes into the residual stream, smaller by √(2·layers): a global threshold takes more of it from the start. Xavier initialisation, and a threshold for each tensor, do not."
-    table = Table("matrices", "what remains of the c_proj matrices, by arm and prune", rows)
+    for arms in study.setups.values():
+        answer += _ordered(study, arms, rows)
+    remark = "GPT-2 initialises c_proj, which writes into the residual stream, smaller by √(2·layers), so a global threshold takes more of it from the start; a threshold for each tensor does not."
+    table = Table(
+        "matrices", "what remains of the c_proj matrices, by arm and prune: mean over networks, and its range", rows
+    )
     return Section("matrices", "Which initialisation and criterion keep c_proj?", answer, [table], remark=remark)
+
+
+def _ordered(study: Study, arms: list[Arm], rows: list[Row]) -> list[str]:
+    """The arms of a set-up after their third prune at the rate that most of them have, and whether Xavier stands above all."""
+    titles = {study.title(arm): arm for arm in arms}
+    third = [row for row in rows if row["arm"] in titles and row["prune"] == 3]
+    lefts = [round(row["of all, %"], 1) for row in third]
+    third = sorted(
+        (row for row in third if round(row["of all, %"], 1) == max(set(lefts), key=lefts.count)),
+        key=lambda row: -row["of c_proj, %"],
+    )
+    if len(third) < 2:
+        return []
+    parts = [f"{row['of c_proj, %']:.1f} % under {row['arm']}" for row in third]
+    told = [
+        f"Of c_proj, after three prunes ({third[0]['of all, %']:.1f} % of all weights remaining), {listed(parts)} remain."
+    ]
+    xavier = [row for row in third if study.settings[titles[row["arm"]].runs[0]]["init"] == "xavier"]
+    others = [row for row in third if row not in xavier]
+    if xavier and others:
+        above = min(row["least"] for row in xavier) > max(row["most"] for row in others)
+        told.append("Xavier keeps more of c_proj than every other arm, in every network." if above else f"That only Xavier keeps it is not so: {max(others, key=lambda row: row['of c_proj, %'])['arm']} keeps at least as much of c_proj."
+                    if max(row["of c_proj, %"] for row in others) >= max(row["of c_proj, %"] for row in xavier) else "Xavier keeps most of c_proj, but not in every network.")  # fmt: skip
+    return told
 
 
 def rewinding(study: Study) -> Section | None:
     """Does it matter where the weights go back to? The fall of the followed weight after round 2, against the plain arm."""
     rows: list[Row] = []
+    points: list[Row] = []
     for arms, plains in zip(study.setups.values(), study.rates, strict=True):
         plain = {arm.rate: arm for arm in plains}
         own: list[Row] = []
@@ -138,13 +166,17 @@ def rewinding(study: Study) -> Section | None:
             base = plain.get(arm.rate)
             if base is None or not arm.name.partition(", ")[2].startswith("rewind") or arm.name.count(", ") > 1:
                 continue
-            there = falls(study, list(study.pairs(arm, base)), 2, 2)
+            there = falls(study, study.pairs(arm, base), 2, 2)
             if there:
                 found = inference.rank_test(
                     [mine for mine, _ in there.values()], [list(controls.values()) for _, controls in there.values()]
                 )
                 own.append({"arm": study.title(arm), "against": study.title(base), "networks": len(there), "mean rank of d": found.mean, "shift of d": found.shift,
                             "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None})  # fmt: skip
+                points += [
+                    {"arm": study.title(arm), "run": run, "rank of d": rank}
+                    for run, rank in zip(there, found.by_network, strict=True)
+                ]
         corrected(own)
         rows += own
     if not rows:
@@ -153,16 +185,12 @@ def rewinding(study: Study) -> Section | None:
         f"{row['arm']} " + ("changes" if row["p (Holm)"] < 0.05 else "shows no effect on") + " how near the followed weight comes to its fall, against its controls "
         f"(shift of d {row['shift of d']:+.3f} {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm, {row['networks']} networks)." for row in rows if row["networks"] > 1
     ]  # fmt: skip
-    table = Table(
-        "rewinding", "d = log q(arm) − log q(plain arm) after round 2: the followed weight among its controls", rows
+    tables = [Table("rewinding", "d = log q(arm) − log q(plain arm) after round 2: the followed weight among its controls", rows),
+              Table("rewinding_points", "the rank of d in each network", points)]  # fmt: skip
+    remark = (
+        "Without rewinding a network has trained r·T steps after round r: perplexities of the two are not comparable."
     )
-    return Section(
-        "rewinding",
-        "Does rewinding matter?",
-        answer,
-        [table],
-        remark="Without rewinding a network has trained r·T steps after round r: perplexities of the two are not comparable.",
-    )
+    return Section("rewinding", "Does rewinding matter?", answer, tables, remark=remark)
 
 
 def critical(study: Study) -> Section | None:
@@ -182,12 +210,13 @@ def critical(study: Study) -> Section | None:
         if at:
             rows.append({"run": str(run), "weight": str(weight), "falls at sparsity, % (after round 1)": at[0], "least over all rounds": min(at), "rounds": int(rounds["round"].max()),
                          "alive at the end": bool(rounds["alive"].iloc[-1])})  # fmt: skip
-    least: dict[str, float] = {}
+    least: dict[tuple[str, str], float] = {}
     for row in rows:
-        least[row["weight"]] = min(least.get(row["weight"], 100.0), row["least over all rounds"])
-    threatened = sorted(weight for weight, sparsity in least.items() if sparsity < FIVE_ROUNDS)
-    answer = [f"Of {len(least)} super weights, {listed(threatened) if threatened else 'none'} would fall to global magnitude pruning below a sparsity of {FIVE_ROUNDS} %, which five rounds at 20 % reach"
-              + (f": the first to fall would do so at {min(least.values()):.2f} %." if least else ".")]  # fmt: skip
+        one = (study.lineage[row["run"]], row["weight"])
+        least[one] = min(least.get(one, 100.0), row["least over all rounds"])
+    threatened = sorted(weight for (_, weight), sparsity in least.items() if sparsity < FIVE_ROUNDS)
+    answer = [f"Of {words.count(len(least), 'super weight')} {listed(threatened) if threatened else 'none'} would fall to global magnitude pruning below a sparsity of {FIVE_ROUNDS} %, which five rounds at 20 % reach; "
+              f"the first to fall would do so at {min(least.values()):.2f} %."] if least else []  # fmt: skip
     tables = (
         [
             Table(
@@ -214,22 +243,29 @@ def critical(study: Study) -> Section | None:
                 costs,
             )
         )
-        last = {row["run"]: row["gap to controls"] for row in costs if row["gap to controls"] is not None}
-        if last:
+        ends = [
+            row["gap to controls"]
+            for row in costs
+            if row["gap to controls"] is not None
+            and study.state[row["run"]] == "finished"
+            and row["mask"] == max(study.remaining(row["run"]))
+        ]
+        if ends:
             told = (
                 "training makes up for them"
-                if max(last.values()) <= MADE_UP
+                if max(ends) <= MADE_UP
                 else "training does not make up for them in this many steps"
             )
             answer.append(
-                f"Pruned before the first step, the super weights cost {min(last.values()):+.3f} to {max(last.values()):+.3f} nat at the final ticket, over as many controls pruned instead: {told}."
+                f"Pruned before the first step, the super weights cost {min(ends):+.3f} to {max(ends):+.3f} nat at the final ticket, over as many controls pruned instead ({words.count(len(ends), 'run')}): {told}."
             )
+    remark = "All that the finder found, or its record holds; whether a model needs each of them, its record says. One network in several orders of the data is one network: no p-value is given."
     return Section(
         "critical",
-        "Super weights that a model needs",
+        "Super weights: where they would fall, and life without them",
         answer,
         tables,
-        remark="One network in several orders of the data is one network: no p-value is given.",
+        remark=remark,
         leads=True,
     )
 
@@ -244,7 +280,7 @@ def _without(study: Study, forced: Arm, arms: list[Arm]) -> list[Row]:
     rows: list[Row] = []
     for run in forced.runs:
         twin, instead = (_like(study, arm, run) for arm in (alone, controls))
-        for row in study.rounds(run).itertuples():
+        for row in study.rounds(run).dropna(subset=["val_loss"]).itertuples():
             other = study.loss(instead, int(row.round))
             rows.append({"run": run, "mask": int(row.round), "remaining, %": 100 * float(row.remaining_fraction), "left alone": study.loss(twin, int(row.round)),
                          "super weights pruned first": float(row.val_loss), "controls pruned first": other, "gap to controls": None if other is None else float(row.val_loss) - other})  # fmt: skip
@@ -276,31 +312,13 @@ def cost(study: Study) -> Section | None:
                              "perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())})  # fmt: skip
     if not rows:
         return None
-    tables = [
-        Table(
-            "perplexity",
-            "validation perplexity of the network trained under each mask: median over runs, and the range",
-            rows,
-        )
-    ]
-    differences: list[Row] = []
-    for coarse, fine in rates(study):
-        pairs = list(study.pairs(coarse, fine))
-        for mask, other in matched(study, pairs):
-            each = [
-                a - b
-                for run, twin in pairs
-                if (a := study.loss(run, mask)) is not None and (b := study.loss(twin, other)) is not None
-            ]
-            if len(each) > 1:
-                differences.append({"first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{mask} ~ {other}", "networks": len(each),
-                                    "difference": float(np.mean(each)), "95 % interval": interval(*inference.typical_values(each))})  # fmt: skip
+    differences = paired(study, study.loss)
+    answer = []
     if differences:
-        tables.append(
-            Table(
-                "perplexity_differences",
-                "held-out loss, first arm − second arm at matched masks, in nats, and the interval of typical values",
-                differences,
-            )
-        )
-    return Section("perplexity", "What does pruning cost?", [], tables)
+        told = [
+            f"{row['difference']:+.4f} nat {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences
+        ]
+        answer.append(f"Held-out loss at matched masks, larger rate − smaller rate: {listed(told)} remaining.")
+    tables = [Table("perplexity", "validation perplexity of the network trained under each mask: median over runs, and the range", rows),
+              Table("perplexity_differences", "held-out loss, first arm − second arm at matched masks, in nats, and the interval of typical values", differences)]  # fmt: skip
+    return Section("perplexity", "What does pruning cost?", answer, [table for table in tables if table.rows])

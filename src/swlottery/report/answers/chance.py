@@ -21,59 +21,77 @@ def section(study: Study) -> Section | None:
         if last:
             drawn.append(_drawn(study, arm, last))
             elsewhere += _elsewhere(study, arm, last)
-    if not drawn:
+    foreign = _foreign(study)
+    if not drawn and not foreign:
         return None
+    rates = {study.title(arm) for arms in study.rates for arm in arms}
     answer = []
-    judged = [row for row in drawn if row["p"] is not None]
+    judged = [row for row in drawn if row["p"] is not None and row["arm"] in rates]
     if judged:
-        doubts = [row["arm"] for row in judged if row["p"] < 0.01]
-        found = [row["dispersion"] for row in judged]
+        doubts = [row["arm"] for row in judged if row["p"] < 0.01 and row["dispersion"] > 1]
+        found = [f"{row['dispersion']:.2f} at {row['arm']} ({p_value(row['p'])})" for row in judged]
         answer.append(
             "Coordinates fixed beforehand: "
             + (f"the same ones are kept again and again in {listed(doubts)}, so the symmetry argument fails there" if doubts
-               else "no sign that the same ones are kept again and again")
-            + f" (dispersion over networks {min(found):.2f} to {max(found):.2f} times what chance gives, smallest {p_value(min(row['p'] for row in judged))})."
+               else "no sign that the same ones are kept again and again from network to network")
+            + f"; the dispersion is {listed(found)}, where chance gives 1."
         )  # fmt: skip
-    if elsewhere:
-        kept, number, expected = (sum(row[column] for row in elsewhere) for column in ("kept", "networks", "expected"))
-        outside = [row["arm"] for row in elsewhere if row["p"] < 0.05]
-        answer.append(
-            f"A weight found in one network and followed in another, as in the first runs, was kept {kept} of {number} times, where the keep rates of its matrix say {expected:.1f}: "
-            + (f"more or less than chance in {listed(outside)}." if outside else "chance, in every arm.")
-        )  # fmt: skip
+    judged = [row for row in elsewhere if row["arm"] in rates]
+    if judged:
+        outside = [row["arm"] for row in judged if row["outside"]]
+        parts = [
+            f"{row['kept']} of {row['networks']} times at {row['arm']}, where the keep rates of its matrix say {row['expected']:.1f} ({p_value(row['p'])})"
+            for row in judged
+        ]
+        answer.append(f"A weight found in one network and followed in the next, as in the first runs, was kept {listed(parts)}: "
+                      + (f"not chance in {listed(outside)}." if outside else "what chance gives."))  # fmt: skip
+    if foreign:
+        parts = [
+            f"{row['weight']} in {row['kept']} of {row['networks']} networks at {row['arm']}, where {row['expected']:.1f} are expected ({p_value(row['p'])})"
+            for row in foreign
+        ]
+        answer.append(f"Coordinates that were followed though they come from elsewhere: kept {listed(parts)}.")
     tables = [
         Table(
             "chance",
-            "1,000 coordinates drawn once, looked up in every network after the last prune that all networks of the arm have made",
+            "1,000 coordinates drawn once, looked up in every network that has finished, after the last prune",
             drawn,
-        )
+        ),
+        Table(
+            "elsewhere_by_arm",
+            "the weight of each network, looked up in the next network after the same prune",
+            elsewhere,
+        ),
+        Table(
+            "foreign",
+            "coordinates of another network (--follow, --allow-foreign), after the last prune that the runs have made",
+            foreign,
+        ),
     ]
-    if elsewhere:
-        tables.append(
-            Table(
-                "elsewhere_by_arm",
-                "the weight that each network follows, looked up in the next network after the same prune",
-                elsewhere,
-            )
-        )
     remark = (
         "That drawn coordinates are kept on average as their matrices are is arithmetic. The dispersion is the variance over coordinates of the number of networks that kept each, "
-        "over its mean when the kept ones are permuted within each matrix of each network (999 draws): above 1, some are kept again and again. "
-        "Expected: the sum of the keep rates of the matrices; p: Poisson-binomial, two-sided; interval: Clopper–Pearson, 95 %."
+        "over its mean when the kept ones are permuted within each matrix of each network (999 draws, two-sided): above 1, some are kept again and again. "
+        "Expected: the sum of the keep rates of the matrices; p: Poisson-binomial, two-sided; outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate."
     )
-    return Section("chance", "Chance: a coordinate fixed beforehand", answer, tables, remark=remark)
+    return Section(
+        "chance",
+        "Chance: a coordinate fixed beforehand",
+        answer,
+        [table for table in tables if table.rows],
+        remark=remark,
+    )
 
 
 def _last(study: Study, arm: Arm) -> int:
-    """The last prune that all networks of an arm have made."""
+    """The last prune that all finished networks of an arm have made."""
     rows = study.facts["fixed"]
-    made = rows[rows["run"].isin(study.units(arm).values())].groupby("run")["round"].max()
+    made = rows[rows["run"].isin(study.units(arm, finished=True).values())].groupby("run")["round"].max()
     return int(made.min()) if len(made) else 0
 
 
 def _drawn(study: Study, arm: Arm, last: int) -> Row:
     rows = study.facts["fixed"]
-    now = rows[rows["run"].isin(study.units(arm).values()) & (rows["round"] == last)]
+    now = rows[rows["run"].isin(study.units(arm, finished=True).values()) & (rows["round"] == last)]
     bits, groups = [], np.empty(0)
     for _, one in now.groupby("run", sort=True):
         bits.append(np.concatenate([_unpacked(b, n) for b, n in zip(one["bits"], one["drawn"], strict=True)]))
@@ -92,17 +110,34 @@ def _unpacked(bits: str, number: int) -> np.ndarray:
 def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
     """Each network looks up the weight of the network before it: so that every network and every weight counts once."""
     rows = study.facts["elsewhere"]
-    names = list(study.units(arm).values())
+    names = list(study.units(arm, finished=True).values())
     kept, rates = [], []
     for previous, run in zip([names[-1], *names[:-1]], names, strict=True):
         here = rows[(rows["run"] == run) & (rows["round"] == last)]
-        found = here[[study.lineage.get(of) == study.lineage[previous] for of in here["of"]]]
+        found = here[[study.network.get(of) == study.network[previous] for of in here["of"]]]
         if len(found):
             kept.append(bool(found["alive"].iloc[0]))
             rates.append(float(found["matrix_keep_rate"].iloc[0]))
-    if not kept:
-        return []
-    counted = inference.against_rates(kept, rates)
-    low, high = inference.proportion(counted.kept, counted.number)
-    return [{"arm": study.title(arm), "networks": counted.number, "kept": counted.kept, "expected": counted.expected,
-             "95 % interval of the kept fraction": interval(low, high), "p": counted.p}]  # fmt: skip
+    return [{"arm": study.title(arm), **_counted(kept, rates)}] if kept else []
+
+
+def _foreign(study: Study) -> list[Row]:
+    """Coordinates that a run was told to follow, by arm."""
+    facts, rows = study.facts["kept"], []
+    for arm in study.arms:
+        here = facts[facts["run"].isin(study.units(arm).values()) & (facts["kind"] == "foreign")]
+        for weight, one in here.groupby("weight"):
+            ends = one.sort_values("round").groupby("run").tail(1)
+            counted = _counted(
+                [bool(alive) for alive in ends["alive"]],
+                [float(k / n) for k, n in zip(ends["matrix_kept"], ends["matrix_size"], strict=True)],
+            )
+            rows.append({"arm": study.title(arm), "weight": weight, **counted})
+    return rows
+
+
+def _counted(kept: list[bool], rates: list[float]) -> Row:
+    found = inference.against_rates(kept, rates)
+    low, high = inference.proportion(found.kept, found.number)
+    return {"networks": found.number, "kept": found.kept, "expected": found.expected, "95 % interval of the kept fraction": interval(low, high), "p": found.p,
+            "outside": not low <= found.expected / found.number <= high}  # fmt: skip

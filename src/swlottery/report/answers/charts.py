@@ -54,9 +54,9 @@ def svg(figure: Figure, name: str, alternative: str, page: bool) -> str:
         figure.savefig(whole, format="svg", metadata={"Date": None, "Creator": None})
     text = whole.getvalue()
     text = text[text.index("<svg") :]
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)  # two figures may not share an id
     for stand_in, (inside, outside) in THEME.items():
         text = text.replace(stand_in, inside if page else outside)
-    text = re.sub(r'(id="|#)([A-Za-z])', rf"\g<1>{name}-\2", text)  # two figures may not share an id
     if page:
         text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text)
         text = re.sub(
@@ -145,7 +145,7 @@ def survival(study: Study) -> Picture | None:
             axes.set_title(f"{study.title(arm)}: {len(tables)} run{'s' * (len(tables) != 1)}")
         _labels(figure, grid, "remaining weights, %", "kept")
     return Picture("survival", figure, "Kept weights against remaining weights. The step line is the Kaplan–Meier curve of the followed weights, one a run; runs that still go are censored where they stand.",
-                   f"Fractions of followed weights, of their controls and of their matrices that each prune kept, in {len(drawn)} arms; the numbers are in the table.")  # fmt: skip
+                   "Fractions kept, against remaining weights. " + "; ".join(f"{study.title(arm)}: followed weights {sum(bool(t['alive'].iloc[-1]) for t in tables)} of {len(tables)} at the end" for arm, tables in drawn) + ".")  # fmt: skip
 
 
 def _share(rows: Sequence[Any], part: str, whole: str) -> float:
@@ -168,30 +168,35 @@ def _labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
         figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=4, fontsize=8.5)
 
 
-def ranks(points: Sequence[Row]) -> Picture | None:
-    """The rank of each network's followed weight among its controls, by arm."""
-    names = list(dict.fromkeys(row["arm"] for row in points))
+def strip(
+    name: str,
+    rows: Sequence[Row],
+    value: str,
+    label: str,
+    caption: str,
+    by: str = "arm",
+    reference: float | None = None,
+) -> Picture | None:
+    """One circle for each row and a bar for their mean, in a line for each ``by``; reference: a dashed line."""
+    names = list(dict.fromkeys(str(row[by]) for row in rows))
     if not names:
         return None
+    told = []
     with look():
         figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(names)))
         axes = figure.subplots()
-        for y, name in enumerate(names):
-            values = sorted(row["rank"] for row in points if row["arm"] == name)
+        for y, line in enumerate(names):
+            values = sorted(float(row[value]) for row in rows if str(row[by]) == line)
             spread = [y + 0.24 * ((n % 5) / 2 - 1) for n in range(len(values))]
             axes.plot(values, spread, "o", ms=5, color=COLOURS[0], mfc="none")
             axes.plot([np.mean(values)] * 2, [y - 0.34, y + 0.34], color=COLOURS[1], lw=2.4)
-        axes.axvline(0.5, color=INK, lw=1, ls="--")
+            told.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {np.mean(values):.3g}")
+        if reference is not None:
+            axes.axvline(reference, color=INK, lw=1, ls="--")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel("rank among the controls: 0 below all, ½ chance, 1 above all")
-    return Picture(
-        "ranks",
-        figure,
-        "One circle a network, the bar their mean, dashed: chance.",
-        "Ranks of the followed weights among their controls after round 2, by arm; the numbers are in the table.",
-    )
+        axes.set_xlabel(label)
+    return Picture(name, figure, caption, f"{label}. {'; '.join(told)}.")
 
 
 def magnitude(study: Study) -> Picture | None:
@@ -240,36 +245,28 @@ def magnitude(study: Study) -> Picture | None:
             axes.set_title(study.title(arm))
         _labels(figure, grid, "remaining weights while it was trained, %", "|w| over the threshold of that prune")
     return Picture("magnitude", figure, "The size of the followed weights at the end of every round, over the threshold that decides there (the last: that one more prune would have).",
-                   f"Followed weights over the threshold, with the band of their controls, in {len(drawn)} arms.")  # fmt: skip
+                   "|w| over the threshold at the end of the first and the last round shown. " + "; ".join(f"{study.title(arm)}: median {np.median([t[0][1] for t in tracks]):.3g} and {np.median([t[-1][1] for t in tracks]):.3g}" for arm, tracks in drawn) + ".")  # fmt: skip
 
 
 def lines(
-    name: str,
-    rows: Sequence[Row],
-    y: str,
-    label: str,
-    caption: str,
-    x: str = "remaining, %",
-    log: bool = False,
-    ranged: bool = False,
+    name: str, rows: Sequence[Row], y: str, label: str, caption: str, x: str = "remaining, %", log: bool = False
 ) -> Picture | None:
-    """A column of a table against remaining weights, a line an arm; ranged: with the band between ``least`` and ``most``."""
+    """A column of a table against remaining weights, a line an arm, with the band between the columns ``least`` and ``most``."""
     names = list(dict.fromkeys(row["arm"] for row in rows))
     if not names:
         return None
+    told = []
     with look():
         figure = Figure(figsize=(WIDTH, 3.8))
         axes = figure.subplots()
         for n, arm in enumerate(names):
             own = [row for row in rows if row["arm"] == arm]
-            at, colour = [row[x] for row in own], COLOURS[n % len(COLOURS)]
-            axes.plot(
-                at, [row[y] for row in own], color=colour, marker=MARKERS[n % len(MARKERS)], ms=5, lw=1.6, label=arm
+            at, values, colour = [row[x] for row in own], [row[y] for row in own], COLOURS[n % len(COLOURS)]
+            axes.plot(at, values, color=colour, marker=MARKERS[n % len(MARKERS)], ms=5, lw=1.6, label=arm)
+            axes.fill_between(
+                at, [row["least"] for row in own], [row["most"] for row in own], color=colour, alpha=0.12, lw=0
             )
-            if ranged and len(own) > 1:
-                axes.fill_between(
-                    at, [row["least"] for row in own], [row["most"] for row in own], color=colour, alpha=0.12, lw=0
-                )
+            told.append(f"{arm}: {values[0]:.4g} at {at[0]:.1f} % to {values[-1]:.4g} at {at[-1]:.1f} %")
         if log:
             axes.set_yscale("log")
             for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
@@ -278,12 +275,7 @@ def lines(
         axes.set_xlabel("remaining weights, % (dense at the left)")
         axes.set_ylabel(label)
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
-    return Picture(
-        name,
-        figure,
-        caption,
-        f"{label} against remaining weights, one line for each of {len(names)} arms; the numbers are in the table.",
-    )
+    return Picture(name, figure, caption, f"{label} against remaining weights. {'; '.join(told)}.")
 
 
 def boxes(study: Study) -> Picture | None:
@@ -347,7 +339,7 @@ def boxes(study: Study) -> Picture | None:
             axes.set_title(f"{study.title(arm)}: {run}, {rows['weight'].iloc[0]}")
         _labels(figure, grid, "round: before training (left), after it (right)", "value of a weight")
     return Picture("boxes", figure, "The remaining weights of the followed weight's matrix: median, quartiles, whiskers of at most 1.5 times the box, smallest and largest. The first network of each arm.",
-                   f"Boxplots by round in {len(drawn)} arms.")  # fmt: skip
+                   "Boxplots of a matrix by round, with the followed weight. " + "; ".join(f"{study.title(arm)}, {run}: {rows['weight'].iloc[0]} ends at {float(rows['value'].iloc[-1]):.3g}" for arm, run, rows in drawn) + ".")  # fmt: skip
 
 
 def percentiles(rows: Sequence[Row]) -> Picture | None:
@@ -378,5 +370,10 @@ def percentiles(rows: Sequence[Row]) -> Picture | None:
         "percentiles",
         figure,
         "Means over networks.",
-        "Mean percentiles of gradient, second moment and update, of the followed weights and of their controls, by arm.",
+        "Mean percentiles in round 2. "
+        + "; ".join(
+            f"{row['arm']}, {row['of']}: followed {row['followed, mean percentile']:.0f}, controls {row['controls, mean percentile']:.0f}"
+            for row in rows
+        )
+        + ".",
     )

@@ -49,7 +49,7 @@ THRESHOLDS = {"10 %": 4.807960e-03, "20 %": 9.359073e-03}
 def section(chance: list[str]) -> Section:
     """The table; chance: what the data at hand say of coordinates that were fixed beforehand."""
     answer = [
-        "The coordinate (2, 447, 666) was found in the pretrained GPT-2 and followed in networks trained from scratch, where it means nothing: it is kept with the rate of its matrix.",
+        "The coordinate (2, 447, 666) was found in the pretrained GPT-2 and followed in networks trained from scratch, where it means nothing: if nothing but chance is at work, it is kept with the rate of its matrix.",
         *chance[:2],
         "All five runs start from one initialisation, so they are not five independent observations; and 10 % and 20 % were compared at equal rounds, where different numbers of weights remain.",
     ]  # fmt: skip

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 
 from swlottery import inference
 from swlottery.report.answers.arms import Study
-from swlottery.report.answers.kept import matched, rates
-from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value
+from swlottery.report.answers.kept import paired
+from swlottery.report.answers.sections import Row, Section, Table, listed, p_value
 
 
 def prediction(study: Study) -> Section | None:
@@ -18,7 +18,7 @@ def prediction(study: Study) -> Section | None:
     rows: list[Row] = []
     ends: dict[str, Row] = {}
     for arm in study.arms:
-        for prune, now in facts[facts["run"].isin(study.units(arm).values())].groupby("round"):
+        for prune, now in facts[facts["run"].isin(study.units(arm, finished=True).values())].groupby("round"):
             initial, trained = (now[column].dropna() for column in ("auc_initial", "auc_trained"))
             if len(initial) and len(trained):
                 rows.append({"arm": study.title(arm), "mask": int(str(prune)), "remaining, %": study.left(now["run"], int(str(prune))), "networks": len(now),
@@ -27,90 +27,112 @@ def prediction(study: Study) -> Section | None:
                     ends[study.title(arm)] = rows[-1]
     if not rows:
         return None
-    parts = [f"{row['by |θ_0|']:.3f} after {arm} ({row['remaining, %']:.1f} % remaining)" for arm, row in ends.items()]
+    parts = [f"{row['by |θ_0|']:.3f} at {arm} ({row['remaining, %']:.1f} % remaining)" for arm, row in ends.items()]
     answer = (
         [
-            f"|θ_0| alone tells kept from pruned weights of c_proj with an AUC of {listed(parts)}: ½ is a coin, 1 a certainty."
+            f"|θ_0| alone tells the kept from the pruned weights of c_proj with an AUC of {listed(parts)}: ½ is a coin, 1 a certainty."
         ]
         if parts
         else []
     )
-    tables = [
-        Table(
-            "prediction",
-            "how well |w| tells the kept c_proj weights of a mask from the pruned ones: AUC within matrices, mean over networks, and its range",
-            rows,
-        )
-    ]
-    differences: list[Row] = []
-    for coarse, fine in rates(study):
-        pairs = list(study.pairs(coarse, fine))
-        for mask, other in matched(study, pairs):
-            each = [d for a, b in pairs if not math.isnan(d := _auc(study, a, mask) - _auc(study, b, other))]
-            if len(each) > 1:
-                differences.append({"first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{mask} ~ {other}", "networks": len(each),
-                                    "difference": float(np.mean(each)), "95 % interval": interval(*inference.typical_values(each))})  # fmt: skip
+    differences = paired(study, lambda run, mask: _auc(study, run, mask))
     if differences:
-        tables.append(
-            Table(
-                "prediction_differences",
-                "AUC by |θ_0|, first arm − second arm at matched masks, and the interval of typical values",
-                differences,
-            )
-        )
+        told = [
+            f"{row['difference']:+.3f} {row['95 % interval']} at {row['remaining, %']:.1f} % remaining"
+            for row in differences
+        ]
+        answer.append(f"Between the rates, at matched masks, it differs by {listed(told)}.")
     growth = study.facts["growth"]
     fits: list[Row] = [
         {"arm": study.title(arm), "networks": len(now), "prunes": int(now["prunes"].iloc[0]), "b, of |θ_T1|": float(now["trained"].mean()), "c, of |θ_0|": float(now["initial"].mean()), "R²": float(now["r_squared"].mean())}
         for arm in study.arms if len(now := growth[growth["run"].isin(study.units(arm).values())])
     ]  # fmt: skip
-    if fits:
-        tables.append(
-            Table(
-                "growth_by_arm",
-                "log|w| in the final ticket = a + b log|θ_T1| + c log|θ_0|, over the c_proj weights that remain: means over networks",
-                fits,
-            )
-        )
+    tables = [
+        Table(
+            "prediction",
+            "how well |w| tells the kept c_proj weights of a mask from the pruned ones: AUC within matrices, mean over networks, and its range",
+            rows,
+        ),
+        Table(
+            "prediction_differences",
+            "AUC by |θ_0|, first arm − second arm at matched masks, and the interval of typical values",
+            differences,
+        ),
+        Table(
+            "growth_by_arm",
+            "log|w| in the final ticket = a + b log|θ_T1| + c log|θ_0|, over the c_proj weights that remain: means over networks",
+            fits,
+        ),
+    ]
     remark = "After more than one prune the regression sees only what several trainings have kept; the arms with one prune are free of that."
-    return Section("prediction", "Is it settled at initialisation?", answer, tables, remark=remark)
+    return Section(
+        "prediction",
+        "Is it settled at initialisation?",
+        answer,
+        [table for table in tables if table.rows],
+        remark=remark,
+    )
 
 
-def _auc(study: Study, run: str, mask: int) -> float:
+def _auc(study: Study, run: str, mask: int) -> float | None:
     facts = study.facts["predicted"]
-    found = facts[(facts["run"] == run) & (facts["round"] == mask)]["auc_initial"]
-    return float(found.iloc[0]) if len(found) else math.nan
+    found = facts[(facts["run"] == run) & (facts["round"] == mask)]["auc_initial"].dropna()
+    return float(found.iloc[0]) if len(found) else None
 
 
 def again(study: Study) -> Section | None:
     """Does the finder find the weight again in the networks of later rounds?"""
     facts = study.facts["found"]
     rows: list[Row] = []
+    each: list[Row] = []
+    hits = number = 0
     for arm in study.arms:
-        here = facts[facts["run"].isin([run for run in arm.runs if study.own(run)]) & (facts["round"] > 1)]
-        for round_, now in here.groupby("round"):
-            fates = [
-                next(
-                    (word for word in ("kept", "moved", "lost") if str(study.own(row.run)) in str(getattr(row, word))),
-                    "",
-                )
-                for row in now.itertuples()
-            ]
-            rows.append({"arm": study.title(arm), "round": int(str(round_)), "networks": len(now), "found again": fates.count("kept"), "moved": fates.count("moved"),
-                         "lost": fates.count("lost"), "different answers": len(set(now["weights"]))})  # fmt: skip
+        units = [run for run in study.units(arm).values() if study.own(run)]
+        for round_, now in facts[facts["run"].isin(units) & (facts["round"] > 1)].groupby("round"):
+            fates = [_fate(str(study.own(row.run)), row) for row in now.itertuples()]
+            rows.append(
+                {
+                    "arm": study.title(arm),
+                    "round": int(str(round_)),
+                    "networks": len(now),
+                    **{word: fates.count(word) for word in FATES},
+                }
+            )
+            if any(arm in arms for arms in study.rates):
+                each += [
+                    {
+                        "arm": study.title(arm),
+                        "run": row.run,
+                        "round": int(row.round),
+                        "followed": study.own(row.run),
+                        "fate": fate,
+                        "found": row.weights,
+                    }
+                    for row, fate in zip(now.itertuples(), fates, strict=True)
+                ]
+                hits, number = hits + fates.count("kept"), number + len(now)
     if not rows:
         return None
-    hits, number = (sum(row[column] for row in rows) for column in ("found again", "networks"))
-    answer = [
-        f"Looked for again in each later round, the followed weight was among those found in {hits} of {number} trained networks."
-    ]
-    remark = "Moved: another weight leads, or feeds the same channel. To be alive is about the mask; this is about what the network does."
-    return Section(
-        "again",
-        "Is it found again?",
-        answer,
-        [Table("again", "the finder, on the network that each later round trained", rows)],
-        remark=remark,
+    answer = (
+        [
+            f"Looked for again in each later round at each rate, the followed weight was among those found in {hits} of {number} trained networks."
+        ]
+        if number
+        else []
     )
+    tables = [Table("again", "the finder, on the network that each later round trained: how often the weight is found again (kept), another has taken over (moved), or neither (lost)", rows),
+              Table("again_weights", "which weights were found", each)]  # fmt: skip
+    remark = "Moved: another weight leads, or feeds the same channel. To be alive is about the mask; this is about what the network does."
+    return Section("again", "Is it found again?", answer, [table for table in tables if table.rows], remark=remark)
+
+
+FATES = ("kept", "moved", "lost")
+
+
+def _fate(own: str, row: Any) -> str:
+    """What the finder's event says of a weight; its places have no expert."""
+    place = f"({', '.join(own.strip('()').split(', ')[:3])})"
+    return next((word for word in FATES if place in getattr(row, word)), "")
 
 
 def twins(study: Study) -> Section | None:
@@ -125,9 +147,15 @@ def twins(study: Study) -> Section | None:
     ]  # fmt: skip
     agree = sum(row["found there"] for row in rows)
     low, high = inference.proportion(agree, len(rows))
-    answer = [
-        f"Trained again from the same initialisation in another order of the batches, {agree} of {len(rows)} networks have the same weight in front (95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
-    ]
+    settled = (
+        "so the initialisation fixes it"
+        if agree >= 0.8 * len(rows)
+        else "so the initialisation does not usually fix it"
+        if high < 0.5
+        else "which leaves open how far the initialisation fixes it"
+    )
+    answer = [f"Trained again from the same initialisation in another order of the batches, {agree} of {len(rows)} networks have the same weight in front "
+              f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %){f', {settled}' if len(rows) > 1 else ''}."]  # fmt: skip
     tested = [row for row in rows if row["controls"]]
     if len(tested) > 1:
         found = inference.rank_test(

@@ -47,7 +47,7 @@ th[aria-sort=ascending] button::after{content:" ▲"}th[aria-sort=descending] bu
 details{margin:.6rem 0}summary{cursor:pointer}pre{overflow-x:auto;background:var(--panel);padding:.7rem;font-size:.74rem;line-height:1.4}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem}
 @media(max-width:40rem){nav ul{columns:1}body{font-size:15px}h1{font-size:1.4rem}figure{overflow-x:auto}figure svg{min-width:34rem}}
-@media print{:root{color-scheme:light;--bg:#fff;--ink:#000}.scroll{overflow:visible}nav,.csv,.runs{display:none}h2,figure,tr{break-inside:avoid}table{font-size:.62rem}}
+@media print{:root{color-scheme:light;--bg:#fff;--ink:#000}.scroll{overflow:visible}nav,.csv,.runs{display:none}h2,figure,tr{break-inside:avoid}table{font-size:.55rem}th,td{padding:.15rem .3rem;white-space:normal}}
 """
 
 SCRIPT = """
@@ -60,15 +60,18 @@ document.querySelectorAll('th button').forEach(function (button) {
     var rows = Array.prototype.slice.call(body.rows);
     rows.sort(function (a, b) {
       var x = a.cells[column].dataset.value, y = b.cells[column].dataset.value;
-      var order = x === '' ? 1 : y === '' ? -1 : isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+      var order = x === y ? 0 : x === '' ? 1 : y === '' ? -1 : isNaN(x) || isNaN(y) ? x.localeCompare(y, 'en', { numeric: true }) : x - y;
       return x === '' || y === '' || !down ? order : -order;
     });
     rows.forEach(function (row) { body.appendChild(row); });
   });
 });
+var opened = [];
 window.addEventListener('beforeprint', function () {
-  document.querySelectorAll('section details').forEach(function (one) { one.open = true; });
+  opened = Array.prototype.slice.call(document.querySelectorAll('section details:not([open])'));
+  opened.forEach(function (one) { one.open = true; });
 });
+window.addEventListener('afterprint', function () { opened.forEach(function (one) { one.open = false; }); });
 """
 
 
@@ -112,7 +115,7 @@ def _page(title: str, sections: Sequence[Section], runs: Sequence[RunPage], made
 
 def _figure(picture: Picture) -> str:
     drawing = svg(picture.figure, f"figure-{picture.name}", escape(picture.alternative, quote=True), page=True)
-    return f"<figure>{drawing}<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
+    return f"<figure tabindex='0'>{drawing}<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
 
 
 def _table(table: Table) -> str:
@@ -138,10 +141,10 @@ def _cell(value: object) -> str:
 
 def _run(run: RunPage) -> str:
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td class='text'>{escape(str(value))}</td><td class='text'>{'' if name in run.changed else 'default'}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td class='text'>{escape(str(value))}</td><td class='text'>{'given' if name in run.changed else 'default'}</td></tr>"
         for name, value in run.settings.items()
     )
-    settings = f"<details><summary>settings</summary><div class='scroll'><table><thead><tr><th>setting</th><th>value</th><th></th></tr></thead><tbody>{rows}</tbody></table></div></details>"
+    settings = f"<details><summary>settings</summary><div class='scroll' role='region' tabindex='0' aria-label='settings of {escape(run.name, quote=True)}'><table><thead><tr><th scope='col'>setting</th><th scope='col'>value</th><th scope='col'>where from</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
     log = (
         f"<details><summary>log</summary><pre>{escape(run.log)}</pre></details>"
         if run.log

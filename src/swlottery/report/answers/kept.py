@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from swlottery import inference
+from swlottery.report import words
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
 
@@ -25,64 +26,74 @@ Values = dict[str, tuple[float, dict[str, float]]]
 def survival(study: Study) -> Section | None:
     """Kept or pruned, prune by prune, against the matrix and the controls."""
     rows: list[Row] = []
-    tests: list[Row] = []
-    kinds, lost, number = set(), 0, 0
     for arm in study.arms:
-        tables = {run: table for run in arm.runs if len(table := study.kept(run))}
-        if not tables:
-            continue
-        kinds |= {study.kind(run) for run in tables}
-        for prune in sorted({int(r) for table in tables.values() for r in table["round"]}):
+        tables = [table for run in study.units(arm).values() if len(table := study.kept(run))]
+        for prune in sorted({int(r) for table in tables for r in table["round"]}):
             rows.append(
                 _at_prune(
-                    study,
-                    arm,
-                    prune,
-                    [one for table in tables.values() for one in table.itertuples() if one.round == prune],
+                    study, arm, prune, [one for table in tables for one in table.itertuples() if one.round == prune]
                 )
-            )
-        lost += sum(not bool(table["alive"].iloc[-1]) for table in tables.values())
-        number += len(tables)
-        units = [
-            tables[run] for run in study.units(arm).values() if run in tables and bool(tables[run]["alive"].iloc[0])
-        ]
-        if len(units) > 1:
-            ends = [table.iloc[-1] for table in units]
-            found = inference.survival_test(
-                [bool(end["alive"]) for end in ends],
-                [int(end["control_rank"]) for end in ends],
-                [int(end["control_rank_n"]) for end in ends],
-            )
-            tests.append(
-                {
-                    "arm": study.title(arm),
-                    "networks": len(units),
-                    "prune": int(ends[0]["round"]),
-                    "kept": found.kept,
-                    "expected": found.expected,
-                    "p": found.p,
-                }
             )
     if not rows:
         return None
-    what = listed(sorted(kinds))
-    answer = [
-        f"The followed {what} was kept to the end of {number - lost} of {number} runs"
-        + ("." if lost else ": where nothing was lost, survival cannot tell one arm from another.")
-    ]
-    if what == "leader":
+    kinds = sorted({study.kind(run) for run in study.settings if study.own(run)})
+    tests: list[Row] = []
+    answer, lost = [], 0
+    for arms in study.rates:
+        own: list[Row] = []
+        for arm in arms:
+            runs = [run for run in study.units(arm, finished=True).values() if len(study.kept(run))]
+            if not runs:
+                continue
+            ends = [row for run in runs for row in study.last(run)]
+            alive = sum(bool(row.alive) for row in ends)
+            lost += len(ends) - alive
+            low, high = inference.proportion(alive, len(ends))
+            left = study.left(runs, int(ends[0].round))
+            answer.append(f"At {study.title(arm)}, {alive} of {words.count(len(ends), 'followed weight')} in {words.count(len(runs), 'network')} stood to the end, at {left:.2f} % remaining"
+                          + (f" (95 % interval {100 * low:.0f} to {100 * high:.0f} %)" if len(ends) == len(runs) else "") + f"; of their matrices {100 * _share(ends):.1f} % did.")  # fmt: skip
+            stood = [
+                one
+                for one in map(study.kept, runs)
+                if bool(one["alive"].iloc[0]) and int(one["control_rank_n"].iloc[-1])
+            ]
+            if len(stood) > 1:
+                last = [one.iloc[-1] for one in stood]
+                found = inference.survival_test(
+                    [bool(row["alive"]) for row in last],
+                    [int(row["control_rank"]) for row in last],
+                    [int(row["control_rank_n"]) for row in last],
+                )
+                own.append(
+                    {
+                        "arm": study.title(arm),
+                        "networks": len(stood),
+                        "prune": int(last[0]["round"]),
+                        "kept": found.kept,
+                        "expected": found.expected,
+                        "p": found.p,
+                        "p (Holm)": None,
+                    }
+                )
+        corrected(own)
+        tests += own
+    if answer and not lost:
+        answer.append(
+            "Nothing that was followed was pruned at any of these rates, so survival cannot tell one rate from another; what can is how near the weights came to it."
+        )
+    if kinds == ["leader"]:
         answer.append(
             "No network here has a super weight: what is followed is the leader, the weight with the largest contribution, so nothing is said of weights whose loss wrecks a model."
         )
     for row in tests:
-        if row["p"] < 0.05:
+        if row["p (Holm)"] < 0.05:
             answer.append(
-                f"In {row['arm']} it was kept {row['kept']} times in {row['networks']}, where exchangeability with its controls gives {row['expected']:.1f} ({p_value(row['p'])})."
+                f"At {row['arm']} it was kept {row['kept']} times in {row['networks']}, where exchangeability with its controls gives {row['expected']:.1f} ({p_value(row['p (Holm)'])} by Holm)."
             )
     tables_ = [
         Table(
             "survival",
-            "kept by each prune: the followed weight of each run, its controls nearest in rank of |θ_T1|, and its whole matrix",
+            "kept by each prune: the followed weight of each network, its controls nearest in rank of |θ_T1|, and its whole matrix",
             rows,
         )
     ]
@@ -94,9 +105,14 @@ def survival(study: Study) -> Section | None:
                 tests,
             )
         )
-    remark = ("Compare arms at equal remaining weights, never at equal rounds. Interval: Clopper–Pearson, one weight a run. Controls are chosen among what prune 1 keeps, so that prune says nothing of them; "
+    remark = ("Compare arms at equal remaining weights, never at equal rounds. Interval: Clopper–Pearson, one weight a network. Controls are chosen among what prune 1 keeps, so that prune says nothing of them; "
               "a followed weight that prune 1 took is left out of the test.")  # fmt: skip
     return Section("survival", "Kept or not, at equal remaining weights", answer, tables_, remark=remark, leads=True)
+
+
+def _share(rows: list[Any]) -> float:
+    """What was kept of the matrices that the followed weights lie in."""
+    return float(np.mean([row.matrix_kept / row.matrix_size for row in rows]))
 
 
 def _at_prune(study: Study, arm: Arm, prune: int, now: list[Any]) -> Row:
@@ -106,7 +122,7 @@ def _at_prune(study: Study, arm: Arm, prune: int, now: list[Any]) -> Row:
     return {
         "arm": study.title(arm), "prune": prune, "remaining, %": 100 * float(np.mean([one.remaining_fraction for one in now])), "kept": alive, "of": len(now),
         "95 % interval, %": interval(100 * low, 100 * high), "controls kept, %": float(100 * controls / of) if of else None,
-        "matrix kept, %": 100 * float(np.mean([one.matrix_kept / one.matrix_size for one in now])),
+        "matrix kept, %": 100 * _share(now),
     }  # fmt: skip
 
 
@@ -114,13 +130,14 @@ def size(study: Study) -> Section | None:
     """The primary outcome: the mid-rank of |w|/threshold among the controls, at the end of round 2."""
     rows: list[Row] = []
     points: list[Row] = []
-    bracketed: list[Row] = []
-    rate: list[Row] = []
+    sensitive: list[Row] = []
+    by_arm: dict[Arm, Row] = {}
     for arm in study.arms:
         runs = [run for run in study.units(arm).values() if study.own(run)]
         there = {
             run: (mine, others)
             for run in runs
+            if study.stood_prune_1(run)
             for mine, others in [study.at(run, 2, "over_threshold")]
             if mine and others
         }
@@ -129,32 +146,52 @@ def size(study: Study) -> Section | None:
         found = _rank_test(_logs(there))
         rows.append({"arm": study.title(arm), "networks": len(there), "left out": len(runs) - len(there), "mean rank": found.mean, "shift of log|w|": found.shift,
                      "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None})  # fmt: skip
-        rate += rows[-1:] if any(arm in arms for arms in study.rates) else []
+        by_arm[arm] = rows[-1]
         points += [
             {"arm": study.title(arm), "run": run, "rank": rank}
             for run, rank in zip(there, found.by_network, strict=True)
         ]
         inside = {run: pair for run, pair in there.items() if is_bracketed(study, run)}
-        if inside:
-            one = _rank_test(_logs(inside))
-            bracketed.append({"arm": study.title(arm), "networks": len(inside), "mean rank": one.mean, "p": one.p})
+        initial: Values = {run: (mine, near) for run, (mine, _) in there.items() if (near := study.initial(run, 2))}
+        for name, values in (
+            (f"at least {LEAST_BRACKET} controls larger and smaller after round 1", inside),
+            ("controls matched on |θ_0|", initial),
+        ):
+            if values:
+                one = _rank_test(_logs(values))
+                sensitive.append(
+                    {
+                        "arm": study.title(arm),
+                        "only or against": name,
+                        "networks": len(values),
+                        "mean rank": one.mean,
+                        "p": one.p,
+                    }
+                )
     if not rows:
         return None
-    corrected(rate)
     answer = []
-    for row in rate:
-        if row["networks"] > 1:
-            told = (
-                "not told from an ordinary weight of its size"
-                if row["p (Holm)"] >= 0.05
-                else "larger than its controls"
-                if row["mean rank"] > 0.5
-                else "smaller than its controls"
-            )
-            answer.append(f"At {row['arm']}, the followed weight's |w|/threshold at the end of round 2 has mean rank {row['mean rank']:.2f} among its controls (½ is chance; {row['networks']} networks, "
-                          f"{p_value(row['p (Holm)'])} by Holm): {told}.")  # fmt: skip
+    for arms in study.rates:
+        own = [by_arm[arm] for arm in arms if arm in by_arm]
+        corrected(own)
+        for row in own:
+            if row["networks"] > 1:
+                above = row["mean rank"] > 0.5
+                told = (
+                    "not told from an ordinary weight of its size"
+                    if row["p (Holm)"] >= 0.05
+                    else f"{'larger' if above else 'smaller'} than its controls"
+                )
+                both_sides = [
+                    one
+                    for one in sensitive
+                    if one["arm"] == row["arm"] and one["only or against"].startswith("at least")
+                ]
+                answer.append(f"At {row['arm']}, the followed weight's |w|/threshold at the end of round 2 has mean rank {row['mean rank']:.2f} among its controls (½ is chance; {row['networks']} networks, "
+                              f"{p_value(row['p (Holm)'])} by Holm): {told}"
+                              + (f"; in the {words.count(both_sides[0]['networks'], 'network')} where controls stand on both sides of it {both_sides[0]['mean rank']:.2f}." if both_sides else "."))  # fmt: skip
     if not answer:
-        answer.append("One network alone gives no test of whether its weight is more than its size: run more seeds.")
+        answer.append("One network gives no test of whether its weight is more than its size.")
     tables = [
         Table(
             "size",
@@ -163,13 +200,9 @@ def size(study: Study) -> Section | None:
         ),
         Table("size_points", "the rank in each network", points),
     ]
-    if bracketed:
+    if sensitive:
         tables.append(
-            Table(
-                "size_bracketed",
-                f"the same, in networks where at least {LEAST_BRACKET} controls are larger, and as many smaller, after round 1",
-                bracketed,
-            )
+            Table("size_sensitivity", "the same in bracketed networks alone, and against other controls", sensitive)
         )
     remark = ("H0: within its network the weight is exchangeable with the 19 weights of its matrix nearest in rank of |θ_T1|; exact, the network is the unit, Holm over the rates. Left out: pruned in round 1. "
               "The largest weights of a matrix have few or no controls above them, and stand above ½ by construction: see the bracketed networks. The rank of |w|/threshold is that of |w|: it does not see the rate.")  # fmt: skip
@@ -179,30 +212,37 @@ def size(study: Study) -> Section | None:
 def contrast(study: Study) -> Section | None:
     """Does the rate matter? At matched masks, in networks that share round 1."""
     rows: list[Row] = []
+    points: list[Row] = []
     answer: list[str] = []
     for coarse, fine in rates(study):
-        pairs = list(study.pairs(coarse, fine))
-        own = [
-            _contrast(study, coarse, fine, masks, there)
-            for masks in matched(study, pairs)
-            if (there := falls(study, pairs, masks[0] + 1, masks[1] + 1))
-        ]
-        own = own[:2] + own[-1:] if len(own) > 3 else own
+        pairs = study.pairs(coarse, fine)
+        masks = matched(study, pairs)
+        own: list[Row] = []
+        for mask, other in masks[:2] + masks[2:][-1:]:
+            there = falls(study, pairs, mask + 1, other + 1)
+            if there:
+                found = _rank_test(there)
+                own.append(_contrast(study, coarse, fine, (mask, other), there, found, len(pairs) - len(there)))
+                points += [
+                    {
+                        "masks": f"{study.title(coarse)}, {study.title(fine)}: {mask} ~ {other}",
+                        "run": run,
+                        "rank of d": rank,
+                    }
+                    for run, rank in zip(there, found.by_network, strict=True)
+                ]
         corrected(own)
         rows += own
         if own and own[0]["networks"] > 1:
-            answer.append(_conclusion(coarse, fine, own))
+            answer.append(_conclusion(study.title(coarse), study.title(fine), own))
     if not rows:
         return None
-    table = Table(
-        "contrast",
-        "d = log q(first arm) − log q(second arm): above 0, the first rate brings the weight nearer to its fall than the second does",
-        rows,
-    )
+    tables = [Table("contrast", "d = log q(first arm) − log q(second arm): above 0, the first rate brings the weight nearer to its fall than the second does", rows),
+              Table("contrast_points", "the rank of d in each network", points)]  # fmt: skip
     remark = ("q: the fraction of the weights in scope to which pruning would have to go for this weight to fall, given the network trained under that mask. d is compared with the d of the controls that both arms have in "
-              "common, within each network. The finer rate always leaves a little more, which favours it.")  # fmt: skip
+              "common, within each network. Left out: pruned in round 1. The masks that are compared leave amounts within a tenth of each other, not the same.")  # fmt: skip
     return Section(
-        "contrast", "Does the rate matter, at equal remaining weights?", answer, [table], remark=remark, leads=True
+        "contrast", "Does the rate matter, at equal remaining weights?", answer, tables, remark=remark, leads=True
     )
 
 
@@ -213,7 +253,8 @@ def rates(study: Study) -> Iterator[tuple[Arm, Arm]]:
 
 
 def matched(study: Study, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:
-    """Masks of two arms that leave nearly as much: of each mask of the first the nearest of the second."""
+    """Masks of two arms that leave nearly as much: of each mask of the first the nearest of the second. All finished runs of
+    an arm have the same masks."""
     found = []
     for first, second in pairs[:1]:
         ours, theirs = study.remaining(first), study.remaining(second)
@@ -225,14 +266,39 @@ def matched(study: Study, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]
 
 
 def falls(study: Study, pairs: list[tuple[str, str]], round_: int, other_round: int) -> Values:
-    """d = log q of the first run of each pair − log q of the second, of the followed weight and of its common controls."""
+    """d = log q of the first run of each pair − log q of the second, of the followed weight and of its common controls. Weights
+    that prune 1 took are left out: their controls are alive after it by choice."""
     found: Values = {}
     for run, other in pairs:
         (a, controls_a), (b, controls_b) = study.fall(run, round_), study.fall(other, other_round)
         d = _log_ratios(controls_a, controls_b)
-        if a and b and d and study.own(run) == study.own(other):
+        if (
+            a
+            and b
+            and d
+            and study.own(run) == study.own(other)
+            and study.stood_prune_1(run)
+            and study.stood_prune_1(other)
+        ):
             found[run] = (math.log(a / b), d)
     return found
+
+
+def paired(study: Study, value: Callable[[str, int], float | None]) -> list[Row]:
+    """A number of each network and mask, first rate − second rate, at matched masks, and the interval of typical values."""
+    rows: list[Row] = []
+    for coarse, fine in rates(study):
+        pairs = study.pairs(coarse, fine)
+        for mask, other in matched(study, pairs):
+            each = [
+                a - b
+                for run, twin in pairs
+                if (a := value(run, mask)) is not None and (b := value(twin, other)) is not None
+            ]
+            if len(each) > 1:
+                rows.append({"first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{mask} ~ {other}", "remaining, %": study.left([run for run, _ in pairs], mask),
+                             "networks": len(each), "difference": float(np.mean(each)), "95 % interval": interval(*inference.typical_values(each)), "least": min(each), "most": max(each)})  # fmt: skip
+    return rows
 
 
 def _log_ratios(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
@@ -243,32 +309,38 @@ def _log_ratios(first: Mapping[str, float], second: Mapping[str, float]) -> dict
     }
 
 
-def _contrast(study: Study, coarse: Arm, fine: Arm, masks: tuple[int, int], there: Values) -> Row:
-    found = _rank_test(there)
+def _contrast(
+    study: Study, coarse: Arm, fine: Arm, masks: tuple[int, int], there: Values, found: inference.Ranked, out: int
+) -> Row:
     spread = [np.var(list(controls.values()), ddof=1) for _, controls in there.values() if len(controls) > 1]
     inside = {run: pair for run, pair in there.items() if is_bracketed(study, run)}
     return {
-        "first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{masks[0]} ~ {masks[1]}", "remaining, %": study.left(there, masks[0]), "networks": len(there),
+        "first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{masks[0]} ~ {masks[1]}", "remaining, %": study.left(there, masks[0]), "networks": len(there), "left out": out,
         "mean rank of d": found.mean, "shift of d": found.shift, "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None,
         "sd of the controls' d": float(np.sqrt(np.mean(spread))) if spread else None, "bracketed networks": len(inside), "their mean rank": _rank_test(inside).mean if inside else None,
         "within ½ sd": bool(spread) and max(abs(end) for end in found.interval) <= 0.5 * math.sqrt(float(np.mean(spread))),
     }  # fmt: skip
 
 
-def _conclusion(coarse: Arm, fine: Arm, rows: list[Row]) -> str:
+def _conclusion(coarse: str, fine: str, rows: list[Row]) -> str:
     told = [row for row in rows if row["p (Holm)"] < 0.05]
     if told:
         parts = [
             f"at {row['remaining, %']:.1f} % remaining (shift of d {row['shift of d']:+.3f}, {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm)"
             for row in told
         ]
-        return f"{coarse.name} and {fine.name} treat the followed weight differently, against its controls, {listed(parts)}."
+        same = all(
+            row["their mean rank"] is not None and (row["their mean rank"] > 0.5) == (row["mean rank of d"] > 0.5)
+            for row in told
+        )
+        return (f"{coarse} and {fine} treat the followed weight differently, against its controls, {listed(parts)}; the networks where controls stand on both sides of it "
+                + ("say the same." if same else "do not say the same, so the rate is not shown to matter."))  # fmt: skip
     verdict = (
         "the intervals lie within half a standard deviation of the controls: no effect"
         if all(row["within ½ sd"] for row in rows)
         else "the intervals are too wide to exclude one: undetermined"
     )
-    return (f"Between {coarse.name} and {fine.name}, at equal remaining weights, no difference was found in how near the followed weight comes to its fall, against its controls "
+    return (f"Between {coarse} and {fine}, at equal remaining weights, no difference was found in how near the followed weight comes to its fall, against its controls "
             f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks); {verdict}.")  # fmt: skip
 
 

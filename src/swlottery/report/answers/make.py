@@ -60,9 +60,9 @@ def run_pages(study: Study) -> list[RunPage]:
     for row in study.facts["runs"].itertuples():
         settings = study.settings.get(row.run, {})
         changed = {name: value for name, value in settings.items() if defaults.get(name) != value}
-        state = str(row.state) + (f" ({row.message})" if isinstance(row.message, str) and row.message else "")
+        state = str(row.state) + (f" ({row.message})" if row.message else "")
         folder = study.facts.folders.get(row.run)
-        pages.append(RunPage(str(row.run), state, settings, changed, log_of(folder) if folder and settings else ""))
+        pages.append(RunPage(str(row.run), state, settings, changed, log_of(folder) if folder else ""))
     return pages
 
 

@@ -23,40 +23,116 @@ def answers(study: Study) -> list[Section]:
 
 
 def _pictures(study: Study, section: Section) -> list[Picture | None]:
-    rows = section.tables[0].rows if section.tables else []
+    rows = {table.name: table.rows for table in section.tables}
+    first = section.tables[0].rows if section.tables else []
+    circles = "One circle a network, the bar their mean, dashed: chance."
     match section.name:
         case "survival":
             return [charts.survival(study), charts.magnitude(study), charts.boxes(study)]
         case "size":
-            return [charts.ranks(section.tables[1].rows)]
-        case "prediction":
             return [
-                charts.lines("auc", rows, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.", ranged=True)
+                charts.strip(
+                    "ranks",
+                    rows["size_points"],
+                    "rank",
+                    "rank among the controls after round 2: 0 below all, 1 above all",
+                    circles,
+                    reference=0.5,
+                )
             ]
+        case "contrast":
+            return [
+                charts.strip(
+                    "rates",
+                    rows["contrast_points"],
+                    "rank of d",
+                    "rank of d among the controls' d",
+                    circles,
+                    by="masks",
+                    reference=0.5,
+                )
+            ]
+        case "rewinding":
+            return [
+                charts.strip(
+                    "rewound",
+                    rows["rewinding_points"],
+                    "rank of d",
+                    "rank of d among the controls' d, after round 2",
+                    circles,
+                    reference=0.5,
+                )
+            ]
+        case "chance":
+            there = [row for row in rows.get("chance", []) if row["dispersion"] is not None]
+            return [
+                charts.strip(
+                    "dispersion",
+                    there,
+                    "dispersion",
+                    "dispersion over networks, times what chance gives",
+                    "Dashed: chance.",
+                    reference=1,
+                )
+            ]
+        case "critical":
+            return [
+                charts.strip(
+                    "falls",
+                    rows.get("critical", []),
+                    "least over all rounds",
+                    "would fall at sparsity, %",
+                    "One circle a run; dashed: what five rounds at 20 % reach.",
+                    by="weight",
+                    reference=causes.FIVE_ROUNDS,
+                )
+            ]
+        case "twins":
+            return [
+                charts.strip(
+                    "twin_percentiles",
+                    first,
+                    "percentile there",
+                    "percentile of |w| in its matrix of the twin",
+                    "One circle a pair of twins.",
+                    by="found there",
+                )
+            ]
+        case "again":
+            share = [{**row, "share": row["kept"] / row["networks"]} for row in first]
+            return [
+                charts.strip(
+                    "found_again",
+                    share,
+                    "share",
+                    "share of networks in which it is found again",
+                    "One circle a round, the bar their mean.",
+                )
+            ]
+        case "prediction":
+            return [charts.lines("auc", first, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.")]
         case "gradient":
-            return [charts.percentiles(rows)]
+            return [charts.percentiles(first)]
         case "matrices":
             return [
                 charts.lines(
                     "c_proj",
-                    rows,
+                    first,
                     "of c_proj, %",
                     "c_proj weights remaining, %",
                     "Mean over networks, and the range.",
                     x="of all, %",
-                    ranged=True,
                 )
             ]
         case "perplexity":
             return [
                 charts.lines(
                     "cost",
-                    rows,
+                    first,
                     "perplexity",
                     "validation perplexity, log scale",
                     "Median over runs, and the range.",
                     log=True,
-                    ranged=True,
                 )
             ]
         case _:
@@ -70,14 +146,13 @@ def what_was_run(study: Study) -> Section:
     rows: list[Row] = []
     for arm in study.arms:
         kinds = sorted({study.kind(run) for run in arm.runs if study.own(run)})
-        done = sum(states[run] == "finished" for run in arm.runs)
         rows.append(
             {
                 "arm": study.title(arm),
                 "set-up": arm.setup,
                 "networks": len(study.units(arm)),
                 "runs": len(arm.runs),
-                "finished": done,
+                "finished": sum(states[run] == "finished" for run in arm.runs),
                 "follows": listed(kinds) if kinds else None,
             }
         )
@@ -97,10 +172,7 @@ def what_was_run(study: Study) -> Section:
         bad = other[other["state"].isin(UNREADABLE)]
         if len(bad):
             answer.append(f"Not readable, and left out: {listed(list(bad['run']))}.")
-        why: list[Row] = [
-            {"run": one.run, "state": one.state, "why": one.message if isinstance(one.message, str) else ""}
-            for one in other.itertuples()
-        ]
+        why: list[Row] = [{"run": one.run, "state": one.state, "why": one.message} for one in other.itertuples()]
         tables.append(
             Table("unfinished", "runs that have not come to their end; what they have shown so far counts", why)
         )

@@ -8,7 +8,8 @@ order of the batches: is the same weight found, and how large is it?
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swlottery import inference
+from swlottery.report.answers.facts import DAMAGE
 from swlottery.report.run_files import read_events, read_rows, read_settings
 from swlottery.report.words import place
 
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 At = tuple[int, ...]
 """(layer, out, in), and the expert behind them where there is one."""
+
+LATER = frozenset({
+    "data_seed", "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "from_round_1",
+    "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "checkpoint_steps", "checkpoint_seconds",
+    "rank_timeout", "runs", "plots", "compile", "threads", "device",
+})  # fmt: skip
+"""Settings in which twins may differ: the order of the batches, and all that concerns later rounds."""
 
 DRAWN = 1000
 """Coordinates that are drawn, the same ones in all networks of one shape."""
@@ -49,6 +58,24 @@ class Whole:
     def names(self) -> list[str]:
         """The down-projections, by layer."""
         return list(self.start.get("downs", []))
+
+    @cached_property
+    def network(self) -> str:
+        """What the trained round-1 network is called by; empty before there is one."""
+        stored = self.folder / "round_1" / "round.json"
+        return stored.read_text(encoding="utf-8") if stored.exists() else ""
+
+    @property
+    def chooses_for_itself(self) -> bool:
+        """Whether what it follows comes from its own trained network, and from nothing else."""
+        return read_settings(self.folder).get("super_weights") == "discover"
+
+    @property
+    def training(self) -> str:
+        """Its θ_0 and its first training, but for the order of the batches."""
+        settings = read_settings(self.folder)
+        kept = {name: value for name, value in settings.items() if name not in LATER}
+        return json.dumps([self.start["lineage"], kept], sort_keys=True)
 
     def tensors(self, file: str) -> dict[str, NDArray[Any]]:
         """The down-projections in a file of weights; none where there is no such file."""
@@ -99,34 +126,42 @@ def tables(folders: Mapping[str, Path]) -> tuple[dict[str, list[Row]], dict[str,
 
     found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "growth", "twins")}
     problems: dict[str, str] = {}
-    runs = {name: run for name, folder in folders.items() if (run := Whole(folder)).names}
-    followed: dict[str, tuple[str, At]] = {}
-    for name, run in runs.items():
-        if own := run.followed[0]:
-            followed.setdefault(run.start["lineage"], (name, own))
-    networks: dict[str, dict[str, str]] = {}
-    for name, run in runs.items():
+    runs: dict[str, Whole] = {}
+    followed: dict[str, tuple[str, str, At]] = {}
+    for name, folder in folders.items():
+        run = Whole(folder)
         try:
-            for table, rows in _of_one(name, run, followed).items():
+            if run.names:
+                runs[name] = run
+                if run.network and run.followed[0]:
+                    followed.setdefault(run.network, (name, run.start["lineage"], run.followed[0]))
+            for table, rows in _of_one(name, run).items():
                 found[table] += rows
-            stored = run.folder / "round_1" / "round.json"
-            if stored.exists():
-                networks.setdefault(run.start["lineage"], {}).setdefault(stored.read_text(encoding="utf-8"), name)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (*DAMAGE, SafetensorError) as error:
             problems[name] = f"its weights or masks are damaged ({error})"
-    for of_one_start in networks.values():
-        first, *others = of_one_start.values()
+            runs.pop(name, None)
+    for name, run in runs.items():
+        for number in range(1, int(run.start["prunes"]) + 1):
+            if mask := run.mask(number):
+                found["elsewhere"] += elsewhere(name, number, run, mask, list(followed.values()))
+    of_one_start: dict[str, dict[str, str]] = {}
+    for name, run in runs.items():
+        if run.network and run.chooses_for_itself:
+            of_one_start.setdefault(run.training, {}).setdefault(run.network, name)
+    for networks in of_one_start.values():
+        first, *others = networks.values()
         found["twins"] += [row for other in others for row in twins(first, runs[first], other, runs[other])]
     return found, problems
 
 
-def _of_one(name: str, run: Whole, followed: Mapping[str, tuple[str, At]]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {"fixed": [], "elsewhere": [], "predicted": [], "growth": []}
+def _of_one(name: str, run: Whole) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "growth": []}
+    if not run.names:
+        return found
     initial, trained = run.tensors("theta_0.safetensors"), run.tensors("round_1/model.safetensors")
     for number in range(1, int(run.start["prunes"]) + 1):
         if mask := run.mask(number):
             found["fixed"] += fixed(name, number, mask)
-            found["elsewhere"] += elsewhere(name, number, run, mask, followed)
             aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
             found["predicted"].append({"run": name, "round": number, **aucs})
     final = run.tensors("final/model.safetensors")
@@ -151,14 +186,14 @@ def fixed(name: str, number: int, mask: Mapping[str, NDArray[np.bool_]]) -> list
 
 
 def elsewhere(
-    name: str, number: int, run: Whole, mask: Mapping[str, NDArray[np.bool_]], followed: Mapping[str, tuple[str, At]]
+    name: str, number: int, run: Whole, mask: Mapping[str, NDArray[np.bool_]], followed: Sequence[tuple[str, str, At]]
 ) -> list[Row]:
     """The weights that other networks follow, each looked up here, where it means nothing.
 
-    followed: by θ_0, the run that found a weight, and that weight.
+    followed: the run that found a weight, the θ_0 of that, and the weight.
     """
     rows = []
-    for lineage, (of, at) in followed.items():
+    for of, lineage, at in followed:
         matrix = mask.get(run.names[at[0]]) if at[0] < len(run.names) else None
         if lineage == run.start["lineage"] or matrix is None:
             continue
