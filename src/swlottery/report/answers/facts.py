@@ -69,6 +69,8 @@ TEXT = (
 """Columns of words; in ``fixed`` and ``twins``, ``kept`` is a number."""
 AVERAGED = ("gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update")
 """Columns of ``weights`` that are means over the evaluations of the round."""
+SEEN_CLOSELY = 2
+"""Rounds of which everything is kept of the controls: the questions on gradients and sizes are asked of these."""
 ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_threshold",)}
 """Columns that five digits are enough for, in the longest tables."""
 PLACES = ("runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout")
@@ -126,8 +128,9 @@ def collect(paths: Sequence[Path]) -> Facts:
     found, problems = whole.tables({name: folders[name] for name in readable})
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
-    for name, more in found.items():
-        rows[name] += more
+    known = {(row["run"], row["round"]) for row in rows["rounds"]}
+    for name, more in found.items():  # a run that goes on may have pruned again since its history was read
+        rows[name] += [row for row in more if "round" not in row or (row["run"], row["round"]) in known]
     # Through CSV, so that a report on runs and one on the tables that it left are the same.
     tables = {
         name: _parsed(io.StringIO(_csv(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
@@ -319,9 +322,11 @@ def _weights(name: str, folder: Path, steps: int, rows: dict[str, list[Row]]) ->
             continue
         evaluations = seen.pop(tuple(map(str, where.values())))
         means = {column: _mean([one[column] for one in evaluations]) for column in AVERAGED}
+        if row["kind"].startswith("control_") and where["round"] > SEEN_CLOSELY:
+            numbers, means = numbers | {"value": None}, dict.fromkeys(AVERAGED)
         if row["kind"] != "control_initial":
             rows["weights"].append({**where, **numbers, **means, "alive": row["alive"] in ("1", "True", "true")})
-        elif where["round"] <= 2:
+        elif where["round"] <= SEEN_CLOSELY:
             rows["initial"].append({**where, **numbers})
 
 
