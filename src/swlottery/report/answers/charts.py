@@ -68,12 +68,12 @@ def svg(figure: Figure, name: str, alternative: str, page: bool) -> str:
     return text
 
 
-def panels(number: int, height: float = 2.3, columns: int = 2) -> tuple[Figure, list[Axes]]:
+def panels(number: int, height: float = 2.3, shared: bool = True) -> tuple[Figure, list[Axes]]:
     """So many panels, two in a row."""
-    columns = min(columns, number)
+    columns = min(2, number)
     rows = math.ceil(number / columns)
     figure = Figure(figsize=(WIDTH, height * rows + 0.5))
-    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten())
+    grid = list(figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flatten())
     for axes in grid[number:]:
         axes.axis("off")
     return figure, grid[:number]
@@ -291,7 +291,7 @@ def boxes(study: Study) -> Picture | None:
     if not drawn:
         return None
     with look():
-        figure, grid = panels(len(drawn), 2.5)
+        figure, grid = panels(len(drawn), 2.5, shared=False)
         for axes, (arm, run, rows) in zip(grid, drawn, strict=True):
             for row in rows.drop_duplicates(["round", "when"]).itertuples():
                 x = int(row.round) + (-0.18 if row.when == "before" else 0.18)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swlottery.report import words
 from swlottery.report.answers import causes, chance, charts, first_runs, found, kept
 from swlottery.report.answers.arms import Study
 from swlottery.report.answers.facts import UNREADABLE
@@ -157,8 +158,9 @@ def what_was_run(study: Study) -> Section:
             }
         )
     networks = len({lineage for lineage in study.lineage.values() if lineage})
+    done = sum(state == "finished" for state in states.values())
     answer = [
-        f"{len(states)} runs in {len(rows)} arms, begun from {networks} networks; {sum(state == 'finished' for state in states.values())} have finished."
+        f"{words.count(len(states), 'run')} in {words.count(len(rows), 'arm')}, begun from {words.count(networks, 'initialisation')}; {'all' if done == len(states) else done} finished."
     ]
     tables = [
         Table(
