@@ -12,7 +12,8 @@ import pandas
 
 from swlottery.config import TrainSettings
 from swlottery.report.answers.arms import Study
-from swlottery.report.answers.facts import COLUMNS, Facts, _csv, _parsed
+from swlottery.report.answers.facts import Facts, _csv, _parsed
+from swlottery.report.answers.rows import COLUMNS
 
 OWN, CONTROLS = "(1, 2, 3)", [f"(1, 2, {n})" for n in range(10, 29)]
 Rows = dict[str, list[dict[str, Any]]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from report.made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, weights
-from swlottery.report.answers import causes, chance, found
+from swlottery.report.answers import causes, chance, critical, found, rate
 from swlottery.report.answers import kept as keeping
 from swlottery.report.answers.arms import name_of
 from swlottery.report.answers.questions import answers
@@ -176,13 +176,13 @@ def two_rates(shift: float, networks: int = 10) -> Rows:
     rows: Rows = {}
     random = np.random.default_rng(1)
     for network in range(networks):
-        for name, rate, prunes in (("p20", 0.2, 5), ("p10", 0.1, 10)):
+        for name, part, prunes in (("p20", 0.2, 5), ("p10", 0.1, 10)):
             label = f"{name}-{network}"
-            run(rows, label, network, prune_rate=str(rate), rounds=prunes)
-            masks(rows, label, rate, prunes)
-            kept(rows, label, 1, 1 - rate, True)
+            run(rows, label, network, prune_rate=str(part), rounds=prunes)
+            masks(rows, label, part, prunes)
+            kept(rows, label, 1, 1 - part, True)
             for round_ in range(1, prunes + 2):
-                left = (1 - rate) ** (round_ - 1)
+                left = (1 - part) ** (round_ - 1)
                 own = 0.1 * math.exp(-shift if name == "p10" else 0)
 
                 def at(q: float, left: float = left) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def two_rates(shift: float, networks: int = 10) -> Rows:
 
 def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
     made = study(two_rates(0.5))
-    section = keeping.contrast(made)
+    section = rate.contrast(made)
     assert section is not None
     rows = table(section, "contrast")
     assert [row["masks"] for row in rows] == ["1 ~ 2", "2 ~ 4", "5 ~ 10"]
@@ -209,10 +209,10 @@ def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
 
 
 def test_no_difference_between_the_rates_is_not_claimed() -> None:
-    section = keeping.contrast(study(two_rates(0.0, 40)))
+    section = rate.contrast(study(two_rates(0.0, 40)))
     assert section is not None and "no difference was found" in section.answer[0]
     assert "the intervals lie within half a standard deviation of the controls: no effect" in section.answer[0]
-    few = keeping.contrast(study(two_rates(0.0, 2)))
+    few = rate.contrast(study(two_rates(0.0, 2)))
     assert few is not None and "too wide to exclude one: undetermined" in few.answer[0]
 
 
@@ -226,7 +226,7 @@ def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> N
             row["value"] = 2.0 if row["kind"] == "leader" else 1.0
         elif network < 3 and row["kind"] == "leader" and row["run"].startswith("p20"):  # and the effect is the opposite
             row["percentile_remaining"] = 100 - (100 - row["percentile_remaining"]) * math.exp(-1.5)
-    section = keeping.contrast(study(rows))
+    section = rate.contrast(study(rows))
     assert section is not None
     first = table(section, "contrast")[0]
     assert (
@@ -241,7 +241,7 @@ def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out(
     rows = two_rates(0.5, 6)
     next(row for row in rows["runs"] if row["run"] == "p10-0")["state"] = "running"
     next(row for row in rows["kept"] if row["run"] == "p20-1")["alive"] = False
-    section = keeping.contrast(study(rows))
+    section = rate.contrast(study(rows))
     assert section is not None
     assert {(row["networks"], row["left out"]) for row in table(section, "contrast")} == {(4, 1)}
 
@@ -441,9 +441,9 @@ def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float,
     rows: Rows = {}
     random = np.random.default_rng(2)
     for network in range(10):
-        for name, rate in (("p20", 0.2), ("p10", 0.1)):
-            run(rows, f"{name}-{network}", network, prune_rate=str(rate))
-            masks(rows, f"{name}-{network}", rate, 5)
+        for name, part in (("p20", 0.2), ("p10", 0.1)):
+            run(rows, f"{name}-{network}", network, prune_rate=str(part))
+            masks(rows, f"{name}-{network}", part, 5)
             own = {"gradient": gradient, "update": update} if name == "p10" else {"gradient": 1.0, "update": 1.0}
             noise = [
                 {column: float(np.exp(0.05 * random.normal())) for column in ("gradient", "update")} for _ in range(19)
@@ -464,7 +464,7 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
             run(rows, f"{name}{seed}", 1, rounds=1, **{"seed": 0, "data_seed": seed} | changed)
             masks(rows, f"{name}{seed}", 0.2, 1, loss={"alone": 4.0, "pruned": 4.5, "controls": 4.1}[name])
         weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
-    section = causes.critical(study(rows))
+    section = critical.section(study(rows))
     assert section is not None
     assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
     assert "cost +0.400 to +0.400 nat" in section.answer[1] and "does not make up for them" in section.answer[1]
@@ -511,7 +511,7 @@ def test_nothing_at_all_still_gives_sections() -> None:
 
 
 def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
-    from swlottery.report.answers.facts import COLUMNS
+    from swlottery.report.answers.rows import COLUMNS
 
     rows = two_rates(0.2, 4)
     for row in coordinates(same=False, networks=1)["fixed"]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from swlottery import inference
 from swlottery.report.answers.arms import Study
-from swlottery.report.answers.kept import paired
+from swlottery.report.answers.rate import paired
 from swlottery.report.answers.sections import Row, Section, Table, listed, p_value
 
 

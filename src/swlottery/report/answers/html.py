@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from swlottery.report.answers.charts import svg
 from swlottery.report.answers.sections import Picture, Section, Table, cell
+from swlottery.report.answers.svg import svg
 
 LONG = 14
 """Rows from which on a table is folded up."""

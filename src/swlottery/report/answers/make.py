@@ -11,11 +11,11 @@ from swlottery import __version__
 from swlottery.config import TrainSettings
 from swlottery.report.answers import html, markdown
 from swlottery.report.answers.arms import Study
-from swlottery.report.answers.charts import svg
 from swlottery.report.answers.facts import Facts, collect
 from swlottery.report.answers.html import RunPage
 from swlottery.report.answers.questions import answers
 from swlottery.report.answers.sections import Section
+from swlottery.report.answers.svg import svg
 from swlottery.report.run_files import read_events
 from swlottery.report.train_log import TrainLog
 from swlottery.report.words import count

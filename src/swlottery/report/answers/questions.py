@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swlottery.report import words
-from swlottery.report.answers import causes, chance, charts, first_runs, found, kept
+from swlottery.report.answers import causes, chance, charts, critical, first_runs, found, kept, rate
 from swlottery.report.answers.arms import Study
 from swlottery.report.answers.facts import UNREADABLE
 from swlottery.report.answers.sections import Picture, Row, Section, Table, listed
@@ -13,7 +13,7 @@ def answers(study: Study) -> list[Section]:
     """What was run, then every question that the runs can say something of."""
     fixed = chance.section(study)
     sections = [
-        what_was_run(study), kept.survival(study), kept.size(study), kept.contrast(study), causes.critical(study), fixed,
+        what_was_run(study), kept.survival(study), kept.size(study), rate.contrast(study), critical.section(study), fixed,
         causes.gradient(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study),
         causes.rewinding(study), causes.cost(study), first_runs.section(fixed.answer if fixed else []),
     ]  # fmt: skip
@@ -85,7 +85,7 @@ def _pictures(study: Study, section: Section) -> list[Picture | None]:
                     "would fall at sparsity, %",
                     "One circle a run; dashed: what five rounds at 20 % reach.",
                     by="weight",
-                    reference=causes.FIVE_ROUNDS,
+                    reference=critical.FIVE_ROUNDS,
                 )
             ]
         case "twins":

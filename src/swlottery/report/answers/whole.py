@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swlottery import inference
-from swlottery.report.answers.facts import DAMAGE
+from swlottery.report.answers.rows import DAMAGE
 from swlottery.report.run_files import read_events, read_rows, read_settings
 from swlottery.report.words import place
 
