@@ -23,25 +23,8 @@ from swlottery.report.answers.rows import AVERAGED, COLUMNS, Row, run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-TEXT = (
-    "run",
-    "state",
-    "message",
-    "settings",
-    "network",
-    "lineage",
-    "model",
-    "kind",
-    "weight",
-    "of",
-    "weights",
-    "kept",
-    "moved",
-    "lost",
-    "when",
-    "matrix",
-    "bits",
-    "other",
+TEXT = frozenset(
+    "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other".split()
 )
 """Columns of words; in ``fixed`` and ``twins``, ``kept`` is a number."""
 ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_threshold",)}
