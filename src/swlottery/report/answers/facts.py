@@ -23,9 +23,9 @@ from swlottery.report.answers.rows import AVERAGED, COLUMNS, Row, run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-TEXT = frozenset(
-    "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other".split()
-)
+TEXT = (
+    "run", "state", "message", "settings", "network", "lineage", "model", "kind", "weight", "of", "weights", "kept", "moved", "lost", "when", "matrix", "bits", "other",
+)  # fmt: skip
 """Columns of words; in ``fixed`` and ``twins``, ``kept`` is a number."""
 ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_threshold",)}
 """Columns that five digits are enough for, in the longest tables."""
