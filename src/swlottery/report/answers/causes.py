@@ -177,7 +177,7 @@ def rewinding(study: Study) -> Section | None:
     if not rows:
         return None
     answer = [
-        f"{row['arm']} " + ("changes" if row["p (Holm)"] < 0.05 else "shows no effect on") + " how near the followed weight comes to its fall, against its controls "
+        f"{row['arm']} " + ("changes" if row["p (Holm)"] < 0.05 else "was not found to change") + " how near the followed weight comes to its fall, against its controls "
         f"(shift of d {row['shift of d']:+.3f} {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm, {row['networks']} networks)." for row in rows if row["networks"] > 1
     ]  # fmt: skip
     tables = [Table("rewinding", "d = log q(arm) − log q(plain arm) after round 2: the followed weight among its controls", rows),
