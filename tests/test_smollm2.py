@@ -95,7 +95,7 @@ def test_the_quickstart_ends_with_verdicts_and_a_lottery(script_root, script_env
 
     page = (script_root / "report.html").read_text()
     assert done.stdout.rstrip().endswith("report_tables") and f"wrote    {script_root / 'report.html'}" in done.stdout
-    assert "Super weights that a model needs" in page and "none would fall to global magnitude pruning" in page
+    assert "Super weights: where they would fall" in page and "none would fall to global magnitude pruning" in page
 
     (log,) = (script_root / "logs").glob("lth_hf_out_*.out")
     said = log.read_text()

@@ -120,7 +120,7 @@ def strip(
         return None
     told = []
     with look():
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(names)))
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(names)))
         axes = figure.subplots()
         for y, line in enumerate(names):
             values = sorted(float(row[value]) for row in rows if str(row[by]) == line)
@@ -285,7 +285,7 @@ def percentiles(rows: Sequence[Row]) -> Picture | None:
     if not names:
         return None
     with look():
-        figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * len(names)))
+        figure = Figure(figsize=(WIDTH, 1.8 + 0.3 * len(names)))
         grid = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
         for axes, kind in zip(grid, kinds, strict=True):
             for row in rows:
