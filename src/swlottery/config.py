@@ -61,6 +61,16 @@ class FindSettings:
     check: str | None = setting(None, "only say whether this record belongs to the model", metavar="RECORD.json")
 
 
+ELSEWHERE = frozenset({"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"})
+"""Settings of training that change nothing about what a run computes."""
+
+LATER = ELSEWHERE | {
+    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "from_round_1",
+    "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "compile",
+}  # fmt: skip
+"""Those that change nothing about the first training."""
+
+
 @dataclass
 class TrainSettings:
     """The settings of ``swlottery train``; a config file holds the same names."""

@@ -12,19 +12,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings
+from swlottery.config import LATER, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
 from swlottery.lottery import masks as masking
 from swlottery.lottery.state import Run
 from swlottery.runtime import files
-
-LATER = frozenset({
-    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step",
-    "from_round_1", "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences",
-    "checkpoint_steps", "checkpoint_seconds", "rank_timeout", "runs", "plots", "compile",
-})  # fmt: skip
-"""The settings in which a branch may differ: they change nothing about the first training."""
 
 
 def write_round_1(run: Run) -> None:

@@ -15,12 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings
+from swlottery.config import ELSEWHERE, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.runtime import files
-
-ELSEWHERE = frozenset({"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"})
-"""Settings that change nothing about what a run computes."""
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from swlottery.config import LATER
 from swlottery.report.answers.facts import UNREADABLE, Facts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SEEDS = ("seed", "data_seed")
-PROCEDURE = (
-    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "init", "from_round_1",
-    "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "device", "threads", "compile",
-)  # fmt: skip
+PROCEDURE = LATER | {"init", "device", "threads"}
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
 TRAINED = {
     "steps": "T",

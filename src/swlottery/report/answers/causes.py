@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from swlottery import inference
+from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
+from swlottery.report.answers.kept import Values, rank_test
 from swlottery.report.answers.rate import falls, paired, rates
 from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
 
@@ -19,12 +20,12 @@ def gradient(study: Study) -> Section | None:
     rows: list[Row] = []
     for arm in study.arms:
         for column, name in SEEN.items():
-            seen = [study.at(run, 2, column) for run in study.units(arm).values() if study.own(run)]
-            there = [(mine, list(others.values())) for mine, others in seen if mine is not None and others]
+            seen = {run: study.at(run, 2, column) for run in study.units(arm).values() if study.own(run)}
+            there = {run: (mine, others) for run, (mine, others) in seen.items() if mine is not None and others}
             if there:
-                found = inference.rank_test([mine for mine, _ in there], [others for _, others in there])
-                rows.append({"arm": study.title(arm), "of": name, "networks": len(there), "followed, mean percentile": float(np.mean([mine for mine, _ in there])),
-                             "controls, mean percentile": float(np.mean([np.mean(others) for _, others in there])), "mean rank among controls": found.mean, "p": found.p})  # fmt: skip
+                found = rank_test(there)
+                rows.append({"arm": study.title(arm), "of": name, "networks": len(there), "followed, mean percentile": float(np.mean([mine for mine, _ in there.values()])),
+                             "controls, mean percentile": float(np.mean([np.mean(list(others.values())) for _, others in there.values()])), "mean rank among controls": found.mean, "p": found.p})  # fmt: skip
     if not rows:
         return None
     contrasts: list[Row] = []
@@ -55,32 +56,28 @@ def gradient(study: Study) -> Section | None:
             "gradient",
             "percentiles within its matrix, averaged over the evaluations of round 2 and over networks: the followed weight and its controls",
             rows,
-        )
+        ),
+        Table(
+            "gradient_contrast",
+            "log of the absolute size in the second arm over that in the first, round 2: of the followed weight, and how far that stands from its controls'",
+            contrasts,
+        ),
     ]
-    if contrasts:
-        tables.append(
-            Table(
-                "gradient_contrast",
-                "log of the absolute size in the second arm over that in the first, round 2: of the followed weight, and how far that stands from its controls'",
-                contrasts,
-            )
-        )
     remark = "AdamW divides the gradient's scale away: a weight that sees less gradient need not move less, so the update is the honest one. Percentiles cannot show that everything became smaller; the log ratios can."
-    return Section("gradient", "Does it see less gradient?", answer, tables, remark=remark)
+    return Section.of("gradient", "Does it see less gradient?", answer, tables, [charts.percentiles(rows)], remark)
 
 
 def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> Row | None:
-    own, others = [], []
+    there: Values = {}
     for run, other in study.pairs(coarse, fine):
         (a, controls_a), (b, controls_b) = study.at(run, 2, column), study.at(other, 2, column)
         common = [w for w in controls_a if controls_b.get(w) and controls_a[w]]
         if a and b and common:
-            own.append(math.log(b / a))
-            others.append([math.log(controls_b[w] / controls_a[w]) for w in common])
-    if not own:
+            there[run] = (math.log(b / a), {w: math.log(controls_b[w] / controls_a[w]) for w in common})
+    if not there:
         return None
-    found = inference.rank_test(own, others)
-    return {"first arm": study.title(coarse), "second arm": study.title(fine), "of": f"|{column}|", "networks": len(own), "log ratio": float(np.mean(own)),
+    found = rank_test(there)
+    return {"first arm": study.title(coarse), "second arm": study.title(fine), "of": f"|{column}|", "networks": len(there), "log ratio": float(np.mean([mine for mine, _ in there.values()])),
             "shift against controls": found.shift, "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None}  # fmt: skip
 
 
@@ -123,7 +120,9 @@ def matrices(study: Study) -> Section | None:
     table = Table(
         "matrices", "what remains of the c_proj matrices, by arm and prune: mean over networks, and its range", rows
     )
-    return Section("matrices", "Which initialisation and criterion keep c_proj?", answer, [table], remark=remark)
+    label, caption = "c_proj weights remaining, %", "Mean over networks, and the range."
+    picture = charts.lines("c_proj", rows, "of c_proj, %", label, caption, x="of all, %")
+    return Section.of("matrices", "Which initialisation and criterion keep c_proj?", answer, [table], [picture], remark)
 
 
 def _ordered(study: Study, arms: list[Arm], rows: list[Row]) -> list[str]:
@@ -163,9 +162,7 @@ def rewinding(study: Study) -> Section | None:
                 continue
             there = falls(study, study.pairs(arm, base), 2, 2)
             if there:
-                found = inference.rank_test(
-                    [mine for mine, _ in there.values()], [list(controls.values()) for _, controls in there.values()]
-                )
+                found = rank_test(there)
                 own.append({"arm": study.title(arm), "against": study.title(base), "networks": len(there), "mean rank of d": found.mean, "shift of d": found.shift,
                             "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None})  # fmt: skip
                 points += [
@@ -185,7 +182,9 @@ def rewinding(study: Study) -> Section | None:
     remark = (
         "Without rewinding a network has trained r·T steps after round r: perplexities of the two are not comparable."
     )
-    return Section("rewinding", "Does rewinding matter?", answer, tables, remark=remark)
+    label = "rank of d among the controls' d, after round 2"
+    picture = charts.strip("rewound", points, "rank of d", label, charts.CIRCLES, reference=0.5)
+    return Section.of("rewinding", "Does rewinding matter?", answer, tables, [picture], remark)
 
 
 def cost(study: Study) -> Section | None:
@@ -209,4 +208,6 @@ def cost(study: Study) -> Section | None:
         answer.append(f"Held-out loss at matched masks, larger rate − smaller rate: {listed(told)} remaining.")
     tables = [Table("perplexity", "validation perplexity of the network trained under each mask: median over runs, and the range", rows),
               Table("perplexity_differences", "held-out loss, first arm − second arm at matched masks, in nats, and the interval of typical values", differences)]  # fmt: skip
-    return Section("perplexity", "What does pruning cost?", answer, [table for table in tables if table.rows])
+    label, caption = "validation perplexity, log scale", "Median over runs, and the range."
+    picture = charts.lines("cost", rows, "perplexity", label, caption, log=True)
+    return Section.of("perplexity", "What does pruning cost?", answer, tables, [picture])

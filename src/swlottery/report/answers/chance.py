@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from swlottery import inference
+from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value
 
@@ -73,13 +74,11 @@ def section(study: Study) -> Section | None:
         "over its mean when the kept ones are permuted within each matrix of each network (999 draws, two-sided): above 1, some are kept again and again. "
         "Expected: the sum of the keep rates of the matrices; p: Poisson-binomial, two-sided; outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate."
     )
-    return Section(
-        "chance",
-        "Chance: a coordinate fixed beforehand",
-        answer,
-        [table for table in tables if table.rows],
-        remark=remark,
-    )
+    told = [row for row in drawn if row["dispersion"] is not None]
+    picture = charts.strip(
+        "dispersion", told, "dispersion", "dispersion over networks, times what chance gives", "Dashed: chance.", reference=1
+    )  # fmt: skip
+    return Section.of("chance", "Chance: a coordinate fixed beforehand", answer, tables, [picture], remark)
 
 
 def _last(study: Study, arm: Arm) -> int:

@@ -15,6 +15,8 @@ from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Picture, Row
 from swlottery.report.answers.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look, panels
 
+CIRCLES = "One circle a network, the bar their mean, dashed: chance."
+
 
 def remaining_axis(axes: Axes, least: float) -> None:
     """Remaining weights in percent, dense at the left, on a log scale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swlottery.report import words
+from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Row, Section, Table, listed
 
@@ -36,17 +37,6 @@ def section(study: Study) -> Section | None:
     threatened = sorted(weight for (_, weight), sparsity in least.items() if sparsity < FIVE_ROUNDS)
     answer = [f"Of {words.count(len(least), 'super weight')} {listed(threatened) if threatened else 'none'} would fall to global magnitude pruning below a sparsity of {FIVE_ROUNDS} %, which five rounds at 20 % reach; "
               f"the first to fall would do so at {min(least.values()):.2f} %."] if least else []  # fmt: skip
-    tables = (
-        [
-            Table(
-                "critical",
-                "the sparsity at which each super weight would fall: in the network of round 1, and in the round in which it was least",
-                rows,
-            )
-        ]
-        if rows
-        else []
-    )
     costs = [
         row
         for arms in study.setups.values()
@@ -54,39 +44,41 @@ def section(study: Study) -> Section | None:
         if "force-prune sw" in arm.name
         for row in _without(study, arm, arms)
     ]
-    if costs:
-        tables.append(
-            Table(
-                "without",
-                "held-out loss of the ticket under each mask, in nats: super weights left alone, pruned before the first step, and as many matched controls pruned instead",
-                costs,
-            )
+    ends = [
+        row["gap to controls"]
+        for row in costs
+        if row["gap to controls"] is not None
+        and study.state[row["run"]] == "finished"
+        and row["mask"] == max(study.remaining(row["run"]))
+    ]
+    if ends:
+        told = (
+            "training makes up for them"
+            if max(ends) <= MADE_UP
+            else "training does not make up for them in this many steps"
         )
-        ends = [
-            row["gap to controls"]
-            for row in costs
-            if row["gap to controls"] is not None
-            and study.state[row["run"]] == "finished"
-            and row["mask"] == max(study.remaining(row["run"]))
-        ]
-        if ends:
-            told = (
-                "training makes up for them"
-                if max(ends) <= MADE_UP
-                else "training does not make up for them in this many steps"
-            )
-            answer.append(
-                f"Pruned before the first step, the super weights cost {min(ends):+.3f} to {max(ends):+.3f} nat at the final ticket, over as many controls pruned instead ({words.count(len(ends), 'run')}): {told}."
-            )
+        answer.append(
+            f"Pruned before the first step, the super weights cost {min(ends):+.3f} to {max(ends):+.3f} nat at the final ticket, over as many controls pruned instead ({words.count(len(ends), 'run')}): {told}."
+        )
+    tables = [
+        Table(
+            "critical",
+            "the sparsity at which each super weight would fall: in the network of round 1, and in the round in which it was least",
+            rows,
+        ),
+        Table(
+            "without",
+            "held-out loss of the ticket under each mask, in nats: super weights left alone, pruned before the first step, and as many matched controls pruned instead",
+            costs,
+        ),
+    ]
+    picture = charts.strip(
+        "falls", rows, "least over all rounds", "would fall at sparsity, %",
+        "One circle a run; dashed: what five rounds at 20 % reach.", by="weight", reference=FIVE_ROUNDS,
+    )  # fmt: skip
     remark = "All that the finder found, or its record holds; whether a model needs each of them, its record says. One network in several orders of the data is one network: no p-value is given."
-    return Section(
-        "critical",
-        "Super weights: where they would fall, and life without them",
-        answer,
-        tables,
-        remark=remark,
-        leads=True,
-    )
+    title = "Super weights: where they would fall, and life without them"
+    return Section.of("critical", title, answer, tables, [picture], remark, leads=True)
 
 
 def _without(study: Study, forced: Arm, arms: list[Arm]) -> list[Row]:

@@ -61,4 +61,4 @@ def section(chance: list[str]) -> Section:
         "Those scripts pruned the mask and then read the weights before the new mask was applied: what they print at a round was decided by the prune before, and is moved back here. "
         f"Their fifth-round thresholds, {THRESHOLDS['10 %']:.6e} at 10 % and {THRESHOLDS['20 %']:.6e} at 20 %, belong to 59.05 % and 32.77 % remaining: at equal rounds the larger rate has pruned more, and so has the larger threshold."
     )
-    return Section("first_runs", "The first five runs", answer, [table], remark=remark)
+    return Section.of("first_runs", "The first five runs", answer, [table], remark=remark)

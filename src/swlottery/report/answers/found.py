@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from swlottery import inference
+from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Study
 from swlottery.report.answers.rate import paired
 from swlottery.report.answers.sections import Row, Section, Table, listed, p_value
@@ -65,13 +66,8 @@ def prediction(study: Study) -> Section | None:
         ),
     ]
     remark = "After more than one prune the regression sees only what several trainings have kept; the arms with one prune are free of that."
-    return Section(
-        "prediction",
-        "Is it settled at initialisation?",
-        answer,
-        [table for table in tables if table.rows],
-        remark=remark,
-    )
+    picture = charts.lines("auc", rows, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.")
+    return Section.of("prediction", "Is it settled at initialisation?", answer, tables, [picture], remark)
 
 
 def _auc(study: Study, run: str, mask: int) -> float | None:
@@ -123,7 +119,10 @@ def again(study: Study) -> Section | None:
     tables = [Table("again", "the finder, on the network that each later round trained: how often the weight is found again (kept), another has taken over (moved), or neither (lost)", rows),
               Table("again_weights", "which weights were found", each)]  # fmt: skip
     remark = "Moved: another weight leads, or feeds the same channel. To be alive is about the mask; this is about what the network does."
-    return Section("again", "Is it found again?", answer, [table for table in tables if table.rows], remark=remark)
+    share = [{**row, "share": row["kept"] / row["networks"]} for row in rows]
+    label, caption = "share of networks in which it is found again", "One circle a round, the bar their mean."
+    picture = charts.strip("found_again", share, "share", label, caption)
+    return Section.of("again", "Is it found again?", answer, tables, [picture], remark)
 
 
 FATES = ("kept", "moved", "lost")
@@ -165,10 +164,7 @@ def twins(study: Study) -> Section | None:
             f"Followed in the other twin, where it was not chosen, its mean rank among its controls is {found.mean:.2f} ({p_value(found.p)}; ½ is chance)."
         )
     table = Table("twin_networks", "the followed weight of the first network, looked up in its twin", rows)
-    return Section(
-        "twins",
-        "Is it fixed by initialisation?",
-        answer,
-        [table],
-        remark="Controls: nearest in rank of |θ_T1| in the first network.",
-    )
+    label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins."
+    picture = charts.strip("twin_percentiles", rows, "percentile there", label, caption, by="found there")
+    remark = "Controls: nearest in rank of |θ_T1| in the first network."
+    return Section.of("twins", "Is it fixed by initialisation?", answer, [table], [picture], remark)

@@ -9,6 +9,7 @@ import numpy as np
 
 from swlottery import inference
 from swlottery.report import words
+from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, p_value
 
@@ -90,19 +91,17 @@ def survival(study: Study) -> Section | None:
             "survival",
             "kept by each prune: the followed weight of each network, its controls nearest in rank of |θ_T1|, and its whole matrix",
             rows,
-        )
-    ]
-    if tests:
-        tables_.append(
-            Table(
-                "survival_tests",
-                "kept by the last prune, against the controls of the same network (stratified, exact)",
-                tests,
-            )
-        )
+        ),
+        Table(
+            "survival_tests", "kept by the last prune, against the controls of the same network (stratified, exact)", tests
+        ),
+    ]  # fmt: skip
     remark = ("Compare arms at equal remaining weights, never at equal rounds. Interval: Clopper–Pearson, one weight a network. Controls are chosen among what prune 1 keeps, so that prune says nothing of them; "
               "a followed weight that prune 1 took is left out of the test.")  # fmt: skip
-    return Section("survival", "Kept or not, at equal remaining weights", answer, tables_, remark=remark, leads=True)
+    pictures = [charts.survival(study), charts.magnitude(study), charts.boxes(study)]
+    return Section.of(
+        "survival", "Kept or not, at equal remaining weights", answer, tables_, pictures, remark, leads=True
+    )
 
 
 def _share(rows: list[Any]) -> float:
@@ -194,14 +193,14 @@ def size(study: Study) -> Section | None:
             rows,
         ),
         Table("size_points", "the rank in each network", points),
+        Table("size_sensitivity", "the same in bracketed networks alone, and against other controls", sensitive),
     ]
-    if sensitive:
-        tables.append(
-            Table("size_sensitivity", "the same in bracketed networks alone, and against other controls", sensitive)
-        )
     remark = ("H0: within its network the weight is exchangeable with the 19 weights of its matrix nearest in rank of |θ_T1|; exact, the network is the unit, Holm over the rates. Left out: pruned in round 1. "
               "The largest weights of a matrix have few or no controls above them, and stand above ½ by construction: see the bracketed networks. The rank of |w|/threshold is that of |w|: it does not see the rate.")  # fmt: skip
-    return Section("size", "Is it more than its size?", answer, tables, remark=remark, leads=True)
+    picture = charts.strip(
+        "ranks", points, "rank", "rank among the controls after round 2: 0 below all, 1 above all", charts.CIRCLES, reference=0.5
+    )  # fmt: skip
+    return Section.of("size", "Is it more than its size?", answer, tables, [picture], remark, leads=True)
 
 
 def is_bracketed(study: Study, run: str) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from swlottery.report import words
-from swlottery.report.answers import causes, chance, charts, critical, first_runs, found, kept, rate
+from swlottery.report.answers import causes, chance, critical, first_runs, found, kept, rate
 from swlottery.report.answers.arms import Study
 from swlottery.report.answers.facts import UNREADABLE
-from swlottery.report.answers.sections import Picture, Row, Section, Table, listed
+from swlottery.report.answers.sections import Row, Section, Table, listed
 
 
 def answers(study: Study) -> list[Section]:
@@ -17,127 +17,7 @@ def answers(study: Study) -> list[Section]:
         causes.gradient(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study),
         causes.rewinding(study), causes.cost(study), first_runs.section(fixed.answer if fixed else []),
     ]  # fmt: skip
-    there = [section for section in sections if section is not None]
-    for section in there:
-        section.pictures = [picture for picture in _pictures(study, section) if picture is not None]
-    return there
-
-
-def _pictures(study: Study, section: Section) -> list[Picture | None]:
-    rows = {table.name: table.rows for table in section.tables}
-    first = section.tables[0].rows if section.tables else []
-    circles = "One circle a network, the bar their mean, dashed: chance."
-    match section.name:
-        case "survival":
-            return [charts.survival(study), charts.magnitude(study), charts.boxes(study)]
-        case "size":
-            return [
-                charts.strip(
-                    "ranks",
-                    rows["size_points"],
-                    "rank",
-                    "rank among the controls after round 2: 0 below all, 1 above all",
-                    circles,
-                    reference=0.5,
-                )
-            ]
-        case "contrast":
-            return [
-                charts.strip(
-                    "rates",
-                    rows["contrast_points"],
-                    "rank of d",
-                    "rank of d among the controls' d",
-                    circles,
-                    by="masks",
-                    reference=0.5,
-                )
-            ]
-        case "rewinding":
-            return [
-                charts.strip(
-                    "rewound",
-                    rows["rewinding_points"],
-                    "rank of d",
-                    "rank of d among the controls' d, after round 2",
-                    circles,
-                    reference=0.5,
-                )
-            ]
-        case "chance":
-            there = [row for row in rows.get("chance", []) if row["dispersion"] is not None]
-            return [
-                charts.strip(
-                    "dispersion",
-                    there,
-                    "dispersion",
-                    "dispersion over networks, times what chance gives",
-                    "Dashed: chance.",
-                    reference=1,
-                )
-            ]
-        case "critical":
-            return [
-                charts.strip(
-                    "falls",
-                    rows.get("critical", []),
-                    "least over all rounds",
-                    "would fall at sparsity, %",
-                    "One circle a run; dashed: what five rounds at 20 % reach.",
-                    by="weight",
-                    reference=critical.FIVE_ROUNDS,
-                )
-            ]
-        case "twins":
-            return [
-                charts.strip(
-                    "twin_percentiles",
-                    first,
-                    "percentile there",
-                    "percentile of |w| in its matrix of the twin",
-                    "One circle a pair of twins.",
-                    by="found there",
-                )
-            ]
-        case "again":
-            share = [{**row, "share": row["kept"] / row["networks"]} for row in first]
-            return [
-                charts.strip(
-                    "found_again",
-                    share,
-                    "share",
-                    "share of networks in which it is found again",
-                    "One circle a round, the bar their mean.",
-                )
-            ]
-        case "prediction":
-            return [charts.lines("auc", first, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.")]
-        case "gradient":
-            return [charts.percentiles(first)]
-        case "matrices":
-            return [
-                charts.lines(
-                    "c_proj",
-                    first,
-                    "of c_proj, %",
-                    "c_proj weights remaining, %",
-                    "Mean over networks, and the range.",
-                    x="of all, %",
-                )
-            ]
-        case "perplexity":
-            return [
-                charts.lines(
-                    "cost",
-                    first,
-                    "perplexity",
-                    "validation perplexity, log scale",
-                    "Median over runs, and the range.",
-                    log=True,
-                )
-            ]
-        case _:
-            return []
+    return [section for section in sections if section is not None]
 
 
 def what_was_run(study: Study) -> Section:
@@ -178,4 +58,4 @@ def what_was_run(study: Study) -> Section:
         tables.append(
             Table("unfinished", "runs that have not come to their end; what they have shown so far counts", why)
         )
-    return Section("runs", "What was run", answer, tables, leads=True)
+    return Section.of("runs", "What was run", answer, tables, leads=True)

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from swlottery import inference
+from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.kept import Values, is_bracketed, rank_test
 from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
@@ -49,9 +50,11 @@ def contrast(study: Study) -> Section | None:
               Table("contrast_points", "the rank of d in each network", points)]  # fmt: skip
     remark = ("q: the fraction of the weights in scope to which pruning would have to go for this weight to fall, given the network trained under that mask. d is compared with the d of the controls that both arms have in "
               "common, within each network. Left out: pruned in round 1. The masks that are compared leave amounts within a tenth of each other, not the same.")  # fmt: skip
-    return Section(
-        "contrast", "Does the rate matter, at equal remaining weights?", answer, tables, remark=remark, leads=True
+    picture = charts.strip(
+        "rates", points, "rank of d", "rank of d among the controls' d", charts.CIRCLES, by="masks", reference=0.5
     )
+    title = "Does the rate matter, at equal remaining weights?"
+    return Section.of("contrast", title, answer, tables, [picture], remark, leads=True)
 
 
 def rates(study: Study) -> Iterator[tuple[Arm, Arm]]:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings
+from swlottery.config import ELSEWHERE, TrainSettings
 from swlottery.report import status
 from swlottery.report.run_files import read_events, read_rows
 from swlottery.report.words import key, place
@@ -37,8 +37,6 @@ AVERAGED = ("gradient_percentile", "moment_percentile", "update_percentile", "gr
 """Columns of ``weights`` that are means over the evaluations of the round."""
 SEEN_CLOSELY = 2
 """Rounds of which everything is kept of the controls: the questions on gradients and sizes are asked of these."""
-PLACES = ("runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout")
-"""Settings that say nothing about what a run computes."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error)
 """What reading a damaged file may raise."""
 
@@ -107,7 +105,7 @@ def _light(name: str, folder: Path, rows: dict[str, list[Row]]) -> Row:
         key: Path(value).name if key in ("from_round_1", "super_weights") and value else value
         for key, value in settings.items()
     }
-    shown = {key: value for key, value in named.items() if key not in PLACES}
+    shown = {key: value for key, value in named.items() if key not in ELSEWHERE}
     return {
         "settings": json.dumps(shown),
         "network": network,

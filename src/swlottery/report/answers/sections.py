@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Picture:
     alternative: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Section:
     """One question. answer: sentences that were worked out from the data; the first ones go to the top of the page too
     where ``leads``. remark: how it was worked out."""
@@ -50,10 +50,19 @@ class Section:
     name: str
     title: str
     answer: list[str]
-    tables: list[Table] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    remark: str = ""
-    leads: bool = False
+    tables: list[Table]
+    pictures: list[Picture]
+    remark: str
+    leads: bool
+
+    @classmethod
+    def of(
+        cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
+        remark: str = "", leads: bool = False,
+    ) -> Section:  # fmt: skip
+        """Without the tables and figures that have nothing to show."""
+        there = [picture for picture in pictures if picture is not None]
+        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, leads)
 
 
 def cell(value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swlottery import inference
+from swlottery.config import LATER
 from swlottery.report.answers.rows import DAMAGE
 from swlottery.report.run_files import read_events, read_rows, read_settings
 from swlottery.report.words import place
@@ -29,11 +30,7 @@ Row = dict[str, Any]
 At = tuple[int, ...]
 """(layer, out, in), and the expert behind them where there is one."""
 
-LATER = frozenset({
-    "data_seed", "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "from_round_1",
-    "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "checkpoint_steps", "checkpoint_seconds",
-    "rank_timeout", "runs", "plots", "compile", "threads", "device",
-})  # fmt: skip
+FREE = LATER | {"data_seed", "threads", "device"}
 """Settings in which twins may differ: the order of the batches, and all that concerns later rounds."""
 
 DRAWN = 1000
@@ -74,7 +71,7 @@ class Whole:
     def training(self) -> str:
         """Its θ_0 and its first training, but for the order of the batches."""
         settings = read_settings(self.folder)
-        kept = {name: value for name, value in settings.items() if name not in LATER}
+        kept = {name: value for name, value in settings.items() if name not in FREE}
         return json.dumps([self.start["lineage"], kept], sort_keys=True)
 
     def tensors(self, file: str) -> dict[str, NDArray[Any]]:
