@@ -1,6 +1,6 @@
 """Is the test of a study calibrated, and what does it see? Simulated studies, from networks that do what is said of them.
 
-    python bench/inference.py [--studies 1000] [--common 3.0] [--seed 0]
+    python bench/inference.py [--studies 1000] [--common 0.5] [--seed 0]
 
 Each network has a followed weight and 19 controls. First: their values (of log(|w|/threshold)) have a large part in common, as those of
 one network have, and the followed weight stands `shift` standard deviations of the rest above. Printed: how often a difference is
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument(
-        "--common", type=float, default=3.0, help="standard deviation of what a network's weights share"
+        "--common", type=float, default=0.5, help="standard deviation of what a network's weights share"
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -15,6 +15,7 @@ from swlottery.inference import (
     auc,
     dispersion,
     holm,
+    power,
     proportion,
     rank_test,
     regression,
@@ -118,6 +119,18 @@ def test_under_the_null_a_difference_is_claimed_in_five_of_a_hundred() -> None:
 def test_a_shift_of_one_and_a_half_is_seen() -> None:
     rng = np.random.default_rng(2)
     assert sum(rank_test(*simulated(rng, 10, 1.5)).p <= 0.05 for _ in range(50)) >= 40
+
+
+def test_a_thousand_studies_are_calibrated_and_see_a_shift() -> None:
+    """Ten networks: at no shift a difference is claimed at a rate whose interval holds 5 %, at one and a half in four of five."""
+    low, high = proportion(round(1000 * power(10, 0.0)), 1000)
+    assert low <= 0.05 <= high
+    assert power(10, 1.5) >= 0.8
+    assert power(10, 0.5) < power(20, 0.5) < power(20, 1.0), "more networks and larger shifts are seen more often"
+    assert power(10, 1.0, level=0.01) < power(10, 1.0), "a stricter level sees less"
+    assert power(10, 1.0, common=9.0) == pytest.approx(power(10, 1.0), abs=0.03), (
+        "what all have in common moves no rank"
+    )
 
 
 def test_the_interval_holds_the_shift() -> None:

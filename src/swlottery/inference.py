@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,6 +117,24 @@ def _ranks(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -
         float((np.count_nonzero(c < v) + np.count_nonzero(c == v) / 2) / len(c))
         for v, c in zip(values, others, strict=True)
     ]
+
+
+@cache
+def power(
+    networks: int, shift: float, controls: int = 19, level: float = 0.05, common: float = 0.5, studies: int = 1000, seed: int = 0
+) -> float:  # fmt: skip
+    """How often `rank_test` claims a difference at ``level``, over simulated studies in which the values are normal and the
+    followed weight stands ``shift`` standard deviations of its network's controls above them; 0: the level it really has.
+
+    common: the standard deviation of what all weights of a network share, in theirs; log(|w|/threshold) of the networks of
+    docs/results.md has 0.35 at 20 % and 0.49 at 10 %. It moves no rank.
+    """
+    rng = np.random.default_rng([seed, networks, controls])
+    shared = rng.normal(scale=common, size=(studies, networks, 1))
+    values = shared + rng.normal(size=(studies, networks, controls + 1))
+    values[:, :, 0] += shift
+    claimed = sum(_rank_p(study[:, 0], list(study[:, 1:])) <= level for study in values)
+    return claimed / studies
 
 
 FINEST = 1 << 12

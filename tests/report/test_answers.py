@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from report.made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, weights
+from swlottery.inference import power
 from swlottery.report.answers import causes, chance, critical, found, rate
 from swlottery.report.answers import kept as keeping
 from swlottery.report.answers.arms import name_of
@@ -128,6 +129,12 @@ def test_rates_are_one_family_in_each_set_up() -> None:
 def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
     section = keeping.size(study(ranked(above=False)))
     assert section is not None and "not told from an ordinary weight of its size" in section.answer[0]
+    (row,) = table(section, "size")
+    assert row["power at 1 sd, %"] == 100 * power(10, 1.0)
+    assert (
+        f"a shift of one standard deviation of the controls is found in {row['power at 1 sd, %']:.0f} %"
+        in section.answer[0]
+    )
 
 
 def test_one_network_gives_no_answer() -> None:
@@ -214,6 +221,8 @@ def test_no_difference_between_the_rates_is_not_claimed() -> None:
     assert "the intervals lie within half a standard deviation of the controls: no effect" in section.answer[0]
     few = rate.contrast(study(two_rates(0.0, 2)))
     assert few is not None and "too wide to exclude one: undetermined" in few.answer[0]
+    assert table(few, "contrast")[0]["power at 1 sd, %"] == 100 * power(2, 1.0, level=0.05 / 3), "Holm's first of three"
+    assert "is found in 10 % of such studies" in few.answer[0]
 
 
 def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> None:
@@ -235,6 +244,17 @@ def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> N
         and first["p (Holm)"] < 0.05
     )
     assert "do not say the same, so the rate is not shown to matter" in section.answer[0]
+
+
+def test_losses_at_matched_masks_by_hand() -> None:
+    """A loss of 5 + mask/10: at masks m and 2m it differs by −m/10, in each network."""
+    section = causes.cost(study(two_rates(0.0, 3)))
+    assert section is not None
+    points = table(section, "perplexity_points")
+    assert len(points) == 15 and {row["run"] for row in points} == {"p20-0", "p20-1", "p20-2"}
+    found = [row["difference"] for row in table(section, "perplexity_differences")]
+    assert found == pytest.approx([-m / 10 for m in range(1, 6)])
+    assert [row["difference"] for row in points] == pytest.approx([d for d in found for _ in range(3)])
 
 
 def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out() -> None:
@@ -451,6 +471,7 @@ def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float,
             weights(rows, f"{name}-{network}", 2, own, noise)
     section = causes.gradient(study(rows))
     assert section is not None and told in section.answer[0]
+    assert ("of such studies" in section.answer[0]) == told.startswith("neither"), "a null result tells its power"
 
 
 def test_a_super_weight_that_would_fall_early_is_named() -> None:
@@ -517,6 +538,7 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     for row in coordinates(same=False, networks=1)["fixed"]:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
     names = [one.name for section in answers(study(rows)) for one in section.tables]
+    assert {"perplexity_differences", "perplexity_points"} < set(names)
     assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)
     pictures = [one.name for section in answers(study(rows)) for one in section.pictures]
     assert len(set(pictures)) == len(pictures) and "magnitude" in pictures

@@ -157,33 +157,31 @@ class Study:
         value = float(mine.iloc[0]) if len(mine) else math.nan
         return (None if math.isnan(value) else value), values
 
+    def rows(self, table: str, runs: Iterable[str]) -> DataFrame:
+        """The rows that a table has of some runs."""
+        whole = self.facts[table]
+        return whole[whole["run"].isin(list(runs))]
+
     def kept(self, run: str) -> DataFrame:
         """What each prune did to the followed weight."""
-        rows = self.facts["kept"]
-        return rows[(rows["run"] == run) & (rows["weight"] == self.own(run)) & rows["kind"].isin(OWN)]
+        rows = self.rows("kept", [run])
+        return rows[(rows["weight"] == self.own(run)) & rows["kind"].isin(OWN)]
 
     def last(self, run: str) -> list[Any]:
         """What the last prune did to each of the run's own followed weights."""
-        rows = self.facts["kept"]
-        own = rows[(rows["run"] == run) & rows["kind"].isin(OWN)]
+        rows = self.rows("kept", [run])
+        own = rows[rows["kind"].isin(OWN)]
         return list(own[own["round"] == own["round"].max()].itertuples())
 
     def initial(self, run: str, round_: int) -> dict[str, float]:
         """|w|/threshold at the end of a round, of the controls matched on |θ_0|."""
-        rows = self.facts["initial"]
-        now = rows[(rows["run"] == run) & (rows["round"] == round_) & (rows["of"] == self.own(run))].dropna(
-            subset=["over_threshold"]
-        )
+        rows = self.rows("initial", [run])
+        now = rows[(rows["round"] == round_) & (rows["of"] == self.own(run))].dropna(subset=["over_threshold"])
         return {weight: float(value) for weight, value in zip(now["weight"], now["over_threshold"], strict=True)}
-
-    def rounds(self, run: str) -> DataFrame:
-        """The rows of rounds.csv."""
-        rows = self.facts["rounds"]
-        return rows[rows["run"] == run]
 
     def remaining(self, run: str) -> dict[int, float]:
         """Mask → the fraction of the weights in scope that it leaves."""
-        table = self.rounds(run)
+        table = self.rows("rounds", [run])
         return {int(r): float(f) for r, f in zip(table["round"], table["remaining_fraction"], strict=True)}
 
     def left(self, runs: Iterable[str], mask: int) -> float:
@@ -193,7 +191,7 @@ class Study:
 
     def loss(self, run: str | None, mask: int) -> float | None:
         """The held-out loss of the network trained under a mask."""
-        rows = self.rounds(run or "")
+        rows = self.rows("rounds", [run] if run else [])
         found = rows[rows["round"] == mask]["val_loss"]
         return float(found.iloc[0]) if len(found) and found.notna().iloc[0] else None
 

@@ -10,7 +10,7 @@ from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.kept import Values, rank_test
 from swlottery.report.answers.rate import falls, paired, rates
-from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
+from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value, powered, ranked
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
 
@@ -32,7 +32,7 @@ def gradient(study: Study) -> Section | None:
     answer = []
     for coarse, fine in rates(study):
         own = [row for column in ("gradient", "update") if (row := _sizes(study, coarse, fine, column))]
-        corrected(own)
+        ranked(own)
         contrasts += own
         if len(own) == 2 and own[0]["networks"] > 1:
             smaller = [row["p (Holm)"] < 0.05 and row["shift against controls"] < 0 for row in own]
@@ -42,7 +42,7 @@ def gradient(study: Study) -> Section | None:
                 if all(smaller)
                 else f"only the {one} was found smaller"
                 if any(smaller)
-                else "neither was found smaller"
+                else f"neither was found smaller ({powered(own)})"
             )
             shifts = "; ".join(
                 f"{row['of']}: shift of the log ratio {row['shift against controls']:+.3f} {row['95 % interval']}, {p_value(row['p (Holm)'])}"
@@ -83,11 +83,10 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> Row | None:
 
 def matrices(study: Study) -> Section | None:
     """What each way of pruning leaves of the c_proj matrices, and of the followed weight."""
-    facts = study.facts["fixed"]
     rows: list[Row] = []
     for arm in study.arms:
         units = list(study.units(arm).values())
-        for prune, now in facts[facts["run"].isin(units)].groupby("round"):
+        for prune, now in study.rows("fixed", units).groupby("round"):
             each = [100 * float(one["matrix_kept"].sum() / one["size"].sum()) for _, one in now.groupby("run")]
             sums = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
             by_matrix = 100 * sums["matrix_kept"] / sums["size"]
@@ -169,13 +168,13 @@ def rewinding(study: Study) -> Section | None:
                     {"arm": study.title(arm), "run": run, "rank of d": rank}
                     for run, rank in zip(there, found.by_network, strict=True)
                 ]
-        corrected(own)
+        ranked(own)
         rows += own
     if not rows:
         return None
     answer = [
         f"{row['arm']} " + ("changes" if row["p (Holm)"] < 0.05 else "was not found to change") + " how near the followed weight comes to its fall, against its controls "
-        f"(shift of d {row['shift of d']:+.3f} {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm, {row['networks']} networks)." for row in rows if row["networks"] > 1
+        f"(shift of d {row['shift of d']:+.3f} {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm, {row['networks']} networks" + ("" if row["p (Holm)"] < 0.05 else f"; {powered([row])}") + ")." for row in rows if row["networks"] > 1
     ]  # fmt: skip
     tables = [Table("rewinding", "d = log q(arm) − log q(plain arm) after round 2: the followed weight among its controls", rows),
               Table("rewinding_points", "the rank of d in each network", points)]  # fmt: skip
@@ -189,17 +188,16 @@ def rewinding(study: Study) -> Section | None:
 
 def cost(study: Study) -> Section | None:
     """Perplexity against remaining weights."""
-    facts = study.facts["rounds"]
     rows: list[Row] = []
     for arm in study.arms:
-        for mask, now in facts[facts["run"].isin(arm.runs)].groupby("round"):
+        for mask, now in study.rows("rounds", arm.runs).groupby("round"):
             found = now["val_perplexity"].dropna()
             if len(found):
                 rows.append({"arm": study.title(arm), "mask": int(str(mask)), "remaining, %": 100 * float(now["remaining_fraction"].mean()), "runs": len(found),
                              "perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())})  # fmt: skip
     if not rows:
         return None
-    differences = paired(study, study.loss)
+    differences, points = paired(study, study.loss)
     answer = []
     if differences:
         told = [
@@ -207,7 +205,10 @@ def cost(study: Study) -> Section | None:
         ]
         answer.append(f"Held-out loss at matched masks, larger rate − smaller rate: {listed(told)} remaining.")
     tables = [Table("perplexity", "validation perplexity of the network trained under each mask: median over runs, and the range", rows),
-              Table("perplexity_differences", "held-out loss, first arm − second arm at matched masks, in nats, and the interval of typical values", differences)]  # fmt: skip
+              Table("perplexity_differences", "held-out loss, first arm − second arm at matched masks, in nats, and the interval of typical values", differences),
+              Table("perplexity_points", "the same in each network", points)]  # fmt: skip
     label, caption = "validation perplexity, log scale", "Median over runs, and the range."
-    picture = charts.lines("cost", rows, "perplexity", label, caption, log=True)
-    return Section.of("perplexity", "What does pruning cost?", answer, tables, [picture])
+    costs = charts.lines("cost", rows, "perplexity", label, caption, log=True)
+    label = "held-out loss, first arm − second arm, nat"
+    apart = charts.strip("cost_differences", points, "difference", label, charts.APART, by="masks", reference=0)
+    return Section.of("perplexity", "What does pruning cost?", answer, tables, [costs, apart])

@@ -83,14 +83,13 @@ def section(study: Study) -> Section | None:
 
 def _last(study: Study, arm: Arm) -> int:
     """The last prune that all finished networks of an arm have made."""
-    rows = study.facts["fixed"]
-    made = rows[rows["run"].isin(study.units(arm, finished=True).values())].groupby("run")["round"].max()
+    made = study.rows("fixed", study.units(arm, finished=True).values()).groupby("run")["round"].max()
     return int(made.min()) if len(made) else 0
 
 
 def _drawn(study: Study, arm: Arm, last: int) -> Row:
-    rows = study.facts["fixed"]
-    now = rows[rows["run"].isin(study.units(arm, finished=True).values()) & (rows["round"] == last)]
+    rows = study.rows("fixed", study.units(arm, finished=True).values())
+    now = rows[rows["round"] == last]
     bits, groups = [], np.empty(0)
     for _, one in now.groupby("run", sort=True):
         bits.append(np.concatenate([_unpacked(b, n) for b, n in zip(one["bits"], one["drawn"], strict=True)]))
@@ -122,10 +121,10 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
 
 def _foreign(study: Study) -> list[Row]:
     """Coordinates that a run was told to follow, by arm."""
-    facts, rows = study.facts["kept"], []
+    rows = []
     for arm in study.arms:
-        here = facts[facts["run"].isin(study.units(arm).values()) & (facts["kind"] == "foreign")]
-        for weight, one in here.groupby("weight"):
+        here = study.rows("kept", study.units(arm).values())
+        for weight, one in here[here["kind"] == "foreign"].groupby("weight"):
             ends = one.sort_values("round").groupby("run").tail(1)
             counted = _counted(
                 [bool(alive) for alive in ends["alive"]],

@@ -16,6 +16,7 @@ from swlottery.report.answers.sections import Picture, Row
 from swlottery.report.answers.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look, panels
 
 CIRCLES = "One circle a network, the bar their mean, dashed: chance."
+APART = "One circle a network, the bar their mean, dashed: no difference."
 
 
 def remaining_axis(axes: Axes, least: float) -> None:
@@ -219,11 +220,11 @@ def lines(
 
 def boxes(study: Study) -> Picture | None:
     """By round: the weights of the followed weight's matrix, with the weight and the threshold; of the first network of each arm."""
-    facts = study.facts["boxes"]
     drawn: list[tuple[Arm, str, Any]] = []
     for arm in study.arms:
         for run in arm.runs:
-            rows = facts[(facts["run"] == run) & (facts["weight"] == study.own(run))]
+            rows = study.rows("boxes", [run])
+            rows = rows[rows["weight"] == study.own(run)]
             if len(rows):
                 drawn.append((arm, run, rows))
                 break

@@ -91,7 +91,7 @@ def _without(study: Study, forced: Arm, arms: list[Arm]) -> list[Row]:
     rows: list[Row] = []
     for run in forced.runs:
         twin, instead = (_like(study, arm, run) for arm in (alone, controls))
-        for row in study.rounds(run).dropna(subset=["val_loss"]).itertuples():
+        for row in study.rows("rounds", [run]).dropna(subset=["val_loss"]).itertuples():
             other = study.loss(instead, int(row.round))
             rows.append({"run": run, "mask": int(row.round), "remaining, %": 100 * float(row.remaining_fraction), "left alone": study.loss(twin, int(row.round)),
                          "super weights pruned first": float(row.val_loss), "controls pruned first": other, "gap to controls": None if other is None else float(row.val_loss) - other})  # fmt: skip

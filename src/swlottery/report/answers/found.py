@@ -15,11 +15,10 @@ from swlottery.report.answers.sections import Row, Section, Table, listed, p_val
 
 def prediction(study: Study) -> Section | None:
     """How well do |θ_0| and |θ_T1| tell which c_proj weights are kept?"""
-    facts = study.facts["predicted"]
     rows: list[Row] = []
     ends: dict[str, Row] = {}
     for arm in study.arms:
-        for prune, now in facts[facts["run"].isin(study.units(arm, finished=True).values())].groupby("round"):
+        for prune, now in study.rows("predicted", study.units(arm, finished=True).values()).groupby("round"):
             initial, trained = (now[column].dropna() for column in ("auc_initial", "auc_trained"))
             if len(initial) and len(trained):
                 rows.append({"arm": study.title(arm), "mask": int(str(prune)), "remaining, %": study.left(now["run"], int(str(prune))), "networks": len(now),
@@ -36,17 +35,16 @@ def prediction(study: Study) -> Section | None:
         if parts
         else []
     )
-    differences = paired(study, lambda run, mask: _auc(study, run, mask))
+    differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
     if differences:
         told = [
             f"{row['difference']:+.3f} {row['95 % interval']} at {row['remaining, %']:.1f} % remaining"
             for row in differences
         ]
         answer.append(f"Between the rates, at matched masks, it differs by {listed(told)}.")
-    growth = study.facts["growth"]
     fits: list[Row] = [
         {"arm": study.title(arm), "networks": len(now), "prunes": int(now["prunes"].iloc[0]), "b, of |θ_T1|": float(now["trained"].mean()), "c, of |θ_0|": float(now["initial"].mean()), "R²": float(now["r_squared"].mean())}
-        for arm in study.arms if len(now := growth[growth["run"].isin(study.units(arm).values())])
+        for arm in study.arms if len(now := study.rows("growth", study.units(arm).values()))
     ]  # fmt: skip
     tables = [
         Table(
@@ -59,6 +57,7 @@ def prediction(study: Study) -> Section | None:
             "AUC by |θ_0|, first arm − second arm at matched masks, and the interval of typical values",
             differences,
         ),
+        Table("prediction_points", "the same in each network", points),
         Table(
             "growth_by_arm",
             "log|w| in the final ticket = a + b log|θ_T1| + c log|θ_0|, over the c_proj weights that remain: means over networks",
@@ -67,24 +66,25 @@ def prediction(study: Study) -> Section | None:
     ]
     remark = "After more than one prune the regression sees only what several trainings have kept; the arms with one prune are free of that."
     picture = charts.lines("auc", rows, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.")
-    return Section.of("prediction", "Is it settled at initialisation?", answer, tables, [picture], remark)
+    label = "AUC of |θ_0|, first arm − second arm"
+    apart = charts.strip("auc_differences", points, "difference", label, charts.APART, by="masks", reference=0)
+    return Section.of("prediction", "Is it settled at initialisation?", answer, tables, [picture, apart], remark)
 
 
 def _auc(study: Study, run: str, mask: int) -> float | None:
-    facts = study.facts["predicted"]
-    found = facts[(facts["run"] == run) & (facts["round"] == mask)]["auc_initial"].dropna()
+    rows = study.rows("predicted", [run])
+    found = rows[rows["round"] == mask]["auc_initial"].dropna()
     return float(found.iloc[0]) if len(found) else None
 
 
 def again(study: Study) -> Section | None:
     """Does the finder find the weight again in the networks of later rounds?"""
-    facts = study.facts["found"]
     rows: list[Row] = []
     each: list[Row] = []
     hits = number = 0
     for arm in study.arms:
         units = [run for run in study.units(arm).values() if study.own(run)]
-        for round_, now in facts[facts["run"].isin(units) & (facts["round"] > 1)].groupby("round"):
+        for round_, now in study.rows("found", units).query("round > 1").groupby("round"):
             fates = [_fate(str(study.own(row.run)), row) for row in now.itertuples()]
             rows.append(
                 {

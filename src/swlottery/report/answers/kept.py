@@ -11,7 +11,7 @@ from swlottery import inference
 from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
-from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, p_value
+from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, p_value, powered, ranked
 
 LEAST_BRACKET = 5
 """Controls that have to stand on either side of a weight, in |θ_T1|, for it to count as bracketed."""
@@ -167,12 +167,12 @@ def size(study: Study) -> Section | None:
     answer = []
     for arms in study.rates:
         own = [by_arm[arm] for arm in arms if arm in by_arm]
-        corrected(own)
+        ranked(own)
         for row in own:
             if row["networks"] > 1:
                 above = row["mean rank"] > 0.5
                 told = (
-                    "not told from an ordinary weight of its size"
+                    f"not told from an ordinary weight of its size ({powered([row])})"
                     if row["p (Holm)"] >= 0.05
                     else f"{'larger' if above else 'smaller'} than its controls"
                 )

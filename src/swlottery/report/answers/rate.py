@@ -12,7 +12,7 @@ from swlottery import inference
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.kept import Values, is_bracketed, rank_test
-from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
+from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value, powered, ranked
 
 NEAR = 1.1
 """Two masks match where one leaves at most so many times the weights of the other."""
@@ -40,7 +40,7 @@ def contrast(study: Study) -> Section | None:
                     }
                     for run, rank in zip(there, found.by_network, strict=True)
                 ]
-        corrected(own)
+        ranked(own)
         rows += own
         if own and own[0]["networks"] > 1:
             answer.append(_conclusion(study.title(coarse), study.title(fine), own))
@@ -95,21 +95,25 @@ def falls(study: Study, pairs: list[tuple[str, str]], round_: int, other_round: 
     return found
 
 
-def paired(study: Study, value: Callable[[str, int], float | None]) -> list[Row]:
-    """A number of each network and mask, first rate − second rate, at matched masks, and the interval of typical values."""
+def paired(study: Study, value: Callable[[str, int], float | None]) -> tuple[list[Row], list[Row]]:
+    """A number of each network and mask, first rate − second rate, at matched masks: the interval of typical values, and each one."""
     rows: list[Row] = []
+    points: list[Row] = []
     for coarse, fine in rates(study):
         pairs = study.pairs(coarse, fine)
         for mask, other in matched(study, pairs):
-            each = [
-                a - b
+            there = {
+                run: a - b
                 for run, twin in pairs
                 if (a := value(run, mask)) is not None and (b := value(twin, other)) is not None
-            ]
+            }
+            each = list(there.values())
             if len(each) > 1:
+                masks = f"{study.title(coarse)}, {study.title(fine)}: {mask} ~ {other}"
+                points += [{"masks": masks, "run": run, "difference": one} for run, one in there.items()]
                 rows.append({"first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{mask} ~ {other}", "remaining, %": study.left([run for run, _ in pairs], mask),
                              "networks": len(each), "difference": float(np.mean(each)), "95 % interval": interval(*inference.typical_values(each)), "least": min(each), "most": max(each)})  # fmt: skip
-    return rows
+    return rows, points
 
 
 def _log_ratios(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
@@ -152,4 +156,4 @@ def _conclusion(coarse: str, fine: str, rows: list[Row]) -> str:
         else "the intervals are too wide to exclude one: undetermined"
     )
     return (f"Between {coarse} and {fine}, at equal remaining weights, no difference was found in how near the followed weight comes to its fall, against its controls "
-            f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks); {verdict}.")  # fmt: skip
+            f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks; {powered(rows)}); {verdict}.")  # fmt: skip

@@ -86,6 +86,24 @@ def corrected(rows: Sequence[Row]) -> None:
         row["p (Holm)"] = p
 
 
+POWER = "power at 1 sd, %"
+
+
+def ranked(rows: Sequence[Row]) -> None:
+    """`corrected`, for rank tests, and the power that each had at the least of Holm's levels."""
+    from swlottery.inference import power
+
+    corrected(rows)
+    for row in rows:
+        row[POWER] = 100 * power(row["networks"], 1.0, level=0.05 / len(rows))
+
+
+def powered(rows: Sequence[Row]) -> str:
+    """What stands beside a null result."""
+    least = min(row[POWER] for row in rows)
+    return f"a shift of one standard deviation of the controls is found in {least:.0f} % of such studies"
+
+
 def p_value(p: float) -> str:
     """``p = 0.031``; never ``p = 0``."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
