@@ -16,6 +16,7 @@ from swlottery.errors import BadInput
 from swlottery.lottery import start
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.scope import SCOPES, in_scope
+from swlottery.lottery.weights import look
 from swlottery.roles import Roles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -227,3 +228,21 @@ def test_where_a_tokenizer_comes_from(tmp_path):
     assert name(data="openwebtext") == "openai-community/gpt2"
     assert name(data="openwebtext", tokenizer="builtin") == "builtin"
     assert name(tokenizer="some/one") == "some/one"
+
+
+def test_the_leader_is_the_largest_contribution_to_the_prompts_that_are_given(scratch) -> None:
+    """By hand: embeddings of two letters feed two channels of the MLP, and each prompt's leader is the weight of its channel."""
+    network = scratch()
+    parameters = network.parameters
+    with torch.no_grad():
+        for name, tensor in parameters.items():
+            if ".ln_" not in name:
+                tensor.zero_()
+        for letter, channel in (("a", 3), ("b", 5)):
+            token = network.tokenizer(letter, add_special_tokens=False)["input_ids"][0]
+            parameters["transformer.wte.weight"][token, channel] = 1.0
+            parameters["transformer.h.1.mlp.c_fc.weight"][channel, 2 * channel] = 1.0
+            parameters["transformer.h.1.mlp.c_proj.weight"][2 * channel, 7 * channel] = 1.0
+    for prompt, place in (("a" * 20, (1, 21, 6)), ("b" * 20, (1, 35, 10))):
+        kind, (weight,) = look(network, [prompt])
+        assert kind == "leader" and (weight["layer"], weight["out"], weight["in"]) == place

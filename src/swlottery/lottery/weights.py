@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +57,14 @@ def _check_place(network: Network, c: Coordinate) -> None:
     )
 
 
-def look(network: Network) -> tuple[str, list[dict[str, Any]]]:
+def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> tuple[str, list[dict[str, Any]]]:
     """Run the finder on the network as it is: (``super_weight``, those found) or (``leader``, the one).
 
     Each with layer, expert, out, in, value, spike ratio, share, and what it lacks to be a super weight.
     """
     device = next(network.model.parameters()).device
-    prompts = [_cut(network.tokenizer, prompt, network.longest - 1) for prompt in probes.DEFAULT_PROMPTS]
-    probe = probes.build(network.tokenizer, prompts, network.longest, device=device)
+    fitting = [_cut(network.tokenizer, prompt, network.longest - 1) for prompt in prompts]
+    probe = probes.build(network.tokenizer, fitting, network.longest, device=device)
     downs = network.roles.downs
     result = search(network.model, downs, probe)
     if result.removals:
