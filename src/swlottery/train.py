@@ -21,6 +21,7 @@ from swlottery.runtime import checkpoint, environment, files, stop
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
+from swlottery.telling import Telling, standing, told_before
 
 if TYPE_CHECKING:
     from swlottery.data import Tokens
@@ -157,20 +158,22 @@ def _run(
 
     folder = prepared.folder
     ranks.watch(folder)
-    told, here = ranks.decide(lambda: (_told(folder, log_name), _environment(settings, folder, cores, ranks.size)))
+    told, here = ranks.decide(
+        lambda: (told_before(folder, log_name), _environment(settings, folder, cores, ranks.size))
+    )
     environment.pin(here["threads"])
     if ranks.lead:
         files.write_json(folder / "settings.json", dataclasses.asdict(settings))
     notes: list[str] = []
     run = Run(prepared.network, prepared.data, settings, folder, here, notes.append, ranks, asked)
     log = TrainLog(bars=sys.stderr.isatty())
-    telling = _Telling(log, run, told)
+    telling = Telling(log, run, told)
     events = lottery(run, prepared.known, prepared.parent / "round_1" if prepared.parent else None)
     figures: list[Path] = []
     try:
         ranks.decide(lambda: telling.open(notes))
         if ranks.lead:
-            folders.write_status(folder, "running", _standing(run))
+            folders.write_status(folder, "running", standing(run))
             if told < 0 and log_name:  # from here on this log tells of the run
                 files.write_json(folder / "told.json", {"log": log_name, "events": 0})
         for event in events:
@@ -180,20 +183,20 @@ def _run(
                     figures += _draw(run, prepared.plots, event)
     except Stopped:
         if ranks.lead:
-            folders.write_status(folder, "stopped", _standing(run))
+            folders.write_status(folder, "stopped", standing(run))
             telling.footer(figures, time.monotonic() - started, "stopped", run.saved_where)
         return STOPPED
     except BaseException as error:
         message = str(error) or type(error).__name__
         if ranks.lead:
             with suppress(OSError):  # a full disk must not hide what it caused
-                folders.write_status(folder, "failed", {**_standing(run), "message": message})
+                folders.write_status(folder, "failed", {**standing(run), "message": message})
             telling.footer(figures, time.monotonic() - started, "failed", message)
         raise
     finally:
         run.tables.close()
     if ranks.lead:
-        folders.write_status(folder, "finished", _standing(run))
+        folders.write_status(folder, "finished", standing(run))
         checkpoint.clear(folder / "checkpoints")  # not before: a run with neither would be done again
         telling.footer(figures, time.monotonic() - started)
     return DONE
@@ -231,94 +234,6 @@ def _environment(settings: TrainSettings, run_folder: Path, cores: int, ranks: i
         if (begun := stored.get(name, 1)) != here[name]:
             print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
     return stored
-
-
-def _told(run_folder: Path, log_name: str) -> int:
-    """How many of the run's events stand in this log, from earlier starts that wrote to it; -1 for a log of its own."""
-    if not log_name:
-        return -1
-    path, history = run_folder / "told.json", run_folder / "metrics.jsonl"
-    stored: dict[str, Any] = {}
-    with suppress(OSError, ValueError, TypeError):
-        stored = {"events": 0, **json.loads(path.read_text(encoding="utf-8"))}
-    if stored.get("log") != log_name:
-        return -1
-    lines = history.read_bytes().count(b"\n") if history.exists() else 0
-    told = max(lines, int(stored["events"]))
-    files.write_json(path, {"log": log_name, "events": told})
-    return told
-
-
-class _Telling:
-    """The run's events on their way into the log. told: how many of them an earlier start of this job told there."""
-
-    def __init__(self, log: TrainLog, run: Run, told: int) -> None:
-        self.log, self.run, self.told = log, run, told
-        self.number = 0
-
-    def open(self, notes: list[str]) -> None:
-        """The first lines. `BadInput` where the run was begun with another network or other data."""
-        log, run = self.log, self.run
-        if not run.resumed:
-            for note in notes:
-                log.line(note)
-            if self.told >= 0:
-                log.again(None, 0)
-            return
-        history = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_bytes().splitlines()]
-        begun = history[0]
-        if begun["data"]["sha256"] != run.data.manifest.get("sha256"):
-            raise BadInput(
-                f"the text {run.data.name} is not the one that {run.folder} was begun with: it has other tokens"
-            )
-        if begun["lineage"] != run.network.lineage:
-            raise BadInput(
-                f"the network is not the one that {run.folder} was begun with: it has other weights at step 0"
-            )
-        self.number = len(history)
-        log.quiet = self.told > 0
-        log.header(dataclasses.asdict(run.settings), begun, dataclasses.asdict(TrainSettings()))
-        log.replay(history[1:])
-        log.quiet = False
-        if self.told > 0:
-            log.again(run.state.round, run.state.step, "; ".join(notes))
-        else:
-            log.resumed(run.state.round, run.state.step, "; ".join(notes))
-
-    def tell(self, event: Event) -> None:
-        """One event of the lottery."""
-        log, run = self.log, self.run
-        if event["event"] == "step":
-            log.step(event["round"], event["step"], event["steps"])
-            return
-        log.quiet = self.number < self.told
-        if event["event"] == "start":
-            log.header(dataclasses.asdict(run.settings), event, dataclasses.asdict(TrainSettings()))
-        else:
-            log.event(event)
-        self.number += 1
-        log.quiet = False
-        if event["event"] == "evaluation":
-            folders.write_status(run.folder, "running", _standing(run, event))
-
-    def footer(self, figures: list[Path], seconds: float, state: str = "finished", message: str = "") -> None:
-        """The last lines."""
-        self.log.footer(self.run.folder, figures, seconds, state, message)
-
-
-def _standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
-    """Where the run stands, for status.json."""
-    from swlottery.lottery.prune import count_alive
-
-    own = [one for one in run.main if one.kind != "foreign"]
-    numbers = ("train_loss", "val_loss", "val_perplexity", "seconds_left", "tokens_per_second")
-    return {
-        "round": run.state.round, "rounds": run.prunes if run.has_begun else run.settings.rounds,
-        "step": run.state.step, "steps": run.settings.steps,
-        "followed": len(own), "kind": own[0].kind if own else None,
-        "alive": count_alive(run.matrices(run.masks), [one.coordinate for one in own]),
-        **{name: (evaluation or run.last).get(name) for name in numbers},
-    }  # fmt: skip
 
 
 def _draw(run: Run, plots: Path, event: Event) -> list[Path]:
