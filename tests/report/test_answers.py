@@ -255,6 +255,9 @@ def test_losses_at_matched_masks_by_hand() -> None:
     found = [row["difference"] for row in table(section, "perplexity_differences")]
     assert found == pytest.approx([-m / 10 for m in range(1, 6)])
     assert [row["difference"] for row in points] == pytest.approx([d for d in found for _ in range(3)])
+    (axes,) = section.pictures[0].figure.axes
+    dots = [line for line in axes.lines if line.get_marker() == "."]
+    assert sum(len(line.get_xdata()) for line in dots) == 3 * (6 + 11), "one a run and mask"
 
 
 def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out() -> None:

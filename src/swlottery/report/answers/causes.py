@@ -84,10 +84,13 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> Row | None:
 def matrices(study: Study) -> Section | None:
     """What each way of pruning leaves of the c_proj matrices, and of the followed weight."""
     rows: list[Row] = []
+    points: list[Row] = []
     for arm in study.arms:
         units = list(study.units(arm).values())
         for prune, now in study.rows("fixed", units).groupby("round"):
             each = [100 * float(one["matrix_kept"].sum() / one["size"].sum()) for _, one in now.groupby("run")]
+            left = study.left(now["run"], int(str(prune)))
+            points += [{"arm": study.title(arm), "of all, %": left, "of c_proj, %": one} for one in each]
             sums = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
             by_matrix = 100 * sums["matrix_kept"] / sums["size"]
             alive = [
@@ -95,7 +98,7 @@ def matrices(study: Study) -> Section | None:
                 for run in units
                 if (table := study.kept(run))["round"].eq(prune).any()
             ]
-            rows.append({"arm": study.title(arm), "prune": int(str(prune)), "of all, %": study.left(now["run"], int(str(prune))), "networks": len(each), "of c_proj, %": float(np.mean(each)),
+            rows.append({"arm": study.title(arm), "prune": int(str(prune)), "of all, %": left, "networks": len(each), "of c_proj, %": float(np.mean(each)),
                          "least": min(each), "most": max(each), "of one matrix, least": float(by_matrix.min()), "of one, most": float(by_matrix.max()),
                          "followed kept": f"{sum(alive)} of {len(alive)}" if alive else None})  # fmt: skip
     if not rows:
@@ -119,8 +122,8 @@ def matrices(study: Study) -> Section | None:
     table = Table(
         "matrices", "what remains of the c_proj matrices, by arm and prune: mean over networks, and its range", rows
     )
-    label, caption = "c_proj weights remaining, %", "Mean over networks, and the range."
-    picture = charts.lines("c_proj", rows, "of c_proj, %", label, caption, x="of all, %")
+    label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
+    picture = charts.lines("c_proj", rows, points, "of c_proj, %", label, caption, x="of all, %")
     return Section.of("matrices", "Which initialisation and criterion keep c_proj?", answer, [table], [picture], remark)
 
 
@@ -189,10 +192,12 @@ def rewinding(study: Study) -> Section | None:
 def cost(study: Study) -> Section | None:
     """Perplexity against remaining weights."""
     rows: list[Row] = []
+    each: list[Row] = []
     for arm in study.arms:
         for mask, now in study.rows("rounds", arm.runs).groupby("round"):
             found = now["val_perplexity"].dropna()
             if len(found):
+                each += [{"arm": study.title(arm), "remaining, %": 100 * float(now["remaining_fraction"].mean()), "perplexity": float(one)} for one in found]  # fmt: skip
                 rows.append({"arm": study.title(arm), "mask": int(str(mask)), "remaining, %": 100 * float(now["remaining_fraction"].mean()), "runs": len(found),
                              "perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())})  # fmt: skip
     if not rows:
@@ -207,8 +212,8 @@ def cost(study: Study) -> Section | None:
     tables = [Table("perplexity", "validation perplexity of the network trained under each mask: median over runs, and the range", rows),
               Table("perplexity_differences", "held-out loss, first arm − second arm at matched masks, in nats, and the interval of typical values", differences),
               Table("perplexity_points", "the same in each network", points)]  # fmt: skip
-    label, caption = "validation perplexity, log scale", "Median over runs, and the range."
-    costs = charts.lines("cost", rows, "perplexity", label, caption, log=True)
+    label, caption = "validation perplexity, log scale", "The line is the median over runs, a dot one run."
+    costs = charts.lines("cost", rows, each, "perplexity", label, caption, log=True)
     label = "held-out loss, first arm − second arm, nat"
     apart = charts.strip("cost_differences", points, "difference", label, charts.APART, by="masks", reference=0)
     return Section.of("perplexity", "What does pruning cost?", answer, tables, [costs, apart])

@@ -189,9 +189,9 @@ def magnitude(study: Study) -> Picture | None:
 
 
 def lines(
-    name: str, rows: Sequence[Row], y: str, label: str, caption: str, x: str = "remaining, %", log: bool = False
-) -> Picture | None:
-    """A column of a table against remaining weights, a line an arm, with the band between the columns ``least`` and ``most``."""
+    name: str, rows: Sequence[Row], points: Sequence[Row], y: str, label: str, caption: str, x: str = "remaining, %", log: bool = False
+) -> Picture | None:  # fmt: skip
+    """A column of a table against remaining weights, a line an arm; points: that column of each network, a dot each."""
     names = list(dict.fromkeys(row["arm"] for row in rows))
     if not names:
         return None
@@ -203,9 +203,8 @@ def lines(
             own = [row for row in rows if row["arm"] == arm]
             at, values, colour = [row[x] for row in own], [row[y] for row in own], COLOURS[n % len(COLOURS)]
             axes.plot(at, values, color=colour, marker=MARKERS[n % len(MARKERS)], ms=5, lw=1.6, label=arm)
-            axes.fill_between(
-                at, [row["least"] for row in own], [row["most"] for row in own], color=colour, alpha=0.12, lw=0
-            )
+            each = [(row[x], row[y]) for row in points if row["arm"] == arm]
+            axes.plot(*zip(*each, strict=True), ".", color=colour, ms=3, alpha=0.6)
             told.append(f"{arm}: {values[0]:.4g} at {at[0]:.1f} % to {values[-1]:.4g} at {at[-1]:.1f} %")
         if log:
             axes.set_yscale("log")

@@ -16,12 +16,15 @@ from swlottery.report.answers.sections import Row, Section, Table, listed, p_val
 def prediction(study: Study) -> Section | None:
     """How well do |θ_0| and |θ_T1| tell which c_proj weights are kept?"""
     rows: list[Row] = []
+    each: list[Row] = []
     ends: dict[str, Row] = {}
     for arm in study.arms:
         for prune, now in study.rows("predicted", study.units(arm, finished=True).values()).groupby("round"):
             initial, trained = (now[column].dropna() for column in ("auc_initial", "auc_trained"))
             if len(initial) and len(trained):
-                rows.append({"arm": study.title(arm), "mask": int(str(prune)), "remaining, %": study.left(now["run"], int(str(prune))), "networks": len(now),
+                left = study.left(now["run"], int(str(prune)))
+                each += [{"arm": study.title(arm), "remaining, %": left, "by |θ_0|": float(one)} for one in initial]
+                rows.append({"arm": study.title(arm), "mask": int(str(prune)), "remaining, %": left, "networks": len(now),
                              "by |θ_0|": float(initial.mean()), "least": float(initial.min()), "most": float(initial.max()), "by |θ_T1|": float(trained.mean())})  # fmt: skip
                 if any(arm in arms for arms in study.rates):
                     ends[study.title(arm)] = rows[-1]
@@ -65,7 +68,8 @@ def prediction(study: Study) -> Section | None:
         ),
     ]
     remark = "After more than one prune the regression sees only what several trainings have kept; the arms with one prune are free of that."
-    picture = charts.lines("auc", rows, "by |θ_0|", "AUC of |θ_0|", "Mean over networks, and the range.")
+    caption = "The line is the mean over networks, a dot one network."
+    picture = charts.lines("auc", rows, each, "by |θ_0|", "AUC of |θ_0|", caption)
     label = "AUC of |θ_0|, first arm − second arm"
     apart = charts.strip("auc_differences", points, "difference", label, charts.APART, by="masks", reference=0)
     return Section.of("prediction", "Is it settled at initialisation?", answer, tables, [picture, apart], remark)
