@@ -452,6 +452,33 @@ def test_twins() -> None:
     assert "mean rank among its controls is 1.00 (p < 0.0001" in section.answer[1]
 
 
+@pytest.mark.parametrize(("factor", "told"), [(0.5, "shrinks: 0.25 times"), (2.0, "grows: 4.00 times")])
+def test_the_growth_of_survivors_by_hand(factor: float, told: str) -> None:
+    """Followed weights change by a factor a round, controls by three, whatever their signs; one weight is pruned in round 2."""
+    rows: Rows = {}
+    for network in range(3):
+        run(rows, f"s{network}", network, rounds=2)
+        masks(rows, f"s{network}", 0.2, 2)
+        for round_ in (1, 2, 3):
+            value = 0.0 if network == 2 and round_ == 3 else (-1) ** network * factor ** (round_ - 1)
+            controls = [{"value": -(3.0 ** (round_ - 1))} for _ in range(19)] if round_ < 3 else [{"value": None}] * 19
+            weights(rows, f"s{network}", round_, {"value": value}, controls)
+    section = causes.growth(study(rows))
+    assert section is not None and told in section.answer[0] and "2 networks)" in section.answer[0]
+    second, third = table(section, "sizes")
+    assert (second["networks"], second["followed, times"], second["controls, times"]) == (
+        3,
+        pytest.approx(factor),
+        pytest.approx(3.0),
+    )
+    assert (third["networks"], third["followed, times"], third["controls, times"]) == (
+        2,
+        pytest.approx(factor**2),
+        None,
+    )
+    assert third["remaining, %"] == pytest.approx(64.0), "the mask that it was trained under"
+
+
 @pytest.mark.parametrize(
     ("gradient", "update", "told"),
     [

@@ -1,4 +1,4 @@
-"""d to g. The gradient, pruning without magnitudes, rewinding, weights that a model cannot do without; and what pruning costs."""
+"""d to g. Growth and gradient, pruning without magnitudes, rewinding, weights that a model cannot do without; and what pruning costs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.kept import Values, rank_test
@@ -13,6 +14,77 @@ from swlottery.report.answers.rate import falls, paired, rates
 from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value, powered, ranked
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
+
+
+def growth(study: Study) -> Section | None:
+    """Do survivors grow as others go? |w| at the end of each round over |w| after round 1, of followed weights and controls."""
+    rows: list[Row] = []
+    points: list[Row] = []
+    answer = []
+    for arm in study.arms:
+        for round_, there in sorted(_grown(study, arm).items()):
+            left = study.left(there, round_ - 1)
+            followed = np.exp([mine for mine, _ in there.values()])
+            controls = [float(np.mean(others)) for _, others in there.values() if others]
+            rows.append({"arm": study.title(arm), "round": round_, "remaining, %": left, "networks": len(there), "followed, times": float(np.exp(np.log(followed).mean())),
+                         "least": float(followed.min()), "most": float(followed.max()), "controls, times": float(np.exp(np.mean(controls))) if controls else None})  # fmt: skip
+            points += [
+                {"arm": study.title(arm), "remaining, %": left, "followed, times": float(one)} for one in followed
+            ]
+        if any(arm in arms for arms in study.rates) and rows and rows[-1]["arm"] == study.title(arm):
+            second, last = next(row for row in rows if row["arm"] == study.title(arm)), rows[-1]
+            way = (
+                "grows"
+                if last["least"] > 1
+                else "shrinks"
+                if last["most"] < 1
+                else "grows in some networks and not in others"
+            )
+            told = f"{way}: {last['followed, times']:.2f} times its size after round 1 at the end of round {last['round']} ({last['least']:.2f} to {last['most']:.2f}, {words.count(last['networks'], 'network')})"
+            if second["controls, times"] is not None:
+                told += f"; at the end of round 2 {second['followed, times']:.2f} times, and its controls {second['controls, times']:.2f} times"
+            answer.append(f"At {study.title(arm)}, a followed weight that is kept {told}.")
+    if not rows:
+        return None
+    differences, each = paired(study, lambda run, mask: _log_size(study, run, mask + 1))
+    if differences:
+        told = listed(
+            [f"{row['difference']:+.3f} {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences]
+        )
+        answer.append(f"At matched masks its log|w| at the larger rate − that at the smaller is {told} remaining.")
+    tables = [
+        Table("sizes", "|w| at the end of a round over |w| at the end of round 1: geometric means over networks, of weights that are kept; controls are watched so closely in round 2 alone", rows),
+        Table("size_differences", "log|w| of the followed weight, first arm − second arm at matched masks, and the interval of typical values", differences),
+        Table("size_difference_points", "the same in each network", each),
+    ]  # fmt: skip
+    caption = "The line is the geometric mean, a dot one network. The network of each round was trained under the mask that leaves so much."
+    picture = charts.lines(
+        "sizes", rows, points, "followed, times", "|w| over |w| after round 1", caption
+    )
+    remark = (
+        "If survivors grow because others go, followed weights and controls grow alike, at either rate, as others go. Both were picked for their size after round 1, and fall back in any later training for that alone: "
+        "random pruning shows by how much. That the quartiles of what remains rise from round to round (boxplots) only says that the small weights are gone."
+    )
+    return Section.of("growth", "Do survivors grow?", answer, tables, [picture], remark)
+
+
+def _grown(study: Study, arm: Arm) -> dict[int, dict[str, tuple[float, list[float]]]]:
+    """Round → network → log(|w| after that round / |w| after round 1) of the followed weight, and of its controls, while they are kept."""
+    found: dict[int, dict[str, tuple[float, list[float]]]] = {}
+    for run in study.units(arm).values():
+        first, controls_first = study.at(run, 1, "value")
+        for round_ in range(2, len(study.remaining(run)) + 1):
+            now, controls = study.at(run, round_, "value")
+            if first and now:
+                both = [(controls_first[w], value) for w, value in controls.items() if value and controls_first.get(w)]
+                others = [math.log(abs(after / before)) for before, after in both]
+                found.setdefault(round_, {})[run] = (math.log(abs(now / first)), others)
+    return found
+
+
+def _log_size(study: Study, run: str, round_: int) -> float | None:
+    value, _ = study.at(run, round_, "value")
+    return math.log(abs(value)) if value else None
 
 
 def gradient(study: Study) -> Section | None:

@@ -14,7 +14,7 @@ def answers(study: Study) -> list[Section]:
     fixed = chance.section(study)
     sections = [
         what_was_run(study), kept.survival(study), kept.size(study), rate.contrast(study), critical.section(study), fixed,
-        causes.gradient(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study),
+        causes.growth(study), causes.gradient(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study),
         causes.rewinding(study), causes.cost(study), first_runs.section(fixed.answer if fixed else []),
     ]  # fmt: skip
     return [section for section in sections if section is not None]
