@@ -18,6 +18,7 @@ from swlottery.inference import (
     power,
     proportion,
     rank_test,
+    rates_power,
     regression,
     survival_curve,
     survival_test,
@@ -123,7 +124,7 @@ def test_a_shift_of_one_and_a_half_is_seen() -> None:
 
 def test_a_thousand_studies_are_calibrated_and_see_a_shift() -> None:
     """Ten networks: at no shift a difference is claimed at a rate whose interval holds 5 %, at one and a half in four of five."""
-    low, high = proportion(round(1000 * power(10, 0.0)), 1000)
+    low, high = proportion(round(1000 * power(10, 0.0, studies=1000)), 1000)
     assert low <= 0.05 <= high
     assert power(10, 1.5) >= 0.8
     assert power(10, 0.5) < power(20, 0.5) < power(20, 1.0), "more networks and larger shifts are seen more often"
@@ -131,6 +132,24 @@ def test_a_thousand_studies_are_calibrated_and_see_a_shift() -> None:
     assert power(10, 1.0, common=9.0) == pytest.approx(power(10, 1.0), abs=0.03), (
         "what all have in common moves no rank"
     )
+
+
+def test_power_is_that_of_the_test_itself() -> None:
+    """Drawn and tested here, study by study."""
+    rng = np.random.default_rng(7)
+    claimed = sum(rank_test(*simulated(rng, 6, 1.0)).p <= 0.05 for _ in range(300))
+    low, high = proportion(claimed, 300, 0.999)
+    assert low <= power(6, 1.0) <= high
+
+
+def test_power_against_rates_by_hand() -> None:
+    """Ten coordinates with a rate of 0.4: a difference is claimed at 0 and from 8 kept on; at 0.8, that is likely."""
+    from scipy.stats import binom
+
+    claimed = [k for k in range(11) if against_rates([True] * k + [False] * (10 - k), [0.4] * 10).p <= 0.05]
+    assert claimed == [0, 8, 9, 10]
+    assert rates_power([0.4] * 10) == pytest.approx(binom(10, 0.8).pmf(claimed).sum())
+    assert rates_power([0.4] * 10, factor=1.0) <= 0.05 and rates_power([0.9], factor=2.0) == 0.0
 
 
 def test_the_interval_holds_the_shift() -> None:
@@ -149,7 +168,6 @@ def test_holm() -> None:
 
 def test_proportions() -> None:
     assert proportion(0, 10) == pytest.approx((0.0, 0.3084971))  # Clopper & Pearson's table
-    assert proportion(0, 10, wilson=True)[1] == pytest.approx(0.2775328)
 
 
 def test_auc_by_hand() -> None:

@@ -121,6 +121,11 @@ class Study:
             found.append(list(longest.values()))
         return found
 
+    @property
+    def rated(self) -> list[Arm]:
+        """The arms of `rates`."""
+        return [arm for arms in self.rates for arm in arms]
+
     def units(self, arm: Arm, finished: bool = False) -> dict[str, str]:
         """One run for each network that was begun from another θ_0, by its hash: of doubles one that has finished, if one has.
 

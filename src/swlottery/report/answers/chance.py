@@ -9,6 +9,7 @@ from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value
 
+DOUBLED = "power against twice the rate, %"
 FEWEST = 3
 """Networks from which on it can be asked whether the same coordinates are kept again and again."""
 
@@ -25,17 +26,19 @@ def section(study: Study) -> Section | None:
     foreign = _foreign(study)
     if not drawn and not foreign:
         return None
-    rates = {study.title(arm) for arms in study.rates for arm in arms}
+    rates = {study.title(arm) for arm in study.rated}
     answer = []
     judged = [row for row in drawn if row["p"] is not None and row["arm"] in rates]
     if judged:
-        doubts = [row["arm"] for row in judged if row["p"] < 0.01 and row["dispersion"] > 1]
+        told = [row for row in judged if row["p"] < 0.01]
+        again, evenly = ([row["arm"] for row in told if (row["dispersion"] > 1) == above] for above in (True, False))
         found = [f"{row['dispersion']:.2f} at {row['arm']} ({p_value(row['p'])})" for row in judged]
         answer.append(
-            "Coordinates fixed beforehand: "
-            + (f"the same ones are kept again and again in {listed(doubts)}, so the symmetry argument fails there" if doubts
-               else "no sign that the same ones are kept again and again from network to network")
-            + f"; the dispersion is {listed(found)}, where chance gives 1."
+            "Of 1,000 coordinates fixed beforehand, "
+            + (f"the same ones are kept again and again in {listed(again)}, so the symmetry argument fails there" if again
+               else "there is no sign that the same ones are kept again and again from network to network")
+            + (f"; they are kept more evenly than independent networks would in {listed(evenly)}, so it fails there too" if evenly else "")
+            + f": the dispersion is {listed(found)}, where chance gives 1."
         )  # fmt: skip
     judged = [row for row in elsewhere if row["arm"] in rates]
     if judged:
@@ -45,7 +48,7 @@ def section(study: Study) -> Section | None:
             for row in judged
         ]
         answer.append(f"A weight found in one network and followed in the next, as in the first runs, was kept {listed(parts)}: "
-                      + (f"not chance in {listed(outside)}." if outside else "what chance gives."))  # fmt: skip
+                      + (f"not chance in {listed(outside)}." if outside else f"what chance gives, though in so few networks only {listed([f'{row[DOUBLED]:.0f} %' for row in judged])} of studies would tell twice that from chance."))  # fmt: skip
     if foreign:
         parts = [
             f"{row['weight']} in {row['kept']} of {row['networks']} networks at {row['arm']}, where {row['expected']:.1f} are expected ({p_value(row['p'])})"
@@ -74,11 +77,11 @@ def section(study: Study) -> Section | None:
         "over its mean when the kept ones are permuted within each matrix of each network (999 draws, two-sided): above 1, some are kept again and again. "
         "Expected: the sum of the keep rates of the matrices; p: Poisson-binomial, two-sided; outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate."
     )
-    told = [row for row in drawn if row["dispersion"] is not None]
+    spread = [row for row in drawn if row["dispersion"] is not None]
     picture = charts.strip(
-        "dispersion", told, "dispersion", "dispersion over networks, times what chance gives", "Dashed: chance.", reference=1
+        "dispersion", spread, "dispersion", "dispersion over networks, times what chance gives", "Dashed: chance.", reference=1
     )  # fmt: skip
-    return Section.of("chance", "Chance: a coordinate fixed beforehand", answer, tables, [picture], remark)
+    return Section.of("chance", "Chance: a coordinate fixed beforehand", answer, tables, [picture], remark, leads=2)
 
 
 def _last(study: Study, arm: Arm) -> int:
@@ -137,5 +140,5 @@ def _foreign(study: Study) -> list[Row]:
 def _counted(kept: list[bool], rates: list[float]) -> Row:
     found = inference.against_rates(kept, rates)
     low, high = inference.proportion(found.kept, found.number)
-    return {"networks": found.number, "kept": found.kept, "expected": found.expected, "95 % interval of the kept fraction": interval(low, high), "p": found.p,
+    return {"networks": found.number, "kept": found.kept, "expected": found.expected, "95 % interval of the kept fraction": interval(low, high), "p": found.p, DOUBLED: 100 * inference.rates_power(rates),
             "outside": not low <= found.expected / found.number <= high}  # fmt: skip

@@ -129,7 +129,8 @@ def strip(
             values = sorted(float(row[value]) for row in rows if str(row[by]) == line)
             spread = [y + 0.24 * ((n % 5) / 2 - 1) for n in range(len(values))]
             axes.plot(values, spread, "o", ms=5, color=COLOURS[0], mfc="none")
-            axes.plot([np.mean(values)] * 2, [y - 0.34, y + 0.34], color=COLOURS[1], lw=2.4)
+            if len(values) > 1:
+                axes.plot([np.mean(values)] * 2, [y - 0.34, y + 0.34], color=COLOURS[1], lw=2.4)
             told.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {np.mean(values):.3g}")
         if reference is not None:
             axes.axvline(reference, color=INK, lw=1, ls="--")
@@ -281,8 +282,8 @@ def boxes(study: Study) -> Picture | None:
                    "Boxplots of a matrix by round, with the followed weight. " + "; ".join(f"{study.title(arm)}, {run}: {rows['weight'].iloc[0]} ends at {float(rows['value'].iloc[-1]):.3g}" for arm, run, rows in drawn) + ".")  # fmt: skip
 
 
-def percentiles(rows: Sequence[Row]) -> Picture | None:
-    """Mean percentiles of the followed weights and of their controls."""
+def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
+    """Mean percentiles of the followed weights and of their controls; points: those of each network, a dot each."""
     names, kinds = (list(dict.fromkeys(row[column] for row in rows)) for column in ("arm", "of"))
     if not names:
         return None
@@ -300,6 +301,13 @@ def percentiles(rows: Sequence[Row]) -> Picture | None:
                     axes.plot([own, controls], [y, y], color=GRID, lw=3, zorder=1)
                     axes.plot([controls], [y], "s", color=COLOURS[0], ms=6, label="their controls")
                     axes.plot([own], [y], "o", color=COLOURS[1], ms=6, label="followed weights")
+            for side, colour, column in (
+                (-0.2, COLOURS[1], "followed, percentile"),
+                (0.2, COLOURS[0], "controls, mean percentile"),
+            ):
+                own = [row for row in points if row["of"] == kind]
+                at = [names.index(row["arm"]) + side for row in own]
+                axes.plot([row[column] for row in own], at, ".", color=colour, ms=3, alpha=0.7)
             axes.set_title(kind)
             axes.set_xlim(0, 103)
             axes.set_ylim(len(names) - 0.5, -0.5)
@@ -308,7 +316,7 @@ def percentiles(rows: Sequence[Row]) -> Picture | None:
     return Picture(
         "percentiles",
         figure,
-        "Means over networks.",
+        "Means over networks; a dot is one network.",
         "Mean percentiles in round 2. "
         + "; ".join(
             f"{row['arm']}, {row['of']}: followed {row['followed, mean percentile']:.0f}, controls {row['controls, mean percentile']:.0f}"

@@ -87,7 +87,7 @@ def _page(title: str, sections: Sequence[Section], runs: Sequence[RunPage], made
     yield "<meta name='viewport' content='width=device-width, initial-scale=1'>"
     yield f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><a class='skip' href='#answers'>to the answers</a>"
     yield f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(made)}</p></header><main id='answers'>"
-    lead = [sentence for section in sections if section.leads for sentence in section.answer]
+    lead = [sentence for section in sections for sentence in section.answer[: section.leads]]
     yield (
         "<div class='lead' role='region' aria-label='The answer'>"
         + "".join(f"<p>{escape(s)}</p>" for s in lead)

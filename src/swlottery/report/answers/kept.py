@@ -11,12 +11,8 @@ from swlottery import inference
 from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
-from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, p_value, powered, ranked
-
-LEAST_BRACKET = 5
-"""Controls that have to stand on either side of a weight, in |θ_T1|, for it to count as bracketed."""
-Values = dict[str, tuple[float, dict[str, float]]]
-"""Of each network (its run) the followed weight's value, and those of its controls."""
+from swlottery.report.answers.ranks import LEAST_BRACKET, Values, family, is_bracketed, powered, rank_test, tested
+from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, p_value
 
 
 def survival(study: Study) -> Section | None:
@@ -46,8 +42,9 @@ def survival(study: Study) -> Section | None:
             lost += len(ends) - alive
             low, high = inference.proportion(alive, len(ends))
             left = study.left(runs, int(ends[0].round))
-            answer.append(f"At {study.title(arm)}, {alive} of {words.count(len(ends), 'followed weight')} in {words.count(len(runs), 'network')} stood to the end, at {left:.2f} % remaining"
-                          + (f" (95 % interval {100 * low:.0f} to {100 * high:.0f} %)" if len(ends) == len(runs) else "") + f"; of their matrices {100 * _share(ends):.1f} % did.")  # fmt: skip
+            sure = f" (95 % interval {100 * low:.0f} to {100 * high:.0f} %)" if len(ends) == len(runs) else ""
+            answer.append(f"At {study.title(arm)}, {alive} of {words.count(len(ends), 'followed weight')} in {words.count(len(runs), 'network')} were kept to the end{sure}, when {left:.2f} % of the weights remained, "
+                          f"and {100 * _share(ends):.1f} % of those in their matrices.")  # fmt: skip
             stood = [
                 one
                 for one in map(study.kept, runs)
@@ -100,7 +97,7 @@ def survival(study: Study) -> Section | None:
               "a followed weight that prune 1 took is left out of the test.")  # fmt: skip
     pictures = [charts.survival(study), charts.magnitude(study), charts.boxes(study)]
     return Section.of(
-        "survival", "Kept or not, at equal remaining weights", answer, tables_, pictures, remark, leads=True
+        "survival", "Kept or not, at equal remaining weights", answer, tables_, pictures, remark, leads=len(answer)
     )
 
 
@@ -137,14 +134,10 @@ def size(study: Study) -> Section | None:
         }
         if not there:
             continue
-        found = rank_test(_logs(there))
-        rows.append({"arm": study.title(arm), "networks": len(there), "left out": len(runs) - len(there), "mean rank": found.mean, "shift of log|w|": found.shift,
-                     "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None})  # fmt: skip
-        by_arm[arm] = rows[-1]
-        points += [
-            {"arm": study.title(arm), "run": run, "rank": rank}
-            for run, rank in zip(there, found.by_network, strict=True)
-        ]
+        row, each = tested(_logs(there), {"arm": study.title(arm), "left out": len(runs) - len(there)})
+        rows.append(row)
+        by_arm[arm] = row
+        points += each
         inside = {run: pair for run, pair in there.items() if is_bracketed(study, run)}
         initial: Values = {run: (mine, near) for run, (mine, _) in there.items() if (near := study.initial(run, 2))}
         for name, values in (
@@ -159,7 +152,7 @@ def size(study: Study) -> Section | None:
                         "only or against": name,
                         "networks": len(values),
                         "mean rank": one.mean,
-                        "p": one.p,
+                        "p": one.p if values is inside else None,
                     }
                 )
     if not rows:
@@ -167,12 +160,12 @@ def size(study: Study) -> Section | None:
     answer = []
     for arms in study.rates:
         own = [by_arm[arm] for arm in arms if arm in by_arm]
-        ranked(own)
+        family(own)
         for row in own:
             if row["networks"] > 1:
                 above = row["mean rank"] > 0.5
                 told = (
-                    f"not told from an ordinary weight of its size ({powered([row])})"
+                    f"not told from an ordinary weight of its size: {powered([row])}"
                     if row["p (Holm)"] >= 0.05
                     else f"{'larger' if above else 'smaller'} than its controls"
                 )
@@ -196,20 +189,11 @@ def size(study: Study) -> Section | None:
         Table("size_sensitivity", "the same in bracketed networks alone, and against other controls", sensitive),
     ]
     remark = ("H0: within its network the weight is exchangeable with the 19 weights of its matrix nearest in rank of |θ_T1|; exact, the network is the unit, Holm over the rates. Left out: pruned in round 1. "
-              "The largest weights of a matrix have few or no controls above them, and stand above ½ by construction: see the bracketed networks. The rank of |w|/threshold is that of |w|: it does not see the rate.")  # fmt: skip
+              "The largest weights of a matrix have few or no controls above them, and stand above ½ by construction: see the bracketed networks. The rank of |w|/threshold is that of |w|: it does not see the rate. A leader was selected for its size after training, and its controls by |θ_0| were not: that it stands above those is no finding, so no p is given.")  # fmt: skip
     picture = charts.strip(
         "ranks", points, "rank", "rank among the controls after round 2: 0 below all, 1 above all", charts.CIRCLES, reference=0.5
     )  # fmt: skip
-    return Section.of("size", "Is it more than its size?", answer, tables, [picture], remark, leads=True)
-
-
-def is_bracketed(study: Study, run: str) -> bool:
-    """Whether enough controls are larger, and enough smaller, than the followed weight at the end of round 1."""
-    mine, controls = study.at(run, 1, "value")
-    if mine is None:
-        return False
-    above = sum(abs(value) > abs(mine) for value in controls.values())
-    return LEAST_BRACKET <= above <= len(controls) - LEAST_BRACKET
+    return Section.of("size", "Is it more than its size?", answer, tables, [picture], remark)
 
 
 def _logs(values: Values) -> Values:
@@ -218,9 +202,3 @@ def _logs(values: Values) -> Values:
         run: (math.log(mine), {w: math.log(v) if v > 0 else -1e3 for w, v in controls.items()})
         for run, (mine, controls) in values.items()
     }
-
-
-def rank_test(values: Values) -> inference.Ranked:
-    return inference.rank_test(
-        [mine for mine, _ in values.values()], [list(controls.values()) for _, controls in values.values()]
-    )

@@ -18,8 +18,7 @@ def text(title: str, sections: Sequence[Section], made: str, files: str) -> str:
 def _lines(title: str, sections: Sequence[Section], made: str, files: str) -> Iterator[str]:
     yield from (f"# {title}", "", made, "")
     for section in sections:
-        if section.leads:
-            yield from (f"- {_plain(sentence)}" for sentence in section.answer)
+        yield from (f"- {_plain(sentence)}" for sentence in section.answer[: section.leads])
     for section in sections:
         yield from ("", f"## {section.title}", "")
         yield from (line for sentence in section.answer for line in (_plain(sentence), ""))
@@ -37,7 +36,8 @@ def _lines(title: str, sections: Sequence[Section], made: str, files: str) -> It
 
 
 def _table(table: Table, files: str) -> Iterator[str]:
-    yield from (f"{_plain(table.caption)} ([{table.name}.csv]({files}/{table.name}.csv)):", "")
+    long = f", {len(table.rows)} rows." if len(table.rows) > LONG else ":"
+    yield from (f"{_plain(table.caption)} ([{table.name}.csv]({files}/{table.name}.csv)){long}", "")
     if len(table.rows) <= LONG:
         yield "| " + " | ".join(map(_plain, table.heads)) + " |"
         yield "|" + "---|" * len(table.heads)

@@ -13,9 +13,9 @@ def answers(study: Study) -> list[Section]:
     """What was run, then every question that the runs can say something of."""
     fixed = chance.section(study)
     sections = [
-        what_was_run(study), kept.survival(study), kept.size(study), rate.contrast(study), critical.section(study), fixed,
-        causes.growth(study), causes.gradient(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study),
-        causes.rewinding(study), causes.cost(study), first_runs.section(fixed.answer if fixed else []),
+        what_was_run(study), fixed, kept.survival(study), rate.contrast(study), causes.growth(study), causes.gradient(study), critical.section(study),
+        kept.size(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study), causes.rewinding(study),
+        causes.cost(study), first_runs.section(fixed.answer if fixed else []),
     ]  # fmt: skip
     return [section for section in sections if section is not None]
 
@@ -58,4 +58,4 @@ def what_was_run(study: Study) -> Section:
         tables.append(
             Table("unfinished", "runs that have not come to their end; what they have shown so far counts", why)
         )
-    return Section.of("runs", "What was run", answer, tables, leads=True)
+    return Section.of("runs", "What was run", answer, tables, leads=len(answer))

@@ -11,8 +11,8 @@ import numpy as np
 from swlottery import inference
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
-from swlottery.report.answers.kept import Values, is_bracketed, rank_test
-from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value, powered, ranked
+from swlottery.report.answers.ranks import SD, Values, family, is_bracketed, powered, rank_test, tested
+from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value
 
 NEAR = 1.1
 """Two masks match where one leaves at most so many times the weights of the other."""
@@ -30,17 +30,17 @@ def contrast(study: Study) -> Section | None:
         for mask, other in masks[:2] + masks[2:][-1:]:
             there = falls(study, pairs, mask + 1, other + 1)
             if there:
-                found = rank_test(there)
-                own.append(_contrast(study, coarse, fine, (mask, other), there, found, len(pairs) - len(there)))
-                points += [
-                    {
-                        "masks": f"{study.title(coarse)}, {study.title(fine)}: {mask} ~ {other}",
-                        "run": run,
-                        "rank of d": rank,
-                    }
-                    for run, rank in zip(there, found.by_network, strict=True)
-                ]
-        ranked(own)
+                where = {
+                    "first arm": study.title(coarse),
+                    "second arm": study.title(fine),
+                    "masks": f"{mask} ~ {other}",
+                }
+                more = {"remaining, %": study.left(there, mask), "left out": len(pairs) - len(there)}
+                row, each = tested(there, where | more, " of d")
+                own.append(row | _bracketed(study, there, row))
+                lines = f"{where['first arm']}, {where['second arm']}: {where['masks']}"
+                points += [{"masks": lines, "run": one["run"], "rank of d": one["rank of d"]} for one in each]
+        family(own)
         rows += own
         if own and own[0]["networks"] > 1:
             answer.append(_conclusion(study.title(coarse), study.title(fine), own))
@@ -54,7 +54,7 @@ def contrast(study: Study) -> Section | None:
         "rates", points, "rank of d", "rank of d among the controls' d", charts.CIRCLES, by="masks", reference=0.5
     )
     title = "Does the rate matter, at equal remaining weights?"
-    return Section.of("contrast", title, answer, tables, [picture], remark, leads=True)
+    return Section.of("contrast", title, answer, tables, [picture], remark, leads=len(answer))
 
 
 def rates(study: Study) -> Iterator[tuple[Arm, Arm]]:
@@ -96,24 +96,44 @@ def falls(study: Study, pairs: list[tuple[str, str]], round_: int, other_round: 
 
 
 def paired(study: Study, value: Callable[[str, int], float | None]) -> tuple[list[Row], list[Row]]:
-    """A number of each network and mask, first rate − second rate, at matched masks: the interval of typical values, and each one."""
+    """A number of each network, first rate − second rate at equal remaining weights: the interval of typical values, and each one.
+
+    No two masks leave the same, and what a number does as weights go may be more than what the rate does to it: so the second
+    run's number is interpolated, in log(remaining), between the masks on either side of the first run's.
+    """
     rows: list[Row] = []
     points: list[Row] = []
     for coarse, fine in rates(study):
         pairs = study.pairs(coarse, fine)
-        for mask, other in matched(study, pairs):
+        for mask in sorted({mask for run, _ in pairs for mask in study.remaining(run)} - {0}):
             there = {
-                run: a - b
+                run: first - second
                 for run, twin in pairs
-                if (a := value(run, mask)) is not None and (b := value(twin, other)) is not None
+                if (first := value(run, mask)) is not None
+                and (second := _between(study, twin, study.remaining(run).get(mask), value)) is not None
             }
-            each = list(there.values())
-            if len(each) > 1:
-                masks = f"{study.title(coarse)}, {study.title(fine)}: {mask} ~ {other}"
-                points += [{"masks": masks, "run": run, "difference": one} for run, one in there.items()]
-                rows.append({"first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{mask} ~ {other}", "remaining, %": study.left([run for run, _ in pairs], mask),
-                             "networks": len(each), "difference": float(np.mean(each)), "95 % interval": interval(*inference.typical_values(each)), "least": min(each), "most": max(each)})  # fmt: skip
+            if len(there) > 1:
+                left, each = study.left(there, mask), list(there.values())
+                rows.append({"first arm": study.title(coarse), "second arm": study.title(fine), "remaining, %": left, "networks": len(each), "difference": float(np.mean(each)),
+                             "95 % interval": interval(*inference.typical_values(each)), "least": min(each), "most": max(each)})  # fmt: skip
+                at = f"{study.title(coarse)}, {study.title(fine)}: {left:.1f} %"
+                points += [{"at": at, "run": run, "difference": one} for run, one in there.items()]
     return rows, points
+
+
+def _between(study: Study, run: str, left: float | None, value: Callable[[str, int], float | None]) -> float | None:
+    """A run's number where so much remains, between its masks; None beyond its last."""
+    known = {mask: math.log(one) for mask, one in study.remaining(run).items() if left and one}
+    above = [mask for mask, log in known.items() if left and log >= math.log(left)]
+    below = [mask for mask, log in known.items() if left and log <= math.log(left)]
+    if not left or not above or not below:
+        return None
+    first, second = max(above), min(below)
+    ends = value(run, first), value(run, second)
+    if ends[0] is None or ends[1] is None:
+        return None
+    part = (known[first] - math.log(left)) / (known[first] - known[second]) if first != second else 0.0
+    return ends[0] + part * (ends[1] - ends[0])
 
 
 def _log_ratios(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
@@ -124,16 +144,13 @@ def _log_ratios(first: Mapping[str, float], second: Mapping[str, float]) -> dict
     }
 
 
-def _contrast(
-    study: Study, coarse: Arm, fine: Arm, masks: tuple[int, int], there: Values, found: inference.Ranked, out: int
-) -> Row:
-    spread = [np.var(list(controls.values()), ddof=1) for _, controls in there.values() if len(controls) > 1]
+def _bracketed(study: Study, there: Values, row: Row) -> Row:
+    """What the bracketed networks say, and whether an effect of half a standard deviation is excluded."""
     inside = {run: pair for run, pair in there.items() if is_bracketed(study, run)}
+    low, high = rank_test(there).interval
     return {
-        "first arm": study.title(coarse), "second arm": study.title(fine), "masks": f"{masks[0]} ~ {masks[1]}", "remaining, %": study.left(there, masks[0]), "networks": len(there), "left out": out,
-        "mean rank of d": found.mean, "shift of d": found.shift, "95 % interval": interval(*found.interval), "p": found.p, "p (Holm)": None,
-        "sd of the controls' d": float(np.sqrt(np.mean(spread))) if spread else None, "bracketed networks": len(inside), "their mean rank": rank_test(inside).mean if inside else None,
-        "within ½ sd": bool(spread) and max(abs(end) for end in found.interval) <= 0.5 * math.sqrt(float(np.mean(spread))),
+        "bracketed networks": len(inside), "their mean rank": rank_test(inside).mean if inside else None,
+        "within ½ sd": bool(row[SD]) and max(abs(low), abs(high)) <= 0.5 * row[SD],
     }  # fmt: skip
 
 
@@ -144,16 +161,17 @@ def _conclusion(coarse: str, fine: str, rows: list[Row]) -> str:
             f"at {row['remaining, %']:.1f} % remaining (shift of d {row['shift of d']:+.3f}, {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm)"
             for row in told
         ]
-        same = all(
-            row["their mean rank"] is not None and (row["their mean rank"] > 0.5) == (row["mean rank of d"] > 0.5)
+        same = [
+            row
             for row in told
-        )
+            if row["their mean rank"] is not None and (row["their mean rank"] > 0.5) == (row["mean rank of d"] > 0.5)
+        ]
         return (f"{coarse} and {fine} treat the followed weight differently, against its controls, {listed(parts)}; the networks where controls stand on both sides of it "
-                + ("say the same." if same else "do not say the same, so the rate is not shown to matter."))  # fmt: skip
+                + ("say the same." if len(same) == len(told) else f"say the same of {len(same)} of these." if same else "do not say the same, so the rate is not shown to matter."))  # fmt: skip
     verdict = (
         "the intervals lie within half a standard deviation of the controls: no effect"
         if all(row["within ½ sd"] for row in rows)
-        else "the intervals are too wide to exclude one: undetermined"
+        else "the intervals are too wide to exclude one (undetermined)"
     )
     return (f"Between {coarse} and {fine}, at equal remaining weights, no difference was found in how near the followed weight comes to its fall, against its controls "
-            f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks; {powered(rows)}); {verdict}.")  # fmt: skip
+            f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks); {verdict}; {powered(rows)}.")  # fmt: skip

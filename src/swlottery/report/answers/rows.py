@@ -29,7 +29,7 @@ COLUMNS = {
     "fixed": "run round matrix drawn kept size matrix_kept bits",
     "elsewhere": "run round weight of alive matrix_keep_rate",
     "predicted": "run round auc_initial auc_trained",
-    "growth": "run prunes weights intercept trained initial r_squared",
+    "regression": "run prunes weights intercept trained initial r_squared",
     "twins": "run other weight found_again percentile rank controls kept matrix_keep_rate",
 }
 """The tables and their columns. A weight is written ``(layer, out, in)``, and behind it the expert where there is one."""

@@ -23,6 +23,10 @@ class Table:
     caption: str
     rows: Sequence[Row]
 
+    def __post_init__(self) -> None:
+        if any(list(row) != self.heads for row in self.rows):
+            raise ValueError(f"the rows of {self.name} do not have the same columns")
+
     @property
     def heads(self) -> list[str]:
         return list(self.rows[0]) if self.rows else []
@@ -44,8 +48,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One question. answer: sentences that were worked out from the data; the first ones go to the top of the page too
-    where ``leads``. remark: how it was worked out."""
+    """One question. answer: sentences that were worked out from the data; the first ``leads`` of them go to the top of the page
+    too. remark: how it was worked out."""
 
     name: str
     title: str
@@ -53,12 +57,12 @@ class Section:
     tables: list[Table]
     pictures: list[Picture]
     remark: str
-    leads: bool
+    leads: int
 
     @classmethod
     def of(
         cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
-        remark: str = "", leads: bool = False,
+        remark: str = "", leads: int = 0,
     ) -> Section:  # fmt: skip
         """Without the tables and figures that have nothing to show."""
         there = [picture for picture in pictures if picture is not None]
@@ -84,24 +88,6 @@ def corrected(rows: Sequence[Row]) -> None:
 
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p (Holm)"] = p
-
-
-POWER = "power at 1 sd, %"
-
-
-def ranked(rows: Sequence[Row]) -> None:
-    """`corrected`, for rank tests, and the power that each had at the least of Holm's levels."""
-    from swlottery.inference import power
-
-    corrected(rows)
-    for row in rows:
-        row[POWER] = 100 * power(row["networks"], 1.0, level=0.05 / len(rows))
-
-
-def powered(rows: Sequence[Row]) -> str:
-    """What stands beside a null result."""
-    least = min(row[POWER] for row in rows)
-    return f"a shift of one standard deviation of the controls is found in {least:.0f} % of such studies"
 
 
 def p_value(p: float) -> str:

@@ -2,7 +2,7 @@
 
 ``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of their matrices.
 ``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0| and |θ_T1| tell what is kept.
-``growth``: what the size of a weight in the final ticket depends on. ``twins``: networks trained from one initialisation in another
+``regression``: what the size of a weight in the final ticket depends on. ``twins``: networks trained from one initialisation in another
 order of the batches: is the same weight found, and how large is it?
 """
 
@@ -121,7 +121,7 @@ def tables(folders: Mapping[str, Path]) -> tuple[dict[str, list[Row]], dict[str,
     """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why."""
     from safetensors import SafetensorError
 
-    found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "growth", "twins")}
+    found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
     problems: dict[str, str] = {}
     runs: dict[str, Whole] = {}
     followed: dict[str, tuple[str, str, At]] = {}
@@ -152,7 +152,7 @@ def tables(folders: Mapping[str, Path]) -> tuple[dict[str, list[Row]], dict[str,
 
 
 def _of_one(name: str, run: Whole) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "growth": []}
+    found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "regression": []}
     if not run.names:
         return found
     initial, trained = run.tensors("theta_0.safetensors"), run.tensors("round_1/model.safetensors")
@@ -163,7 +163,7 @@ def _of_one(name: str, run: Whole) -> dict[str, list[Row]]:
             found["predicted"].append({"run": name, "round": number, **aucs})
     final = run.tensors("final/model.safetensors")
     if final and trained and initial:
-        found["growth"].append({"run": name, "prunes": run.start["prunes"], **growth(final, trained, initial)})
+        found["regression"].append({"run": name, "prunes": run.start["prunes"], **regression(final, trained, initial)})
     return found
 
 
@@ -214,7 +214,7 @@ def predicts(sizes: Mapping[str, NDArray[Any]], mask: Mapping[str, NDArray[np.bo
     return float(np.mean(there)) if there else None
 
 
-def growth(
+def regression(
     final: Mapping[str, NDArray[Any]], trained: Mapping[str, NDArray[Any]], initial: Mapping[str, NDArray[Any]]
 ) -> Row:
     """log|w| in the final ticket on log|θ_T1| and log|θ_0|, over the down-projections' weights that remain."""
