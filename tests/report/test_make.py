@@ -181,6 +181,17 @@ def test_tables_of_two_reports_are_put_together_and_no_run_counts_twice(runs: Pa
     assert len(both["rounds"]) == 6
 
 
+def test_weights_of_stored_tables_are_looked_up_in_new_runs_too(runs: Path, tmp_path: Path) -> None:
+    assert main(["report", str(runs / "other"), "--out", str(tmp_path / "other.html")]) == 0
+    whole, parts = collect([runs / "other", runs / "p20"]), collect([tmp_path / "other_tables", runs / "p20"])
+    columns = ["round", "weight", "of", "alive", "matrix_keep_rate"]
+    seen, again = (
+        facts["elsewhere"][facts["elsewhere"]["run"] == "small/p20"][columns].values.tolist()
+        for facts in (whole, parts)
+    )
+    assert seen == again and len(seen) == 2 and {row[2] for row in seen} == {"small/other"}
+
+
 def test_other_runs_of_the_same_name_are_others(runs: Path, tmp_path: Path) -> None:
     """Two studies may have one name, and points of one name."""
     assert main(["report", str(runs / "p20"), "--out", str(tmp_path / "first.html")]) == 0

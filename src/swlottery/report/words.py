@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ def key(weight: Mapping[str, Any]) -> Key:
 def place(at: Sequence[int]) -> str:
     """A coordinate as everywhere in the logs: ``(2, 447, 666)``, and the expert's number where there is one."""
     return f"({', '.join(map(str, at[:3]))}{', expert ' + str(at[3]) if len(at) > 3 else ''})"
+
+
+def coordinate(written: str) -> Key:
+    """What `place` has written."""
+    return tuple(map(int, re.findall(r"\d+", written)))
 
 
 def named(weight: Mapping[str, Any]) -> str:

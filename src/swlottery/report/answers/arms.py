@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import LATER
 from swlottery.report.answers.facts import UNREADABLE, Facts
+from swlottery.report.answers.rows import OWN
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,7 +32,6 @@ TRAINED = {
     "lr": "rate",
     "data": "data",
 }
-OWN = ("super_weight", "leader")
 
 
 @dataclass(frozen=True)

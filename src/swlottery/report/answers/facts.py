@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.report import status
-from swlottery.report.answers.rows import AVERAGED, COLUMNS, Row, run
+from swlottery.report.answers.rows import AVERAGED, COLUMNS, OWN, Row, run
+from swlottery.report.words import coordinate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from swlottery.report.answers.whole import Followed
 
 TEXT = (
     "run", "state", "message", "settings", "network", "lineage", "model", "kind", "weight", "of", "weights", "kept", "moved", "lost", "when", "matrix", "bits", "other",
@@ -79,7 +82,7 @@ def collect(paths: Sequence[Path]) -> Facts:
     if not folders and not stored:
         raise BadInput(f"no run in {', '.join(map(str, paths))}")
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
-    found, problems = whole.tables({name: folders[name] for name in readable})
+    found, problems = whole.tables({name: folders[name] for name in readable}, _followed(stored))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -93,6 +96,18 @@ def collect(paths: Sequence[Path]) -> Facts:
     for older in stored:
         tables = _joined(tables, older)
     return Facts(tables, folders)
+
+
+def _followed(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Followed]:
+    """What each network of stored tables follows first, by what the network is called by."""
+    found: dict[str, Followed] = {}
+    for tables in stored:
+        runs = {row.run: row for row in tables["runs"].itertuples()}
+        weights = tables["weights"]
+        for row in weights[weights["kind"].isin(OWN)].drop_duplicates("run").itertuples():
+            if network := runs[row.run].network:
+                found.setdefault(network, (row.run, runs[row.run].lineage, coordinate(row.weight)))
+    return found
 
 
 def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[str, DataFrame]:

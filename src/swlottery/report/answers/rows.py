@@ -35,8 +35,12 @@ COLUMNS = {
 """The tables and their columns. A weight is written ``(layer, out, in)``, and behind it the expert where there is one."""
 AVERAGED = ("gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update")
 """Columns of ``weights`` that are means over the evaluations of the round."""
+OWN = ("super_weight", "leader")
+"""The kinds of a network's own followed weights."""
 SEEN_CLOSELY = 2
 """Rounds of which everything is kept of the controls: the questions on gradients and sizes are asked of these."""
+HASH = 16
+"""Digits of a hash that tell networks apart."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error)
 """What reading a damaged file may raise."""
 
@@ -99,8 +103,6 @@ def _light(name: str, folder: Path, rows: dict[str, list[Row]]) -> Row:
         masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:]}
     rows["rounds"] += [{"run": name, "round": number, **masks[number]} for number in sorted(masks)]
     _weights(name, folder, int(settings["steps"]), rows)
-    stored = folder / "round_1" / "round.json"
-    network = json.loads(stored.read_text(encoding="utf-8"))["weights_sha256"][:16] if stored.exists() else ""
     named = {
         key: Path(value).name if key in ("from_round_1", "super_weights") and value else value
         for key, value in settings.items()
@@ -108,10 +110,16 @@ def _light(name: str, folder: Path, rows: dict[str, list[Row]]) -> Row:
     shown = {key: value for key, value in named.items() if key not in ELSEWHERE}
     return {
         "settings": json.dumps(shown),
-        "network": network,
-        "lineage": start.get("lineage", "")[:16],
+        "network": network_of(folder),
+        "lineage": start.get("lineage", "")[:HASH],
         "model": start.get("model", settings["model"]),
     }
+
+
+def network_of(folder: Path) -> str:
+    """What the trained round-1 network is called by; empty before there is one."""
+    stored = folder / "round_1" / "round.json"
+    return str(json.loads(stored.read_text(encoding="utf-8"))["weights_sha256"])[:HASH] if stored.exists() else ""
 
 
 def _weights(name: str, folder: Path, steps: int, rows: dict[str, list[Row]]) -> None:

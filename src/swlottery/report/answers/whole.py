@@ -19,7 +19,7 @@ import numpy as np
 
 from swlottery import inference
 from swlottery.config import LATER
-from swlottery.report.answers.rows import DAMAGE
+from swlottery.report.answers.rows import DAMAGE, HASH, network_of
 from swlottery.report.run_files import read_events, read_rows, read_settings
 from swlottery.report.words import place
 
@@ -59,8 +59,12 @@ class Whole:
     @cached_property
     def network(self) -> str:
         """What the trained round-1 network is called by; empty before there is one."""
-        stored = self.folder / "round_1" / "round.json"
-        return stored.read_text(encoding="utf-8") if stored.exists() else ""
+        return network_of(self.folder)
+
+    @property
+    def lineage(self) -> str:
+        """What θ_0 is called by."""
+        return str(self.start["lineage"])[:HASH]
 
     @property
     def chooses_for_itself(self) -> bool:
@@ -72,7 +76,7 @@ class Whole:
         """Its θ_0 and its first training, but for the order of the batches."""
         settings = read_settings(self.folder)
         kept = {name: value for name, value in settings.items() if name not in FREE}
-        return json.dumps([self.start["lineage"], kept], sort_keys=True)
+        return json.dumps([self.lineage, kept], sort_keys=True)
 
     def tensors(self, file: str) -> dict[str, NDArray[Any]]:
         """The down-projections in a file of weights; none where there is no such file."""
@@ -117,21 +121,30 @@ class Whole:
         return own, controls
 
 
-def tables(folders: Mapping[str, Path]) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why."""
+Followed = tuple[str, str, At]
+"""The run that found a weight, what its θ_0 is called by, and the weight."""
+
+
+def tables(
+    folders: Mapping[str, Path], known: Mapping[str, Followed]
+) -> tuple[dict[str, list[Row]], dict[str, str]]:  # fmt: skip
+    """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why.
+
+    known: of networks whose runs are not here, by what they are called by, what they follow: looked up here as well.
+    """
     from safetensors import SafetensorError
 
     found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
     problems: dict[str, str] = {}
     runs: dict[str, Whole] = {}
-    followed: dict[str, tuple[str, str, At]] = {}
+    followed: dict[str, Followed] = {}
     for name, folder in folders.items():
         run = Whole(folder)
         try:
             if run.names:
                 runs[name] = run
                 if run.network and run.followed[0]:
-                    followed.setdefault(run.network, (name, run.start["lineage"], run.followed[0]))
+                    followed.setdefault(run.network, (name, run.lineage, run.followed[0]))
             for table, rows in _of_one(name, run).items():
                 found[table] += rows
         except (*DAMAGE, SafetensorError) as error:
@@ -140,7 +153,7 @@ def tables(folders: Mapping[str, Path]) -> tuple[dict[str, list[Row]], dict[str,
     for name, run in runs.items():
         for number in range(1, int(run.start["prunes"]) + 1):
             if mask := run.mask(number):
-                found["elsewhere"] += elsewhere(name, number, run, mask, list(followed.values()))
+                found["elsewhere"] += elsewhere(name, number, run, mask, list({**known, **followed}.values()))
     of_one_start: dict[str, dict[str, str]] = {}
     for name, run in runs.items():
         if run.network and run.chooses_for_itself:
@@ -192,7 +205,7 @@ def elsewhere(
     rows = []
     for of, lineage, at in followed:
         matrix = mask.get(run.names[at[0]]) if at[0] < len(run.names) else None
-        if lineage == run.start["lineage"] or matrix is None:
+        if lineage == run.lineage or matrix is None:
             continue
         try:
             alive = bool(run.entry(matrix, at))
