@@ -155,6 +155,8 @@ def twins(study: Study) -> Section | None:
     )
     answer = [f"Trained again from the same initialisation in another order of the batches, {agree} of {len(rows)} networks have the same weight in front "
               f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %){f', {settled}' if len(rows) > 1 else ''}."]  # fmt: skip
+    there = [row["percentile there"] for row in rows]
+    answer.append(f"In the other twin its |w| stands at percentile {min(there):.2f} to {max(there):.2f} of its matrix.")
     tests: list[Row] = []
     for which, some in (("all", rows), ("bracketed", [row for row in rows if row["bracketed"]])):
         values: Values = {
