@@ -510,8 +510,8 @@ def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float,
     section = causes.gradient(study(rows))
     assert section is not None and told in section.answer[1]
     assert (
-        f"the followed weight's {gradient:.2f} times" in section.answer[0]
-        and "trained at 80 % remaining" in section.answer[0]
+        f"the followed weight {gradient:.2f} times the |gradient|" in section.answer[0]
+        and "against 20 % × 5 (at 80 %)" in section.answer[0]
     )
     (row, _) = table(section, "gradient_contrast")
     assert row["log ratio"] == pytest.approx(math.log(gradient)) and abs(row["controls, log ratio"]) < 0.02

@@ -176,17 +176,17 @@ def gradient(study: Study) -> Section | None:
         "so the update is the honest one. Percentiles cannot show that everything became smaller; the log ratios can. A leader is picked by |w|·x, and x is a factor of its gradient: that it sees more gradient than its controls is by selection."
     )
     pictures = [charts.percentiles(rows, points)]
-    return Section.of("gradient", "Does it see less gradient?", answer, tables, pictures, remark, leads=2)
+    return Section.of("gradient", "Does it see less gradient?", answer, tables, pictures, remark, leads=1)
 
 
 def _seen_sentences(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> list[str]:
     """What happens to weights of this size, and whether the followed one differs from them."""
     pairs = study.pairs(coarse, fine)
     left = [study.left([pair[n] for pair in pairs], 1) for n in (0, 1)]
-    parts = [
-        f"{row['of']} {math.exp(row['controls, log ratio']):.2f} times {row['controls, factor']}, the followed weight's {math.exp(row['log ratio']):.2f} times {row['factor']}"
-        for row in own
-    ]
+    ordinary, followed = (
+        " and ".join(f"{math.exp(row[log]):.2f} times the {row['of']} {row[factor]}" for row in own)
+        for log, factor in (("controls, log ratio", "controls, factor"), ("log ratio", "factor"))
+    )
     ways = [
         f"its {row['of']} is {'smaller' if row['shift'] < 0 else 'larger'}" for row in own if row["p (Holm)"] < 0.05
     ]
@@ -194,8 +194,8 @@ def _seen_sentences(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> lis
     stands = all(row["p (Holm)"] < 0.05 and row["shift"] < 0 for row in own)
     guess = "as the guess has it" if stands else "the guess needs both to be smaller, and is not shown"
     return [
-        f"In round 2 (trained at {left[0]:.0f} % remaining at {study.title(coarse)}, at {left[1]:.0f} % at {study.title(fine)}), ordinary weights as large as the followed one have, at {study.title(fine)}, {'; '.join(parts)}.",
-        f"The followed weight against these controls, at {study.title(fine)}: {told}; {guess}.",
+        f"In round 2, {study.title(fine)} (trained at {left[1]:.0f} % remaining) against {study.title(coarse)} (at {left[0]:.0f} %): ordinary weights as large as the followed one have {ordinary}, the followed weight {followed}.",
+        f"Of the followed weight against these controls, at {study.title(fine)}, {told}; {guess}.",
     ]
 
 
