@@ -11,7 +11,8 @@ import pytest
 
 from report.made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, weights
 from swlottery.inference import power
-from swlottery.report.answers import causes, chance, critical, found, rate
+from swlottery.report.answers import causes, chance, critical, found, growth, rate
+from swlottery.report.answers import gradient as gradient_of
 from swlottery.report.answers import kept as keeping
 from swlottery.report.answers.arms import name_of
 from swlottery.report.answers.questions import answers
@@ -470,7 +471,7 @@ def test_the_growth_of_survivors_by_hand(factor: float, told: str) -> None:
             value = 0.0 if network == 2 and round_ == 3 else (-1) ** network * factor ** (round_ - 1)
             controls = [{"value": -(3.0 ** (round_ - 1))} for _ in range(19)] if round_ < 3 else [{"value": None}] * 19
             weights(rows, f"s{network}", round_, {"value": value}, controls)
-    section = causes.growth(study(rows))
+    section = growth.section(study(rows))
     assert section is not None and told in section.answer[0] and "2 networks)" in section.answer[0]
     second, third = table(section, "sizes")
     assert (second["networks"], second["followed, times"], second["controls, times"]) == (
@@ -507,7 +508,7 @@ def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float,
                 {column: float(np.exp(0.05 * random.normal())) for column in ("gradient", "update")} for _ in range(19)
             ]
             weights(rows, f"{name}-{network}", 2, own, noise)
-    section = causes.gradient(study(rows))
+    section = gradient_of.section(study(rows))
     assert section is not None and told in section.answer[1]
     assert (
         f"the followed weight {gradient:.2f} times the |gradient|" in section.answer[0]
@@ -610,7 +611,7 @@ def test_growth_against_random_pruning_in_networks_that_kept_the_weight_under_bo
                     {"value": 0.0 if (name, network, round_) == ("random", 2, 2) else size},
                     [],
                 )
-    section = causes.growth(study(rows))
+    section = growth.section(study(rows))
     assert section is not None
     (row,) = table(section, "sizes_against_random")
     assert (row["arm"], row["networks"], row["difference"]) == ("20 % × 1", 2, pytest.approx(math.log(0.5)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swlottery.report import words
-from swlottery.report.answers import causes, chance, critical, first_runs, found, kept, rate
+from swlottery.report.answers import causes, chance, critical, first_runs, found, gradient, growth, kept, rate
 from swlottery.report.answers.arms import Study
 from swlottery.report.answers.facts import UNREADABLE
 from swlottery.report.answers.sections import Row, Section, Table, listed
@@ -13,7 +13,7 @@ def answers(study: Study) -> list[Section]:
     """What was run, then every question that the runs can say something of."""
     fixed = chance.section(study)
     sections = [
-        what_was_run(study), fixed, kept.survival(study), rate.contrast(study), causes.growth(study), causes.gradient(study), critical.section(study),
+        what_was_run(study), fixed, kept.survival(study), rate.contrast(study), growth.section(study), gradient.section(study), critical.section(study),
         kept.size(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study), causes.rewinding(study),
         causes.cost(study), first_runs.section(fixed.answer if fixed else []),
     ]  # fmt: skip

@@ -58,3 +58,8 @@ def is_bracketed(study: Study, run: str) -> bool:
         return False
     above = sum(abs(value) > abs(mine) for value in controls.values())
     return LEAST_BRACKET <= above <= len(controls) - LEAST_BRACKET
+
+
+def factor(logs: Sequence[float]) -> str:
+    """The interval of typical values of log ratios, one a network, as one of ratios."""
+    return interval(*np.exp(inference.typical_values(logs)))
