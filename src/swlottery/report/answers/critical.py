@@ -22,13 +22,14 @@ def section(study: Study) -> Section | None:
     rows: list[Row] = []
     for (run, weight), rounds in own.groupby(["run", "weight"], sort=False):
         left = study.remaining(str(run))
+        scope = float(study.rows("rounds", [str(run)])["remaining"].max())
         at = [
             100 * (1 - (1 - p / 100) * left[int(r) - 1])
             for r, p in zip(rounds["round"], rounds["percentile_remaining"], strict=True)
             if p == p and int(r) - 1 in left
         ]
         if at:
-            rows.append({"run": str(run), "weight": str(weight), "falls at sparsity, % (after round 1)": at[0], "least over all rounds": min(at), "rounds": int(rounds["round"].max()),
+            rows.append({"run": str(run), "weight": str(weight), "falls at sparsity, % (after round 1)": at[0], "least over all rounds": min(at), "weights in scope larger than it then": round(scope * (1 - min(at) / 100)), "rounds": int(rounds["round"].max()),
                          "alive at the end": bool(rounds["alive"].iloc[-1])})  # fmt: skip
     least: dict[tuple[str, str], float] = {}
     for row in rows:
