@@ -459,7 +459,11 @@ def test_twins() -> None:
 
 @pytest.mark.parametrize(
     ("factor", "told"),
-    [(0.5, "shrinks: at 64.0 % remaining it is 0.25 times"), (2.0, "grows: at 64.0 % remaining it is 4.00 times")],
+    [
+        (0.5, "shrinks: at 64.0 % remaining it is 0.25 times"),
+        (2.0, "grows: at 64.0 % remaining it is 4.00 times"),
+        (1.001, "keeps its size: at 64.0 % remaining it is 1.00 times"),
+    ],
 )
 def test_the_growth_of_survivors_by_hand(factor: float, told: str) -> None:
     """Followed weights change by a factor a round, controls by three, whatever their signs; one weight is pruned in round 2."""
@@ -533,6 +537,7 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
     section = critical.section(study(rows))
     assert section is not None
     assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
+    assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
     assert "cost +0.400 to +0.400 nat" in section.answer[1] and "does not make up for them" in section.answer[1]
     assert {row["run"] for row in table(section, "without")} == {"pruned1", "pruned2"}
     assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4

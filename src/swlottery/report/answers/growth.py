@@ -55,6 +55,8 @@ def section(study: Study) -> Section | None:
     return Section.of("growth", "Do survivors grow?", answer, tables, [picture], remark, leads=len(study.rated))
 
 
+SAME = 0.01
+"""A change of log|w| that is none."""
 Grown = dict[str, tuple[float, list[float]]]
 """Of each network (its run) log(|w| after a round / |w| after round 1) of the followed weight, and of its controls, while they are kept."""
 
@@ -82,9 +84,11 @@ def _grown_row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
 
 def _grown_sentence(study: Study, arm: Arm, own: list[tuple[Row, Grown]], against: list[Row]) -> str:
     (second, at_second), (last, at_last) = own[0], own[-1]
-    way = (
-        "grows" if last["least"] > 1 else "shrinks" if last["most"] < 1 else "grows in some networks and not in others"
-    )
+    least, most = last["least"], last["most"]
+    if max(abs(math.log(least)), abs(math.log(most))) < SAME:
+        way = "keeps its size"
+    else:
+        way = "grows" if least > 1 else "shrinks" if most < 1 else "grows in some networks and not in others"
     text = (f"At {study.title(arm)}, a followed weight that is kept {way}: at {last['remaining, %']:.1f} % remaining it is {last['followed, times']:.2f} times its size after round 1 "
             f"({last['least']:.2f} to {last['most']:.2f}, {words.count(last['networks'], 'network')})")  # fmt: skip
     if second["controls, times"] is not None:
