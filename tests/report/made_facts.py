@@ -38,13 +38,13 @@ def run(rows: Rows, name: str, network: int, state: str = "finished", kind: str 
     })  # fmt: skip
 
 
-def masks(rows: Rows, name: str, rate: float, prunes: int, loss: float = 5.0) -> None:
-    """What each mask leaves, and the loss of the network trained under it."""
+def masks(rows: Rows, name: str, rate: float, prunes: int, loss: float = 5.0, start: float = 9.0) -> None:
+    """What each mask leaves, and the loss of the network trained under it, and before its first step."""
     for mask in range(prunes + 1):
         left = (1 - rate) ** mask
         rows.setdefault("rounds", []).append({
             "run": name, "round": mask, "remaining": int(1e6 * left), "remaining_fraction": left, "pruned": 1, "threshold": 0.1,
-            "train_loss": loss, "val_loss": loss + mask / 10, "val_perplexity": float(np.exp(loss + mask / 10)), "seconds": 1.0,
+            "train_loss": loss, "val_loss": loss + mask / 10, "val_perplexity": float(np.exp(loss + mask / 10)), "seconds": 1.0, "start_loss": start,
         })  # fmt: skip
 
 

@@ -532,13 +532,27 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
             ("controls", {"force_prune": "controls"}),
         ):
             run(rows, f"{name}{seed}", 1, rounds=1, **{"seed": 0, "data_seed": seed} | changed)
-            masks(rows, f"{name}{seed}", 0.2, 1, loss={"alone": 4.0, "pruned": 4.5, "controls": 4.1}[name])
+            losses = {"alone": (4.0, 6.0), "pruned": (4.5, 8.0), "controls": (4.1, 6.1)}[name]
+            masks(rows, f"{name}{seed}", 0.2, 1, *losses)
         weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
+        for round_, weight in ((1, OWN), (2, "(0, 9, 9)")):
+            rows.setdefault("found", []).append({
+                "run": f"pruned{seed}", "round": round_, "kind": "super_weight" if seed == 1 else "leader", "weights": weight, "kept": "", "moved": "", "lost": OWN,
+            })  # fmt: skip
     section = critical.section(study(rows))
     assert section is not None
     assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
     assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
-    assert "cost +0.400 to +0.400 nat" in section.answer[1] and "does not make up for them" in section.answer[1]
+    assert "raise the loss by 2.00 to 2.00 nat; the first training makes up for 75 to 75 % of that" in section.answer[1]
+    assert "costs +0.400 to +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
+    assert (
+        section.answer[3]
+        == "Where they were pruned first, the finder found other super weights in the last network of 1 of 2 runs."
+    )
+    assert [(row["run"], row["found"]) for row in table(section, "found_last")] == [
+        ("pruned1", "(0, 9, 9)"),
+        ("pruned2", "(0, 9, 9)"),
+    ]
     assert {row["run"] for row in table(section, "without")} == {"pruned1", "pruned2"}
     assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
 

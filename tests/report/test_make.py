@@ -78,6 +78,11 @@ def test_the_facts_are_those_of_the_files(runs: Path) -> None:
         layer, out, in_ = json.loads("[" + weight.strip("()") + "]")
         assert bool(alive) == bool(mask[event["downs"][layer]][in_, out])
 
+    rounds = facts["rounds"][facts["rounds"]["run"] == "small/p20"].set_index("round")
+    events = [json.loads(line) for line in (p20 / "metrics.jsonl").read_text().splitlines()]
+    begun = {one["round"] - 1: one["val_loss"] for one in events if one["event"] == "evaluation" and one["step"] == 0}
+    assert rounds["start_loss"].to_dict() == pytest.approx(begun) and len(begun) == 3
+
     twins = facts["twins"]
     assert len(twins) == 1 and {twins["run"].iloc[0], twins["other"].iloc[0]} <= {
         f"small/{name}" for name in ("p20", "p10", "random", "twin")

@@ -194,10 +194,10 @@ class Study:
         found = [self.remaining(run)[mask] for run in set(runs)]
         return 100 * sum(found) / len(found)
 
-    def loss(self, run: str | None, mask: int) -> float | None:
-        """The held-out loss of the network trained under a mask."""
+    def loss(self, run: str | None, mask: int, column: str = "val_loss") -> float | None:
+        """The held-out loss of the network trained under a mask; ``start_loss``: before its first step."""
         rows = self.rows("rounds", [run] if run else [])
-        found = rows[rows["round"] == mask]["val_loss"]
+        found = rows[rows["round"] == mask][column]
         return float(found.iloc[0]) if len(found) and found.notna().iloc[0] else None
 
     def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:

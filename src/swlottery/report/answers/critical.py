@@ -15,29 +15,9 @@ MADE_UP = 0.05
 
 def section(study: Study) -> Section | None:
     """Super weights: at which sparsity they would fall, and what a ticket does without them."""
-    weights = study.facts["weights"]
-    own = weights[weights["kind"] == "super_weight"]
-    if own.empty:
+    rows = _falls(study)
+    if not rows:
         return None
-    rows: list[Row] = []
-    for (run, weight), rounds in own.groupby(["run", "weight"], sort=False):
-        left = study.remaining(str(run))
-        scope = float(study.rows("rounds", [str(run)])["remaining"].max())
-        at = [
-            100 * (1 - (1 - p / 100) * left[int(r) - 1])
-            for r, p in zip(rounds["round"], rounds["percentile_remaining"], strict=True)
-            if p == p and int(r) - 1 in left
-        ]
-        if at:
-            rows.append({"run": str(run), "weight": str(weight), "falls at sparsity, % (after round 1)": at[0], "least over all rounds": min(at), "weights in scope larger than it then": round(scope * (1 - min(at) / 100)), "rounds": int(rounds["round"].max()),
-                         "alive at the end": bool(rounds["alive"].iloc[-1])})  # fmt: skip
-    least: dict[tuple[str, str], float] = {}
-    for row in rows:
-        one = (study.lineage[row["run"]], row["weight"])
-        least[one] = min(least.get(one, 100.0), row["least over all rounds"])
-    threatened = sorted(weight for (_, weight), sparsity in least.items() if sparsity < FIVE_ROUNDS)
-    answer = [f"Of {words.count(len(least), 'super weight')} {listed(threatened) if threatened else 'none'} would fall to global magnitude pruning below a sparsity of {FIVE_ROUNDS} %, which five rounds at 20 % reach; "
-              f"the first to fall would do so at {min(least.values()):.2f} %."] if least else []  # fmt: skip
     costs = [
         row
         for arms in study.setups.values()
@@ -45,21 +25,13 @@ def section(study: Study) -> Section | None:
         if "force-prune sw" in arm.name
         for row in _without(study, arm, arms)
     ]
-    ends = [
-        row["gap to controls"]
-        for row in costs
-        if row["gap to controls"] is not None
-        and study.state[row["run"]] == "finished"
-        and row["mask"] == max(study.remaining(row["run"]))
-    ]
-    if ends:
-        told = (
-            "training makes up for them"
-            if max(ends) <= MADE_UP
-            else "training does not make up for them in this many steps"
-        )
+    found = _found_last(study) if costs else []
+    answer = [_threatened(study, rows), *_made_up(study, costs)]
+    again = [row for row in found if "force-prune sw" in row["arm"]]
+    if again:
+        new = sum(row["kind"] == "super weight" for row in again)
         answer.append(
-            f"Pruned before the first step, the super weights cost {min(ends):+.3f} to {max(ends):+.3f} nat at the final ticket, over as many controls pruned instead ({words.count(len(ends), 'run')}): {told}."
+            f"Where they were pruned first, the finder found {'other super weights' if new else 'no super weight'} in the last network of {new or len(again)} of {words.count(len(again), 'run')}."
         )
     tables = [
         Table(
@@ -72,14 +44,79 @@ def section(study: Study) -> Section | None:
             "held-out loss of the ticket under each mask, in nats: super weights left alone, pruned before the first step, and as many matched controls pruned instead",
             costs,
         ),
+        Table("found_last", "what the finder found in the last network that each run has trained", found),
     ]
     picture = charts.strip(
         "falls", rows, "least over all rounds", "would fall at sparsity, %",
         "One circle a run; dashed: what five rounds at 20 % reach.", by="weight", reference=FIVE_ROUNDS,
     )  # fmt: skip
-    remark = "All that the finder found, or its record holds; whether a model needs each of them, its record says. One network in several orders of the data is one network: no p-value is given."
+    remark = (
+        "All that the finder found, or its record holds; whether a model needs each of them, its record says. One network in several orders of the data is one network: no p-value is given. Damage: the loss at the first step of a "
+        "round over that of the network left alone; recovered: how much of it the round's training makes up for."
+    )
     title = "Super weights: where they would fall, and life without them"
-    return Section.of("critical", title, answer, tables, [picture], remark, leads=True)
+    return Section.of("critical", title, answer, tables, [picture], remark, leads=len(answer))
+
+
+def _falls(study: Study) -> list[Row]:
+    """Each super weight of each run, and what would have to go before it."""
+    weights = study.facts["weights"]
+    rows: list[Row] = []
+    for (run, weight), rounds in weights[weights["kind"] == "super_weight"].groupby(["run", "weight"], sort=False):
+        left = study.remaining(str(run))
+        scope = float(study.rows("rounds", [str(run)])["remaining"].max())
+        at = [
+            100 * (1 - (1 - p / 100) * left[int(r) - 1])
+            for r, p in zip(rounds["round"], rounds["percentile_remaining"], strict=True)
+            if p == p and int(r) - 1 in left
+        ]
+        if at:
+            rows.append({"run": str(run), "weight": str(weight), "falls at sparsity, % (after round 1)": at[0], "least over all rounds": min(at), "weights in scope larger than it then": round(scope * (1 - min(at) / 100)), "rounds": int(rounds["round"].max()),
+                         "alive at the end": bool(rounds["alive"].iloc[-1])})  # fmt: skip
+    return rows
+
+
+def _threatened(study: Study, rows: list[Row]) -> str:
+    least: dict[tuple[str, str], float] = {}
+    for row in rows:
+        one = (study.lineage[row["run"]], row["weight"])
+        least[one] = min(least.get(one, 100.0), row["least over all rounds"])
+    threatened = sorted(weight for (_, weight), sparsity in least.items() if sparsity < FIVE_ROUNDS)
+    return (f"Of {words.count(len(least), 'super weight')} {listed(threatened) if threatened else 'none'} would fall to global magnitude pruning below a sparsity of {FIVE_ROUNDS} %, which five rounds at 20 % reach; "
+            f"the first to fall would do so at {min(least.values()):.2f} %.")  # fmt: skip
+
+
+def _made_up(study: Study, costs: list[Row]) -> list[str]:
+    """What training makes up for, at the start and at the final ticket."""
+    told = []
+    first = [row for row in costs if row["mask"] == 0 and row["recovered, %"] is not None]
+    if first:
+        low, high = (pick(row["recovered, %"] for row in first) for pick in (min, max))
+        worst, mildest = (pick(row["damage before training"] for row in first) for pick in (max, min))
+        told.append(f"Taken out of the network before the first step, they raise the loss by {mildest:.2f} to {worst:.2f} nat; the first training makes up for {low:.0f} to {high:.0f} % of that.")  # fmt: skip
+    ends = [
+        row["gap to controls"]
+        for row in costs
+        if row["gap to controls"] is not None
+        and study.state[row["run"]] == "finished"
+        and row["mask"] == max(study.remaining(row["run"]))
+    ]
+    if ends:
+        verdict = "makes up for them" if max(ends) <= MADE_UP else "does not make up for them in this many steps"
+        told.append(f"At the final ticket that costs {min(ends):+.3f} to {max(ends):+.3f} nat over as many controls pruned instead ({words.count(len(ends), 'run')}): training {verdict}.")  # fmt: skip
+    return told
+
+
+def _found_last(study: Study) -> list[Row]:
+    rows = []
+    for arm in study.arms:
+        for run in arm.runs:
+            found = study.rows("found", [run])
+            if len(found):
+                last = found.iloc[-1]
+                kind = str(last["kind"]).replace("_", " ")
+                rows.append({"arm": study.title(arm), "run": run, "round": int(last["round"]), "kind": kind, "found": last["weights"], "kept": last["kept"], "lost": last["lost"]})  # fmt: skip
+    return rows
 
 
 def _without(study: Study, forced: Arm, arms: list[Arm]) -> list[Row]:
@@ -94,8 +131,12 @@ def _without(study: Study, forced: Arm, arms: list[Arm]) -> list[Row]:
         twin, instead = (_like(study, arm, run) for arm in (alone, controls))
         for row in study.rows("rounds", [run]).dropna(subset=["val_loss"]).itertuples():
             other = study.loss(instead, int(row.round))
-            rows.append({"run": run, "mask": int(row.round), "remaining, %": 100 * float(row.remaining_fraction), "left alone": study.loss(twin, int(row.round)),
-                         "super weights pruned first": float(row.val_loss), "controls pruned first": other, "gap to controls": None if other is None else float(row.val_loss) - other})  # fmt: skip
+            alone_now, alone_begun = (study.loss(twin, int(row.round), column) for column in ("val_loss", "start_loss"))
+            damage = None if alone_begun is None or row.start_loss != row.start_loss else row.start_loss - alone_begun
+            left = None if alone_now is None else row.val_loss - alone_now
+            rows.append({"run": run, "mask": int(row.round), "remaining, %": 100 * float(row.remaining_fraction), "left alone": alone_now,
+                         "super weights pruned first": float(row.val_loss), "controls pruned first": other, "gap to controls": None if other is None else float(row.val_loss) - other,
+                         "damage before training": damage, "recovered, %": None if not damage or left is None else 100 * (1 - left / damage)})  # fmt: skip
     return rows
 
 

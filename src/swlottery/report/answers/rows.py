@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 COLUMNS = {
     "runs": "run state message settings network lineage model",
-    "rounds": "run round remaining remaining_fraction pruned threshold train_loss val_loss val_perplexity seconds",
+    "rounds": "run round remaining remaining_fraction pruned threshold train_loss val_loss val_perplexity seconds start_loss",
     "weights": "run round kind weight of value over_threshold percentile_remaining "
     "gradient_percentile moment_percentile update_percentile gradient update alive",
     "initial": "run round weight of over_threshold",
@@ -70,12 +70,15 @@ def _light(name: str, folder: Path, rows: dict[str, list[Row]]) -> Row:
     boxes: list[Event] = []
     sizes: dict[str, int] = {}
     masks: dict[int, Row] = {}
+    begun: dict[int, float] = {}  # the held-out loss under a mask, before the first step
     for event in read_events(folder):
         kind = event["event"]
         if kind == "start":
             start = event
             masks[0] = {"remaining": event["counts"][0], "remaining_fraction": event["counts"][0] / event["total"]}
         elif kind == "evaluation":
+            if event["step"] == 0:
+                begun[event["round"] - 1] = event["val_loss"]
             when = "after" if event["step"] == event["steps"] else "before"
             if when == "after" or (event["round"], when) not in threshold:
                 threshold[event["round"], when] = event["threshold"]
@@ -100,8 +103,10 @@ def _light(name: str, folder: Path, rows: dict[str, list[Row]]) -> Row:
                 {"run": name, "round": box["round"], "when": box["when"], "threshold": level, **numbers, **own}
             )
     for row in read_rows(folder / "rounds.csv"):
-        masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:]}
-    rows["rounds"] += [{"run": name, "round": number, **masks[number]} for number in sorted(masks)]
+        masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:-1]}
+    rows["rounds"] += [
+        {"run": name, "round": number, **masks[number], "start_loss": begun.get(number)} for number in sorted(masks)
+    ]
     _weights(name, folder, int(settings["steps"]), rows)
     named = {
         key: Path(value).name if key in ("from_round_1", "super_weights") and value else value
