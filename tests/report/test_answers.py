@@ -543,8 +543,8 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
     assert section is not None
     assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
     assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
-    assert "raise the loss by 2.00 to 2.00 nat; the first training makes up for 75 to 75 % of that" in section.answer[1]
-    assert "costs +0.400 to +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
+    assert "raise the loss by 2.00 nat; the first training makes up for 75 % of that" in section.answer[1]
+    assert "costs +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
     assert (
         section.answer[3]
         == "Where they were pruned first, the finder found other super weights in the last network of 1 of 2 runs."
@@ -554,6 +554,8 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
         ("pruned2", "(0, 9, 9)"),
     ]
     assert {row["run"] for row in table(section, "without")} == {"pruned1", "pruned2"}
+    (axes,) = section.pictures[1].figure.axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_marker() != "."] == pytest.approx([4.0, 4.5, 4.1])
     assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
 
 

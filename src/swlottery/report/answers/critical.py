@@ -5,7 +5,7 @@ from __future__ import annotations
 from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
-from swlottery.report.answers.sections import Row, Section, Table, listed
+from swlottery.report.answers.sections import Row, Section, Table, listed, span
 
 FIVE_ROUNDS = 67.23
 """The sparsity, in percent, that five rounds at 20 % reach."""
@@ -50,12 +50,31 @@ def section(study: Study) -> Section | None:
         "falls", rows, "least over all rounds", "would fall at sparsity, %",
         "One circle a run; dashed: what five rounds at 20 % reach.", by="weight", reference=FIVE_ROUNDS,
     )  # fmt: skip
+    lines, points = _ways(costs)
+    losses = charts.lines(
+        "without", lines, points, "loss", "held-out loss, nat", "The line is the mean over runs, a dot one run."
+    )
     remark = (
         "All that the finder found, or its record holds; whether a model needs each of them, its record says. One network in several orders of the data is one network: no p-value is given. Damage: the loss at the first step of a "
         "round over that of the network left alone; recovered: how much of it the round's training makes up for."
     )
     title = "Super weights: where they would fall, and life without them"
-    return Section.of("critical", title, answer, tables, [picture], remark, leads=len(answer))
+    return Section.of("critical", title, answer, tables, [picture, losses], remark, leads=len(answer))
+
+
+def _ways(costs: list[Row]) -> tuple[list[Row], list[Row]]:
+    """The same losses as lines of a figure: the mean of each way under each mask, and each run's."""
+    points = [
+        {"arm": way, "remaining, %": row["remaining, %"], "loss": row[way], "mask": row["mask"]}
+        for way in ("left alone", "super weights pruned first", "controls pruned first")
+        for row in costs
+        if row[way] is not None
+    ]
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for one in points:
+        groups.setdefault((one["arm"], one["mask"]), []).append(one)
+    lines = [{**group[0], "loss": sum(one["loss"] for one in group) / len(group)} for group in groups.values()]
+    return lines, points
 
 
 def _falls(study: Study) -> list[Row]:
@@ -93,7 +112,7 @@ def _made_up(study: Study, costs: list[Row]) -> list[str]:
     if first:
         low, high = (pick(row["recovered, %"] for row in first) for pick in (min, max))
         worst, mildest = (pick(row["damage before training"] for row in first) for pick in (max, min))
-        told.append(f"Taken out of the network before the first step, they raise the loss by {mildest:.2f} to {worst:.2f} nat; the first training makes up for {low:.0f} to {high:.0f} % of that.")  # fmt: skip
+        told.append(f"Taken out of the network before the first step, they raise the loss by {span(mildest, worst, '.2f')} nat; the first training makes up for {span(low, high, '.0f')} % of that.")  # fmt: skip
     ends = [
         row["gap to controls"]
         for row in costs
@@ -103,7 +122,7 @@ def _made_up(study: Study, costs: list[Row]) -> list[str]:
     ]
     if ends:
         verdict = "makes up for them" if max(ends) <= MADE_UP else "does not make up for them in this many steps"
-        told.append(f"At the final ticket that costs {min(ends):+.3f} to {max(ends):+.3f} nat over as many controls pruned instead ({words.count(len(ends), 'run')}): training {verdict}.")  # fmt: skip
+        told.append(f"At the final ticket that costs {span(min(ends), max(ends), '+.3f')} nat over as many controls pruned instead ({words.count(len(ends), 'run')}): training {verdict}.")  # fmt: skip
     return told
 
 
