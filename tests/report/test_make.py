@@ -336,3 +336,13 @@ def test_a_browser_sorts_a_table_fetches_nothing_and_has_no_error(runs: Path, tm
     assert seen["up"] == sorted(seen["up"]) and seen["down"] == seen["up"][::-1] and len(set(seen["up"])) > 3
     assert seen["sorted"] == "ascending" and seen["focused"]
     assert not seen["wide"], "the page is wider than the window"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["results", "results-smollm2"])
+def test_the_results_in_the_repository_are_what_their_tables_say(name: str, tmp_path: Path) -> None:
+    """Every number of the page, to the digits that it shows, comes from the CSV files beside it."""
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    made = tmp_path / f"{name}.md"
+    assert main(["report", str(docs / name), "--out", str(tmp_path / "page.html"), "--markdown", str(made)]) == 0
+    assert made.read_text(encoding="utf-8") == (docs / f"{name}.md").read_text(encoding="utf-8")
