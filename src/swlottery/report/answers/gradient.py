@@ -71,8 +71,8 @@ def _seen_sentences(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> lis
     pairs = study.pairs(coarse, fine)
     left = [study.left([pair[n] for pair in pairs], 1) for n in (0, 1)]
     ordinary, followed = (
-        " and ".join(f"{math.exp(row[log]):.2f} times the {row['of']} {row[factor]}" for row in own)
-        for log, factor in (("controls, log ratio", "controls, factor"), ("log ratio", "factor"))
+        " and ".join(f"{math.exp(row[log]):.2f} times the {row['of']} {row[ends]}" for row in own)
+        for log, ends in (("controls, log ratio", "controls, factor"), ("log ratio", "factor"))
     )
     ways = [
         f"its {row['of']} is {'smaller' if row['shift'] < 0 else 'larger'}" for row in own if row["p (Holm)"] < 0.05

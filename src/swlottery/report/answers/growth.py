@@ -34,6 +34,7 @@ def section(study: Study) -> Section | None:
             answer.append(_grown_sentence(study, arm, own, against))
     if not rows:
         return None
+    leads = len(answer)
     differences, each = paired(study, lambda run, mask: _log_size(study, run, mask + 1))
     if differences:
         told = listed(
@@ -52,7 +53,7 @@ def section(study: Study) -> Section | None:
         "If survivors grew because others go, followed weights and controls would grow alike, at either rate, as others go. Both were picked for their size after round 1, and fall back in any later training for that "
         "alone; random pruning of as many weights is training with that and without the choice by size. That the quartiles of what remains rise from round to round (boxplots) only says that the small weights are gone."
     )
-    return Section.of("growth", "Do survivors grow?", answer, tables, [picture], remark, leads=len(study.rated))
+    return Section.of("growth", "Do survivors grow?", answer, tables, [picture], remark, leads)
 
 
 SAME = 0.01
