@@ -93,7 +93,8 @@ class Study:
             first = self.settings[runs[0]]
             rate = None if first["schedule"] or first["one_shot"] else float(first["prune_rate"])
             plain = rate is not None and name == f"{_percent(rate)} × {first['rounds']}"
-            arms.append(Arm(setup, name, rate, plain, tuple(runs)))
+            by_seed = sorted(runs, key=lambda run: [self.settings[run][seed] for seed in SEEDS])
+            arms.append(Arm(setup, name, rate, plain, tuple(by_seed)))
         return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -self._rounds(arm), arm.name))
 
     def title(self, arm: Arm) -> str:

@@ -63,7 +63,7 @@ def section(study: Study) -> Section | None:
         ),
         Table(
             "elsewhere_by_arm",
-            "the weight of each network, looked up in the next network after the same prune",
+            "the weight of each network, looked up in that of the next seed after the same prune; and in every other one (pairs that are not independent, so without a test)",
             elsewhere,
         ),
         Table(
@@ -109,7 +109,8 @@ def _unpacked(bits: str, number: int) -> np.ndarray:
 
 
 def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
-    """Each network looks up the weight of the network before it: so that every network and every weight counts once."""
+    """Each network looks up the weight of the network before it, in the order of their seeds: every network and every weight counts
+    once. And all pairs, which do not."""
     rows = study.facts["elsewhere"]
     names = list(study.units(arm, finished=True).values())
     kept, rates = [], []
@@ -119,7 +120,17 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
         if len(found):
             kept.append(bool(found["alive"].iloc[0]))
             rates.append(float(found["matrix_keep_rate"].iloc[0]))
-    return [{"arm": study.title(arm), **_counted(kept, rates)}] if kept else []
+    if not kept:
+        return []
+    now = rows[rows["run"].isin(names) & (rows["round"] == last)]
+    known = {study.network[name] for name in names}
+    pairs = now[now["of"].map(study.network.get).isin(known)]
+    every = {
+        "all pairs": len(pairs),
+        "of these kept": int(pairs["alive"].sum()),
+        "of these expected": float(pairs["matrix_keep_rate"].sum()),
+    }
+    return [{"arm": study.title(arm), **_counted(kept, rates), **every}]
 
 
 def _foreign(study: Study) -> list[Row]:

@@ -27,12 +27,7 @@ def section(study: Study) -> Section | None:
     ]
     found = _found_last(study) if costs else []
     answer = [_threatened(study, rows), *_made_up(study, costs)]
-    again = [row for row in found if "force-prune sw" in row["arm"]]
-    if again:
-        new = sum(row["kind"] == "super weight" for row in again)
-        answer.append(
-            f"Where they were pruned first, the finder found {'other super weights' if new else 'no super weight'} in the last network of {new or len(again)} of {words.count(len(again), 'run')}."
-        )
+    answer += _afterwards(found)
     tables = [
         Table(
             "critical",
@@ -124,6 +119,25 @@ def _made_up(study: Study, costs: list[Row]) -> list[str]:
         verdict = "makes up for them" if max(ends) <= MADE_UP else "does not make up for them in this many steps"
         told.append(f"At the final ticket that costs {span(min(ends), max(ends), '+.3f')} nat over as many controls pruned instead ({words.count(len(ends), 'run')}): training {verdict}.")  # fmt: skip
     return told
+
+
+def _afterwards(found: list[Row]) -> list[str]:
+    """What takes the place of super weights that were pruned first, if anything does."""
+    forced = [
+        row["found"].split("; ") for row in found if "force-prune sw" in row["arm"] and row["kind"] == "super weight"
+    ]
+    without = sum("force-prune sw" in row["arm"] for row in found)
+    other = {weight for row in found if "force-prune sw" not in row["arm"] for weight in row["found"].split("; ")}
+    if not without:
+        return []
+    if not forced:
+        return [
+            f"Where they were pruned first, the finder found no super weight in the last network ({words.count(without, 'run')})."
+        ]
+    new = {weight for weights in forced for weight in weights} - other
+    numbers = [len(weights) for weights in forced]
+    return [f"Where they were pruned first, the finder still found {span(min(numbers), max(numbers), 'd')} weight{'s' * (max(numbers) > 1)} in the last network of {len(forced)} of {words.count(without, 'run')}; "
+            + (f"{words.count(len(new), 'weight')} of these it found in no last network that was not pruned so." if new else "all of these are found in the last networks that were not pruned so too: no sign that others took their place.")]  # fmt: skip
 
 
 def _found_last(study: Study) -> list[Row]:

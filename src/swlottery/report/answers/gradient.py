@@ -48,7 +48,7 @@ def section(study: Study) -> Section | None:
             [f"{row['difference']:+.2f} {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in alone]
         )
         answer.append(
-            f"At equal remaining weights, log|gradient| of the followed weight at the larger rate − that at the smaller is {told}."
+            f"At equal remaining weights, log|gradient| of the followed weight at the larger rate − that at the smaller is {told} (each interval for itself)."
         )
     tables = [
         Table("gradient", "percentiles within its matrix, averaged over the evaluations of round 2 and over networks: the followed weight and its controls", rows),

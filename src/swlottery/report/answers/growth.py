@@ -40,7 +40,9 @@ def section(study: Study) -> Section | None:
         told = listed(
             [f"{row['difference']:+.3f} {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences]
         )
-        answer.append(f"At equal remaining weights its log|w| at the larger rate − that at the smaller is {told}.")
+        answer.append(
+            f"At equal remaining weights its log|w| at the larger rate − that at the smaller is {told} (each interval for itself)."
+        )
     tables = [
         Table("sizes", "|w| at the end of a round over |w| at the end of round 1: geometric means over networks, of weights that are kept; controls are watched so closely in round 2 alone", rows),
         Table("sizes_against_random", "log|w| at the end of a round − the same under random pruning of as many weights, in networks that kept the weight under both, and the interval of typical values", against),
@@ -100,7 +102,7 @@ def _grown_sentence(study: Study, arm: Arm, own: list[tuple[Row, Grown]], agains
     compared = [row for row in against if row["arm"] == study.title(arm)]
     if compared:
         row = compared[-1]
-        text += f"; at {row['remaining, %']:.1f} % {math.exp(row['difference']):.2f} times its size under random pruning ({words.count(row['networks'], 'network')})"
+        text += f"; at {row['remaining, %']:.1f} % it is {math.exp(row['difference']):.2f} times as large as after random pruning of as many ({words.count(row['networks'], 'network')} that kept it there)"
     return text + "."
 
 

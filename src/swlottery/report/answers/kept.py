@@ -44,7 +44,7 @@ def survival(study: Study) -> Section | None:
             left = study.left(runs, int(ends[0].round))
             sure = f" (95 % interval {100 * low:.0f} to {100 * high:.0f} %)" if len(ends) == len(runs) else ""
             answer.append(f"At {study.title(arm)}, {alive} of {words.count(len(ends), 'followed weight')} in {words.count(len(runs), 'network')} were kept to the end{sure}, when {left:.2f} % of the weights remained, "
-                          f"and {100 * _share(ends):.1f} % of those in their matrices.")  # fmt: skip
+                          f"{100 * _share(ends):.1f} % of those in their matrices" + _of_controls(ends) + ".")  # fmt: skip
             stood = [
                 one
                 for one in map(study.kept, runs)
@@ -72,7 +72,9 @@ def survival(study: Study) -> Section | None:
         tests += own
     if answer and not lost:
         answer.append(
-            "Nothing that was followed was pruned at any of these rates, so survival cannot tell one rate from another; what can is how near the weights came to it."
+            "Nothing that was followed was pruned, so survival cannot tell one rate from another; what can is how near the weights came to it."
+            if len(study.rated) > 1
+            else "Nothing that was followed was pruned; what tells more is how near the weights came to it."
         )
     if kinds == ["leader"]:
         answer.append(
@@ -99,6 +101,12 @@ def survival(study: Study) -> Section | None:
     return Section.of(
         "survival", "Kept or not, at equal remaining weights", answer, tables_, pictures, remark, leads=len(answer)
     )
+
+
+def _of_controls(rows: list[Any]) -> str:
+    """What was kept of their controls, in words."""
+    kept, of = (np.nansum([getattr(row, column) for row in rows]) for column in ("control_rank", "control_rank_n"))
+    return f" and {100 * kept / of:.1f} % of their controls" if of else ""
 
 
 def _share(rows: list[Any]) -> float:

@@ -171,7 +171,7 @@ def _conclusion(coarse: str, fine: str, rows: list[Row]) -> str:
     verdict = (
         "the intervals lie within half a standard deviation of the controls: no effect"
         if all(row["within ½ sd"] for row in rows)
-        else "the intervals are too wide to exclude one (undetermined)"
+        else "the intervals are too wide to exclude one of half a standard deviation (undetermined)"
     )
     return (f"Between {coarse} and {fine}, at equal remaining weights, no difference was found in how near the followed weight comes to its fall, against its controls "
             f"(smallest {p_value(min(row['p (Holm)'] for row in rows))} by Holm, {rows[0]['networks']} networks); {verdict}; {powered(rows)}.")  # fmt: skip
