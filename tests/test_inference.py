@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swlottery.inference import (
+    Dispersion,
     against_rates,
     auc,
     dispersion,
@@ -206,11 +207,12 @@ def test_typical_values_hold_the_centre_as_often_as_they_say() -> None:
 
 def test_dispersion_by_hand_and_under_the_null() -> None:
     same = np.tile([True, False] * 50, (10, 1))
-    ratio, p = dispersion(same, np.zeros(100))
-    assert ratio > 8 and p == pytest.approx(0.002)
-    assert dispersion(same, np.arange(100) % 2) == (1.0, 1.0), (
+    found = dispersion(same, np.zeros(100))
+    assert found.value > 8 > found.high > 1 > found.low and found.p == pytest.approx(0.002)
+    assert dispersion(same, np.arange(100) % 2) == Dispersion(1.0, 1.0, 1.0, 1.0), (
         "by matrix all is said: one is kept whole, the other not at all"
     )
     random = np.random.default_rng(3)
-    values = [dispersion(random.random((8, 60)) < 0.4, np.zeros(60), draws=99)[1] for _ in range(100)]
-    assert sum(p <= 0.1 for p in values) < 22
+    values = [dispersion(random.random((8, 60)) < 0.4, np.zeros(60), draws=99) for _ in range(100)]
+    assert sum(one.p <= 0.1 for one in values) < 22
+    assert 85 <= sum(one.low <= one.value <= one.high for one in values) < 100, "the band of 95 %"

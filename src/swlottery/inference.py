@@ -296,9 +296,19 @@ def typical_values(differences: Sequence[float], level: float = 0.95) -> tuple[f
     return (-math.inf, math.inf) if out == 0 else (float(means[out - 1]), float(means[-out]))
 
 
-def dispersion(kept: ArrayLike, groups: ArrayLike, draws: int = 999, seed: int = 0) -> tuple[float, float]:
-    """Are the same coordinates kept in one network after the other? (the variance over coordinates of how often each was kept, over
-    its mean under the null, and the two-sided p-value of that)
+@dataclass(frozen=True)
+class Dispersion:
+    """value: the variance over coordinates of how often each was kept, over its mean under the null. p: two-sided. low, high: between
+    them lie 95 % of what the null gives."""
+
+    value: float
+    p: float
+    low: float
+    high: float
+
+
+def dispersion(kept: ArrayLike, groups: ArrayLike, draws: int = 999, seed: int = 0) -> Dispersion:
+    """Are the same coordinates kept in one network after the other?
 
     H0: in each network, those of a matrix that were kept are any of those looked at. So they are permuted within each matrix.
 
@@ -322,4 +332,7 @@ def dispersion(kept: ArrayLike, groups: ArrayLike, draws: int = 999, seed: int =
         null[draw] = spread(shuffled)
     above, below = np.count_nonzero(null >= observed), np.count_nonzero(null <= observed)
     p = min(1.0, 2 * (min(above, below) + 1) / (draws + 1))
-    return observed / float(null.mean()) if null.mean() else 1.0, float(p)
+    if not null.mean():
+        return Dispersion(1.0, p, 1.0, 1.0)
+    value, low, high = np.array([observed, *np.quantile(null, (0.025, 0.975))]) / null.mean()
+    return Dispersion(float(value), p, float(low), float(high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 from typing import Any
@@ -94,7 +95,8 @@ def test_a_weight_above_its_controls_everywhere_is_more_than_its_size() -> None:
     assert section is not None
     (row,) = table(section, "size")
     assert row["mean rank"] == 1.0 and math.isclose(row["p"], 2 / 20**10) and row["networks"] == 10
-    assert "p < 0.0001 by Holm): larger than its controls" in section.answer[0]
+    assert "p < 0.0001 by Holm): larger than an ordinary weight of its size" in section.answer[0]
+    assert section.short == "After round 2 it is larger than ordinary weights of its size at 20 % × 5 (mean rank 1.00 among them), where ½ is chance."  # fmt: skip
     (inside,) = table(section, "size_sensitivity")
     assert inside["networks"] == 10  # by |θ_T1| it stands in the middle
     assert "in the 10 networks where controls stand on both sides of it 1.00." in section.answer[0]
@@ -130,6 +132,7 @@ def test_rates_are_one_family_in_each_set_up() -> None:
 def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
     section = keeping.size(study(ranked(above=False)))
     assert section is not None and "not told from an ordinary weight of its size" in section.answer[0]
+    assert section.short.startswith("After round 2 it is not told from ordinary weights of its size at 20 % × 5 (")
     (row,) = table(section, "size")
     assert row["power at 1 sd, %"] == 100 * power(10, 1.0)
     assert f"is found in at least {row['power at 1 sd, %']:.0f} % of studies with as many networks" in section.answer[0]
@@ -140,6 +143,7 @@ def test_one_network_gives_no_answer() -> None:
     assert section is not None and section.answer == [
         "One network gives no test of whether its weight is more than its size."
     ]
+    assert section.short == ""
 
 
 def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
@@ -176,8 +180,9 @@ def test_the_fall_of_a_weight_by_hand() -> None:
     assert made.fall("a", 3) == (None, {}), "it has not come so far"
 
 
-def two_rates(shift: float, networks: int = 10) -> Rows:
-    """Pairs of runs at 20 % and at 10 %, in which only the followed weight falls later at 10 %, by ``shift`` in log q."""
+def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows:
+    """Pairs of runs at 20 % and at 10 %, in which only the followed weight falls later at 10 %, by ``shift`` in log q; bracketed: after
+    round 1 it stands in the middle of its controls."""
     rows: Rows = {}
     random = np.random.default_rng(1)
     for network in range(networks):
@@ -190,37 +195,47 @@ def two_rates(shift: float, networks: int = 10) -> Rows:
                 left = (1 - part) ** (round_ - 1)
                 own = 0.1 * math.exp(-shift if name == "p10" else 0)
 
-                def at(q: float, left: float = left) -> dict[str, Any]:
-                    return {"percentile_remaining": 100 * (1 - q / left)}
+                def at(q: float, value: float = 1.0, left: float = left) -> dict[str, Any]:
+                    return {"percentile_remaining": 100 * (1 - q / left), "value": value}
 
                 weights(
                     rows,
                     label,
                     round_,
                     at(own * math.exp(0.02 * random.normal())),
-                    [at(0.1 * math.exp(0.1 * random.normal())) for _ in range(19)],
+                    [at(0.1 * math.exp(0.1 * random.normal()), 0.5 + n % 2 if bracketed else 1.0) for n in range(19)],
                 )
     return rows
 
 
 def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
-    made = study(two_rates(0.5))
-    section = rate.contrast(made)
+    section = rate.contrast(study(two_rates(0.5, bracketed=True)))
     assert section is not None
     rows = table(section, "contrast")
     assert [row["masks"] for row in rows] == ["1 ~ 2", "2 ~ 4", "5 ~ 10"]
     assert all(row["p (Holm)"] < 1e-3 and row["networks"] == 10 and 0.35 < row["shift of d"] < 0.65 for row in rows)
     assert section.answer[0].startswith("20 % × 5 and 10 % × 10 treat the followed weight differently")
+    assert section.short == "Yes: 20 % × 5 brings the followed weight nearer to its fall than 10 % × 10 does."
+    other = rate.contrast(study(two_rates(-0.5, bracketed=True)))
+    assert other is not None and "brings the followed weight less near to its fall than 10 % × 10" in other.short
+
+
+def test_a_difference_that_no_bracketed_network_can_bear_out_is_not_the_rates() -> None:
+    section = rate.contrast(study(two_rates(0.5)))
+    assert section is not None and section.short.startswith("Not shown: ")
+    assert "there is no network where controls stand on both sides of it to say the same, so" in section.answer[0]
 
 
 def test_no_difference_between_the_rates_is_not_claimed() -> None:
     section = rate.contrast(study(two_rates(0.0, 40)))
     assert section is not None and "no difference was found" in section.answer[0]
     assert "the intervals lie within half a standard deviation of the controls: no effect" in section.answer[0]
+    assert section.short == "No: 20 % × 5 and 10 % × 10 bring the followed weight as near to its fall, to half a standard deviation of its controls."  # fmt: skip
     few = rate.contrast(study(two_rates(0.0, 2)))
     assert few is not None and "too wide to exclude one of half a standard deviation (undetermined)" in few.answer[0]
     assert table(few, "contrast")[0]["power at 1 sd, %"] == 100 * power(2, 1.0, level=0.05 / 3), "Holm's first of three"
     assert "is found in at least 11 % of studies" in few.answer[0]
+    assert few.short == "Not shown: no difference between 20 % × 5 and 10 % × 10 was found, and 2 networks are too few to exclude a small one."  # fmt: skip
 
 
 def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> None:
@@ -242,6 +257,7 @@ def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> N
         and first["p (Holm)"] < 0.05
     )
     assert "do not say the same, so the rate is not shown to matter" in section.answer[0]
+    assert section.short == "Not shown: a difference between 20 % × 5 and 10 % × 10 is not borne out where controls stand on both sides of the weight."  # fmt: skip
 
 
 def test_losses_at_equal_remaining_weights_by_hand() -> None:
@@ -258,6 +274,9 @@ def test_losses_at_equal_remaining_weights_by_hand() -> None:
         [80, 64, 51.2, 40.96]
     )
     assert "rises from 148.4 to 244.7" in section.answer[0]
+    assert section.short.startswith(
+        "Held-out perplexity rises from 148.4 to 244.7 at 20 % × 5 and rises from 148.4 to "
+    )
     (axes,) = section.pictures[0].figure.axes
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * (6 + 11), "one a run and mask"
@@ -293,6 +312,10 @@ def test_where_nothing_was_lost_survival_tells_nothing() -> None:
         section.answer[1] == "Nothing that was followed was pruned; what tells more is how near the weights came to it."
     )
     assert "nothing is said of weights whose loss wrecks a model" in section.answer[2]
+    assert section.short == (
+        "Kept to the end: 8 of 8 at 20 % × 2 (64.0 % of all weights remain, 50.0 % of those in their matrices and 100.0 % of their controls). "
+        "They are leaders: no network here has a super weight."
+    )
 
 
 def test_survival_against_the_controls() -> None:
@@ -340,6 +363,7 @@ def test_a_run_that_lost_one_of_two_super_weights_has_lost_one() -> None:
     section = keeping.survival(study(rows))
     assert section is not None and "1 of 2 followed weights in 1 network were kept to the end" in section.answer[0]
     assert len(section.answer) == 1
+    assert section.short.startswith("Kept to the end: 1 of 2 at 20 % × 1 (") and "leader" not in section.short
 
 
 # --- a
@@ -370,6 +394,8 @@ def test_coordinates_that_are_kept_again_and_again_break_the_symmetry() -> None:
         and row["expected"] == 5000
     )
     assert "the symmetry argument fails there" in section.answer[0]
+    assert section.short == "1,000 coordinates fixed beforehand are not kept as chance gives in 20 % × 1."
+    assert row["chance, low"] < 1 < row["chance, high"] < row["dispersion"]
 
 
 def test_coordinates_kept_by_chance_do_not() -> None:
@@ -378,6 +404,7 @@ def test_coordinates_kept_by_chance_do_not() -> None:
     (row,) = table(section, "chance")
     assert 0.9 < row["dispersion"] < 1.1 and row["p"] > 0.01
     assert "no sign that the same ones are kept again and again" in section.answer[0]
+    assert section.short == "1,000 coordinates fixed beforehand are kept as chance gives."
 
 
 def test_coordinates_kept_too_evenly_are_not_kept_again_and_again() -> None:
@@ -418,6 +445,7 @@ def test_weights_of_other_networks_are_looked_up_each_once() -> None:
     assert (row["networks"], row["kept"], row["expected"]) == (4, 3, 2.0)
     assert row["p"] == pytest.approx(2 * 5 / 16)
     assert "was kept 3 of 4 times at 20 % × 1" in section.answer[1] and "what chance gives" in section.answer[1]
+    assert section.short.endswith("like any other, as far as 4 networks can tell: kept 3 of 4 times at 20 % × 1, where chance gives 2.0.")  # fmt: skip
 
 
 def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
@@ -462,17 +490,18 @@ def test_twins() -> None:
     )
     assert section.answer[1] == "In the other twin its |w| stands at percentile 99.00 to 99.00 of its matrix."
     assert "mean rank among its controls is 1.00 (p < 0.0001" in section.answer[2]
+    assert section.short == section.answer[0]
 
 
 @pytest.mark.parametrize(
-    ("factor", "told"),
+    ("factor", "told", "short"),
     [
-        (0.5, "shrinks: at 64.0 % remaining it is 0.25 times"),
-        (2.0, "grows: at 64.0 % remaining it is 4.00 times"),
-        (1.001, "keeps its size: at 64.0 % remaining it is 1.00 times"),
+        (0.5, "shrinks: at 64.0 % remaining it is 0.25 times", "shrinks, to 0.25 times its size after round 1,"),
+        (2.0, "grows: at 64.0 % remaining it is 4.00 times", "grows, to 4.00 times its size after round 1,"),
+        (1.001, "keeps its size: at 64.0 % remaining it is 1.00 times", "keeps its size"),
     ],
 )
-def test_the_growth_of_survivors_by_hand(factor: float, told: str) -> None:
+def test_the_growth_of_survivors_by_hand(factor: float, told: str, short: str) -> None:
     """Followed weights change by a factor a round, controls by three, whatever their signs; one weight is pruned in round 2."""
     rows: Rows = {}
     for network in range(3):
@@ -484,6 +513,7 @@ def test_the_growth_of_survivors_by_hand(factor: float, told: str) -> None:
             weights(rows, f"s{network}", round_, {"value": value}, controls)
     section = growth.section(study(rows))
     assert section is not None and told in section.answer[0] and "2 networks)" in section.answer[0]
+    assert section.short == f"A followed weight that is kept {short} at 20 % × 2 (64.0 % remaining)."
     second, third = table(section, "sizes")
     assert (second["networks"], second["followed, times"], second["controls, times"]) == (
         3,
@@ -521,6 +551,10 @@ def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float,
             weights(rows, f"{name}-{network}", 2, own, noise)
     section = gradient_of.section(study(rows))
     assert section is not None and told in section.answer[1]
+    differs = "against them, its |gradient| is smaller and its |update| is smaller for the followed weight"
+    assert section.short.startswith("At 10 % × 5 ordinary weights of its size have 1.0")
+    assert ("; the followed weight is not told from them." in section.short) == ("no difference" in told)
+    assert section.short.endswith(f"{differs}.") == ("as the guess has it" in told)
     assert (
         f"the followed weight {gradient:.2f} times the |gradient|" in section.answer[0]
         and "against 20 % × 5 (at 80 %)" in section.answer[0]
@@ -551,7 +585,8 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
     assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
     assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
     assert "raise the loss by 2.00 nat; the first training makes up for 75 % of that" in section.answer[1]
-    assert "costs +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
+    assert section.short == f"{section.answer[0]} {section.answer[2]}"
+    assert "cost the final ticket +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
     assert (
         section.answer[3]
         == "Where they were pruned first, the finder still found 1 weight in the last network of 1 of 2 runs; 1 weight of these it found in no last network that was not pruned so."
@@ -566,29 +601,104 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
     assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
 
 
-def test_random_pruning_and_the_matrices() -> None:
+def what_is_left(**shares: dict[str, Any]) -> Rows:
+    """Three networks an arm, of which each of three prunes at 20 % leaves a share of c_proj; the followed weight is kept."""
     rows: Rows = {}
     for network in range(3):
-        for name, criterion, share in (("r", "random", 0.8), ("g", "global-magnitude", 0.6)):
-            run(rows, f"{name}{network}", network, criterion=criterion)
-            masks(rows, f"{name}{network}", 0.2, 3)
+        for name, arm in shares.items():
+            label, share = f"{name}{network}", arm["share"]
+            run(rows, label, network, **{key: value for key, value in arm.items() if key != "share"})
+            masks(rows, label, 0.2, 3)
+            weights(rows, label, 1, {}, [])
             for prune in (1, 2, 3):
-                part = share**prune
-                rows.setdefault("fixed", []).append(
-                    {
-                        "run": f"{name}{network}",
-                        "round": prune,
-                        "matrix": "m",
-                        "drawn": 0,
-                        "kept": 0,
-                        "size": 100_000,
-                        "matrix_kept": round(100_000 * part),
-                        "bits": "",
-                    }
-                )
-    section = causes.matrices(study(rows))
+                kept(rows, label, prune, 0.8**prune, True)
+                rows.setdefault("fixed", []).append({
+                    "run": label, "round": prune, "matrix": "m", "drawn": 0, "kept": 0, "size": 100_000, "matrix_kept": round(100_000 * share**prune), "bits": "",
+                })  # fmt: skip
+    return rows
+
+
+def test_random_pruning_and_the_matrices() -> None:
+    section = causes.matrices(study(what_is_left(r={"share": 0.8, "criterion": "random"}, g={"share": 0.6})))
     assert section is not None and "to 0.00 points, as it must" in section.answer[0]
-    assert "51.2 % under 20 % × 5, random and 21.6 % under 20 % × 5 remain" in section.answer[1]
+    assert section.answer[1].startswith("After three prunes (51.2 % of all weights remaining) the followed weight was kept in 3 of 3 ")  # fmt: skip
+    assert section.answer[2] == section.short == "Of c_proj, 51.2 % under 20 % × 5, random and 21.6 % under 20 % × 5 remain."  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("xavier", "layer", "told"),
+    [
+        (0.9, 0.8, "Xavier keeps more of c_proj than every other arm, in every network."),
+        (
+            0.7,
+            0.8,
+            "That only Xavier keeps c_proj is not so: 20 % × 5, layer-magnitude keeps at least as much; among arms with a global threshold it does keep most.",
+        ),
+        (0.5, 0.8, "That only Xavier keeps c_proj is not so: 20 % × 5, layer-magnitude keeps at least as much."),
+    ],
+)
+def test_whether_only_xavier_keeps_c_proj(xavier: float, layer: float, told: str) -> None:
+    made = what_is_left(
+        x={"share": xavier, "init": "xavier"},
+        plain={"share": 0.6},
+        layer={"share": layer, "criterion": "layer-magnitude"},
+    )
+    section = causes.matrices(study(made))
+    assert section is not None
+    assert section.short == f"{told} Without Xavier the followed weight was kept in 3 of 3 networks under 20 % × 5."
+    assert all(sentence in section.answer for sentence in section.short.split(". ")[1:])
+
+
+def test_what_the_initialisation_tells_of_the_kept() -> None:
+    rows = two_rates(0.0, 3)
+    rows["predicted"] = [
+        {"run": row["run"], "round": row["round"], "auc_initial": 0.6 + 0.01 * row["round"], "auc_trained": 0.9}
+        for row in rows["rounds"]
+        if row["round"]
+    ]
+    section = found.prediction(study(rows))
+    assert section is not None
+    assert section.short == section.answer[0]
+    assert "0.650 at 20 % × 5 (32.8 % remaining) and 0.700 at 10 % × 10 (34.9 % remaining)" in section.short
+
+
+def test_weights_that_are_found_again_move_or_are_lost() -> None:
+    """Of three networks one finds its weight again in one of two later rounds; another leads in one; and in one there is neither."""
+    rows: Rows = {}
+    fates = (("kept", "moved"), ("moved", "moved"), ("lost", "lost"))
+    for network, later in enumerate(fates):
+        run(rows, f"s{network}", network, rounds=2)
+        masks(rows, f"s{network}", 0.2, 2)
+        weights(rows, f"s{network}", 1, {}, [])
+        for round_, fate in enumerate(later, start=2):
+            rows.setdefault("found", []).append({
+                "run": f"s{network}", "round": round_, "kind": "leader", "weights": "(0, 9, 9)", **dict.fromkeys(("kept", "moved", "lost"), ""), fate: OWN,
+            })  # fmt: skip
+    section = found.again(study(rows))
+    assert section is not None
+    assert [(row["round"], row["kept"], row["moved"], row["lost"]) for row in table(section, "again")] == [
+        (2, 1, 1, 1),
+        (3, 0, 2, 1),
+    ]
+    assert "was found in at least one by 1 of 3 networks; another had taken its place in at least one in 2, and in 1" in section.answer[0]  # fmt: skip
+    assert section.short == "The finder finds it again in 1 of 6 later rounds at 20 % × 2."
+
+
+@pytest.mark.parametrize(("shift", "told"), [(1.0, "changes"), (0.0, "was not found to change")])
+def test_what_rewinding_changes(shift: float, told: str) -> None:
+    rows = two_rates(shift)
+    for row in rows["runs"]:  # what was the second rate is now the plain one, and the first does not rewind
+        changed = {"rounds": 5, "prune_rate": "0.2"} | ({"rewind": "none"} if row["run"].startswith("p20") else {})
+        row["settings"] = json.dumps(json.loads(row["settings"]) | changed)
+    section = causes.rewinding(study(rows))
+    assert section is not None and section.answer[0].startswith(f"20 % × 5, rewind none {told} how near")
+    (row,) = table(section, "rewinding")
+    assert (row["p (Holm)"] < 0.05) == (shift > 0) and row["networks"] == 10
+    assert section.short == (
+        "20 % × 5, rewind none changes how near the followed weight comes to its fall."
+        if shift
+        else "Not shown: no change in how near the followed weight comes to its fall was found under 20 % × 5, rewind none."
+    )
 
 
 def test_nothing_at_all_still_gives_sections() -> None:
@@ -597,6 +707,7 @@ def test_nothing_at_all_still_gives_sections() -> None:
     rows["runs"].append({"run": "broken", "state": "damaged", "message": "KeyError: 'steps'"})
     sections = answers(study(rows))
     assert [section.name for section in sections] == ["runs", "first_runs"]
+    assert sections[0].short == " ".join(sections[0].answer) and not sections[1].short
     assert "Not readable, and left out: broken." in sections[0].answer
     assert {row["run"]: row["state"] for row in table(sections[0], "unfinished")} == {
         "begun": "running",
@@ -610,7 +721,10 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     rows = two_rates(0.2, 4)
     for row in coordinates(same=False, networks=1)["fixed"]:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
-    names = [one.name for section in answers(study(rows)) for one in section.tables]
+    sections = answers(study(rows))
+    assert [section.name for section in sections[:5]] == ["runs", "first_runs", "chance", "survival", "contrast"]
+    assert sections[1].short and sections[1].answer[-1] == sections[4].answer[-1]
+    names = [one.name for section in sections for one in section.tables]
     assert {"perplexity_differences", "perplexity_points"} < set(names)
     assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)
     pictures = [one.name for section in answers(study(rows)) for one in section.pictures]

@@ -146,6 +146,11 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
     assert f"wrote    {out}" in capsys.readouterr().out
     page = out.read_text()
     assert "Not readable, and left out: " in page
+    short = re.search(r"<nav aria-label='The answers in short'>(.*?)</nav>", page)
+    assert short is not None and "<p><a href='#runs'>What was run</a> 2 runs in 2 arms" in short[1]
+    linked = re.findall(r"<a href='#([^']+)'>", short[1])
+    assert len(linked) > 4 and all(f"<section id='{name}'" in page for name in linked) and linked[-1] == "each-run"
+    assert "\n- **What was run** 2 runs in 2 arms" in (tmp_path / "page.md").read_text()
     for name in ("empty", "&lt;b&gt;foreign", settings.parent.name):
         assert name in page
     assert "its weights or masks are damaged" in page

@@ -46,23 +46,32 @@ def matrices(study: Study) -> Section | None:
             f"Random pruning keeps of c_proj what it keeps of all weights, to {off:.2f} points"
             + (", as it must." if off < 1 else ": too far off, something is wrong in the pruning.")
         )
+    short = []
     for arms in study.setups.values():
-        answer += _ordered(study, arms, rows)
+        third = _third(study, arms, rows)
+        ordered, verdict = _ordered(third), _on_xavier(study, arms, third)
+        short += verdict or ordered[-1:]
+        answer += [*ordered, *verdict]
     remark = "GPT-2 initialises c_proj, which writes into the residual stream, smaller by √(2·layers), so a global threshold takes more of it from the start; a threshold for each tensor, and random pruning, keep its share by construction."
     table = Table(
         "matrices", "what remains of the c_proj matrices, by arm and prune: mean over networks, and its range", rows
     )
     label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
     picture = charts.lines("c_proj", rows, points, "of c_proj, %", label, caption, x="of all, %")
-    return Section.of("matrices", "Which initialisation and criterion keep c_proj?", answer, [table], [picture], remark)
+    title = "Which initialisation and criterion keep c_proj?"
+    return Section.of("matrices", title, answer, [table], [picture], remark, " ".join(short))
 
 
-def _ordered(study: Study, arms: list[Arm], rows: list[Row]) -> list[str]:
-    """The arms of a set-up after their third prune at the rate that most of them have: the followed weight, c_proj, and whether it takes Xavier."""
-    titles = {study.title(arm): arm for arm in arms}
+def _third(study: Study, arms: list[Arm], rows: list[Row]) -> list[Row]:
+    """The arms of a set-up after their third prune, those that have pruned as much as most of them."""
+    titles = {study.title(arm) for arm in arms}
     third = [row for row in rows if row["arm"] in titles and row["prune"] == 3]
     lefts = [round(row["of all, %"], 1) for row in third]
-    third = [row for row in third if round(row["of all, %"], 1) == max(set(lefts), key=lefts.count)]
+    return [row for row in third if round(row["of all, %"], 1) == max(set(lefts), key=lefts.count)]
+
+
+def _ordered(third: list[Row]) -> list[str]:
+    """What became of the followed weight and of c_proj in arms that are compared."""
     if len(third) < 2:
         return []
     told = []
@@ -73,25 +82,29 @@ def _ordered(study: Study, arms: list[Arm], rows: list[Row]) -> list[str]:
         f"{row['of c_proj, %']:.1f} % under {row['arm']}" for row in sorted(third, key=lambda row: -row["of c_proj, %"])
     ]
     told.append(f"Of c_proj, {listed(parts)} remain.")
-    settings = {row["arm"]: study.settings[titles[row["arm"]].runs[0]] for row in third}
+    return told
+
+
+def _on_xavier(study: Study, arms: list[Arm], third: list[Row]) -> list[str]:
+    """Whether it takes Xavier to keep c_proj, and the followed weight."""
+    settings = {study.title(arm): study.settings[arm.runs[0]] for arm in arms}
     xavier = [row for row in third if settings[row["arm"]]["init"] == "xavier"]
     others = [row for row in third if row not in xavier]
-    if xavier and others:
-        most, least = max(row["of c_proj, %"] for row in xavier), min(row["least"] for row in xavier)
-        under = [row for row in others if settings[row["arm"]]["criterion"] == "global-magnitude"]
-        if least > max(row["most"] for row in others):
-            told.append("Xavier keeps more of c_proj than every other arm, in every network.")
-        elif most <= max(row["of c_proj, %"] for row in others):
-            known = max(others, key=lambda row: row["of c_proj, %"])["arm"]
-            among = (
-                "; among arms with a global threshold it does keep most"
-                if under and most > max(row["of c_proj, %"] for row in under)
-                else ""
-            )
-            told.append(f"That only Xavier keeps c_proj is not so: {known} keeps at least as much{among}.")
-        else:
-            told.append("Xavier keeps most of c_proj, but not in every network.")
-    return told
+    if not xavier or not others:
+        return []
+    most, least = max(row["of c_proj, %"] for row in xavier), min(row["least"] for row in xavier)
+    under = [row for row in others if settings[row["arm"]]["criterion"] == "global-magnitude"]
+    if least > max(row["most"] for row in others):
+        verdict = "Xavier keeps more of c_proj than every other arm, in every network."
+    elif most > max(row["of c_proj, %"] for row in others):
+        verdict = "Xavier keeps most of c_proj, but not in every network."
+    else:
+        known = max(others, key=lambda row: row["of c_proj, %"])["arm"]
+        is_first = under and most > max(row["of c_proj, %"] for row in under)
+        among = "; among arms with a global threshold it does keep most" if is_first else ""
+        verdict = f"That only Xavier keeps c_proj is not so: {known} keeps at least as much{among}."
+    without = [f"{row['followed kept']} networks under {row['arm']}" for row in under if row["followed kept"]]
+    return [verdict, *(f"Without Xavier the followed weight was kept in {one}." for one in without[:1])]
 
 
 def rewinding(study: Study) -> Section | None:
@@ -125,7 +138,17 @@ def rewinding(study: Study) -> Section | None:
     )
     label = "rank of d among the controls' d, after round 2"
     picture = charts.strip("rewound", points, "rank of d", label, charts.CIRCLES, reference=0.5)
-    return Section.of("rewinding", "Does rewinding matter?", answer, tables, [picture], remark)
+    return Section.of(
+        "rewinding", "Does rewinding matter?", answer, tables, [picture], remark, _rewinding_in_short(rows)
+    )
+
+
+def _rewinding_in_short(rows: list[Row]) -> str:
+    tested_ = [row for row in rows if row["networks"] > 1]
+    told = [row["arm"] for row in tested_ if row["p (Holm)"] < 0.05]
+    if told:
+        return f"{listed(told)} changes how near the followed weight comes to its fall."
+    return f"Not shown: no change in how near the followed weight comes to its fall was found under {listed([row['arm'] for row in tested_])}." if tested_ else ""  # fmt: skip
 
 
 def cost(study: Study) -> Section | None:
@@ -142,12 +165,13 @@ def cost(study: Study) -> Section | None:
     if not rows:
         return None
     differences, points = paired(study, study.loss)
-    answer = []
+    answer, short = [], []
     for arm in study.rated:
         own = [row for row in rows if row["arm"] == study.title(arm)]
         if len(own) > 1:
             way = "falls" if own[-1]["perplexity"] < own[0]["perplexity"] else "rises"
             answer.append(f"At {study.title(arm)} perplexity {way} from {own[0]['perplexity']:.4g} to {own[-1]['perplexity']:.4g} as weights go, to {own[-1]['remaining, %']:.1f} % remaining.")  # fmt: skip
+            short.append(f"{way} from {own[0]['perplexity']:.4g} to {own[-1]['perplexity']:.4g} at {study.title(arm)}")
     if differences:
         told = [
             f"{row['difference']:+.4f} nat {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences
@@ -163,4 +187,5 @@ def cost(study: Study) -> Section | None:
     label = "held-out loss, first arm − second arm, nat"
     apart = charts.strip("cost_differences", points, "difference", label, charts.APART, by="at", reference=0)
     remark = "Every round trains again from where it rewinds to. In trainings so short that the loss still falls with every step, fewer weights can mean a lower loss; such networks say little of what pruning costs a trained one."
-    return Section.of("perplexity", "What does pruning cost?", answer, tables, [costs, apart], remark)
+    brief = f"Held-out perplexity {listed(short)}." if short else ""
+    return Section.of("perplexity", "What does pruning cost?", answer, tables, [costs, apart], remark, brief)

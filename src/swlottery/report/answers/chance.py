@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 
 from swlottery import inference
@@ -27,7 +29,7 @@ def section(study: Study) -> Section | None:
     if not drawn and not foreign:
         return None
     rates = {study.title(arm) for arm in study.rated}
-    answer = []
+    answer, short = [], []
     judged = [row for row in drawn if row["p"] is not None and row["arm"] in rates]
     if judged:
         told = [row for row in judged if row["p"] < 0.01]
@@ -40,6 +42,7 @@ def section(study: Study) -> Section | None:
             + (f"; they are kept more evenly than independent networks would in {listed(evenly)}, so it fails there too" if evenly else "")
             + f": the dispersion is {listed(found)}, where chance gives 1."
         )  # fmt: skip
+        short.append(f"1,000 coordinates fixed beforehand are {'not ' if told else ''}kept as chance gives{f' in {listed([*again, *evenly])}' if told else ''}.")  # fmt: skip
     judged = [row for row in elsewhere if row["arm"] in rates]
     if judged:
         outside = [row["arm"] for row in judged if row["outside"]]
@@ -49,6 +52,9 @@ def section(study: Study) -> Section | None:
         ]
         answer.append(f"A weight found in one network and followed in the next, as in the first runs, was kept {listed(parts)}: "
                       + (f"not chance in {listed(outside)}." if outside else f"what chance gives, though in so few networks only {listed([f'{row[DOUBLED]:.0f} %' for row in judged])} of studies would tell twice that from chance."))  # fmt: skip
+        counts = [f"{row['kept']} of {row['networks']} times at {row['arm']}, where chance gives {row['expected']:.1f}" for row in judged]  # fmt: skip
+        like = f"not kept as chance gives in {listed(outside)}" if outside else f"like any other, as far as {judged[0]['networks']} networks can tell"  # fmt: skip
+        short.append(f"A weight found in one network is, in the next, {like}: kept {listed(counts)}.")
     if foreign:
         parts = [
             f"{row['weight']} in {row['kept']} of {row['networks']} networks at {row['arm']}, where {row['expected']:.1f} are expected ({p_value(row['p'])})"
@@ -79,9 +85,15 @@ def section(study: Study) -> Section | None:
     )
     spread = [row for row in drawn if row["dispersion"] is not None]
     picture = charts.strip(
-        "dispersion", spread, "dispersion", "dispersion over networks, times what chance gives", "Dashed: chance.", reference=1
+        "dispersion", spread, "dispersion", "dispersion over networks, times what chance gives", "Dashed: chance; the band holds 95 % of what it gives.",
+        reference=1, band=("chance, low", "chance, high"),
     )  # fmt: skip
-    return Section.of("chance", "Chance: a coordinate fixed beforehand", answer, tables, [picture], remark, leads=2)
+    title = "What becomes of a coordinate from elsewhere?"
+    return Section.of("chance", title, answer, tables, [picture], remark, short=" ".join(short))
+
+
+SPREAD = ("dispersion", "p", "chance, low", "chance, high")
+"""The columns of an `inference.Dispersion`."""
 
 
 def _last(study: Study, arm: Arm) -> int:
@@ -97,10 +109,11 @@ def _drawn(study: Study, arm: Arm, last: int) -> Row:
     for _, one in now.groupby("run", sort=True):
         bits.append(np.concatenate([_unpacked(b, n) for b, n in zip(one["bits"], one["drawn"], strict=True)]))
         groups = np.repeat(np.arange(len(one)), one["drawn"].astype(int))
-    dispersion, p = inference.dispersion(np.array(bits), groups) if len(bits) >= FEWEST else (None, None)
+    found = inference.dispersion(np.array(bits), groups) if len(bits) >= FEWEST else None
+    told: Row = dict(zip(SPREAD, astuple(found) if found else (None,) * len(SPREAD), strict=True))
     return {
         "arm": study.title(arm), "networks": len(bits), "prune": last, "remaining, %": study.left(now["run"], last), "looked up": int(now["drawn"].sum()),
-        "kept": int(now["kept"].sum()), "expected": float((now["drawn"] * now["matrix_kept"] / now["size"]).sum()), "dispersion": dispersion, "p": p,
+        "kept": int(now["kept"].sum()), "expected": float((now["drawn"] * now["matrix_kept"] / now["size"]).sum()), **told,
     }  # fmt: skip
 
 

@@ -116,8 +116,10 @@ def strip(
     caption: str,
     by: str = "arm",
     reference: float | None = None,
+    band: tuple[str, str] | None = None,
 ) -> Picture | None:
-    """One circle for each row and a bar for their mean, in a line for each ``by``; reference: a dashed line."""
+    """One circle for each row and a bar for their mean, in a line for each ``by``; reference: a dashed line; band: the columns of what
+    is to be expected of each row."""
     names = list(dict.fromkeys(str(row[by]) for row in rows))
     if not names:
         return None
@@ -127,7 +129,9 @@ def strip(
         axes = figure.subplots()
         for y, line in enumerate(names):
             values = sorted(float(row[value]) for row in rows if str(row[by]) == line)
-            spread = [y + 0.24 * ((n % 5) / 2 - 1) for n in range(len(values))]
+            for low, high in [(row[band[0]], row[band[1]]) for row in rows if str(row[by]) == line] if band else ():
+                axes.plot([low, high], [y, y], color=GRID, lw=9, solid_capstyle="butt", zorder=1)
+            spread = [y + 0.24 * ((n % 5) / 2 - 1) if len(values) > 1 else y for n in range(len(values))]
             axes.plot(values, spread, "o", ms=5, color=COLOURS[0], mfc="none")
             if len(values) > 1:
                 axes.plot([np.mean(values)] * 2, [y - 0.34, y + 0.34], color=COLOURS[1], lw=2.4)
@@ -276,7 +280,7 @@ def boxes(study: Study) -> Picture | None:
                     label="followed weight" if row.alive else "followed weight, masked",
                 )
             axes.set_xticks(sorted({int(r) for r in rows["round"]}))
-            axes.set_title(f"{study.title(arm)}: {run}, {rows['weight'].iloc[0]}")
+            axes.set_title(f"{study.title(arm)}\n{run}, {rows['weight'].iloc[0]}", fontsize=8.5)
         _labels(figure, grid, "round: before training (left), after it (right)", "value of a weight")
     return Picture("boxes", figure, "The remaining weights of the followed weight's matrix: median, quartiles, whiskers of at most 1.5 times the box, smallest and largest. The first network of each arm.",
                    "Boxplots of a matrix by round, with the followed weight. " + "; ".join(f"{study.title(arm)}, {run}: {rows['weight'].iloc[0]} ends at {float(rows['value'].iloc[-1]):.3g}" for arm, run, rows in drawn) + ".")  # fmt: skip

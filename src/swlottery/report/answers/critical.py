@@ -26,8 +26,8 @@ def section(study: Study) -> Section | None:
         for row in _without(study, arm, arms)
     ]
     found = _found_last(study) if costs else []
-    answer = [_threatened(study, rows), *_made_up(study, costs)]
-    answer += _afterwards(found)
+    threatened, damage, missed = _threatened(study, rows), _damage(costs), _missed(study, costs)
+    answer = [threatened, *damage, *missed, *_afterwards(found)]
     tables = [
         Table(
             "critical",
@@ -54,7 +54,9 @@ def section(study: Study) -> Section | None:
         "round over that of the network left alone; recovered: how much of it the round's training makes up for."
     )
     title = "Super weights: where they would fall, and life without them"
-    return Section.of("critical", title, answer, tables, [picture, losses], remark, leads=len(answer))
+    return Section.of(
+        "critical", title, answer, tables, [picture, losses], remark, short=" ".join([threatened, *missed])
+    )
 
 
 def _ways(costs: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -100,14 +102,20 @@ def _threatened(study: Study, rows: list[Row]) -> str:
             f"the first to fall would do so at {min(least.values()):.2f} %.")  # fmt: skip
 
 
-def _made_up(study: Study, costs: list[Row]) -> list[str]:
-    """What training makes up for, at the start and at the final ticket."""
-    told = []
+def _damage(costs: list[Row]) -> list[str]:
+    """What the first training makes up for."""
     first = [row for row in costs if row["mask"] == 0 and row["recovered, %"] is not None]
-    if first:
-        low, high = (pick(row["recovered, %"] for row in first) for pick in (min, max))
-        worst, mildest = (pick(row["damage before training"] for row in first) for pick in (max, min))
-        told.append(f"Taken out of the network before the first step, they raise the loss by {span(mildest, worst, '.2f')} nat; the first training makes up for {span(low, high, '.0f')} % of that.")  # fmt: skip
+    if not first:
+        return []
+    low, high = (pick(row["recovered, %"] for row in first) for pick in (min, max))
+    worst, mildest = (pick(row["damage before training"] for row in first) for pick in (max, min))
+    return [
+        f"Taken out of the network before the first step, they raise the loss by {span(mildest, worst, '.2f')} nat; the first training makes up for {span(low, high, '.0f')} % of that."
+    ]
+
+
+def _missed(study: Study, costs: list[Row]) -> list[str]:
+    """What the final ticket lacks without them."""
     ends = [
         row["gap to controls"]
         for row in costs
@@ -115,10 +123,12 @@ def _made_up(study: Study, costs: list[Row]) -> list[str]:
         and study.state[row["run"]] == "finished"
         and row["mask"] == max(study.remaining(row["run"]))
     ]
-    if ends:
-        verdict = "makes up for them" if max(ends) <= MADE_UP else "does not make up for them in this many steps"
-        told.append(f"At the final ticket that costs {span(min(ends), max(ends), '+.3f')} nat over as many controls pruned instead ({words.count(len(ends), 'run')}): training {verdict}.")  # fmt: skip
-    return told
+    if not ends:
+        return []
+    verdict = "makes up for them" if max(ends) <= MADE_UP else "does not make up for them in this many steps"
+    return [
+        f"Pruned first, they cost the final ticket {span(min(ends), max(ends), '+.3f')} nat over as many controls pruned instead ({words.count(len(ends), 'run')}): training {verdict}."
+    ]
 
 
 def _afterwards(found: list[Row]) -> list[str]:

@@ -76,7 +76,15 @@ def prediction(study: Study) -> Section | None:
     picture = charts.lines("auc", rows, each, "by |θ_0|", "AUC of |θ_0|", caption)
     label = "AUC of |θ_0|, first arm − second arm"
     apart = charts.strip("auc_differences", points, "difference", label, charts.APART, by="at", reference=0)
-    return Section.of("prediction", "Is it settled at initialisation?", answer, tables, [picture, apart], remark)
+    return Section.of(
+        "prediction",
+        "Is it settled at initialisation?",
+        answer,
+        tables,
+        [picture, apart],
+        remark,
+        " ".join(answer[: len(parts) > 0]),
+    )
 
 
 def _auc(study: Study, run: str, mask: int) -> float | None:
@@ -90,7 +98,7 @@ def again(study: Study) -> Section | None:
     rows: list[Row] = []
     each: list[Row] = []
     shares: list[Row] = []
-    answer = []
+    answer, short = [], []
     for arm in study.arms:
         units = [run for run in study.units(arm).values() if study.own(run)]
         own = []
@@ -111,6 +119,8 @@ def again(study: Study) -> Section | None:
         ]
         if arm in study.rated and own:
             each += own
+            times = sum(one["fate"] == "kept" for one in own)
+            short.append(f"in {times} of {len(own)} later rounds at {study.title(arm)}")
             counted = [sum(word in fates for fates in by_run.values()) for word in FATES]
             answer.append(f"At {study.title(arm)}, looked for again in every later round, the followed weight was found in at least one by {counted[0]} of {words.count(len(by_run), 'network')}; "
                           f"another had taken its place in at least one in {counted[1]}, and in {counted[2]} there was neither.")  # fmt: skip
@@ -122,7 +132,8 @@ def again(study: Study) -> Section | None:
     remark = "Moved: another weight leads, or feeds the same channel. To be alive is about the mask; this is about what the network does."
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
     picture = charts.strip("found_again", shares, "share", label, caption)
-    return Section.of("again", "Is it found again?", answer, tables, [picture], remark)
+    brief = f"The finder finds it again {listed(short)}." if short else ""
+    return Section.of("again", "Is it found again?", answer, tables, [picture], remark, brief)
 
 
 FATES = ("kept", "moved", "lost")
@@ -182,7 +193,7 @@ def twins(study: Study) -> Section | None:
     label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins."
     picture = charts.strip("twin_percentiles", rows, "percentile there", label, caption, by="in front there")
     remark = "Controls: nearest in rank of |θ_T1| in the first network. Initialisation is said to fix it where the interval begins at 44 % at least, as it does from 8 of 10 on."
-    return Section.of("twins", "Is it fixed by initialisation?", answer, tables, [picture], remark)
+    return Section.of("twins", "Is it fixed by initialisation?", answer, tables, [picture], remark, answer[0])
 
 
 FIXED = 0.44

@@ -33,7 +33,7 @@ def section(study: Study) -> Section | None:
         return None
     contrasts: list[Row] = []
     contrast_points: list[Row] = []
-    answer = []
+    answer, short = [], []
     for coarse, fine in rates(study):
         tests = [found for column in ("gradient", "update") if (found := _sizes(study, coarse, fine, column))]
         own = [row for row, _ in tests]
@@ -42,6 +42,7 @@ def section(study: Study) -> Section | None:
         contrast_points += [point for _, each in tests for point in each]
         if len(own) == 2 and own[0]["networks"] > 1:
             answer += _seen_sentences(study, coarse, fine, own)
+            short.append(_in_short(study, coarse, fine, own))
     alone, each = paired(study, lambda run, mask: _log_gradient(study, run, mask + 1))
     if alone:
         told = listed(
@@ -63,7 +64,7 @@ def section(study: Study) -> Section | None:
         "so the update is the honest one. Percentiles cannot show that everything became smaller; the log ratios can. A leader is picked by |w|·x, and x is a factor of its gradient: that it sees more gradient than its controls is by selection."
     )
     pictures = [charts.percentiles(rows, points)]
-    return Section.of("gradient", "Does it see less gradient?", answer, tables, pictures, remark, leads=1)
+    return Section.of("gradient", "Does it see less gradient?", answer, tables, pictures, remark, short=" ".join(short))
 
 
 def _seen_sentences(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> list[str]:
@@ -74,15 +75,29 @@ def _seen_sentences(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> lis
         " and ".join(f"{math.exp(row[log]):.2f} times the {row['of']} {row[ends]}" for row in own)
         for log, ends in (("controls, log ratio", "controls, factor"), ("log ratio", "factor"))
     )
-    ways = [
-        f"its {row['of']} is {'smaller' if row['shift'] < 0 else 'larger'}" for row in own if row["p (Holm)"] < 0.05
-    ]
+    ways = _ways(own)
     told = listed(ways) if ways else f"no difference was found; {powered(own)}"
     stands = all(row["p (Holm)"] < 0.05 and row["shift"] < 0 for row in own)
     guess = "as the guess has it" if stands else "the guess needs both to be smaller, and is not shown"
     return [
         f"In round 2, {study.title(fine)} (trained at {left[1]:.0f} % remaining) against {study.title(coarse)} (at {left[0]:.0f} %): ordinary weights as large as the followed one have {ordinary}, the followed weight {followed}.",
         f"Of the followed weight against these controls, at {study.title(fine)}, {told}; {guess}.",
+    ]
+
+
+def _in_short(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> str:
+    gradient, update = (math.exp(row["controls, log ratio"]) for row in own)
+    ways = _ways(own)
+    then = (
+        f"against them, {listed(ways)} for the followed weight" if ways else "the followed weight is not told from them"
+    )
+    return f"At {study.title(fine)} ordinary weights of its size have {gradient:.2f} times the gradient that they have at {study.title(coarse)}, and move {update:.2f} times as far (round 2); {then}."  # fmt: skip
+
+
+def _ways(own: list[Row]) -> list[str]:
+    """How the followed weight differs from its controls, where it is shown to."""
+    return [
+        f"its {row['of']} is {'smaller' if row['shift'] < 0 else 'larger'}" for row in own if row["p (Holm)"] < 0.05
     ]
 
 

@@ -20,7 +20,7 @@ def section(study: Study) -> Section | None:
     rows: list[Row] = []
     points: list[Row] = []
     against: list[Row] = []
-    answer = []
+    answer, short = [], []
     for arm in study.arms:
         own = [(_grown_row(study, arm, *one), one[1]) for one in sorted(_grown(study, arm).items())]
         rows += [row for row, _ in own]
@@ -32,9 +32,15 @@ def section(study: Study) -> Section | None:
         against += _against_random(study, arm)
         if arm in study.rated and own:
             answer.append(_grown_sentence(study, arm, own, against))
+            last, _ = own[-1]
+            way = (
+                KEEPS
+                if _way(last) == KEEPS
+                else f"{_way(last)}, to {last['followed, times']:.2f} times its size after round 1,"
+            )
+            short.append(f"{way} at {study.title(arm)} ({last['remaining, %']:.1f} % remaining)")
     if not rows:
         return None
-    leads = len(answer)
     differences, each = paired(study, lambda run, mask: _log_size(study, run, mask + 1))
     if differences:
         told = listed(
@@ -55,9 +61,11 @@ def section(study: Study) -> Section | None:
         "If survivors grew because others go, followed weights and controls would grow alike, at either rate, as others go. Both were picked for their size after round 1, and fall back in any later training for that "
         "alone; random pruning of as many weights is training with that and without the choice by size. That the quartiles of what remains rise from round to round (boxplots) only says that the small weights are gone."
     )
-    return Section.of("growth", "Do survivors grow?", answer, tables, [picture], remark, leads)
+    brief = f"A followed weight that is kept {listed(short)}." if short else ""
+    return Section.of("growth", "Do survivors grow?", answer, tables, [picture], remark, short=brief)
 
 
+KEEPS = "keeps its size"
 SAME = 0.01
 """A change of log|w| that is none."""
 Grown = dict[str, tuple[float, list[float]]]
@@ -85,14 +93,17 @@ def _grown_row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
             "least": math.exp(followed.min()), "most": math.exp(followed.max()), "controls, times": math.exp(np.mean(controls)) if controls else None}  # fmt: skip
 
 
+def _way(row: Row) -> str:
+    """What becomes of it in all networks."""
+    least, most = row["least"], row["most"]
+    if max(abs(math.log(least)), abs(math.log(most))) < SAME:
+        return KEEPS
+    return "grows" if least > 1 else "shrinks" if most < 1 else "grows in some networks and not in others"
+
+
 def _grown_sentence(study: Study, arm: Arm, own: list[tuple[Row, Grown]], against: list[Row]) -> str:
     (second, at_second), (last, at_last) = own[0], own[-1]
-    least, most = last["least"], last["most"]
-    if max(abs(math.log(least)), abs(math.log(most))) < SAME:
-        way = "keeps its size"
-    else:
-        way = "grows" if least > 1 else "shrinks" if most < 1 else "grows in some networks and not in others"
-    text = (f"At {study.title(arm)}, a followed weight that is kept {way}: at {last['remaining, %']:.1f} % remaining it is {last['followed, times']:.2f} times its size after round 1 "
+    text = (f"At {study.title(arm)}, a followed weight that is kept {_way(last)}: at {last['remaining, %']:.1f} % remaining it is {last['followed, times']:.2f} times its size after round 1 "
             f"({last['least']:.2f} to {last['most']:.2f}, {words.count(last['networks'], 'network')})")  # fmt: skip
     if second["controls, times"] is not None:
         text += f"; at {second['remaining, %']:.1f} % {second['followed, times']:.2f} times, and its controls {second['controls, times']:.2f} times"

@@ -14,6 +14,8 @@ from swlottery.report.answers.svg import svg
 
 LONG = 14
 """Rows from which on a table is folded up."""
+WRAPPED = 40
+"""Characters from which on a cell may be broken into lines."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,17 @@ body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,san
 main,header,footer{max-width:62rem;margin:0 auto;padding:0 1rem}
 h1{font-size:1.7rem;line-height:1.2;margin:1.6rem 0 .3rem}h2{font-size:1.25rem;margin:2.6rem 0 .4rem;border-top:1px solid var(--line);padding-top:1.2rem}
 p{margin:.5rem 0}a{color:var(--link)}.soft,figcaption{color:var(--soft);font-size:.875rem}
-.lead{background:var(--panel);border-left:4px solid var(--c1);padding:.6rem 1rem;margin:1rem 0}.lead p{margin:.45rem 0}
-nav ul{columns:2;padding-left:1.1rem;font-size:.93rem}figure{margin:1.2rem 0}svg{width:100%;height:auto;display:block}
+nav{background:var(--panel);border-left:4px solid var(--c1);padding:.6rem 1rem;margin:1rem 0}nav a{display:block;font-weight:600;text-decoration:none}nav a:hover{text-decoration:underline}
+figure{margin:1.2rem 0}svg{width:100%;height:auto;display:block}
 .scroll{overflow-x:auto;margin:1rem 0;outline-offset:2px}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.28rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
-th:first-child,td:first-child,td.text{text-align:left}thead th{background:var(--panel);vertical-align:bottom}
+th,td{padding:.28rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;white-space:nowrap}td.long{white-space:normal;min-width:20rem}
+th:first-child,td:first-child,.text{text-align:left}thead th{white-space:normal;background:var(--panel);vertical-align:bottom}
 th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible,summary:focus-visible,a:focus-visible,.scroll:focus-visible{outline:2px solid var(--link)}
 th[aria-sort=ascending] button::after{content:" ▲"}th[aria-sort=descending] button::after{content:" ▼"}
 details{margin:.6rem 0}summary{cursor:pointer}pre{overflow-x:auto;background:var(--panel);padding:.7rem;font-size:.74rem;line-height:1.4}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem}
-@media(max-width:40rem){nav ul{columns:1}body{font-size:15px}h1{font-size:1.4rem}figure{overflow-x:auto}figure svg{min-width:34rem}}
-@media print{:root{color-scheme:light;--bg:#fff;--ink:#000}.scroll{overflow:visible}nav,.csv,.runs{display:none}h2,figure,tr{break-inside:avoid}table{font-size:.55rem}th,td{padding:.15rem .3rem;white-space:normal}}
+@media(max-width:40rem){body{font-size:15px}h1{font-size:1.4rem}figure{overflow-x:auto}figure svg{min-width:34rem}}
+@media print{:root{color-scheme:light;--bg:#fff;--ink:#000}.scroll{overflow:visible}.csv,.runs{display:none}h2,figure,tr{break-inside:avoid}table{font-size:.55rem}th,td{padding:.15rem .3rem;white-space:normal}}
 """
 
 SCRIPT = """
@@ -87,15 +89,10 @@ def _page(title: str, sections: Sequence[Section], runs: Sequence[RunPage], made
     yield "<meta name='viewport' content='width=device-width, initial-scale=1'>"
     yield f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><a class='skip' href='#answers'>to the answers</a>"
     yield f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(made)}</p></header><main id='answers'>"
-    lead = [sentence for section in sections for sentence in section.answer[: section.leads]]
-    yield (
-        "<div class='lead' role='region' aria-label='The answer'>"
-        + "".join(f"<p>{escape(s)}</p>" for s in lead)
-        + "</div>"
-    )
-    yield "<nav aria-label='Contents'><ul>"
-    yield "".join(f"<li><a href='#{section.name}'>{escape(section.title)}</a></li>" for section in sections)
-    yield ("<li><a href='#each-run'>Each run: settings and log</a></li>" if runs else "") + "</ul></nav>"
+    yield "<nav aria-label='The answers in short'>"
+    for section in sections:
+        yield f"<p><a href='#{section.name}'>{escape(section.title)}</a> {escape(section.short)}</p>"
+    yield ("<p><a href='#each-run'>Each run: settings and log</a></p>" if runs else "") + "</nav>"
     for section in sections:
         yield f"<section id='{section.name}' aria-labelledby='{section.name}-title'><h2 id='{section.name}-title'>{escape(section.title)}</h2>"
         yield "".join(f"<p>{escape(sentence)}</p>" for sentence in section.answer)
@@ -119,8 +116,10 @@ def _figure(picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
+    columns = zip(table.heads, zip(*table.cells, strict=True), strict=True)
     heads = "".join(
-        f"<th scope='col' aria-sort='none'><button type='button'>{escape(head)}</button></th>" for head in table.heads
+        f"<th scope='col' aria-sort='none'{' class=text' if any(map(_is_text, values)) else ''}><button type='button'>{escape(head)}</button></th>"
+        for head, values in columns
     )
     rows = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.cells)
     link = f"<a class='csv soft' download='{table.name}.csv' href='data:text/csv;charset=utf-8,{quote(as_csv(table))}'>{table.name}.csv</a>"
@@ -133,10 +132,15 @@ def _table(table: Table) -> str:
     return f"<details><summary>Table of {len(table.rows)} rows: {escape(table.caption)}</summary>{whole}</details>"
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, bool) or not isinstance(value, int | float | None)
+
+
 def _cell(value: object) -> str:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    sorts = "" if value is None or value != value else repr(value) if is_number else str(value)
-    return f"<td{'' if is_number or value is None else ' class=text'} data-value='{escape(sorts, quote=True)}'>{escape(cell(value))}</td>"
+    sorts = "" if value is None or value != value else str(value) if _is_text(value) else repr(value)
+    written = cell(value)
+    kind = "" if not _is_text(value) else " class='text long'" if len(written) > WRAPPED else " class='text'"
+    return f"<td{kind} data-value='{escape(sorts, quote=True)}'>{escape(written)}</td>"
 
 
 def _run(run: RunPage) -> str:

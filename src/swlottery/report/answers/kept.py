@@ -12,7 +12,7 @@ from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.ranks import LEAST_BRACKET, Values, family, is_bracketed, powered, rank_test, tested
-from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, p_value
+from swlottery.report.answers.sections import Row, Section, Table, corrected, interval, listed, p_value
 
 
 def survival(study: Study) -> Section | None:
@@ -30,7 +30,7 @@ def survival(study: Study) -> Section | None:
         return None
     kinds = sorted({study.kind(run) for run in study.settings if study.own(run)})
     tests: list[Row] = []
-    answer, lost = [], 0
+    answer, short, lost = [], [], 0
     for arms in study.rates:
         own: list[Row] = []
         for arm in arms:
@@ -45,6 +45,7 @@ def survival(study: Study) -> Section | None:
             sure = f" (95 % interval {100 * low:.0f} to {100 * high:.0f} %)" if len(ends) == len(runs) else ""
             answer.append(f"At {study.title(arm)}, {alive} of {words.count(len(ends), 'followed weight')} in {words.count(len(runs), 'network')} were kept to the end{sure}, when {left:.2f} % of the weights remained, "
                           f"{100 * _share(ends):.1f} % of those in their matrices" + _of_controls(ends) + ".")  # fmt: skip
+            short.append(f"{alive} of {len(ends)} at {study.title(arm)} ({left:.1f} % of all weights remain, {100 * _share(ends):.1f} % of those in their matrices{_of_controls(ends)})")  # fmt: skip
             stood = [
                 one
                 for one in map(study.kept, runs)
@@ -98,9 +99,10 @@ def survival(study: Study) -> Section | None:
     remark = ("Compare arms at equal remaining weights, never at equal rounds. Interval: Clopper–Pearson, one weight a network. Controls are chosen among what prune 1 keeps, so that prune says nothing of them; "
               "a followed weight that prune 1 took is left out of the test.")  # fmt: skip
     pictures = [charts.survival(study), charts.magnitude(study), charts.boxes(study)]
-    return Section.of(
-        "survival", "Kept or not, at equal remaining weights", answer, tables_, pictures, remark, leads=len(answer)
-    )
+    title = "Is a network's own weight kept?"
+    what = " They are leaders: no network here has a super weight." if kinds == ["leader"] else ""
+    brief = f"Kept to the end: {listed(short)}.{what}" if short else ""
+    return Section.of("survival", title, answer, tables_, pictures, remark, short=brief)
 
 
 def _of_controls(rows: list[Any]) -> str:
@@ -165,18 +167,16 @@ def size(study: Study) -> Section | None:
                 )
     if not rows:
         return None
-    answer = []
+    answer, short = [], []
     for arms in study.rates:
         own = [by_arm[arm] for arm in arms if arm in by_arm]
         family(own)
         for row in own:
             if row["networks"] > 1:
-                above = row["mean rank"] > 0.5
-                told = (
-                    f"not told from an ordinary weight of its size: {powered([row])}"
-                    if row["p (Holm)"] >= 0.05
-                    else f"{'larger' if above else 'smaller'} than its controls"
-                )
+                is_null = row["p (Holm)"] >= 0.05
+                way = "not told from" if is_null else "larger than" if row["mean rank"] > 0.5 else "smaller than"
+                told = f"{way} an ordinary weight of its size" + (f": {powered([row])}" if is_null else "")
+                short.append(f"{way} ordinary weights of its size at {row['arm']} (mean rank {row['mean rank']:.2f} among them)")  # fmt: skip
                 both_sides = [
                     one
                     for one in sensitive
@@ -201,7 +201,8 @@ def size(study: Study) -> Section | None:
     picture = charts.strip(
         "ranks", points, "rank", "rank among the controls after round 2: 0 below all, 1 above all", charts.CIRCLES, reference=0.5
     )  # fmt: skip
-    return Section.of("size", "Is it more than its size?", answer, tables, [picture], remark)
+    brief = f"After round 2 it is {listed(short)}, where ½ is chance." if short else ""
+    return Section.of("size", "Is it more than its size?", answer, tables, [picture], remark, short=brief)
 
 
 def _logs(values: Values) -> Values:

@@ -17,8 +17,7 @@ def text(title: str, sections: Sequence[Section], made: str, files: str) -> str:
 
 def _lines(title: str, sections: Sequence[Section], made: str, files: str) -> Iterator[str]:
     yield from (f"# {title}", "", made, "")
-    for section in sections:
-        yield from (f"- {_plain(sentence)}" for sentence in section.answer[: section.leads])
+    yield from (f"- **{_plain(section.title)}** {_plain(section.short)}" for section in sections if section.short)
     for section in sections:
         yield from ("", f"## {section.title}", "")
         yield from (line for sentence in section.answer for line in (_plain(sentence), ""))

@@ -11,13 +11,15 @@ from swlottery.report.answers.sections import Row, Section, Table, listed
 
 def answers(study: Study) -> list[Section]:
     """What was run, then every question that the runs can say something of."""
-    fixed = chance.section(study)
+    fixed, contrast = chance.section(study), rate.contrast(study)
+    first = first_runs.section(fixed, contrast)
     sections = [
-        what_was_run(study), fixed, kept.survival(study), rate.contrast(study), growth.section(study), gradient.section(study), critical.section(study),
+        fixed, kept.survival(study), contrast, growth.section(study), gradient.section(study), critical.section(study),
         kept.size(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study), causes.rewinding(study),
-        causes.cost(study), first_runs.section(fixed.answer if fixed else []),
+        causes.cost(study),
     ]  # fmt: skip
-    return [section for section in sections if section is not None]
+    there = [section for section in sections if section is not None]
+    return [what_was_run(study), *([first, *there] if first.short else [*there, first])]
 
 
 def what_was_run(study: Study) -> Section:
@@ -38,9 +40,10 @@ def what_was_run(study: Study) -> Section:
             }
         )
     networks = len({lineage for lineage in study.lineage.values() if lineage})
-    done = sum(state == "finished" for state in states.values())
+    readable = [state for state in states.values() if state not in UNREADABLE]
+    done = readable.count("finished")
     answer = [
-        f"{words.count(len(states), 'run')} in {words.count(len(rows), 'arm')}, begun from {words.count(networks, 'initialisation')}; {'all' if done == len(states) else done} finished."
+        f"{words.count(len(readable), 'run')} in {words.count(len(rows), 'arm')}, begun from {words.count(networks, 'initialisation')}; {'all' if readable and done == len(readable) else done} finished."
     ]
     tables = [
         Table(
@@ -58,4 +61,4 @@ def what_was_run(study: Study) -> Section:
         tables.append(
             Table("unfinished", "runs that have not come to their end; what they have shown so far counts", why)
         )
-    return Section.of("runs", "What was run", answer, tables, leads=len(answer))
+    return Section.of("runs", "What was run", answer, tables, short=" ".join(answer))

@@ -23,6 +23,7 @@ def contrast(study: Study) -> Section | None:
     rows: list[Row] = []
     points: list[Row] = []
     answer: list[str] = []
+    short: list[str] = []
     for coarse, fine in rates(study):
         pairs = study.pairs(coarse, fine)
         masks = matched(study, pairs)
@@ -44,6 +45,7 @@ def contrast(study: Study) -> Section | None:
         rows += own
         if own and own[0]["networks"] > 1:
             answer.append(_conclusion(study.title(coarse), study.title(fine), own))
+            short.append(_in_short(study.title(coarse), study.title(fine), own))
     if not rows:
         return None
     tables = [Table("contrast", "d = log q(first arm) − log q(second arm): above 0, the first rate brings the weight nearer to its fall than the second does", rows),
@@ -54,7 +56,7 @@ def contrast(study: Study) -> Section | None:
         "rates", points, "rank of d", "rank of d among the controls' d", charts.CIRCLES, by="masks", reference=0.5
     )
     title = "Does the rate matter, at equal remaining weights?"
-    return Section.of("contrast", title, answer, tables, [picture], remark, leads=len(answer))
+    return Section.of("contrast", title, answer, tables, [picture], remark, short=" ".join(short))
 
 
 def rates(study: Study) -> Iterator[tuple[Arm, Arm]]:
@@ -154,6 +156,28 @@ def _bracketed(study: Study, there: Values, row: Row) -> Row:
     }  # fmt: skip
 
 
+def _in_short(coarse: str, fine: str, rows: list[Row]) -> str:
+    told = [row for row in rows if row["p (Holm)"] < 0.05]
+    if told and len(_borne_out(told)) == len(told):
+        nearer = {row["shift of d"] > 0 for row in told}
+        way = ("nearer to its fall than" if True in nearer else "less near to its fall than") if len(nearer) == 1 else "now nearer, now less near to its fall than"  # fmt: skip
+        return f"Yes: {coarse} brings the followed weight {way} {fine} does."
+    if not told and all(row["within ½ sd"] for row in rows):
+        return f"No: {coarse} and {fine} bring the followed weight as near to its fall, to half a standard deviation of its controls."
+    if told:
+        return f"Not shown: a difference between {coarse} and {fine} is not borne out where controls stand on both sides of the weight."
+    return f"Not shown: no difference between {coarse} and {fine} was found, and {rows[0]['networks']} networks are too few to exclude a small one."
+
+
+def _borne_out(told: list[Row]) -> list[Row]:
+    """The differences whose sign the bracketed networks have too."""
+    return [
+        row
+        for row in told
+        if row["their mean rank"] is not None and (row["their mean rank"] > 0.5) == (row["mean rank of d"] > 0.5)
+    ]
+
+
 def _conclusion(coarse: str, fine: str, rows: list[Row]) -> str:
     told = [row for row in rows if row["p (Holm)"] < 0.05]
     if told:
@@ -161,13 +185,19 @@ def _conclusion(coarse: str, fine: str, rows: list[Row]) -> str:
             f"at {row['remaining, %']:.1f} % remaining (shift of d {row['shift of d']:+.3f}, {row['95 % interval']}, {p_value(row['p (Holm)'])} by Holm)"
             for row in told
         ]
-        same = [
-            row
-            for row in told
-            if row["their mean rank"] is not None and (row["their mean rank"] > 0.5) == (row["mean rank of d"] > 0.5)
-        ]
-        return (f"{coarse} and {fine} treat the followed weight differently, against its controls, {listed(parts)}; the networks where controls stand on both sides of it "
-                + ("say the same." if len(same) == len(told) else f"say the same of {len(same)} of these." if same else "do not say the same, so the rate is not shown to matter."))  # fmt: skip
+        same = _borne_out(told)
+        where = "where controls stand on both sides of it"
+        if len(same) == len(told):
+            then = f"the networks {where} say the same"
+        elif same:
+            then = f"the networks {where} say the same of {len(same)} of these"
+        elif any(row["bracketed networks"] for row in told):
+            then = f"the networks {where} do not say the same, so the rate is not shown to matter"
+        else:
+            then = f"there is no network {where} to say the same, so the rate is not shown to matter"
+        return (
+            f"{coarse} and {fine} treat the followed weight differently, against its controls, {listed(parts)}; {then}."
+        )
     verdict = (
         "the intervals lie within half a standard deviation of the controls: no effect"
         if all(row["within ½ sd"] for row in rows)

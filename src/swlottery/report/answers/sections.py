@@ -48,8 +48,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One question. answer: sentences that were worked out from the data; the first ``leads`` of them go to the top of the page
-    too. remark: how it was worked out."""
+    """One question. short: the answer in a line for the top of the page, empty where there is none. answer: the same with its
+    numbers. Both are worked out from the data. remark: how."""
 
     name: str
     title: str
@@ -57,16 +57,16 @@ class Section:
     tables: list[Table]
     pictures: list[Picture]
     remark: str
-    leads: int
+    short: str
 
     @classmethod
     def of(
         cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
-        remark: str = "", leads: int = 0,
+        remark: str = "", short: str = "",
     ) -> Section:  # fmt: skip
         """Without the tables and figures that have nothing to show."""
         there = [picture for picture in pictures if picture is not None]
-        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, leads)
+        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, short)
 
 
 def cell(value: Any) -> str:
@@ -96,8 +96,8 @@ def p_value(p: float) -> str:
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
-    """``[0.1, 0.3]``."""
-    return f"[{low:.{digits}g}, {high:.{digits}g}]"
+    """``[0.1, 0.3]``; ``[−∞, ∞]`` where there are too few networks for one."""
+    return f"[{low:.{digits}g}, {high:.{digits}g}]".replace("-inf", "−∞").replace("inf", "∞")
 
 
 def span(low: float, high: float, digits: str) -> str:
