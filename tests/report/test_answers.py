@@ -15,7 +15,7 @@ from swlottery.inference import power
 from swlottery.report.answers import causes, chance, critical, found, growth, rate
 from swlottery.report.answers import gradient as gradient_of
 from swlottery.report.answers import kept as keeping
-from swlottery.report.answers.arms import name_of
+from swlottery.report.answers.arms import name_of, without_folders
 from swlottery.report.answers.questions import answers
 
 
@@ -58,6 +58,13 @@ def test_trainings_that_differ_are_never_pooled_and_doubles_count_once() -> None
     ]
     assert list(found.units(found.arms[0]).values()) == ["a", "b"]
     assert found.title(found.arms[1]) == "20 % × 5 (gpt2-mini, T 300)"
+
+
+def test_a_set_up_is_called_by_the_last_part_of_a_path() -> None:
+    a, b = "/one folder/here/tiny, T 5", "/there/tiny, T 6, data /texts/a"
+    assert without_folders([a, b, "org/name"]) == {a: "tiny, T 5", b: "tiny, T 6, data a", "org/name": "org/name"}
+    same = ["/one/tiny, T 5", "/other/tiny, T 5"]
+    assert without_folders(same) == {one: one for one in same}, "two models of one name"
 
 
 def test_a_twin_arm_of_the_same_rate_is_no_rate_of_its_own() -> None:

@@ -108,6 +108,7 @@ def test_a_training_behind_a_search_that_failed_never_starts(
     assert TRAIN.logs(stub_root) == []
 
 
+@pytest.mark.slow
 def test_a_cancelled_training_goes_on_when_it_is_submitted_again(
     cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
 ) -> None:

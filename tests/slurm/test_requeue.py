@@ -110,13 +110,8 @@ WAYS: dict[str, Callable[[Cluster, str], object]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("way", "seed"),
-    [
-        pytest.param(way, n, marks=[] if way == "scancel --signal=USR1 --batch" else pytest.mark.slow)
-        for n, way in enumerate(WAYS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "seed"), [(way, n) for n, way in enumerate(WAYS)])
 def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
     way: str, seed: int, cluster: Cluster, fresh: Path, chosen: list[str], environment: Environment, alone: Any
 ) -> None:

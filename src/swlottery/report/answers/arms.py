@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,12 @@ def name_of(settings: Mapping[str, Any]) -> str:
     return ", ".join([name, *extras])
 
 
+def without_folders(setups: Iterable[str]) -> dict[str, str]:
+    """Set-ups with the last part of each absolute path alone, where that leaves them different."""
+    short = {setup: re.sub(r"(?<!\S)/(?:[^/,]+/)+", "", setup) for setup in setups}
+    return short if len(set(short.values())) == len(short) else {setup: setup for setup in short}
+
+
 def _percent(rate: Any) -> str:
     return f"{100 * float(rate):g} %"
 
@@ -89,12 +96,13 @@ class Study:
         for run, settings in self.settings.items():
             groups.setdefault((self._setup(settings), name_of(settings)), []).append(run)
         arms = []
+        called = without_folders({setup for setup, _ in groups})
         for (setup, name), runs in groups.items():
             first = self.settings[runs[0]]
             rate = None if first["schedule"] or first["one_shot"] else float(first["prune_rate"])
             plain = rate is not None and name == f"{_percent(rate)} × {first['rounds']}"
             by_seed = sorted(runs, key=lambda run: [self.settings[run][seed] for seed in SEEDS])
-            arms.append(Arm(setup, name, rate, plain, tuple(by_seed)))
+            arms.append(Arm(called[setup], name, rate, plain, tuple(by_seed)))
         return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -self._rounds(arm), arm.name))
 
     def title(self, arm: Arm) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.sections import Picture, Row
 from swlottery.report.answers.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look, panels
 
+LONGEST = 36
+"""Characters of a line of a name beside a figure."""
 CIRCLES = "One circle a network, the bar their mean, dashed: chance."
 APART = "One circle a network, the bar their mean, dashed: no difference."
 
@@ -138,7 +141,7 @@ def strip(
             told.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {np.mean(values):.3g}")
         if reference is not None:
             axes.axvline(reference, color=INK, lw=1, ls="--")
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(label)
     return Picture(name, figure, caption, f"{label}. {'; '.join(told)}.")
@@ -315,7 +318,7 @@ def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
             axes.set_title(kind)
             axes.set_xlim(0, 103)
             axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set_yticks(range(len(names)), names)
+            axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
         _labels(figure, list(grid), "mean percentile in its matrix, round 2", "")
     return Picture(
         "percentiles",
