@@ -148,6 +148,7 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
     assert "Not readable, and left out: " in page
     short = re.search(r"<nav aria-label='The answers in short'>(.*?)</nav>", page)
     assert short is not None and "<p><a href='#runs'>What was run</a> 2 runs in 2 arms" in short[1]
+    assert re.search("[0-9]\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}[0-9]", short[1])
     linked = re.findall(r"<a href='#([^']+)'>", short[1])
     assert len(linked) > 4 and all(f"<section id='{name}'" in page for name in linked) and linked[-1] == "each-run"
     assert "\n- **What was run** 2 runs in 2 arms" in (tmp_path / "page.md").read_text()

@@ -91,11 +91,11 @@ def _page(title: str, sections: Sequence[Section], runs: Sequence[RunPage], made
     yield f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(made)}</p></header><main id='answers'>"
     yield "<nav aria-label='The answers in short'>"
     for section in sections:
-        yield f"<p><a href='#{section.name}'>{escape(section.title)}</a> {escape(section.short)}</p>"
+        yield f"<p><a href='#{section.name}'>{escape(section.title)}</a> {_prose(section.short)}</p>"
     yield ("<p><a href='#each-run'>Each run: settings and log</a></p>" if runs else "") + "</nav>"
     for section in sections:
         yield f"<section id='{section.name}' aria-labelledby='{section.name}-title'><h2 id='{section.name}-title'>{escape(section.title)}</h2>"
-        yield "".join(f"<p>{escape(sentence)}</p>" for sentence in section.answer)
+        yield "".join(f"<p>{_prose(sentence)}</p>" for sentence in section.answer)
         for picture in section.pictures:
             yield _figure(picture)
         for table in section.tables:
@@ -108,6 +108,11 @@ def _page(title: str, sections: Sequence[Section], runs: Sequence[RunPage], made
             yield _run(run)
         yield "</section>"
     yield f"</main><footer><p class='soft'>{escape(made)}</p></footer><script>{SCRIPT}</script></body></html>\n"
+
+
+def _prose(sentence: str) -> str:
+    """Without a line break inside ``20 % × 5``."""
+    return escape(sentence).replace(" %", "\N{NO-BREAK SPACE}%").replace(" × ", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}")
 
 
 def _figure(picture: Picture) -> str:
