@@ -284,6 +284,11 @@ def test_losses_at_equal_remaining_weights_by_hand() -> None:
     assert section.short.startswith(
         "Held-out perplexity rises from 148.4 to 244.7 at 20 % × 5 and rises from 148.4 to "
     )
+    assert (
+        section.answer[-1].endswith(" at 41.0 % (too few networks for an interval).") and "∞" not in section.answer[-1]
+    )
+    enough = causes.cost(study(two_rates(0.0, 6)))
+    assert enough is not None and "] at 41.0 % (each interval for itself)." in enough.answer[-1]
     (axes,) = section.pictures[0].figure.axes
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * (6 + 11), "one a run and mask"

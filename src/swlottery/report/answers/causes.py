@@ -7,7 +7,7 @@ import numpy as np
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.ranks import family, powered, tested
-from swlottery.report.answers.rate import falls, paired
+from swlottery.report.answers.rate import falls, in_words, paired
 from swlottery.report.answers.sections import Row, Section, Table, listed, p_value
 
 
@@ -173,12 +173,8 @@ def cost(study: Study) -> Section | None:
             answer.append(f"At {study.title(arm)} perplexity {way} from {own[0]['perplexity']:.4g} to {own[-1]['perplexity']:.4g} as weights go, to {own[-1]['remaining, %']:.1f} % remaining.")  # fmt: skip
             short.append(f"{way} from {own[0]['perplexity']:.4g} to {own[-1]['perplexity']:.4g} at {study.title(arm)}")
     if differences:
-        told = [
-            f"{row['difference']:+.4f} nat {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences
-        ]
-        answer.append(
-            f"Held-out loss at equal remaining weights, larger rate − smaller rate: {listed(told)} (each interval for itself)."
-        )
+        told = in_words(differences, 4, " nat")
+        answer.append(f"Held-out loss at equal remaining weights, larger rate − smaller rate: {told}.")
     tables = [Table("perplexity", "validation perplexity of the network trained under each mask: median over runs, and the range", rows),
               Table("perplexity_differences", "held-out loss, first arm − second arm at equal remaining weights, in nats, and the interval of typical values", differences),
               Table("perplexity_points", "the same in each network", points)]  # fmt: skip

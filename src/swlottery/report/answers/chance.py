@@ -53,7 +53,7 @@ def section(study: Study) -> Section | None:
         answer.append(f"A weight found in one network and followed in the next, as in the first runs, was kept {listed(parts)}: "
                       + (f"not chance in {listed(outside)}." if outside else f"what chance gives, though in so few networks only {listed([f'{row[DOUBLED]:.0f} %' for row in judged])} of studies would tell twice that from chance."))  # fmt: skip
         counts = [f"{row['kept']} of {row['networks']} times at {row['arm']}, where chance gives {row['expected']:.1f}" for row in judged]  # fmt: skip
-        like = f"not kept as chance gives in {listed(outside)}" if outside else f"like any other, as far as {judged[0]['networks']} networks can tell"  # fmt: skip
+        like = f"not kept as chance gives in {listed(outside)}" if outside else f"like any other, as far as {min(row['networks'] for row in judged)} networks can tell"  # fmt: skip
         short.append(f"A weight found in one network is, in the next, {like}: kept {listed(counts)}.")
     if foreign:
         parts = [

@@ -9,7 +9,7 @@ from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Study
 from swlottery.report.answers.ranks import Values, is_bracketed, rank_test
-from swlottery.report.answers.rate import paired
+from swlottery.report.answers.rate import in_words, paired
 from swlottery.report.answers.sections import Row, Section, Table, listed, p_value
 
 
@@ -40,11 +40,8 @@ def prediction(study: Study) -> Section | None:
     )
     differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
     if differences:
-        told = [
-            f"{row['difference']:+.4f} {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences
-        ]
         answer.append(
-            f"Between the rates, larger − smaller at equal remaining weights, it differs by {listed(told)} (each interval for itself)."
+            f"Between the rates, larger − smaller at equal remaining weights, it differs by {in_words(differences, 4)}."
         )
     fits: list[Row] = [
         {"arm": study.title(arm), "networks": len(now), "prunes": int(now["prunes"].iloc[0]), "b, of |θ_T1|": float(now["trained"].mean()), "c, of |θ_0|": float(now["initial"].mean()), "R²": float(now["r_squared"].mean())}

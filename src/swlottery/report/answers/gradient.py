@@ -9,8 +9,8 @@ import numpy as np
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.ranks import Values, factor, family, powered, rank_test, tested
-from swlottery.report.answers.rate import paired, rates
-from swlottery.report.answers.sections import Row, Section, Table, listed
+from swlottery.report.answers.rate import in_words, paired, rates
+from swlottery.report.answers.sections import Row, Section, Table, listed, within
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
 
@@ -45,11 +45,8 @@ def section(study: Study) -> Section | None:
             short.append(_in_short(study, coarse, fine, own))
     alone, each = paired(study, lambda run, mask: _log_gradient(study, run, mask + 1))
     if alone:
-        told = listed(
-            [f"{row['difference']:+.2f} {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in alone]
-        )
         answer.append(
-            f"At equal remaining weights, log|gradient| of the followed weight at the larger rate − that at the smaller is {told} (each interval for itself)."
+            f"At equal remaining weights, log|gradient| of the followed weight at the larger rate − that at the smaller is {in_words(alone, 2)}."
         )
     tables = [
         Table("gradient", "percentiles within its matrix, averaged over the evaluations of round 2 and over networks: the followed weight and its controls", rows),
@@ -72,7 +69,7 @@ def _seen_sentences(study: Study, coarse: Arm, fine: Arm, own: list[Row]) -> lis
     pairs = study.pairs(coarse, fine)
     left = [study.left([pair[n] for pair in pairs], 1) for n in (0, 1)]
     ordinary, followed = (
-        " and ".join(f"{math.exp(row[log]):.2f} times the {row['of']} {row[ends]}" for row in own)
+        " and ".join(f"{math.exp(row[log]):.2f} times the {row['of']}{within(row[ends])}" for row in own)
         for log, ends in (("controls, log ratio", "controls, factor"), ("log ratio", "factor"))
     )
     ways = _ways(own)

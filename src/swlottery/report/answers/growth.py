@@ -11,8 +11,8 @@ from swlottery.report import words
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.ranks import factor
-from swlottery.report.answers.rate import paired
-from swlottery.report.answers.sections import Row, Section, Table, interval, listed
+from swlottery.report.answers.rate import in_words, paired
+from swlottery.report.answers.sections import Row, Section, Table, interval, listed, within
 
 
 def section(study: Study) -> Section | None:
@@ -43,11 +43,8 @@ def section(study: Study) -> Section | None:
         return None
     differences, each = paired(study, lambda run, mask: _log_size(study, run, mask + 1))
     if differences:
-        told = listed(
-            [f"{row['difference']:+.3f} {row['95 % interval']} at {row['remaining, %']:.1f} %" for row in differences]
-        )
         answer.append(
-            f"At equal remaining weights its log|w| at the larger rate − that at the smaller is {told} (each interval for itself)."
+            f"At equal remaining weights its log|w| at the larger rate − that at the smaller is {in_words(differences, 3)}."
         )
     tables = [
         Table("sizes", "|w| at the end of a round over |w| at the end of round 1: geometric means over networks, of weights that are kept; controls are watched so closely in round 2 alone", rows),
@@ -109,7 +106,7 @@ def _grown_sentence(study: Study, arm: Arm, own: list[tuple[Row, Grown]], agains
         text += f"; at {second['remaining, %']:.1f} % {second['followed, times']:.2f} times, and its controls {second['controls, times']:.2f} times"
     both = [at_last[run][0] - at_second[run][0] for run in at_last if run in at_second]
     if len(own) > 1 and len(both) > 1:
-        text += f"; from there to the end {math.exp(np.mean(both)):.2f} times {factor(both)}"
+        text += f"; from there to the end {math.exp(np.mean(both)):.2f} times{within(factor(both))}"
     compared = [row for row in against if row["arm"] == study.title(arm)]
     if compared:
         row = compared[-1]

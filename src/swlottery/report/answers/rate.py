@@ -12,7 +12,7 @@ from swlottery import inference
 from swlottery.report.answers import charts
 from swlottery.report.answers.arms import Arm, Study
 from swlottery.report.answers.ranks import SD, Values, family, is_bracketed, powered, rank_test, tested
-from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value
+from swlottery.report.answers.sections import Row, Section, Table, interval, listed, p_value, within
 
 NEAR = 1.1
 """Two masks match where one leaves at most so many times the weights of the other."""
@@ -121,6 +121,16 @@ def paired(study: Study, value: Callable[[str, int], float | None]) -> tuple[lis
                 at = f"{study.title(coarse)}, {study.title(fine)}: {left:.1f} %"
                 points += [{"at": at, "run": run, "difference": one} for run, one in there.items()]
     return rows, points
+
+
+def in_words(differences: list[Row], digits: int, unit: str = "") -> str:
+    """What `paired` has found."""
+    parts = [
+        f"{row['difference']:+.{digits}f}{unit}{within(row['95 % interval'])} at {row['remaining, %']:.1f} %"
+        for row in differences
+    ]
+    has_intervals = any(within(row["95 % interval"]) for row in differences)
+    return f"{listed(parts)} ({'each interval for itself' if has_intervals else 'too few networks for an interval'})"
 
 
 def _between(study: Study, run: str, left: float | None, value: Callable[[str, int], float | None]) -> float | None:

@@ -100,6 +100,11 @@ def interval(low: float, high: float, digits: int = 3) -> str:
     return f"[{low:.{digits}g}, {high:.{digits}g}]".replace("-inf", "−∞").replace("inf", "∞")
 
 
+def within(written: str) -> str:
+    """An `interval` behind a number in a sentence: nothing where there is none."""
+    return "" if "∞" in written else f" {written}"
+
+
 def span(low: float, high: float, digits: str) -> str:
     """``0.10 to 0.30``, or one number where both are written alike."""
     first, last = f"{low:{digits}}", f"{high:{digits}}"
