@@ -150,7 +150,7 @@ def test_one_network_gives_no_answer() -> None:
     assert section is not None and section.answer == [
         "One network gives no test of whether its weight is more than its size."
     ]
-    assert section.short == ""
+    assert section.short == "These runs are too few to tell."
 
 
 def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
@@ -719,7 +719,7 @@ def test_nothing_at_all_still_gives_sections() -> None:
     rows["runs"].append({"run": "broken", "state": "damaged", "message": "KeyError: 'steps'"})
     sections = answers(study(rows))
     assert [section.name for section in sections] == ["runs", "first_runs"]
-    assert sections[0].short == " ".join(sections[0].answer) and not sections[1].short
+    assert sections[0].short == " ".join(sections[0].answer) and "do not bear on it" in sections[1].short
     assert "Not readable, and left out: broken." in sections[0].answer
     assert {row["run"]: row["state"] for row in table(sections[0], "unfinished")} == {
         "begun": "running",
@@ -735,7 +735,10 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
     sections = answers(study(rows))
     assert [section.name for section in sections[:5]] == ["runs", "first_runs", "chance", "survival", "contrast"]
-    assert sections[1].short and sections[1].answer[-1] == sections[4].answer[-1]
+    assert (
+        sections[1].short.startswith("Their coordinate came from another network")
+        and sections[1].answer[-1] == sections[4].answer[-1]
+    )
     names = [one.name for section in sections for one in section.tables]
     assert {"perplexity_differences", "perplexity_points"} < set(names)
     assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)

@@ -218,6 +218,8 @@ def lines(
             axes.set_yscale("log")
             for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axes.ticklabel_format(axis="y", useOffset=False)
         remaining_axis(axes, min(row[x] for row in rows))
         axes.set_xlabel("remaining weights, % (dense at the left)")
         axes.set_ylabel(label)

@@ -51,6 +51,7 @@ SHORT = (
     "Their coordinate came from another network, and equal rounds leave different numbers of weights: five leave 32.77 % at 20 % and 59.05 % at 10 %. "
     "What the runs here say of either comes next."
 )
+ALONE = "What is wrong in how they were written up; the runs here do not bear on it."
 
 
 def section(chance: Section | None, contrast: Section | None) -> Section:
@@ -69,4 +70,6 @@ def section(chance: Section | None, contrast: Section | None) -> Section:
         "Those scripts pruned the mask and then read the weights before the new mask was applied: what they print at a round was decided by the prune before, and is moved back here. "
         f"Their fifth-round thresholds, {THRESHOLDS['10 %']:.6e} at 10 % and {THRESHOLDS['20 %']:.6e} at 20 %, belong to 59.05 % and 32.77 % remaining: at equal rounds the larger rate has pruned more, and so has the larger threshold."
     )
-    return Section.of("first_runs", TITLE, answer, [table], remark=remark, short=SHORT if chance and contrast else "")
+    return Section.of(
+        "first_runs", TITLE, answer, [table], remark=remark, short=SHORT if chance and contrast else ALONE
+    )

@@ -17,7 +17,7 @@ def text(title: str, sections: Sequence[Section], made: str, files: str) -> str:
 
 def _lines(title: str, sections: Sequence[Section], made: str, files: str) -> Iterator[str]:
     yield from (f"# {title}", "", made, "")
-    yield from (f"- **{_plain(section.title)}** {_plain(section.short)}" for section in sections if section.short)
+    yield from (f"- **{_plain(section.title)}** {_plain(section.short)}" for section in sections)
     for section in sections:
         yield from ("", f"## {section.title}", "")
         yield from (line for sentence in section.answer for line in (_plain(sentence), ""))

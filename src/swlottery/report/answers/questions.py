@@ -19,7 +19,7 @@ def answers(study: Study) -> list[Section]:
         causes.cost(study),
     ]  # fmt: skip
     there = [section for section in sections if section is not None]
-    return [what_was_run(study), *([first, *there] if first.short else [*there, first])]
+    return [what_was_run(study), *([first, *there] if fixed and contrast else [*there, first])]
 
 
 def what_was_run(study: Study) -> Section:

@@ -46,9 +46,12 @@ class Picture:
     alternative: str
 
 
+UNSAID = "These runs are too few to tell."
+
+
 @dataclass(frozen=True)
 class Section:
-    """One question. short: the answer in a line for the top of the page, empty where there is none. answer: the same with its
+    """One question. short: the answer in a line for the top of the page. answer: the same with its
     numbers. Both are worked out from the data. remark: how."""
 
     name: str
@@ -66,7 +69,7 @@ class Section:
     ) -> Section:  # fmt: skip
         """Without the tables and figures that have nothing to show."""
         there = [picture for picture in pictures if picture is not None]
-        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, short)
+        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, short or UNSAID)
 
 
 def cell(value: Any) -> str:
