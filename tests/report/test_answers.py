@@ -150,7 +150,7 @@ def test_one_network_gives_no_answer() -> None:
     assert section is not None and section.answer == [
         "One network gives no test of whether its weight is more than its size."
     ]
-    assert section.short == "These runs are too few to tell."
+    assert section.short == section.answer[0]
 
 
 def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
@@ -225,6 +225,15 @@ def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
     assert section.short == "Yes: 20 % × 5 brings the followed weight nearer to its fall than 10 % × 10 does."
     other = rate.contrast(study(two_rates(-0.5, bracketed=True)))
     assert other is not None and "brings the followed weight less near to its fall than 10 % × 10" in other.short
+
+
+def test_the_rate_matters_if_one_of_its_differences_is_borne_out() -> None:
+    """As docs/study.md has it: one contrast with the same sign in the bracketed networks is enough."""
+    rows = [
+        {"p (Holm)": 0.01, "their mean rank": rank, "mean rank of d": 0.9, "shift of d": shift, "within ½ sd": False, "networks": 10}
+        for rank, shift in ((0.8, 0.5), (0.2, 0.5))
+    ]  # fmt: skip
+    assert rate._in_short("a", "b", rows) == "Yes: a brings the followed weight nearer to its fall than b does."
 
 
 def test_a_difference_that_no_bracketed_network_can_bear_out_is_not_the_rates() -> None:
@@ -472,6 +481,7 @@ def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
     assert section.answer == [
         "Coordinates that were followed though they come from elsewhere: kept (2, 447, 666) in 3 of 6 networks at 20 % × 2, where 3.0 are expected (p = 1)."
     ]
+    assert section.short == section.answer[0]
 
 
 # --- c, d, e, f, g

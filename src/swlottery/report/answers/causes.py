@@ -144,11 +144,11 @@ def rewinding(study: Study) -> Section | None:
 
 
 def _rewinding_in_short(rows: list[Row]) -> str:
-    tested_ = [row for row in rows if row["networks"] > 1]
-    told = [row["arm"] for row in tested_ if row["p (Holm)"] < 0.05]
+    judged = [row for row in rows if row["networks"] > 1]
+    told = [row["arm"] for row in judged if row["p (Holm)"] < 0.05]
     if told:
-        return f"{listed(told)} changes how near the followed weight comes to its fall."
-    return f"Not shown: no change in how near the followed weight comes to its fall was found under {listed([row['arm'] for row in tested_])}." if tested_ else ""  # fmt: skip
+        return f"{listed(told)} {'changes' if len(told) == 1 else 'change'} how near the followed weight comes to its fall."
+    return f"Not shown: no change in how near the followed weight comes to its fall was found under {listed([row['arm'] for row in judged])}." if judged else ""  # fmt: skip
 
 
 def cost(study: Study) -> Section | None:

@@ -73,15 +73,7 @@ def prediction(study: Study) -> Section | None:
     picture = charts.lines("auc", rows, each, "by |θ_0|", "AUC of |θ_0|", caption)
     label = "AUC of |θ_0|, first arm − second arm"
     apart = charts.strip("auc_differences", points, "difference", label, charts.APART, by="at", reference=0)
-    return Section.of(
-        "prediction",
-        "Is it settled at initialisation?",
-        answer,
-        tables,
-        [picture, apart],
-        remark,
-        " ".join(answer[: len(parts) > 0]),
-    )
+    return Section.of("prediction", "Is it settled at initialisation?", answer, tables, [picture, apart], remark)
 
 
 def _auc(study: Study, run: str, mask: int) -> float | None:
@@ -190,7 +182,7 @@ def twins(study: Study) -> Section | None:
     label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins."
     picture = charts.strip("twin_percentiles", rows, "percentile there", label, caption, by="in front there")
     remark = "Controls: nearest in rank of |θ_T1| in the first network. Initialisation is said to fix it where the interval begins at 44 % at least, as it does from 8 of 10 on."
-    return Section.of("twins", "Is it fixed by initialisation?", answer, tables, [picture], remark, answer[0])
+    return Section.of("twins", "Is it fixed by initialisation?", answer, tables, [picture], remark)
 
 
 FIXED = 0.44

@@ -168,8 +168,8 @@ def _bracketed(study: Study, there: Values, row: Row) -> Row:
 
 def _in_short(coarse: str, fine: str, rows: list[Row]) -> str:
     told = [row for row in rows if row["p (Holm)"] < 0.05]
-    if told and len(_borne_out(told)) == len(told):
-        nearer = {row["shift of d"] > 0 for row in told}
+    if borne := _borne_out(told):
+        nearer = {row["shift of d"] > 0 for row in borne}
         way = ("nearer to its fall than" if True in nearer else "less near to its fall than") if len(nearer) == 1 else "now nearer, now less near to its fall than"  # fmt: skip
         return f"Yes: {coarse} brings the followed weight {way} {fine} does."
     if not told and all(row["within ½ sd"] for row in rows):

@@ -67,9 +67,10 @@ class Section:
         cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
         remark: str = "", short: str = "",
     ) -> Section:  # fmt: skip
-        """Without the tables and figures that have nothing to show."""
+        """Without the tables and figures that have nothing to show. short: the first sentence of the answer, unless given."""
         there = [picture for picture in pictures if picture is not None]
-        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, short or UNSAID)
+        brief = short or (answer[0] if answer else UNSAID)
+        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, brief)
 
 
 def cell(value: Any) -> str:
