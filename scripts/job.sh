@@ -70,7 +70,8 @@ swlottery_step() {
     code=75
     if [ $swlottery_asked = no ]; then
         # A task that ends early leaves the others half a minute: they save together, or say which of them is lost.
-        srun --kill-on-bad-exit=0 --wait=30 "$SWLOTTERY_PYTHON" -m swlottery.cli train "$@" &
+        # Every task sees all of its node's GPUs, and takes its own: bound to one each, they could not reach each other's memory.
+        srun --kill-on-bad-exit=0 --wait=30 --gpu-bind=none "$SWLOTTERY_PYTHON" -m swlottery.cli train "$@" &
         step=$!
         trap 'swlottery_asked=yes; kill -USR1 $step 2>/dev/null || true' USR1
         if [ $swlottery_asked = yes ]; then kill -USR1 $step 2>/dev/null || true; fi # between the last two lines

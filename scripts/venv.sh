@@ -7,6 +7,8 @@
 #   1. $SWLOTTERY_VENV if that is set (containers, shared environments), and nowhere else then;
 #   2. the active environment ($VIRTUAL_ENV, $CONDA_PREFIX), if swlottery can be imported there;
 #   3. .venv in the repository, which is made if missing.
+# SWLOTTERY_PIP hands options to every `pip install`, such as the index of torch's builds for an older driver
+# (docs/slurm.md). They are kept for later; with others the environment is made anew, since what is installed would stay.
 # An environment made here bears a stamp: a hash of the two files that say what belongs in it, written when everything
 # is installed. A matching stamp is the whole check, without pip or Python; any other means that the build was
 # interrupted or is out of date, and it is done again. An environment without a stamp is somebody else's: it is used as
@@ -21,7 +23,7 @@ swlottery_stop() {
 }
 
 swlottery_hash() { # of what an environment is made from
-    cat -- "$SWLOTTERY_ROOT/requirements.txt" "$SWLOTTERY_ROOT/pyproject.toml" |
+    { cat -- "$SWLOTTERY_ROOT/requirements.txt" "$SWLOTTERY_ROOT/pyproject.toml" && printf %s "$SWLOTTERY_PIP"; } |
         { sha256sum 2>/dev/null || shasum -a 256; } | cut -d ' ' -f 1
 }
 
@@ -52,9 +54,10 @@ swlottery_base_python() {
 }
 
 swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
-    local venv=$1 hash=$2 base what=(-r "$SWLOTTERY_ROOT/requirements.txt")
+    local venv=$1 hash=$2 base options what=(-r "$SWLOTTERY_ROOT/requirements.txt")
     if swlottery_is_current "$venv" "$hash"; then return; fi # another job made it while this one waited
-    if ! swlottery_pip "$venv" --version >/dev/null 2>&1; then
+    if [ "$(cat -- "$venv/.swlottery-pip" 2>/dev/null)" != "$SWLOTTERY_PIP" ] ||
+        ! swlottery_pip "$venv" --version >/dev/null 2>&1; then
         if [ ! -e "$venv/.swlottery-stamp" ] && [ -n "$(ls -A -- "$venv" 2>/dev/null)" ]; then
             swlottery_stop "$venv is in the way: not made by this script, and without a pip that runs." \
                 "Remove it, or name another folder with SWLOTTERY_VENV."
@@ -63,6 +66,7 @@ swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
         swlottery_say "setting up $venv (once; it takes a few minutes)"
         mkdir -p -- "$venv" && echo unfinished >"$venv/.swlottery-stamp" || exit 2
         find "$venv" -mindepth 1 ! -name .swlottery-stamp -delete # what an interrupted build left
+        printf %s "$SWLOTTERY_PIP" >"$venv/.swlottery-pip" || exit 2
         "$base" -m venv "$venv" || swlottery_stop "$base -m venv failed (above); is the package python3-venv missing?"
     else
         swlottery_say "bringing $venv up to date (it may take a few minutes)"
@@ -73,7 +77,8 @@ swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
             "for 3.10 the newest ones that pyproject.toml allows are installed"
         what=("${SWLOTTERY_ROOT}[dev]")
     fi
-    if ! { swlottery_pip "$venv" install "${what[@]}" &&
+    read -r -a options <<<"$SWLOTTERY_PIP"
+    if ! { swlottery_pip "$venv" install ${options[@]+"${options[@]}"} "${what[@]}" &&
         swlottery_pip "$venv" install --no-deps --editable "$SWLOTTERY_ROOT"; }; then
         swlottery_stop "pip could not fill $venv (its reason is above)." \
             "Where compute nodes have no network, run 'bash find_sw.sh --help' once on a node that has."
@@ -139,6 +144,7 @@ swlottery_setup() {
     done
     if [ -z "$venv" ]; then
         venv=${SWLOTTERY_VENV:-$SWLOTTERY_ROOT/.venv}
+        SWLOTTERY_PIP=${SWLOTTERY_PIP-$(cat -- "$venv/.swlottery-pip" 2>/dev/null || true)}
         unset PYTHONPATH # a cluster's modules put packages there, which would stand before the ones pinned here
         hash=$(swlottery_hash)
         swlottery_is_current "$venv" "$hash" || swlottery_locked "$venv" swlottery_build "$venv" "$hash" || exit

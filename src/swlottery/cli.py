@@ -254,8 +254,10 @@ def find(settings: FindSettings, root: Path) -> int:
     from swlottery.find import record as records
     from swlottery.find.run import Finished
     from swlottery.find.run import find as run_find
+    from swlottery.runtime.hardware import pick_device
     from swlottery.text import evaluation_windows, read_text
 
+    pick_device(settings.device)
     text = read_text(settings.eval_text)
     loaded = _load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from swlottery.errors import BadInput
 from swlottery.find import probe, search, spikes
 from swlottery.find.coordinates import Coordinate
+from swlottery.runtime import hardware
 
 
 def setting(default: Any, help: str, **flag: Any) -> Any:
@@ -35,7 +36,9 @@ class FindSettings:
         choices=("pretrained", "scratch"),
     )
     dtype: str = setting(
-        "auto", "precision to run in; auto: as stored", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "precision to run in; auto: as stored, float32 on a CPU that is slow at 16 bits",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
     prompt: list[str] = setting(
@@ -88,7 +91,8 @@ class TrainSettings:
     # the data
     data: str = setting("builtin", "builtin, a text file, a folder, wikitext, openwebtext, or another hub data set",
                         metavar="SRC")  # fmt: skip
-    data_tokens: int = setting(0, "use so many tokens of it; 0: all", metavar="N")
+    data_tokens: str = setting("auto", "use so many tokens of it; 0: all; auto: all of a local text, of a hub set as many as "
+                               "the rounds can read", metavar="N")  # fmt: skip
     context: int = setting(0, "tokens of a sequence; 0: as many as the model was made for, at most 1024", metavar="N")
     micro_batch: int = setting(8, "sequences in one forward pass", metavar="N")
     grad_accum: int = setting(1, "forward passes in one step, over all GPUs", metavar="N")
@@ -127,8 +131,8 @@ class TrainSettings:
     beta2: float = setting(0.95, "AdamW's β2", metavar="X")
     clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", metavar="X")
     # how it runs
-    dtype: str = setting("float32", "bfloat16: matrix products in bfloat16, weights in float32",
-                         choices=("float32", "bfloat16"))  # fmt: skip
+    dtype: str = setting("auto", "of matrix products; weights stay float32. auto: bfloat16 where the device multiplies it "
+                         "fast, else float32", choices=hardware.DTYPES)  # fmt: skip
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
     compile: bool = setting(False, "torch.compile", action="store_true")
     threads: int = setting(0, "CPU threads; 0: as many as there are cores, kept for the whole run", metavar="N")

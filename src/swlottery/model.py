@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
 from swlottery.roles import Roles
+from swlottery.runtime import hardware
+from swlottery.runtime.hardware import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -68,30 +70,14 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1 or Path(name).exists()
 
 
-def pick_device(device: str) -> torch.device:
-    """``auto`` is the GPU where there is one. CUDA asked for where there is none: ``BadInput``."""
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-    except RuntimeError:
-        raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
-    if picked.type not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
-    if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
-        raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
-    return picked
-
-
 def load(name: str, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
     """Load a pretrained model.
 
     Args:
         name: ``smollm2``, a ``.gguf`` file, a folder written by ``save_pretrained``, or a hub id.
         revision: a branch, tag or commit of the hub.
-        dtype: the precision to run in; ``auto`` is the one that the weights are stored in.
+        dtype: the precision to run in; ``auto`` is the one that the weights are stored in, or float32 on a CPU without
+            units for 16 bits.
         device: ``cpu``, ``cuda``, ``cuda:1``, … or ``auto``.
 
     Raises:
@@ -136,14 +122,17 @@ def from_config(
 
     if name not in GPT2_SIZES:
         raise BadInput(f"no config named '{name}' to start from scratch (known: {', '.join(GPT2_SIZES)})")
+    picked = pick_device(device)
     tokenizer = tokenizer or builtin_tokenizer()
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = GPT2Config(**{**GPT2_SIZES[name], "vocab_size": len(tokenizer), **ends, **changes})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # it is built on the CPU, and two GPUs' states would be saved with a warning
+        torch.default_generator.manual_seed(seed)
         model = GPT2LMHeadModel(config)
     note = f"random initialisation, seed {seed}: nothing was learned"
-    loaded = _checked(model, tokenizer, name, None, dtype, pick_device(device), note)
+    loaded = _checked(model, tokenizer, name, None, dtype, picked, note)
     loaded.slug = f"{slug(name)}-scratch-{seed}"
     return loaded
 
@@ -246,7 +235,7 @@ def _checked(
         if not all(torch.isfinite(end) for end in torch.aminmax(parameter)):
             raise BadInput(f"the weights of {name} are not finite: {parameter_name} holds NaN or infinity")
     lineage = weights_sha256(model)
-    run_dtype = stored if dtype == "auto" else dtype
+    run_dtype = _fast_dtype(model, stored, device) if dtype == "auto" else dtype
     for parameter in model.parameters():  # buffers keep their precision: rotary frequencies in bfloat16 are wrong
         parameter.data = parameter.data.to(getattr(torch, run_dtype))
     model.to(device)
@@ -261,6 +250,21 @@ def _checked(
         )
     Roles(model)  # refuses an architecture that it does not know
     return Loaded(model, tokenizer, name, slug(name), revision, lineage, stored, run_dtype, str(device), note)
+
+
+def _fast_dtype(model: Any, stored: str, device: torch.device) -> str:
+    """The stored precision; float32 in place of 16 bits that a CPU has no units for, if the memory is there for it."""
+    import psutil
+    import torch
+
+    if device.type != "cpu" or stored not in ("bfloat16", "float16"):
+        return stored
+    if stored == "bfloat16" and hardware.bfloat16(device)[0]:
+        return stored
+    if stored == "float16" and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()):
+        return stored
+    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+    return "float32" if needed < 0.8 * psutil.virtual_memory().available else stored
 
 
 def is_causal(model: Any) -> bool:

@@ -99,7 +99,7 @@ def standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
     numbers = ("train_loss", "val_loss", "val_perplexity", "seconds_left", "tokens_per_second")
     return {
         "round": run.state.round, "rounds": run.prunes if run.has_begun else run.settings.rounds,
-        "step": run.state.step, "steps": run.settings.steps,
+        "step": run.state.step, "steps": run.settings.steps, "dtype": run.training.dtype,
         "followed": len(own), "kind": own[0].kind if own else None,
         "alive": count_alive(run.matrices(run.masks), [one.coordinate for one in own]),
         **{name: (evaluation or run.last).get(name) for name in numbers},

@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
 from swlottery.report.train_log import TrainLog
-from swlottery.runtime import checkpoint, environment, files, stop
+from swlottery.runtime import checkpoint, environment, files, hardware, stop
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 from swlottery.telling import Telling, standing, told_before
 
 if TYPE_CHECKING:
+    import torch
+
     from swlottery.data import Tokens
     from swlottery.lottery.start import Network
     from swlottery.lottery.state import Event, Run
+    from swlottery.lottery.taken import Taken
     from swlottery.lottery.watch import Followed
 
 
@@ -40,6 +43,8 @@ class Prepared:
     parent: Path | None
     folder: Path
     plots: Path
+    taken: Taken
+    device: torch.device
 
 
 def train(
@@ -94,7 +99,11 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     """Everything that every rank makes for itself; the text is made into tokens by one, and the others wait."""
     settings.check()
     ranks.check(settings.micro_batch, settings.grad_accum)
-    from swlottery.lottery import branch, start
+    device = hardware.pick_device(settings.device)
+    ranks.choose_device(settings.device)
+    if settings.compile:
+        hardware.check_compiler(device)
+    from swlottery.lottery import branch, start, taken
     from swlottery.lottery.weights import beforehand
 
     for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
@@ -112,24 +121,32 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     if settings.super_weights not in ("discover", "none"):
         contents["super_weights"] = _sha256(Path(settings.super_weights))
     environment.pin(settings.threads or cores)
-    ranks.choose_device()
     stop.here(asked)
     network = start.network(settings)
     stop.here(asked)
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
-    data = _data(settings, network.tokenizer, network.context, asked)
-    return Prepared(network, data, known, parent, folder, plots)
+    taken.check(folder, settings)
+    before = taken.stored(folder) or (taken.stored(parent) if parent else None)
+    took = before or taken.Taken(hardware.precision(settings.dtype, device)[0], _tokens(settings, network.context))
+    data = _data(settings, network, took.data_tokens, asked)
+    return Prepared(network, data, known, parent, folder, plots, took, device)
 
 
 def _agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int) -> None:
     """All ranks must have come to the same network, data and folder, with the same libraries."""
-    here = environment.describe(settings.threads or cores)
+    here = environment.describe(settings.threads or cores, prepared.device)
     mine = {
-        "versions": here["versions"], "processor": here["cpu"], "weights at step 0": prepared.network.lineage,
-        "tokens": prepared.data.manifest.get("sha256"), "folder": str(prepared.folder.absolute()),
+        "versions": here["versions"], "processor": here["cpu"], "GPU": here["gpu"], "precision": prepared.taken.dtype,
+        "weights at step 0": prepared.network.lineage, "tokens": prepared.data.manifest.get("sha256"),
+        "folder": str(prepared.folder.absolute()),
     }  # fmt: skip
+    cards = ranks.gather(hardware.card(prepared.device))
+    for rank, one in enumerate(cards):
+        if one and (first := cards.index(one)) != rank:
+            raise BadInput(f"ranks {first} and {rank} share one GPU ({one}): start one task a GPU (sbatch --gpus-per-node=N "
+                           "--ntasks-per-node=N), or fewer tasks")  # fmt: skip
     for rank, other in enumerate(ranks.gather(mine)):
         for name, value in mine.items():
             if other[name] != value:
@@ -159,7 +176,7 @@ def _run(
     folder = prepared.folder
     ranks.watch(folder)
     told, here = ranks.decide(
-        lambda: (told_before(folder, log_name), _environment(settings, folder, cores, ranks.size))
+        lambda: (told_before(folder, log_name), _environment(settings, prepared, cores, ranks.size))
     )
     environment.pin(here["threads"])
     if ranks.lead:
@@ -202,7 +219,7 @@ def _run(
     return DONE
 
 
-def _data(settings: TrainSettings, tokenizer: Any, context: int, asked: Asked) -> Tokens:
+def _data(settings: TrainSettings, network: Network, tokens: int, asked: Asked) -> Tokens:
     from tqdm import tqdm
 
     from swlottery.data import prepare
@@ -216,24 +233,32 @@ def _data(settings: TrainSettings, tokenizer: Any, context: int, asked: Asked) -
             bar.total = total
             bar.update(done - bar.n)
 
-        data = prepare(settings.data, tokenizer, settings.data_tokens or None, progress, say=print)
-    data.require(context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
+        data = prepare(settings.data, network.tokenizer, tokens or None, progress, say=print)
+    data.require(network.context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
     return data
 
 
-def _environment(settings: TrainSettings, run_folder: Path, cores: int, ranks: int) -> dict[str, Any]:
-    """What the run was started with; threads are kept, other versions are said."""
-    path = run_folder / "environment.json"
-    here = {**environment.describe(settings.threads or cores), "tasks": ranks}
+def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:
+    """What the run was started with. Threads, precision and the number of tokens are kept; what else differs is said."""
+    path, device, taken = prepared.folder / "environment.json", prepared.device, prepared.taken
+    here = {**environment.describe(settings.threads or cores, device), "tasks": ranks}
+    _, why = hardware.precision(settings.dtype, device)
+    decided = {"dtype": taken.dtype, "why": why, "data_tokens": taken.data_tokens}
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        files.write_json(path, here)
-        return here
-    for name in ("versions", "cpu", "tasks"):
-        if (begun := stored.get(name, 1)) != here[name]:
+        files.write_json(path, here | decided)
+        return here | decided
+    for name in ("versions", "cpu", "gpu", "tasks"):
+        if name in stored and (begun := stored[name]) != here[name]:
             print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
-    return stored
+    if taken.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
+        print(f"note: this run was begun in bfloat16, and keeps it; {hardware.precision('bfloat16', device)[1]}")
+    return decided | stored
+
+
+def _tokens(settings: TrainSettings, context: int) -> int:
+    return 0 if settings.data_tokens == "auto" else int(settings.data_tokens)
 
 
 def _draw(run: Run, plots: Path, event: Event) -> list[Path]:

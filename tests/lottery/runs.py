@@ -20,7 +20,7 @@ def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) 
     settings: dict[str, object] = {
         "model": model, "data": text, "context": 32, "micro_batch": 2, "grad_accum": 2, "steps": 6, "rounds": 2,
         "prune_rate": 0.2, "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1,
-        "device": "cpu", "runs": folder / "runs", "plots": folder / "plots",
+        "device": "cpu", "dtype": "float32", "runs": folder / "runs", "plots": folder / "plots",
     } | changes  # fmt: skip
     named = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     return ["train", *named, *more]
@@ -36,7 +36,7 @@ def built(model: Path, text: Path, folder: Path, **changes: object) -> Run:
 
     settings: dict[str, Any] = {
         "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "grad_accum": 2, "steps": 6, "rounds": 2,
-        "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1, "device": "cpu",
+        "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1, "device": "cpu", "dtype": "float32",
         "super_weights": "none",
     } | changes  # fmt: skip
     chosen = TrainSettings(**settings)

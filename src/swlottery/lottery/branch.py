@@ -16,6 +16,7 @@ from swlottery.config import LATER, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
 from swlottery.lottery import masks as masking
+from swlottery.lottery import taken
 from swlottery.lottery.state import Run
 from swlottery.runtime import files
 
@@ -39,7 +40,7 @@ def run_in(folder: Path, settings: TrainSettings) -> Path:
     for path in sorted(folder.glob("*/round_1/round.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stored = json.loads((path.parents[1] / "settings.json").read_text(encoding="utf-8"))
-            if all(getattr(settings, name, value) == value for name, value in stored.items() if name not in LATER):
+            if _other(path.parents[1], stored, settings) is None:
                 return path.parents[1]
     return folder
 
@@ -58,12 +59,12 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
         raise BadInput(
             f"--from-round-1 {parent}: its settings.json or round_1/round.json is damaged ({error})"
         ) from None
-    for name, value in stored.items():
-        if name not in LATER and getattr(settings, name, value) != value:
-            raise BadInput(
-                f"--from-round-1 {parent}: it was trained with {name} = {value}, this run has {getattr(settings, name)}; "
-                "the first training must be the same"
-            )
+    if other := _other(parent, stored, settings):
+        name, value = other
+        raise BadInput(
+            f"--from-round-1 {parent}: it was trained with {name} = {value}, this run has {getattr(settings, name)}; "
+            "the first training must be the same"
+        )
     if not all(bool(mask.all()) for mask in masking.load(parent / "masks" / "round_0.safetensors").values()):
         raise BadInput(f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
                        "without --force-prune")  # fmt: skip
@@ -73,6 +74,16 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
             f"{settings.rewind_step}"
         )
     return content
+
+
+def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tuple[str, Any] | None:
+    """The first setting, with its value there, in which the first training of ``parent`` was another; None: the same."""
+    for name, value in stored.items():
+        auto = name in ("dtype", "data_tokens")  # what it took counts
+        if name not in LATER and not auto and getattr(settings, name, value) != value:
+            return name, value
+    before = taken.stored(parent)
+    return None if before is None else taken.differs(settings, before)
 
 
 def read_round_1(run: Run, source: Path) -> None:

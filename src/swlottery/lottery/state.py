@@ -125,7 +125,7 @@ class Run:
         self.state = State() if saved is None else State.read(saved[0])
         self.masks = masking.full(self.scope) if saved is None else self._stored_masks(self.state.round - 1)
         self.pruner.protected, self.pruner.forced = self.state.protected, self.state.forced
-        self.training = Training(network, self.masks, settings, data.train, self.ranks)
+        self.training = Training(network, self.masks, settings, data.train, self.ranks, environment.get("dtype"))
         if saved is not None:
             self._take_up(saved[1])
         self.tables = Tables(folder if self.ranks.lead else None, self.state.tables)

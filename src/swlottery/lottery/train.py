@@ -15,6 +15,7 @@ from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.start import Network
+from swlottery.runtime import hardware
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
@@ -57,10 +58,19 @@ def loss_of(model: Any, tokens: Tensor) -> Tensor:
 
 
 class Training:
-    """The weights in training: AdamW's moments, the mask, and the step, of which each rank does its part."""
+    """The weights in training: AdamW's moments, the mask, and the step, of which each rank does its part.
+
+    dtype: of matrix products; None: what the settings ask for, on this device.
+    """
 
     def __init__(
-        self, network: Network, masks: Masks, settings: TrainSettings, data: np.ndarray, ranks: Ranks | None = None
+        self,
+        network: Network,
+        masks: Masks,
+        settings: TrainSettings,
+        data: np.ndarray,
+        ranks: Ranks | None = None,
+        dtype: str | None = None,
     ) -> None:
         import torch
 
@@ -70,6 +80,7 @@ class Training:
         self.ranks = ranks or Ranks()
         self.parameters = {name: p for name, p in network.parameters.items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
+        self.dtype = dtype or hardware.precision(settings.dtype, self.device)[0]
         self.set_masks(masks)
         matrices = [p for p in self.parameters.values() if p.ndim >= 2]
         others = [p for p in self.parameters.values() if p.ndim < 2]
@@ -182,4 +193,4 @@ class Training:
     def _precision(self) -> Any:
         import torch
 
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bfloat16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")

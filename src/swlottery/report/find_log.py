@@ -71,7 +71,7 @@ class FindLog:
             ("model", loaded.name + (f" @ {loaded.revision}" if loaded.revision else "")),
             ("what it is", loaded.note),
             ("weights", f"sha256 {loaded.weights_sha256}"),
-            ("precision", f"stored {loaded.stored_dtype}, run in {loaded.dtype}"),
+            ("precision", f"stored {loaded.stored_dtype}, run in {loaded.dtype}" + _why(loaded, settings)),
             ("device", f"{loaded.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"),
             ("probe", f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens"),
             ("bar", f"κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS"),
@@ -334,3 +334,9 @@ def _short(value: Any) -> str:
 
 
 assert set(_NULL_NAMES) == set(KINDS)
+
+
+def _why(loaded: Loaded, settings: FindSettings) -> str:
+    if settings.dtype == "auto" and loaded.dtype != loaded.stored_dtype:
+        return f": this CPU is slow at {loaded.stored_dtype}"
+    return ""

@@ -84,7 +84,8 @@ class TrainLog:
                 f"{steps:,} steps of {tokens:,} tokens = {steps * tokens / data['train_tokens']:.3g} times the text",
             ),
             ("round 1", f"branches from {start['from_round_1']}" if start.get("from_round_1") else ""),
-            ("device", f"{start['device']}, {count(start['threads'], 'CPU thread')}"),
+            ("device", f"{tables.device(start)}, {count(start['threads'], 'CPU thread')}"),
+            ("precision", f"{start['dtype']} ({start['why']})" if start.get("dtype") else ""),
             ("versions", ", ".join(f"{name} {version}" for name, version in start["versions"].items())),
         ):
             if value:

@@ -71,6 +71,12 @@ def _setting(value: Any) -> str:
     return "none" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def device(start: Event) -> str:
+    """The device, with its name where it is a GPU."""
+    gpu = start.get("gpu")
+    return f"{start['device']} ({gpu['name']}, CUDA {gpu['cuda']})" if gpu else str(start["device"])
+
+
 def plan(start: Event) -> list[str]:
     """What every prune will leave: rows 0 (the mask that round 1 trains under) to R."""
     counts, total = start["counts"], start["total"]

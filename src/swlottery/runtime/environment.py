@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
-def describe(threads: int) -> dict[str, Any]:
-    """Threads, versions and machine type, as ``environment.json`` holds them."""
+def describe(threads: int, device: torch.device | None = None) -> dict[str, Any]:
+    """Threads, versions, processor and GPU, as ``environment.json`` holds them. device: that of the run."""
     import torch
     import transformers
 
     import swlottery
+    from swlottery.runtime import hardware
 
     return {
         "threads": threads,
@@ -23,6 +27,7 @@ def describe(threads: int) -> dict[str, Any]:
             "swlottery": swlottery.__version__,
         },
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": hardware.gpu(device) if device is not None else None,
     }
 
 

@@ -21,13 +21,21 @@ from swlottery.runtime import files
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that are not at their default, so that a new setting does not rename old runs."""
+    """The settings that are not at their default, so that a new setting does not rename old runs.
+
+    Before there was ``auto``, a run was in float32 by default, and numbers of tokens were no text.
+    """
     defaults = TrainSettings()
-    return {
+    found = {
         one.name: getattr(settings, one.name)
         for one in dataclasses.fields(settings)
         if one.name not in ELSEWHERE and getattr(settings, one.name) != getattr(defaults, one.name)
     }
+    if found.get("dtype") == "float32":
+        del found["dtype"]
+    if "data_tokens" in found:
+        found["data_tokens"] = int(found["data_tokens"])
+    return found
 
 
 def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str:

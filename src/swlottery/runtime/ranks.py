@@ -96,11 +96,19 @@ class Ranks:
             f"--grad-accum {grad_accum}: {self.size} tasks cannot share {grad_accum} forward passes a step; {advice}"
         )
 
-    def choose_device(self) -> None:
-        """Have ``cuda`` mean this rank's own GPU; nothing where Slurm shows each task only its own."""
+    def choose_device(self, device: str) -> None:
+        """Have ``cuda`` mean this rank's own GPU; nothing where Slurm shows each task only its own.
+
+        Raises:
+            BadInput: ``device`` names one GPU for several ranks.
+        """
         import torch
 
-        if self.size > 1 and torch.cuda.is_available():
+        if self.size == 1:
+            return
+        if torch.device(device if device != "auto" else "cuda").index is not None:
+            raise BadInput(f"--device {device}: {self.size} tasks would share one GPU; use --device cuda")
+        if device != "cpu" and torch.cuda.is_available():
             torch.cuda.set_device(self.place.local % torch.cuda.device_count())
 
     def open(self, timeout: float) -> None:

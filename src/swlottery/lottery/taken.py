@@ -1,0 +1,65 @@
+"""What a run took where its settings say ``auto``: decided by its first start, and kept by every later one.
+
+A run may go on on another machine, and a branch may start there. Its precision and its text must not change with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Taken:
+    """dtype: of matrix products, ``float32`` or ``bfloat16``. data_tokens: how many tokens of the text; 0: all."""
+
+    dtype: str
+    data_tokens: int
+
+
+def stored(run: Path) -> Taken | None:
+    """What the first start of the run in this folder took; None before it.
+
+    It stands in environment.json, and in the history's first event as well, should that file be lost. A run of an
+    earlier version has it in its settings.
+    """
+    for found in _records(run):
+        with suppress(KeyError, TypeError, ValueError):
+            if found["dtype"] != "auto":
+                return Taken(str(found["dtype"]), int(found["data_tokens"]))
+    return None
+
+
+def _records(run: Path) -> Iterator[dict[str, Any]]:
+    for name in ("environment.json", "metrics.jsonl", "settings.json"):
+        with suppress(OSError, ValueError), open(run / name, encoding="utf-8") as file:
+            found = json.loads(file.readline() if name == "metrics.jsonl" else file.read())
+            if isinstance(found, dict):
+                yield found
+
+
+def differs(settings: TrainSettings, taken: Taken) -> tuple[str, Any] | None:
+    """The first setting, with its value in ``taken``, that asks for something else by name; None where none does."""
+    if settings.dtype not in ("auto", taken.dtype):
+        return "dtype", taken.dtype
+    if settings.data_tokens != "auto" and int(settings.data_tokens) != taken.data_tokens:
+        return "data_tokens", taken.data_tokens
+    return None
+
+
+def check(run: Path, settings: TrainSettings) -> None:
+    """Raise `BadInput` where the run in this folder was begun with something else than these settings ask for."""
+    before = stored(run)
+    if before is not None and (found := differs(settings, before)):
+        name, value = found
+        raise BadInput(
+            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: leave --{name.replace('_', '-')} away, or "
+            "give --runs another folder"
+        )

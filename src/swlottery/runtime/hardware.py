@@ -1,0 +1,208 @@
+"""What this machine has: which device a run takes, and which precision it multiplies fast.
+
+Nothing here is a list of processors: torch, oneDNN and the driver are asked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from swlottery.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16")
+"""What training may be asked for."""
+
+_BFLOAT16_ISA = re.compile(r"BF16|AMX|FP16|AVX10|AVX2_VNNI_2|ALL|DEFAULT")
+"""The values of ONEDNN_MAX_CPU_ISA that leave oneDNN an instruction for bfloat16."""
+
+SLURM_GPUS = (
+    "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "GPU_DEVICE_ORDINAL", "SLURM_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE",
+    "SLURM_GPUS_PER_TASK",
+)  # fmt: skip
+"""Where Slurm says that a job was given GPUs."""
+
+
+def bfloat16(device: torch.device) -> tuple[bool, str]:
+    """Whether a device multiplies bfloat16 faster than float32, and why, in a few words.
+
+    On a CPU only units of its own count: without them bfloat16 is emulated, up to 20 times slower than float32. What
+    ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY take away counts as missing.
+    """
+    import torch
+
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return fast, f"{name} has {'' if fast else 'no '}bfloat16 units"
+    if device.type != "cpu":
+        return False, f"unknown of {device.type}"
+    usable = bool(torch.backends.mkldnn.is_available()) and bool(  # type: ignore[no-untyped-call]
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+    )
+    if torch.backends.cpu.get_cpu_capability().startswith(("DEFAULT", "AVX")):  # x86: oneDNN also says yes to emulation
+        native = any(_torch_says(f"_is_{unit}_supported") for unit in ("avx512_bf16", "amx_tile"))
+        allowed = _BFLOAT16_ISA.search(os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()) is not None
+        usable = usable and native and allowed and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return usable, "this CPU has bfloat16 units" if usable else "this CPU has no bfloat16 units"
+
+
+def _torch_says(name: str) -> bool:
+    import torch
+
+    ask = getattr(torch.cpu, name, None)  # private, and not in every version
+    return bool(ask and ask())
+
+
+def precision(asked: str, device: torch.device) -> tuple[str, str]:
+    """The precision of matrix products for a setting (``auto``, ``float32``, ``bfloat16``), and why, for the log."""
+    fast, why = bfloat16(device)
+    if asked == "auto":
+        return ("bfloat16" if fast else "float32"), why
+    if asked == "bfloat16" and not fast:
+        return asked, f"asked for; {why}, a matrix product takes {slowdown(device):.1f} times as long as in float32"
+    return asked, "asked for"
+
+
+def slowdown(device: torch.device) -> float:
+    """How many times as long a matrix product takes in bfloat16 as in float32 here: medians of five, 50 ms in all."""
+    import torch
+
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left = torch.ones(128, 512, dtype=dtype, device=device)
+        right = torch.ones(512, 512, dtype=dtype, device=device)
+        taken = []
+        for _ in range(6):
+            began = time.perf_counter()
+            (left @ right)[0, 0].item()  # waits for a GPU
+            taken.append(time.perf_counter() - began)
+        seconds[dtype] = statistics.median(taken[1:])
+    return seconds[torch.bfloat16] / max(seconds[torch.float32], 1e-9)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of ``--device``. ``auto`` is the GPU; the CPU only where no GPU was given.
+
+    Raises:
+        BadInput: no such device; or ``auto`` where a GPU was given that torch cannot use.
+    """
+    import torch
+
+    if device != "auto":
+        try:
+            picked = torch.device(device)
+        except RuntimeError:
+            raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
+        if picked.type not in ("cpu", "cuda"):
+            raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
+        if picked.type == "cpu":
+            return picked
+    if _cuda_works():
+        if device == "auto":
+            return torch.device("cuda")
+        if (picked.index or 0) >= torch.cuda.device_count():
+            raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
+        return picked
+    given = given_gpu(os.environ)
+    if given:
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise BadInput(
+            f"--device {device}: a GPU was given ({given}), but this torch ({torch.__version__}, {build}) cannot use it: "
+            "install the build that fits the driver (SWLOTTERY_PIP hands options to pip; docs/slurm.md has the table), or "
+            "run with --device cpu"
+        )
+    if device != "auto":
+        raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
+    return torch.device("cpu")
+
+
+def _cuda_works() -> bool:
+    import torch
+
+    with warnings.catch_warnings():  # of a driver that is too old, which is said in words of our own
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def given_gpu(environment: Mapping[str, str]) -> str:
+    """By what a GPU was given to this process, in words; empty where none was.
+
+    CUDA_VISIBLE_DEVICES set to nothing, -1 or NoDevFiles says that none was, whatever else is there.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
+        return ""
+    names = ["CUDA_VISIBLE_DEVICES"] if visible is not None else []
+    names += [name for name in SLURM_GPUS if environment.get(name, "").strip() not in ("", "0", "-1", "NoDevFiles")]
+    driver = driver_says()
+    return ", ".join([*(f"{name}={environment[name]}" for name in names[:1]), *([driver] if driver else [])])
+
+
+def driver_says() -> str:
+    """The NVIDIA driver of this machine, in words, by ``nvidia-smi``; empty where none answers."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    try:
+        done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    said = done.stdout
+    if done.returncode or not said.strip() or "No devices" in said:
+        return ""
+    version = re.search(r"Driver Version:\s*([\d.]+)", said) or re.search(r"\b(\d{3}\.\d[\d.]*)", said)
+    newest = re.search(r"CUDA Version:\s*([\d.]+)", said)
+    return (f"driver {version[1]}" if version else "a driver that answers") + (
+        f" for CUDA up to {newest[1]}" if newest else ""
+    )
+
+
+def gpu(device: torch.device) -> dict[str, Any] | None:
+    """What of a GPU the bits of a run depend on: the card's name, and the versions of its libraries; None for a CPU."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None  # type: ignore[no-untyped-call]
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "nccl": nccl,
+    }
+
+
+def card(device: torch.device) -> str:
+    """By what one GPU is told from another, on any machine; empty for a CPU."""
+    import socket
+
+    import torch
+
+    if device.type != "cuda":
+        return ""
+    properties = torch.cuda.get_device_properties(device)
+    return str(getattr(properties, "uuid", f"{socket.gethostname()} {torch.cuda.current_device()}"))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise `BadInput` where torch.compile has no compiler to work with, before anything was trained."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise BadInput("--compile on a GPU needs the package triton: install it, or leave --compile away")
+        names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]
+    if not any(shutil.which(name) for name in names):
+        raise BadInput(
+            f"--compile needs a compiler ({', '.join(names)}), and none is here: load one, or leave --compile away"
+        )

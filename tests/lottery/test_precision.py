@@ -1,0 +1,129 @@
+"""One run, one precision: what its first start took is kept, on whatever machine it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lottery.runs import complaint, events, flags, only_run
+from swlottery.cli import main
+from swlottery.runtime import folder as folders
+from swlottery.runtime import hardware
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Sets whether this machine multiplies bfloat16 fast."""
+
+    def set_to(value: bool) -> None:
+        monkeypatch.setattr(hardware, "bfloat16", lambda device: (value, f"bfloat16 units: {value}"))
+        monkeypatch.setattr(hardware, "slowdown", lambda device: 20.0)
+
+    return set_to
+
+
+def small(model: Path, text: Path, folder: Path, *more: str, **changes: Any) -> list[str]:
+    wanted = {"dtype": "auto", "steps": 2, "rounds": 1, "eval_steps": 2, "checkpoint_steps": 1, "super_weights": "none"}
+    return flags(model, text, folder, *more, **(wanted | changes))
+
+
+def test_it_follows_the_machine_and_the_log_says_so(tiny_gpt2, text, tmp_path, fast, capsys):
+    for value, dtype in ((True, "bfloat16"), (False, "float32")):
+        fast(value)
+        assert main(small(tiny_gpt2, text, tmp_path / dtype)) == 0
+        assert f"precision    {dtype} (bfloat16 units: {value})" in capsys.readouterr().out
+        (start,) = events(only_run(tmp_path / dtype), "start")
+        assert start["dtype"] == dtype
+        assert json.loads((only_run(tmp_path / dtype) / "environment.json").read_text())["dtype"] == dtype
+        assert folders.read_status(only_run(tmp_path / dtype))["dtype"] == dtype
+    names = {only_run(tmp_path / dtype).name for dtype in ("bfloat16", "float32")}
+    assert len(names) == 1, "the name is made from the setting, not from the machine"
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tiny_gpt2, text, tmp_path, fast, capsys, monkeypatch):
+    fast(True)
+    assert main(small(tiny_gpt2, text, tmp_path / "whole")) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("swlottery.lottery.state.Run.save_if_due", _stops_after(3))
+        assert main(small(tiny_gpt2, text, tmp_path / "half")) == 75
+    capsys.readouterr()
+    fast(False)
+    assert main(small(tiny_gpt2, text, tmp_path / "half")) == 0
+    said = capsys.readouterr().out
+    assert "begun in bfloat16, and keeps it" in said and "20.0 times as long" in said
+    weights = [only_run(tmp_path / part) / "final" / "model.safetensors" for part in ("whole", "half")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def _stops_after(calls: int):
+    from swlottery.lottery.state import Run
+    from swlottery.runtime.stop import Stopped
+
+    real, count = Run.save_if_due, [0]
+
+    def save(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        count[0] += 1
+        if count[0] == calls:
+            self.save()
+            raise Stopped
+
+    return save
+
+
+@pytest.mark.parametrize("lost", ["", "environment.json"])
+def test_another_precision_by_name_is_refused_also_where_the_run_is_done(tiny_gpt2, text, tmp_path, fast, capsys, lost):
+    fast(True)
+    assert main(small(tiny_gpt2, text, tmp_path)) == 0
+    if lost:
+        (only_run(tmp_path) / lost).unlink()
+    capsys.readouterr()
+    assert main(small(tiny_gpt2, text, tmp_path, dtype="float32")) == 2
+    line = complaint(capsys.readouterr().err)
+    assert "was begun with dtype bfloat16, not float32" in line
+    fast(False)
+    assert main(small(tiny_gpt2, text, tmp_path)) == 0
+    assert "is done" in capsys.readouterr().out
+
+
+def test_a_branch_takes_its_parents_precision(tiny_gpt2, text, tmp_path, fast, capsys):
+    fast(True)
+    assert main(small(tiny_gpt2, text, tmp_path / "parent")) == 0
+    parent = only_run(tmp_path / "parent")
+    fast(False)
+    branch = small(tiny_gpt2, text, tmp_path / "branch", "--from-round-1", str(parent), prune_rate=0.1)
+    assert main(branch) == 0
+    (start,) = events(only_run(tmp_path / "branch"), "start")
+    assert start["dtype"] == "bfloat16"
+    by_name = small(tiny_gpt2, text, tmp_path / "x", "--from-round-1", str(parent), prune_rate=0.1, dtype="bfloat16")
+    assert main(by_name) == 0
+    capsys.readouterr()
+    other = small(tiny_gpt2, text, tmp_path / "y", "--from-round-1", str(parent), prune_rate=0.1, dtype="float32")
+    assert main(other) == 2
+    assert "trained with dtype = bfloat16, this run has float32" in complaint(capsys.readouterr().err)
+
+
+def test_a_run_of_an_earlier_version_keeps_what_its_settings_say(tiny_gpt2, text, tmp_path, fast, capsys):
+    """Before there was ``auto``: no dtype in environment.json, numbers of tokens that are no text."""
+    fast(True)
+    assert main(small(tiny_gpt2, text, tmp_path, dtype="float32")) == 0
+    run = only_run(tmp_path)
+    for name, changes in (
+        ("environment.json", {"dtype": None, "data_tokens": None, "gpu": None, "why": None}),
+        ("settings.json", {"dtype": "float32", "data_tokens": 0}),
+    ):
+        old = json.loads((run / name).read_text())
+        new = {key: value for key, value in {**old, **changes}.items() if value is not None}
+        (run / name).write_text(json.dumps(new))
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    start = {key: value for key, value in json.loads(lines[0]).items() if key not in ("dtype", "why", "data_tokens")}
+    (run / "metrics.jsonl").write_text("\n".join([json.dumps(start), *lines[1:]]) + "\n")
+    capsys.readouterr()
+    assert main(small(tiny_gpt2, text, tmp_path)) == 0
+    assert "is done" in capsys.readouterr().out
+    assert main(small(tiny_gpt2, text, tmp_path / "b", "--from-round-1", str(run), prune_rate=0.1)) == 0
+    (start,) = events(only_run(tmp_path / "b"), "start")
+    assert start["dtype"] == "float32"
