@@ -22,7 +22,7 @@ COMMANDS = {"find_sw.sh": ("find", FindSettings), "func_train.sh": ("train", Tra
 OWN = {
     f"--{field.name.replace('_', '-')}" for kind in (FindSettings, TrainSettings) for field in dataclasses.fields(kind)
 }
-SBATCH = {"--parsable", "--dependency", "--gres", "--ntasks", "--gpus-per-task", "-p"}
+SBATCH = {"--parsable", "--dependency", "--gres", "--ntasks", "--gpus-per-node", "-p"}
 
 INDENTED = re.findall(r"^    (\S.*)$", README, re.MULTILINE)
 INLINE = [

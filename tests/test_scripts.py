@@ -291,6 +291,21 @@ def test_a_changed_file_is_installed_again(bare: tuple[Path, Environment, Path],
     assert run(root, "--help", env=env).stderr == ""
 
 
+def test_options_for_pip_are_handed_on_and_kept_and_others_make_it_anew(bare: tuple[Path, Environment, Path]) -> None:
+    root, env, journal = bare
+    options = {"SWLOTTERY_PIP": "--extra-index-url=there/cu126 --pre"}
+    journal_of_pip = journal.with_name("options")
+    python = Path(env["PATH"]) / "python3"
+    python.write_text(python.read_text().replace('echo "pip ${*: -1}"', f'echo "$*" >>"{journal_of_pip}"; echo "pip ${{*: -1}}"'))
+    run(root, "--help", env=env)
+    assert "--pre" not in journal_of_pip.read_text()
+    assert "setting up" in run(root, "--help", env={**env, **options}).stderr, "what is installed would stay"
+    assert "install --extra-index-url=there/cu126 --pre -r" in journal_of_pip.read_text()
+    for later in (env, {**env, **options}):
+        assert run(root, "--help", env=later).stderr == ""
+    assert "setting up" in run(root, "--help", env={**env, "SWLOTTERY_PIP": ""}).stderr
+
+
 def without_flock(env: Environment) -> Environment:
     """As on a file system that cannot lock: flock is there and fails."""
     flock = Path(env["PATH"]) / "flock"
