@@ -20,6 +20,7 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -93,21 +94,25 @@ class Waits:
 def _place() -> str:
     frame = sys._getframe(2)
     while frame is not None:
-        package, found, name = frame.f_code.co_filename.rpartition("/swlottery/")
+        _, found, name = frame.f_code.co_filename.rpartition("/swlottery/")
         if found:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
 
 
-class _State:
-    """What holds while a test uses the GPU."""
+@dataclass
+class _Machine:
+    """What holds while a test uses the GPU. pinned: storages by address; generators: those of the device, by address.
+    Both are kept, so that nothing else comes to their addresses."""
 
-    on = False
-    waits = Waits()
-    pinned: set[int] = set()  # the addresses of pinned storages
-    kept: list[Any] = []  # those storages: no other one is to come to their addresses
-    generators: dict[int, torch.Generator] = {}  # those of the device, by address
+    on: bool = False
+    waits: Waits = field(default_factory=Waits)
+    pinned: dict[int, Any] = field(default_factory=dict)
+    generators: dict[int, torch.Generator] = field(default_factory=dict)
+
+
+MACHINE = _Machine()
 
 
 class Gpu(torch.Tensor):
@@ -175,7 +180,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     to_host = target is not None and torch.device(target).type != NAME
     if name == "aten::_to_copy":
         if to_host:
-            _State.waits.add("read")
+            MACHINE.waits.add("read")
     else:
         _check_devices(func, args, given)
         _check_determinism(func, given)
@@ -209,7 +214,7 @@ def _copy(to: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.T
     if isinstance(to, Gpu) != isinstance(source, Gpu):
         host = source if isinstance(to, Gpu) else to
         if not (non_blocking and _is_pinned(host)):
-            _State.waits.add("upload" if isinstance(to, Gpu) else "read")
+            MACHINE.waits.add("upload" if isinstance(to, Gpu) else "read")
     ends[0].copy_(ends[1])
     return to
 
@@ -238,15 +243,15 @@ def _check_determinism(func: Any, given: list[torch.Tensor]) -> None:
 
 def _count_waits(name: str, args: tuple[Any, ...]) -> None:
     if name in READS:
-        _State.waits.add("read")
+        MACHINE.waits.add("read")
     if name in INDEXING:
         indices = [index for index in args[1] if index is not None]
         fills = "put" in name and args[2].numel() == 1 and len(indices) == 1  # becomes masked_fill
         if any(isinstance(index, Gpu) and index.dtype in (torch.bool, torch.uint8) for index in indices) and not fills:
-            _State.waits.add("read")
+            MACHINE.waits.add("read")
         for index in indices:
             if not isinstance(index, Gpu):
-                _State.waits.add("upload")
+                MACHINE.waits.add("upload")
 
 
 def _generator(device: Any = "cpu") -> torch.Generator:
@@ -254,12 +259,12 @@ def _generator(device: Any = "cpu") -> torch.Generator:
     if torch.device(device).type != NAME:
         return _REAL_GENERATOR(device)
     made = _REAL_GENERATOR("cpu")
-    _State.generators[made._cdata] = made
+    MACHINE.generators[made._cdata] = made
     return made
 
 
 def _is_cpu_generator(one: Any) -> bool:
-    return isinstance(one, torch._C.Generator) and one._cdata not in _State.generators
+    return isinstance(one, torch._C.Generator) and one._cdata not in MACHINE.generators
 
 
 def _made(op: Any, *args: Any, **kwargs: Any) -> Gpu:
@@ -287,7 +292,7 @@ def _registered() -> list[torch.library.Library]:
 
     class Module(backends._DummyBackendModule):
         def is_available(self) -> bool:
-            return _State.on
+            return MACHINE.on
 
         def get_amp_supported_dtype(self) -> list[torch.dtype]:
             return [torch.bfloat16, torch.float16]
@@ -300,7 +305,7 @@ def _registered() -> list[torch.library.Library]:
 
     class Hook(backends._DummyPrivateUse1Hook):
         def is_available(self) -> bool:
-            return _State.on
+            return MACHINE.on
 
     # Autograd starts a thread a device at its first use, and a process with such threads must not be forked, as other
     # tests do. So its first use is before there is this device; `gpu` has it go without threads.
@@ -325,13 +330,13 @@ def _overload(name: str) -> Any:
 
 
 def _is_pinned(host: torch.Tensor) -> bool:
-    return host.untyped_storage().data_ptr() in _State.pinned
+    return host.untyped_storage().data_ptr() in MACHINE.pinned
 
 
 def _pin_memory(self: torch.Tensor, *args: Any) -> torch.Tensor:
     pinned = self.clone()
-    _State.kept.append(pinned.untyped_storage())
-    _State.pinned.add(pinned.untyped_storage().data_ptr())
+    storage = pinned.untyped_storage()
+    MACHINE.pinned[storage.data_ptr()] = storage
     return pinned
 
 
@@ -346,11 +351,8 @@ def gpu() -> Iterator[Waits]:
 
     _registered()
     with pytest.MonkeyPatch.context() as patch, torch.autograd.set_multithreading_enabled(False):
-        patch.setattr(_State, "on", True)
-        patch.setattr(_State, "waits", Waits())
-        patch.setattr(_State, "pinned", set())
-        patch.setattr(_State, "kept", [])
-        patch.setattr(_State, "generators", {})
+        for name, value in vars(_Machine(on=True)).items():
+            patch.setattr(MACHINE, name, value)
         patch.setattr(models, "pick_device", lambda device: torch.device(NAME, 0))
         patch.setattr(torch, "Generator", _generator)
         patch.setattr(torch.Tensor, "pin_memory", _pin_memory)
@@ -358,7 +360,7 @@ def gpu() -> Iterator[Waits]:
         patch.setattr(safetensors, "safe_open", _Opened)
         patch.setattr(safetensors.torch, "load_file", _load_file)
         patch.setattr(PreTrainedModel, "save_pretrained", _save_pretrained)
-        yield _State.waits
+        yield MACHINE.waits
 
 
 class _Opened:
