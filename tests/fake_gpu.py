@@ -188,6 +188,8 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     back = {id(one.inner): one for one in given if isinstance(one, Gpu)}
     plain = [one.inner if isinstance(one, Gpu) else _cpu(one) for one in flat]
     inner_args, inner_kwargs = tree_unflatten(plain, shape)
+    if name == "aten::histc":  # of whole numbers, too, on CUDA
+        inner_args = (inner_args[0].float(), *inner_args[1:])
     out = func(*inner_args, **inner_kwargs)
     if func._schema.is_mutable:
         for one in back.values():
