@@ -19,13 +19,12 @@ import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "fakegpu"
 
@@ -172,22 +171,27 @@ class Gpu(torch.Tensor):
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation with a tensor on the GPU among its arguments: on their data, if CUDA would do it."""
     name = func._schema.name
-    flat, shape = tree_flatten((args, kwargs))
-    given = [one for one in flat if isinstance(one, torch.Tensor)]
     if name == "aten::copy_":
         return _copy(args[0], args[1], kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
+    given: list[Any] = []
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, (torch.Tensor, torch._C.Generator)):
+            given.append(one)
+            return one.inner if isinstance(one, Gpu) else one
+        return torch.device("cpu") if isinstance(one, torch.device) and one.type == NAME else one
+
+    inner_args, inner_kwargs = _each(plain, args), _each(plain, kwargs)
     target = kwargs.get("device")
     to_host = target is not None and torch.device(target).type != NAME
     if name == "aten::_to_copy":
         if to_host:
             MACHINE.waits.add("read")
     else:
-        _check_devices(func, args, flat)
+        _check_devices(func, args, given)
         _check_determinism(func, given)
         _count_waits(name, args)
     back = {id(one.inner): one for one in given if isinstance(one, Gpu)}
-    plain = [one.inner if isinstance(one, Gpu) else _cpu(one) for one in flat]
-    inner_args, inner_kwargs = tree_unflatten(plain, shape)
     if name == "aten::histc":  # of whole numbers, too, on CUDA
         inner_args = (inner_args[0].float(), *inner_args[1:])
     out = func(*inner_args, **inner_kwargs)
@@ -195,7 +199,17 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for one in back.values():
             if one.shape != one.inner.shape:
                 raise NotImplementedError(f"{name} has changed a tensor's shape, which its wrapper cannot follow")
-    return tree_map(lambda one: _wrapped(one, back, to_host), out)
+    return _each(lambda one: _wrapped(one, back, to_host), out)
+
+
+def _each(do: Callable[[Any], Any], nested: Any) -> Any:
+    """What ``do`` makes of everything in an operation's arguments or results. (torch's own way takes thrice as long.)"""
+    if isinstance(nested, (list, tuple)):
+        made = [_each(do, one) for one in nested]
+        return made if isinstance(nested, list) else tuple(made)
+    if isinstance(nested, dict):
+        return {name: _each(do, one) for name, one in nested.items()}
+    return do(nested)
 
 
 def _wrapped(one: Any, back: dict[int, Gpu], to_host: bool) -> Any:
@@ -203,12 +217,6 @@ def _wrapped(one: Any, back: dict[int, Gpu], to_host: bool) -> Any:
     if not isinstance(one, torch.Tensor) or to_host:
         return one
     return back[id(one)] if id(one) in back else Gpu(one)
-
-
-def _cpu(one: Any) -> Any:
-    if isinstance(one, torch.device) and one.type == NAME:
-        return torch.device("cpu")
-    return one
 
 
 def _copy(to: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.Tensor:
@@ -221,20 +229,20 @@ def _copy(to: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.T
     return to
 
 
-def _check_devices(func: Any, args: tuple[Any, ...], flat: list[Any]) -> None:
+def _check_devices(func: Any, args: tuple[Any, ...], given: list[Any]) -> None:
     name = func._schema.name
     free: set[int] = set()
     if name in INDEXING and isinstance(args[0], Gpu):
         free = {id(index) for index in args[1] if index is not None}
     alike = name in ALIKE or "_fused_" in name or "_foreach_" in name
-    for one in flat:
+    for one in given:
         if _is_cpu_generator(one):
             raise MixedDevices(f"{func}: a generator of the CPU")
         if isinstance(one, torch.Tensor) and not isinstance(one, Gpu) and id(one) not in free and (one.dim() or alike):
             raise MixedDevices(f"{func}: all tensors have to be on one device: {NAME}:0, and cpu {tuple(one.shape)}")
 
 
-def _check_determinism(func: Any, given: list[torch.Tensor]) -> None:
+def _check_determinism(func: Any, given: list[Any]) -> None:
     strict = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
     if not strict:
         return
@@ -284,7 +292,7 @@ def _cast(op: Any, keys: Any, dtype: torch.dtype | None, *args: Any, **kwargs: A
         return one.to(dtype or torch.get_autocast_dtype(NAME)) if fraction else one
 
     with torch._C._ExcludeDispatchKeyGuard(keys):
-        return op(*tree_map(cast, args), **tree_map(cast, kwargs))
+        return op(*_each(cast, args), **_each(cast, kwargs))
 
 
 @functools.cache

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Masks = dict[str, "Tensor"]
+Name = TypeVar("Name")
 
 
 def full(parameters: Mapping[str, nn.Parameter]) -> Masks:
@@ -28,8 +29,8 @@ def remaining(masks: Masks) -> int:
     return sum(counts(masks).values())
 
 
-def counts(masks: Masks) -> dict[str, int]:
-    """How many weights of each tensor remain."""
+def counts(masks: Mapping[Name, Tensor]) -> dict[Name, int]:
+    """How many weights of each tensor remain, whatever names it."""
     return dict(zip(masks, _read([mask.count_nonzero() for mask in masks.values()]), strict=True))
 
 

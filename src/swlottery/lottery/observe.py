@@ -166,7 +166,7 @@ def pruned(run: Run, round_: int, new: Masks) -> Event:
          "before": sum(before_of[c] for c in one.coordinates), "kept": sum(after_of[c] for c in one.coordinates)}
         for one in state.controls
     ]  # fmt: skip
-    weights = []
+    weights, kept_of = [], _keep_rates(run, after)
     for one, value in zip(run.main, read(run.weights, [one.coordinate for one in run.main]), strict=True):
         c = one.coordinate
         was, now = before_of[c], after_of[c]
@@ -174,11 +174,10 @@ def pruned(run: Run, round_: int, new: Masks) -> Event:
         over = abs(value) / level if level else None
         weights.append({**_entry(one), "value": value, "over_threshold": over, "alive_before": was, "alive": now})
         if was and not now:
-            mask = after[c.layer, c.expert]
             state.fates.append({
                 **_entry(one), "pruned_in": round_,
                 "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
-                "matrix_keep_rate": int(mask.count_nonzero()) / mask.numel(),
+                "matrix_keep_rate": kept_of[c.layer, c.expert],
                 "control_keep_rates": [{key: group[key] for key in ("kind", "kept", "count")}
                                        for group in groups if group["of"] == list(c[:3])],
             })  # fmt: skip
@@ -190,17 +189,17 @@ def fates(run: Run) -> list[Event]:
     chance level: the part of its matrix, and of its controls, that was kept then, or through all."""
     gone = {_key(fate) for fate in run.state.fates}
     alive, numbers = run.matrices(run.masks), pruning.row(run.masks, None, None)
-    alive_of = _alive(run, alive)
+    alive_of, kept_of = _alive(run, alive), _keep_rates(run, alive)
     rest = []
     for one in run.main:
-        entry, mask = _entry(one), alive[one.coordinate.layer, one.coordinate.expert]
+        entry = _entry(one)
         if _key(entry) in gone:
             continue
         survived = alive_of[one.coordinate]
         rest.append({
             **entry, "pruned_in": None if survived else 0,  # 0: force-pruned before the first step
             "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
-            "matrix_keep_rate": int(mask.count_nonzero()) / mask.numel(),
+            "matrix_keep_rate": kept_of[one.coordinate.layer, one.coordinate.expert],
             "control_keep_rates": [
                 {"kind": of.kind, "kept": sum(alive_of[c] for c in of.coordinates), "count": len(of.coordinates)}
                 for of in run.state.controls if of.of == one.coordinate
@@ -214,6 +213,12 @@ def _alive(run: Run, masks: Mapping[Place, Any]) -> dict[Coordinate, bool]:
     controls = [c for one in run.state.controls for c in one.coordinates]
     coordinates = list(dict.fromkeys([one.coordinate for one in run.main] + controls))
     return dict(zip(coordinates, read_alive(masks, coordinates, elsewhere=False), strict=True))
+
+
+def _keep_rates(run: Run, masks: Mapping[Place, Any]) -> dict[Place, float]:
+    """Of every matrix that holds a followed weight what part of it these masks leave."""
+    here = {place: masks[place] for place in _by_place(run.main)}
+    return {place: count / here[place].numel() for place, count in masking.counts(here).items()}
 
 
 def arms(run: Run, at_start: bool) -> Masks:
