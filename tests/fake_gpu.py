@@ -45,8 +45,8 @@ READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::
 """The host waits for a number, or for the size of the result."""
 
 NOT_DETERMINISTIC = {"aten::median.dim", "aten::median.dim_values", "aten::nanmedian.dim", "aten::kthvalue",
-                     "aten::kthvalue.values", "aten::histc", "aten::put_", "aten::nll_loss2d_forward"}  # fmt: skip
-"""What torch refuses on CUDA in strict determinism; and sums along a dimension (cumsum) of fractions."""
+                     "aten::kthvalue.values", "aten::put_", "aten::nll_loss2d_forward"}  # fmt: skip
+"""What torch refuses on CUDA in strict determinism; and ``cumsum`` and ``histc`` of fractions."""
 
 PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
 PRECISE = ("layer_norm", "cross_entropy_loss", "nll_loss", "nll_loss_nd", "exp", "log", "rsqrt", "pow.Tensor_Scalar",
@@ -247,7 +247,8 @@ def _check_determinism(func: Any, given: list[Any]) -> None:
     if not strict:
         return
     name = str(func).replace("aten.", "aten::").removesuffix(".default")
-    if name in NOT_DETERMINISTIC or ("cumsum" in name and given[0].is_floating_point()):
+    of_fractions = ("cumsum" in name or "histc" in name) and given[0].is_floating_point()
+    if name in NOT_DETERMINISTIC or of_fractions:
         raise RuntimeError(f"{func} has no deterministic implementation on CUDA")
 
 

@@ -121,7 +121,9 @@ def test_a_branch_from_round_1(tiny_gpt2, text, tmp_path, gpu):
     run_of(tiny_gpt2, text, tmp_path / "branch", FOLLOWED, source, rewind_step=1)
     masks = [masking.load(tmp_path / name / "masks" / "round_1.safetensors") for name in ("parent", "branch")]
     assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
-    arm, _ = run_of(tiny_gpt2, text, tmp_path / "arm", FOLLOWED, source, rewind_step=1, force_prune="sw", super_weights="a record")
+    arm, _ = run_of(
+        tiny_gpt2, text, tmp_path / "arm", FOLLOWED, source, rewind_step=1, force_prune="sw", super_weights="a record"
+    )
     assert not any(arm.matrices(arm.masks)[c.layer, c.expert][c.out, c.in_] for c in arm.pruner.forced)
 
 
