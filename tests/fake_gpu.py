@@ -234,7 +234,7 @@ def _check_devices(func: Any, args: tuple[Any, ...], given: list[Any]) -> None:
     free: set[int] = set()
     if name in INDEXING and isinstance(args[0], Gpu):
         free = {id(index) for index in args[1] if index is not None}
-    alike = name in ALIKE or "_fused_" in name or "_foreach_" in name
+    alike = name in ALIKE or "_fused_" in name
     for one in given:
         if _is_cpu_generator(one):
             raise MixedDevices(f"{func}: a generator of the CPU")

@@ -84,7 +84,7 @@ def test_training_gives_the_numbers_of_the_cpu(gpu, monkeypatch):
 def test_a_fused_optimiser_with_its_step_on_the_cpu_fails(gpu):
     model, optimizer = trained()
     optimizer.state[model[0].weight]["step"] = torch.tensor(1.0)
-    with pytest.raises(MixedDevices, match="_fused_adamw_|_foreach_add_"):
+    with pytest.raises(MixedDevices, match="_fused_adamw_"):
         optimizer.step()
 
 

@@ -68,7 +68,7 @@ Population = tuple["Tensor", "Tensor | None"]
 """Numbers, and a mask of the same shape that says which of them count; None: all."""
 
 _SORTED = 1 << 24
-"""Entries that are sorted at once on a GPU, which takes a quarter of a gigabyte."""
+"""Entries that are sorted at once on a GPU: what that takes beside them is a few hundred megabytes."""
 
 
 def percentiles(values: Tensor, populations: Iterable[Population]) -> list[float]:
