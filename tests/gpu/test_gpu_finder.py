@@ -11,15 +11,15 @@ import torch
 
 from fake_gpu import NAME
 from swlottery.cli import main
-from swlottery.find import null, verify
+from swlottery.config import FindSettings
 from swlottery.find import record as records
-from swlottery.find.ablation import Evaluator
+from swlottery.find import run as finder
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
-from swlottery.find.search import leader, search
-from swlottery.find.spikes import KAPPA, activations
 from swlottery.lineage import weights_sha256
+from swlottery.model import Loaded
 from swlottery.roles import Roles
+from swlottery.text import Text
 from tiny import VOCABULARY, tiny_model
 
 
@@ -53,41 +53,48 @@ def planted(name: str) -> tuple[Any, Any, Coordinate]:
     return model, probe, plant.coordinate
 
 
+def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finished, list[float]]:
+    """All that the finder does with a model where it is; the weights stay as they are."""
+    device = str(next(model.parameters()).device)
+    here = dataclasses.replace(probe, ids=probe.ids.to(device), valid=probe.valid.to(device))
+    before = weights_sha256(model)
+    loaded = Loaded(model, None, "tiny", "tiny", None, before, "float32", "float32", device)
+    settings = FindSettings(null_draws=2, controls=3)
+    draws = []
+    for event in finder.find(loaded, here, Text("text", "nothing", "0" * 64), windows, settings):
+        if isinstance(event, finder.Tested):
+            draws = [ratio for one in event.nulls for ratio in one.largest]
+    assert weights_sha256(model) == before
+    return event, draws
+
+
 # With experts; with a norm behind the MLP; that overwrites its activations; with biases and norms elsewhere.
 @pytest.mark.parametrize("name", ["llama", "mixtral", "gemma2", "falcon", "opt-350m"])
 def test_every_part_gives_what_it_gives_on_the_cpu(name, gpu):
+    """Search, leader, nulls, and each kind of ablation."""
     model, probe, coordinate = planted(name)
     windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
-    found = {}
-    for device in ("cpu", NAME):
-        model.to(device)
-        here = dataclasses.replace(probe, ids=probe.ids.to(device), valid=probe.valid.to(device))
-        roles = Roles(model)
-        before = weights_sha256(model)
-        result = search(model, roles.downs, here)
-        assert result.coordinates == [coordinate]
-        everything = activations(model, roles.downs, here)
-        led = leader(roles.downs, everything)
-        draws = [next(null.draws(roles.downs, everything, result.coordinates, kind, 1)) for kind in null.KINDS]
-        evaluator = Evaluator(model, roles, windows, [1])
-        losses = [evaluator.baseline, evaluator.nll([coordinate]), evaluator.nll([coordinate], (coordinate, KAPPA))]
-        controls = verify.controls(roles.downs, [coordinate], 3)
-        others = verify.largest_others(roles.downs, [coordinate])
-        assert weights_sha256(model) == before
-        found[device] = (led.contribution.coordinate, controls, others), np.stack(losses), draws
-    assert found[NAME][0] == found["cpu"][0]
-    np.testing.assert_allclose(found[NAME][1], found["cpu"][1], rtol=1e-4)
-    assert found[NAME][2] == pytest.approx(found["cpu"][2], rel=0.05), "the matrices may be in bfloat16"
+    plain, plain_draws = found(model, probe, windows)
+    mine, draws = found(model.to(NAME), probe, windows)
+    (weight,), (other,) = mine.record["super_weights"], plain.record["super_weights"]
+    for one in (weight, other):
+        assert (one["layer"], one["expert"], one["out"], one["in"]) == (
+            *coordinate[:1],
+            coordinate.expert,
+            *coordinate[1:3],
+        )
+    assert mine.record["leader"]["in"] == plain.record["leader"]["in"]
+    assert [(row.kind, row.coordinates) for row in mine.rows] == [(row.kind, row.coordinates) for row in plain.rows]
+    for row, same in zip(mine.rows, plain.rows, strict=True):
+        np.testing.assert_allclose(row.documents, same.documents, rtol=1e-3, atol=2e-5)
+    assert draws == pytest.approx(plain_draws, rel=0.05), "the matrices may be in bfloat16"
 
 
 def test_in_bfloat16(gpu):
     """As it is stored: the nulls, the medians and the losses all work in it."""
     model, probe, coordinate = planted("llama")
     model.to(NAME, torch.bfloat16)
-    here = dataclasses.replace(probe, ids=probe.ids.to(NAME), valid=probe.valid.to(NAME))
-    roles = Roles(model)
-    assert search(model, roles.downs, here).coordinates == [coordinate]
-    everything = activations(model, roles.downs, here)
-    assert next(null.draws(roles.downs, everything, [coordinate], "entries", 1)) >= 0
-    windows = torch.randint(1, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
-    assert np.isfinite(Evaluator(model, roles, windows, [1]).nll([coordinate])).all()
+    windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
+    finished, draws = found(model, probe, windows)
+    assert [(one["layer"], one["out"], one["in"]) for one in finished.record["super_weights"]] == [coordinate[:3]]
+    assert len(draws) == 4 and np.isfinite([row.difference for row in finished.rows]).all()
