@@ -227,7 +227,7 @@ NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 0.5, -0.5])
 def test_percentiles_are_scipys_mid_ranks(populations, others):
     everything = np.concatenate(populations)
     values = [float(np.float32(v)) for v in others] + everything[:3].tolist()
-    got = percentiles(values, [torch.from_numpy(p) for p in populations])
+    got = percentiles(torch.tensor(values, dtype=torch.float32), [(torch.from_numpy(p), None) for p in populations])
     expected = [percentileofscore(everything, v, kind="mean") if len(everything) else 0.0 for v in values]
     assert got == pytest.approx(expected)
 
@@ -250,7 +250,10 @@ def test_a_force_pruned_weight_does_not_set_the_threshold(tiny_gpt2, text, tmp_p
 
 def test_percentiles_by_hand():
     population = torch.tensor([[0.0, 0.0], [1.0, 3.0]])
-    assert percentiles([3.0, 0.0, 2.0, 3.0], [population, torch.tensor([3.0])]) == [80.0, 20.0, 60.0, 80.0]
+    values = torch.tensor([3.0, 0.0, 2.0, 3.0])
+    assert percentiles(values, [(population, None), (torch.tensor([3.0]), None)]) == [80.0, 20.0, 60.0, 80.0]
+    most = population > 0
+    assert percentiles(values, [(population, most), (torch.tensor([3.0]), None)]) == [200 / 3, 0.0, 100 / 3, 200 / 3]
 
 
 def test_a_box_by_hand():

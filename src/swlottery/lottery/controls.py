@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate
+from swlottery.lottery.entries import Place, read
 from swlottery.roles import DownProjection
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 COUNT = 19
 KINDS = ("control_rank", "control_sigma", "control_initial", "control_both")
-
-Place = tuple[int, int | None]
-"""(layer, expert): one down-projection matrix."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ def choose(
         }[kind]()
         found = _nearest(distance, place, alive, taken, COUNT)
     reference = initial if kind == "control_initial" else trained
-    largest = max((float(reference[c.layer, c.expert][c.out, c.in_]) for c in found), default=0.0)
-    own = float(reference[place][of.out, of.in_])
+    own, *others = read(reference, [of, *found])
+    largest = max(others, default=0.0)
     return Controls(of, kind, found, own / largest if largest > 0 else None)
 
 
@@ -105,9 +103,9 @@ def _nearest(
     farthest = flat.topk(min(count + len(taken), len(flat)), largest=False).values[-1]
     # topk does not say which of equal ones it takes: look at all that are as near as its last.
     places = ((flat <= farthest) & flat.isfinite()).nonzero().flatten()
-    near = sorted(zip(flat[places].tolist(), places.tolist(), strict=True))
+    near = sorted(torch.stack([flat[places], places.to(flat.dtype)], 1).tolist())
     columns = distance.shape[1]
-    found = [Coordinate(place[0], at // columns, at % columns, place[1]) for _, at in near]
+    found = [Coordinate(place[0], int(at) // columns, int(at) % columns, place[1]) for _, at in near]
     return [coordinate for coordinate in found if coordinate not in taken][:count]
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Masks = dict[str, "Tensor"]
+Name = TypeVar("Name")
 
 
 def full(parameters: Mapping[str, nn.Parameter]) -> Masks:
@@ -25,7 +26,12 @@ def full(parameters: Mapping[str, nn.Parameter]) -> Masks:
 
 def remaining(masks: Masks) -> int:
     """How many weights remain."""
-    return sum(int(mask.count_nonzero()) for mask in masks.values())
+    return sum(counts(masks).values())
+
+
+def counts(masks: Mapping[Name, Tensor]) -> dict[Name, int]:
+    """How many weights of each tensor remain, whatever names it."""
+    return dict(zip(masks, _read([mask.count_nonzero() for mask in masks.values()]), strict=True))
 
 
 def total(masks: Masks) -> int:
@@ -44,7 +50,14 @@ def apply(masks: Masks, parameters: Mapping[str, nn.Parameter]) -> None:
 
 def violations(masks: Masks, parameters: Mapping[str, nn.Parameter]) -> int:
     """How many masked weights are not exactly zero. Anything but 0 is a defect of the training loop."""
-    return sum(int(parameters[name].detach().masked_fill(mask, 0.0).count_nonzero()) for name, mask in masks.items())
+    return sum(_read([parameters[n].detach().masked_fill(m, 0.0).count_nonzero() for n, m in masks.items()]))
+
+
+def _read(numbers: list[Tensor]) -> list[int]:
+    """Numbers of a device, read together: each by itself would make the host wait."""
+    import torch
+
+    return torch.stack(numbers).tolist() if numbers else []
 
 
 def pack(masks: Masks) -> tuple[dict[str, Tensor], dict[str, str]]:

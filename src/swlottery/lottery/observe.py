@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from swlottery.find.coordinates import Coordinate
@@ -11,6 +11,7 @@ from swlottery.lottery import controls as control
 from swlottery.lottery import masks as masking
 from swlottery.lottery import prune as pruning
 from swlottery.lottery import watch
+from swlottery.lottery.entries import Place, read, read_alive
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.state import Event, Run
 from swlottery.lottery.train import NotFinite
@@ -72,7 +73,7 @@ def watched(run: Run, round_: int, step: int, new: Masks, alive: Masks) -> None:
     """The rows of watch.csv; ``alive``: the masks to read survival from, at a round's last step the new ones."""
     if not run.state.followed:
         return
-    thresholds: dict[control.Place, float] | None = None
+    thresholds: dict[Place, float] | None = None
     if run.settings.criterion != "random":
         _, by_name = run.pruner.thresholds(run.masks, new)
         thresholds = {place: by_name[run.names[place[0]]] for place in run.matrices(run.downs)}
@@ -123,6 +124,8 @@ def discover(run: Run) -> Iterator[Event]:
 
 def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
     """All that are followed, and of each the ordinary weights to compare with, alive after the first prune (``new``)."""
+    import torch
+
     weights_now = run.weights
     trained_sizes = {place: matrix.abs() for place, matrix in weights_now.items()}
     initial = {place: matrix.abs() for place, matrix in run.initial.items()}
@@ -138,13 +141,14 @@ def choose_controls(run: Run, new: Masks) -> Iterator[Event]:
         {"of": list(one.of[:3]), "kind": one.kind, "count": len(one.coordinates), "gap": one.gap}
         for one in run.state.controls
     ]
-    weights = []
-    for one in main:
-        c = one.coordinate
-        size = trained_sizes[c.layer, c.expert]
-        value = float(weights_now[c.layer, c.expert][c.out, c.in_])
-        rank = 1 + int((size > size[c.out, c.in_]).sum())
-        weights.append({**_entry(one), "value": value, "rank": rank, "matrix_size": size.numel()})
+    coordinates = [one.coordinate for one in main]
+    sizes = [trained_sizes[c.layer, c.expert] for c in coordinates]
+    larger = [(size > size[c.out, c.in_]).sum() for size, c in zip(sizes, coordinates, strict=True)]
+    ranks = torch.stack(larger).tolist() if larger else []
+    weights = [
+        {**_entry(one), "value": value, "rank": 1 + rank, "matrix_size": size.numel()}
+        for one, value, rank, size in zip(main, read(weights_now, coordinates), ranks, sizes, strict=True)
+    ]
     yield run.record("followed", round=1, weights=weights, controls=chosen)
 
 
@@ -155,27 +159,26 @@ def pruned(run: Run, round_: int, new: Masks) -> Event:
     if run.settings.criterion == "random":
         levels = dict.fromkeys(levels, 0.0)  # no weight stands above or below anything
     state.pruned = masking.remaining(run.masks) - masking.remaining(new)
-    before, after = run.matrices(run.masks), run.matrices(new)
+    after = run.matrices(new)
+    before_of, after_of = _alive(run, run.matrices(run.masks)), _alive(run, after)
     numbers, tensors = pruning.row(new, state.pruned, state.threshold), pruning.keep_rates(run.masks, new)
     groups = [
         {"of": list(one.of[:3]), "kind": one.kind, "count": len(one.coordinates),
-         "before": pruning.count_alive(before, one.coordinates), "kept": pruning.count_alive(after, one.coordinates)}
+         "before": sum(before_of[c] for c in one.coordinates), "kept": sum(after_of[c] for c in one.coordinates)}
         for one in state.controls
     ]  # fmt: skip
-    weights, now_at = [], run.weights
-    for one in run.main:
+    weights, kept_of = [], _keep_rates(run, after)
+    for one, value in zip(run.main, read(run.weights, [one.coordinate for one in run.main]), strict=True):
         c = one.coordinate
-        value = float(now_at[c.layer, c.expert][c.out, c.in_])
-        was, now = pruning.count_alive(before, [c]) == 1, pruning.count_alive(after, [c]) == 1
+        was, now = before_of[c], after_of[c]
         level = levels[run.names[c.layer]]
         over = abs(value) / level if level else None
         weights.append({**_entry(one), "value": value, "over_threshold": over, "alive_before": was, "alive": now})
         if was and not now:
-            mask = after[c.layer, c.expert]
             state.fates.append({
                 **_entry(one), "pruned_in": round_,
                 "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
-                "matrix_keep_rate": int(mask.count_nonzero()) / mask.numel(),
+                "matrix_keep_rate": kept_of[c.layer, c.expert],
                 "control_keep_rates": [{key: group[key] for key in ("kind", "kept", "count")}
                                        for group in groups if group["of"] == list(c[:3])],
             })  # fmt: skip
@@ -187,22 +190,36 @@ def fates(run: Run) -> list[Event]:
     chance level: the part of its matrix, and of its controls, that was kept then, or through all."""
     gone = {_key(fate) for fate in run.state.fates}
     alive, numbers = run.matrices(run.masks), pruning.row(run.masks, None, None)
+    alive_of, kept_of = _alive(run, alive), _keep_rates(run, alive)
     rest = []
     for one in run.main:
-        entry, mask = _entry(one), alive[one.coordinate.layer, one.coordinate.expert]
+        entry = _entry(one)
         if _key(entry) in gone:
             continue
-        survived = pruning.count_alive(alive, [one.coordinate]) == 1
+        survived = alive_of[one.coordinate]
         rest.append({
             **entry, "pruned_in": None if survived else 0,  # 0: force-pruned before the first step
             "sparsity": numbers["sparsity"], "remaining_fraction": numbers["remaining_fraction"],
-            "matrix_keep_rate": int(mask.count_nonzero()) / mask.numel(),
+            "matrix_keep_rate": kept_of[one.coordinate.layer, one.coordinate.expert],
             "control_keep_rates": [
-                {"kind": of.kind, "kept": pruning.count_alive(alive, of.coordinates), "count": len(of.coordinates)}
+                {"kind": of.kind, "kept": sum(alive_of[c] for c in of.coordinates), "count": len(of.coordinates)}
                 for of in run.state.controls if of.of == one.coordinate
             ],
         })  # fmt: skip
     return run.state.fates + rest
+
+
+def _alive(run: Run, masks: Mapping[Place, Any]) -> dict[Coordinate, bool]:
+    """Of every followed weight and of every control whether it remains under these masks."""
+    controls = [c for one in run.state.controls for c in one.coordinates]
+    coordinates = list(dict.fromkeys([one.coordinate for one in run.main] + controls))
+    return dict(zip(coordinates, read_alive(masks, coordinates, elsewhere=False), strict=True))
+
+
+def _keep_rates(run: Run, masks: Mapping[Place, Any]) -> dict[Place, float]:
+    """Of every matrix that holds a followed weight what part of it these masks leave."""
+    here = {place: masks[place] for place in _by_place(run.main)}
+    return {place: count / here[place].numel() for place, count in masking.counts(here).items()}
 
 
 def arms(run: Run, at_start: bool) -> Masks:
@@ -260,18 +277,19 @@ def _tokens(run: Run) -> int:
     return run.settings.micro_batch * run.settings.grad_accum * run.network.context
 
 
-def _box(run: Run, round_: int, when: str, place: control.Place, matrix: Any, mask: Any, here: list[Followed]) -> Event:
+def _box(run: Run, round_: int, when: str, place: Place, matrix: Any, mask: Any, here: list[Followed]) -> Event:
+    coordinates = [one.coordinate for one in here]
+    values, alive = read({place: matrix}, coordinates), read({place: mask}, coordinates)
     weights = [
-        {**_entry(one), "value": float(matrix[one.coordinate.out, one.coordinate.in_]),
-         "alive": bool(mask[one.coordinate.out, one.coordinate.in_])}
-        for one in here
-    ]  # fmt: skip
+        {**_entry(one), "value": value, "alive": remains}
+        for one, value, remains in zip(here, values, alive, strict=True)
+    ]
     return run.record("box", round=round_, when=when, layer=place[0], expert=place[1], path=run.names[place[0]],
                       **watch.box(matrix, mask), weights=weights)  # fmt: skip
 
 
-def _by_place(followed: list[Followed]) -> dict[control.Place, list[Followed]]:
-    found: dict[control.Place, list[Followed]] = {}
+def _by_place(followed: list[Followed]) -> dict[Place, list[Followed]]:
+    found: dict[Place, list[Followed]] = {}
     for one in followed:
         found.setdefault((one.coordinate.layer, one.coordinate.expert), []).append(one)
     return found

@@ -10,6 +10,7 @@ from swlottery.errors import BadInput
 from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
 from swlottery.lottery.criterion import CRITERIA
+from swlottery.lottery.entries import Place, read_alive
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.select import prune_count, select
 from swlottery.lottery.start import Network
@@ -48,7 +49,7 @@ class Pruner:
     def prune(self, masks: Masks, count: int) -> Masks:
         """The masks after a prune of ``count`` weights."""
         forced = self.without(masks, self.forced)
-        gone = masking.remaining(masks) - masking.remaining(forced)
+        gone = masking.remaining(masks) - masking.remaining(forced) if self.forced else 0
         if count < gone:
             raise BadInput(f"a prune of {count} weights cannot force-prune {gone}: raise --prune-rate")
         protected = self._positions(self.protected)
@@ -65,8 +66,11 @@ class Pruner:
     def thresholds(self, before: Masks, after: Masks) -> tuple[float, dict[str, float]]:
         """The largest |w| that goes by its rank, in all and by tensor; the latter is the former under a global
         criterion. What is force-pruned goes whatever its size, and says nothing about it."""
+        import torch
+
         before = self.without(before, self.forced)
-        each = {name: _largest(self.scope[name], before[name] & ~after[name]) for name in before}
+        sizes = [_largest(self.scope[name], before[name] & ~after[name]) for name in before]
+        each = dict(zip(before, torch.stack(sizes).tolist(), strict=True))
         largest = max(each.values())
         return largest, each if self.criterion.per_tensor else dict.fromkeys(each, largest)
 
@@ -88,21 +92,20 @@ def down_names(network: Network) -> dict[int, str]:
     return {down.layer: names[id(down.weight)] for down in network.roles.downs}
 
 
-def _largest(weight: Tensor, gone: Tensor) -> float:
-    removed = weight.detach()[gone]
-    return float(removed.abs().max()) if len(removed) else 0.0
+def _largest(weight: Tensor, gone: Tensor) -> Tensor:
+    """The largest |w| that goes; 0 where none does."""
+    return weight.detach().abs().masked_fill_(~gone, 0.0).amax()
 
 
 def keep_rates(before: Masks, after: Masks) -> dict[str, dict[str, int]]:
     """Of every tensor in scope how many weights remained before a prune, and how many after it."""
-    return {
-        name: {"before": int(before[name].count_nonzero()), "kept": int(after[name].count_nonzero())} for name in before
-    }
+    had, have = masking.counts(before), masking.counts(after)
+    return {name: {"before": had[name], "kept": have[name]} for name in before}
 
 
-def count_alive(alive: Mapping[tuple[int, int | None], Tensor], coordinates: Sequence[Coordinate]) -> int:
+def count_alive(alive: Mapping[Place, Tensor], coordinates: Sequence[Coordinate]) -> int:
     """How many of the coordinates remain."""
-    return sum(bool(alive[c.layer, c.expert][c.out, c.in_]) for c in coordinates if (c.layer, c.expert) in alive)
+    return sum(read_alive(alive, coordinates, elsewhere=False))
 
 
 def row(masks: Masks, pruned: int | None, threshold: float | None) -> dict[str, Any]:

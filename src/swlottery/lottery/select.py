@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 18
-"""Weights looked at at once: their scores fit a processor's second-level cache."""
+"""Weights looked at at once on a CPU: their scores fit a processor's second-level cache."""
+
+LARGE_CHUNK = 1 << 26
+"""The same on a GPU, where every chunk makes the host wait for the device twice: most tensors are one. It bounds what a
+chunk takes beside its weights, half a gigabyte."""
 
 SIGMAS = 4.0
 """Half the bracket's width in standard deviations of a sampled rank: it misses once in 16,000 times."""
@@ -86,7 +90,7 @@ def select(
     protected = protected or {}
     with torch.no_grad():
         ranked = [_Ranked(i, name, weights[name], masks[name], protected.get(name, ())) for i, name in enumerate(masks)]
-        free = [len(one) for one in ranked]
+        free = _left(ranked)
         if not 0 <= count <= sum(free):
             raise ValueError(f"{count} weights are to go, and {sum(free)} may")
         keys = _Keys(criterion, seed, ranked)
@@ -130,13 +134,14 @@ def _shifted(numbers: Tensor, shift: int) -> Tensor:
 
 def chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield (first flat position, at most ``CHUNK`` entries) in row-major order, with never a copy of the whole."""
+    size = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK
     if tensor.is_contiguous() or tensor.dim() == 1:
         flat = tensor.view(-1) if tensor.is_contiguous() else tensor
-        for start in range(0, len(flat), CHUNK):
-            yield start, flat[start : start + CHUNK]
+        for start in range(0, len(flat), size):
+            yield start, flat[start : start + size]
         return
     row = tensor[0].numel()
-    rows = CHUNK // row
+    rows = size // row
     if rows:
         for first in range(0, len(tensor), rows):
             yield first * row, tensor[first : first + rows].reshape(-1)
@@ -169,8 +174,10 @@ class _Ranked:
             raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, its weights {tuple(weights.shape)}")
         self.address, self.name, self.weights, self.mask = number << 40, name, weights.detach(), mask
         self.left = torch.empty(mask.numel(), dtype=torch.bool, device=mask.device)
-        places = torch.as_tensor(protected, dtype=torch.int64, device=mask.device)
-        self.spared = places[mask.take(places)]
+        self.spared = torch.empty(0, dtype=torch.int64, device=mask.device)
+        if len(protected):
+            places = torch.as_tensor(protected, dtype=torch.int64, device=mask.device)
+            self.spared = places[mask.take(places)]
         self.reset()
 
     def reset(self) -> None:
@@ -183,10 +190,12 @@ class _Ranked:
         self.left[self.spared] = True
         return self.left.view(self.mask.shape)
 
-    def __len__(self) -> int:
-        import torch
 
-        return int(torch.count_nonzero(self.left))
+def _left(ranked: Sequence[_Ranked]) -> list[int]:
+    """How many weights of each tensor may be removed, or are left of those."""
+    import torch
+
+    return torch.stack([one.left.count_nonzero() for one in ranked]).tolist() if ranked else []
 
 
 class _Keys:
@@ -199,17 +208,35 @@ class _Keys:
         types = (criterion.scores(one.weights.new_empty(0)).dtype for one in ranked)
         self.device = ranked[0].left.device if ranked else torch.device("cpu")
         self.type = reduce(torch.promote_types, types, torch.bfloat16)
+        self.unread: list[tuple[str, Tensor]] = []
 
     def scores(self, one: _Ranked, weights: Tensor, left: Tensor | None = None) -> Tensor:
-        """The scores of some of a tensor's weights, found to be finite where ``left`` is True."""
+        """The scores of some of a tensor's weights, found to be finite where ``left`` is True; on a GPU, where looking
+        makes the host wait, by `check`."""
         import torch
 
         scores = self.criterion.scores(weights).to(self.type)
-        if not math.isfinite(float(scores.sum(dtype=torch.float32))):  # of finite scores too, where they overflow
+        if scores.device.type != "cpu":
+            finite = scores.isfinite()
+            self.unread.append((one.name, (finite if left is None else finite.logical_or_(~left)).all()))
+        elif not math.isfinite(float(scores.sum(dtype=torch.float32))):  # of finite scores too, where they overflow
             remaining = scores if left is None else scores[left]
             if not bool(remaining.isfinite().all()):
-                raise BadInput(f"{one.name} has scores that are NaN or infinite: nothing can be pruned by them")
+                raise self._refused(one.name)
         return scores
+
+    def check(self) -> None:
+        """Raise `BadInput` if any of the scores since the last check was not finite."""
+        import torch
+
+        finite = torch.stack([finite for _, finite in self.unread]).tolist() if self.unread else []
+        for (name, _), fine in zip(self.unread, finite, strict=True):
+            if not fine:
+                raise self._refused(name)
+        self.unread = []
+
+    def _refused(self, name: str) -> BadInput:
+        return BadInput(f"{name} has scores that are NaN or infinite: nothing can be pruned by them")
 
 
 class _Columns:
@@ -268,9 +295,10 @@ class _Inside:
         chunk = torch.bucketize(tied, torch.tensor(ends, device=tied.device), right=True)
         first = torch.tensor([address for address, _, _ in self.chunks], device=tied.device)
         hashes = position_hash(first[chunk] + places[tied], self.seed)
-        gone[tied[hashes <= _nth(hashes, count - int(gone.count_nonzero()))]] = True
+        gone.index_copy_(0, tied, hashes <= _nth(hashes, count - int(gone.count_nonzero())))
+        kept = gone.logical_not_()
         for (_, left, size), end in zip(self.chunks, ends, strict=True):
-            left[places[end - size : end][gone[end - size : end]].long()] = False
+            left.index_copy_(0, places[end - size : end].long(), kept[end - size : end])
         return float(score)
 
 
@@ -284,7 +312,8 @@ def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: _Key
         inside = _Inside(math.ceil(1.05 * share * total), keys)
         for one in ranked:
             _scan(one, low, high, keys, inside)
-        missing = count - (total - sum(len(one) for one in ranked))
+        keys.check()
+        missing = count - (total - sum(_left(ranked)))
         if 0 < missing <= len(inside):
             return inside.remove_lowest(missing)
         for one in ranked:
@@ -317,9 +346,9 @@ def _sample(ranked: Sequence[_Ranked], keys: _Keys) -> list[Tensor]:
     for one, size in zip(ranked, sizes, strict=True):
         first = torch.arange(0, size, step, device=keys.device)
         places = first + position_hash(first + one.address, keys.seed) % step
-        places = places[places < size]
-        places = places[one.left[places]]
+        places = places[(places < size) & one.left[places.clamp_max(size - 1)]]
         sample.add(keys.scores(one, one.weights.take(places)), position_hash(places + one.address, keys.seed))
+    keys.check()
     return sample.filled
 
 
@@ -332,7 +361,7 @@ def _key_of_rank(scores: Tensor, hashes: Tensor, rank: int) -> _Key:
 
 def _nth(numbers: Tensor, n: int) -> Tensor:
     """The n-th lowest. On a GPU `kthvalue` is refused where determinism is asked for, and a sort is fast there."""
-    return numbers.sort().values[n - 1] if numbers.is_cuda else numbers.kthvalue(n).values
+    return numbers.kthvalue(n).values if numbers.device.type == "cpu" else numbers.sort().values[n - 1]
 
 
 def _scan(one: _Ranked, low: _Key, high: _Key, keys: _Keys, inside: _Inside) -> None:
@@ -356,14 +385,16 @@ def _flags(compare: Callable[..., Tensor], scores: Tensor, bound: float) -> Tens
     """What ``compare`` says, by way of ones and zeros in the scores' type: on a CPU four times as fast as straight."""
     import torch
 
+    if scores.device.type != "cpu":
+        return compare(scores, bound)
     return compare(scores, bound, out=torch.empty_like(scores)).bool()
 
 
 def _places(flags: Tensor) -> Tensor:
-    """Where ``flags[n]`` are True: where few are, by eights looked at as one number, three times as fast."""
+    """Where ``flags[n]`` are True: on a CPU, where few are, by eights looked at as one number, three times as fast."""
     import torch
 
-    if len(flags) % 8 == 0:
+    if len(flags) % 8 == 0 and flags.device.type == "cpu":
         eights = flags.view(torch.int64).nonzero().flatten()
         if len(eights) < len(flags) // 32:
             nth, within = flags.view(-1, 8)[eights].nonzero().unbind(1)

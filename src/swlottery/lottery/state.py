@@ -22,7 +22,8 @@ from swlottery.find.coordinates import Coordinate
 from swlottery.lineage import tensors_sha256
 from swlottery.lottery import controls as control
 from swlottery.lottery import masks as masking
-from swlottery.lottery.controls import Controls, Place
+from swlottery.lottery.controls import Controls
+from swlottery.lottery.entries import Place
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.prune import Pruner, down_names, planned
 from swlottery.lottery.scope import in_scope

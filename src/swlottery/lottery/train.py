@@ -181,7 +181,8 @@ class Training:
         for name, parameter in self.parameters.items():
             if f"m/{name}" in tensors:
                 self.optimizer.state[parameter] = {
-                    "step": tensors[f"t/{name}"].clone().cpu() if self.device.type == "cpu" else tensors[f"t/{name}"],
+                    # A fused optimiser reads this number on the device too, where `load_state_dict` would put it.
+                    "step": tensors[f"t/{name}"].to(self.device).clone(),
                     "exp_avg": tensors[f"m/{name}"].to(self.device).clone(),
                     "exp_avg_sq": tensors[f"v/{name}"].to(self.device).clone(),
                 }

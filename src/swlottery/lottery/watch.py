@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swlottery.find.coordinates import Coordinate
-from swlottery.lottery.controls import Controls, Place
+from swlottery.lottery.controls import Controls
+from swlottery.lottery.entries import Place, read_together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,25 +64,64 @@ class Moment:
     everything: Sequence[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
-def percentiles(values: Sequence[float], populations: Iterable[Tensor]) -> list[float]:
-    """The mid-rank percentile of each value among all entries of the populations, in percent.
+Population = tuple["Tensor", "Tensor | None"]
+"""Numbers, and a mask of the same shape that says which of them count; None: all."""
 
-    Counts by sorting the few values, never the many entries.
-    """
+_SORTED = 1 << 24
+"""Entries that are sorted at once on a GPU: what that takes beside them is a few hundred megabytes."""
+
+
+def percentiles(values: Tensor, populations: Iterable[Population]) -> list[float]:
+    """The mid-rank percentile of each of ``values[n]`` among all entries of the populations, in percent."""
+    return _percentiles(_double_ranks(values, populations).tolist())
+
+
+def _percentiles(double_ranks: Sequence[float]) -> list[float]:
     import torch
 
-    bounds, inverse = torch.unique(torch.tensor(values, dtype=torch.float32), return_inverse=True)
-    below = torch.zeros(len(bounds) + 1, dtype=torch.int64)
-    below_or_equal = torch.zeros(len(bounds) + 1, dtype=torch.int64)
-    count = 0
+    *doubled, count = double_ranks
+    return [100.0 * rank / max(count, 1) for rank in (torch.tensor(doubled, dtype=torch.int64) / 2).tolist()]
+
+
+def _double_ranks(values: Tensor, populations: Iterable[Population]) -> Tensor:
+    """Of each of ``values[n]`` how many entries are smaller plus how many are not larger; and how many there are at all:
+    int64 ``[n + 1]`` on the values' device. On a GPU nothing is read, so that the host need not wait."""
+    import torch
+
+    counting = _double_ranks_by_bounds if values.device.type == "cpu" else _double_ranks_by_sorting
+    total = torch.zeros(len(values) + 1, dtype=torch.int64, device=values.device)
     for population in populations:
-        for part in torch.split(population.flatten(), 1 << 22):
-            on_device = bounds.to(part.device)
-            count += len(part)
-            below += torch.bincount(torch.bucketize(part, on_device, right=True), minlength=len(below)).cpu()
-            below_or_equal += torch.bincount(torch.bucketize(part, on_device), minlength=len(below)).cpu()
-    ranks = (below.cumsum(0) + below_or_equal.cumsum(0))[:-1] / 2
-    return [100.0 * float(ranks[nth]) / max(count, 1) for nth in inverse.tolist()]
+        total += counting(values, population)
+    return total
+
+
+def _double_ranks_by_bounds(values: Tensor, population: Population) -> Tensor:
+    """Sorts the few values, never the many entries."""
+    import torch
+
+    numbers, mask = population
+    bounds, inverse = torch.unique(values, return_inverse=True)
+    counts = torch.zeros(len(bounds) + 1, dtype=torch.int64)
+    entries = numbers.flatten() if mask is None else numbers[mask]
+    for part in torch.split(entries, 1 << 22):
+        for right in (True, False):
+            counts += torch.bincount(torch.bucketize(part, bounds, right=right), minlength=len(counts))
+    return torch.cat([counts.cumsum(0)[inverse], torch.tensor([len(entries)])])
+
+
+def _double_ranks_by_sorting(values: Tensor, population: Population) -> Tensor:
+    """Sorts the many entries, which a GPU does fast; those that do not count are moved behind all others."""
+    import torch
+
+    numbers, mask = population
+    remaining = numbers if mask is None else numbers.masked_fill(~mask, torch.inf)
+    count = torch.full((1,), numbers.numel(), device=values.device) if mask is None else mask.sum().view(1)
+    doubled = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+    for part in torch.split(remaining.flatten(), _SORTED):  # type: ignore[no-untyped-call]
+        ordered = part.sort().values
+        for right in (True, False):
+            doubled += torch.searchsorted(ordered, values, right=right)
+    return torch.cat([doubled, count])
 
 
 def rows(followed: Sequence[Followed], now: Moment, alive: Mapping[Place, Tensor]) -> list[dict[str, Any]]:
@@ -89,17 +129,14 @@ def rows(followed: Sequence[Followed], now: Moment, alive: Mapping[Place, Tensor
 
     alive: the masks that say what is alive: at a round's last step already the new ones.
     """
-    coordinates = list(dict.fromkeys(one.coordinate for one in followed))
-    numbers = _numbers(coordinates, now)
+    numbers = _numbers(list(dict.fromkeys(one.coordinate for one in followed)), now, alive)
     found = []
     for one in followed:
         c = one.coordinate
-        place = (c.layer, c.expert)
         found.append(
             {
                 "round": now.round, "step": now.step, "kind": one.kind, "layer": c.layer, "out": c.out, "in": c.in_,
                 **numbers[c],
-                "alive": bool(alive[place][c.out, c.in_]) if place in alive else True,
                 "expert": c.expert,
                 "of": None if one.of is None else ":".join(map(str, one.of[:3])),
             }
@@ -107,57 +144,82 @@ def rows(followed: Sequence[Followed], now: Moment, alive: Mapping[Place, Tensor
     return found
 
 
-def _numbers(coordinates: Sequence[Coordinate], now: Moment) -> dict[Coordinate, dict[str, Any]]:
+def _numbers(
+    coordinates: Sequence[Coordinate], now: Moment, alive: Mapping[Place, Tensor]
+) -> dict[Coordinate, dict[str, Any]]:
+    import torch
+
     by_place: dict[Place, list[Coordinate]] = {}
     for c in coordinates:
         by_place.setdefault((c.layer, c.expert), []).append(c)
+    in_turn = [(c.out, c.in_) for here in by_place.values() for c in here]
+    device = next(iter(now.weights.values())).device
+    at = torch.tensor(in_turn, dtype=torch.int64).view(-1, 2).to(device)  # one upload for all matrices
     found: dict[Coordinate, dict[str, Any]] = {}
+    remain: dict[Coordinate, bool] = {}
+    start = 0
     for place, here in by_place.items():
-        weights, initial = now.weights[place], now.initial[place]
-        mask = now.masks.get(place)
-        size = weights.abs()
-        columns: dict[str, list[float | None]] = {"percentile_matrix": list(_of(here, size, None))}
-        moved = None if now.since is None else {place: weights - now.since[place]}
-        for name, tensors in (("gradient", now.gradients), ("moment", now.moments), ("update", moved)):
-            ranks: list[float | None] = [None] * len(here)
-            sizes: list[float | None] = [None] * len(here)
-            if tensors is not None:
-                ranks = _living(here, mask, _of(here, tensors[place].abs(), mask))
-                sizes = _living(here, mask, [abs(float(tensors[place][c.out, c.in_])) for c in here])
-            columns[f"{name}_percentile"] = ranks
-            if name != "moment":
-                columns[name] = sizes
-        threshold = None if now.thresholds is None else now.thresholds[place]
+        columns, remains = _of_matrix(place, at[start : start + len(here)], now, alive)
+        start += len(here)
         for nth, c in enumerate(here):
-            value, theta0 = float(weights[c.out, c.in_]), float(initial[c.out, c.in_])
-            found[c] = {
-                "value": value,
-                "theta0": theta0,
-                "displacement": value - theta0,
-                "over_threshold": abs(value) / threshold if threshold else None,
-                **{name: column[nth] for name, column in columns.items()},
-            }
-    living = [c for c in coordinates if _alive(c, now.masks.get((c.layer, c.expert)))]
-    values = [abs(found[c]["value"]) for c in living]
-    places = percentiles(values, (w.abs()[m] for w, m in now.everything)) if living else []
+            found[c] = {name: column[nth] for name, column in columns.items()}
+            remain[c] = remains[nth]
+    living = [c for c in coordinates if remain[c]]
+    values = torch.tensor([abs(found[c]["value"]) for c in living], dtype=torch.float32).to(device)
+    ranked = percentiles(values, ((w.abs(), m) for w, m in now.everything)) if living else []
+    placed = dict(zip(living, ranked, strict=True))
     for c in coordinates:
-        found[c]["percentile_remaining"] = None
-    for c, percentile in zip(living, places, strict=True):
-        found[c]["percentile_remaining"] = percentile
+        found[c]["percentile_remaining"] = placed.get(c)
     return found
 
 
-def _of(here: Sequence[Coordinate], sizes: Tensor, mask: Tensor | None) -> list[float]:
-    values = [float(sizes[c.out, c.in_]) for c in here]
-    return percentiles(values, [sizes if mask is None else sizes[mask]])
+def _of_matrix(
+    place: Place, at: Tensor, now: Moment, alive: Mapping[Place, Tensor]
+) -> tuple[dict[str, Sequence[Any]], list[bool]]:
+    """The columns of the entries ``at[n, (out, in)]`` of one matrix; and which of them the present mask leaves."""
+    import torch
+
+    outs, ins = at.unbind(1)
+    weights, mask = now.weights[place], now.masks.get(place)
+    size = weights.abs()
+    everywhere = torch.ones(len(at), dtype=torch.bool, device=at.device)
+    parts = {
+        "value": weights[outs, ins],
+        "theta0": now.initial[place][outs, ins],
+        "remains": everywhere if mask is None else mask[outs, ins],
+        "alive": alive[place][outs, ins] if place in alive else everywhere,
+        "matrix": _double_ranks(size[outs, ins], [(size, None)]),
+    }
+    moved = None if now.since is None else {place: weights - now.since[place]}
+    tensors = {"gradient": now.gradients, "moment": now.moments, "update": moved}
+    for name, by_place in tensors.items():
+        if by_place is not None:
+            sizes = by_place[place].abs()
+            parts[name] = sizes[outs, ins]
+            parts[f"{name} ranks"] = _double_ranks(parts[name], [(sizes, mask)])
+    numbers = read_together(parts)
+    values, initial = numbers["value"], numbers["theta0"]
+    remains = [bool(number) for number in numbers["remains"]]
+    threshold = None if now.thresholds is None else now.thresholds[place]
+    columns: dict[str, Sequence[Any]] = {
+        "value": values,
+        "theta0": initial,
+        "displacement": [value - theta0 for value, theta0 in zip(values, initial, strict=True)],
+        "over_threshold": [abs(value) / threshold if threshold else None for value in values],
+        "percentile_matrix": _percentiles(numbers["matrix"]),
+        "alive": [bool(number) for number in numbers["alive"]],
+    }
+    for name in tensors:
+        known = name in numbers
+        percentile = _percentiles(numbers[f"{name} ranks"]) if known else [None] * len(at)
+        columns[f"{name}_percentile"] = _living(percentile, remains)
+        if name != "moment":
+            columns[name] = _living(numbers[name] if known else [None] * len(at), remains)
+    return columns, remains
 
 
-def _living(here: list[Coordinate], mask: Tensor | None, values: list[float]) -> list[float | None]:
-    return [value if _alive(c, mask) else None for c, value in zip(here, values, strict=True)]
-
-
-def _alive(c: Coordinate, mask: Tensor | None) -> bool:
-    return mask is None or bool(mask[c.out, c.in_])
+def _living(numbers: Sequence[float | None], remains: Sequence[bool]) -> list[float | None]:
+    return [number if left else None for number, left in zip(numbers, remains, strict=True)]
 
 
 def as_followed(chosen: Iterable[Controls]) -> list[Followed]:

@@ -1,0 +1,100 @@
+"""The finder on a GPU that is none finds, draws and verifies what it does on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fake_gpu import NAME
+from swlottery.cli import main
+from swlottery.config import FindSettings
+from swlottery.find import record as records
+from swlottery.find import run as finder
+from swlottery.find.coordinates import Coordinate
+from swlottery.find.planted import plant_input, plant_weight, random_probe
+from swlottery.lineage import weights_sha256
+from swlottery.model import Loaded
+from swlottery.roles import Roles
+from swlottery.text import Text
+from tiny import VOCABULARY, tiny_model
+
+
+def test_the_command_writes_the_record_of_the_cpu(planted_gpt2, found_record, gpu, tmp_path):
+    """Search, nulls, verification, record and figures, of a network with a super weight."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice." for i in range(100)))
+    arguments = ["--model", str(planted_gpt2[0]), "--out", str(tmp_path / "record.json"), "--plots", str(tmp_path / "plots"),
+                 "--eval-text", str(text), "--eval-tokens", "2000", "--controls", "4", "--null-draws", "19"]  # fmt: skip
+    assert main(["find", *arguments]) == 0
+    mine, other = records.load(tmp_path / "record.json"), records.load(found_record)
+    assert mine["device"] == f"{NAME}:0" and mine["weights_sha256"] == other["weights_sha256"]
+    assert len(mine["super_weights"]) == len(other["super_weights"]) == 1
+    for weight, plain in zip(mine["super_weights"], other["super_weights"], strict=True):
+        for name in ("layer", "out", "in", "rank", "token", "verdict", "removal"):
+            assert weight[name] == plain[name], name
+        for name in ("value", "spike", "ratio", "share", "nll_difference"):
+            assert weight[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-6), name
+    assert mine["baseline_nll"] == pytest.approx(other["baseline_nll"], rel=1e-5)
+    assert mine["controls"][0]["coordinates"] == other["controls"][0]["coordinates"]
+    for one, plain in zip(mine["nulls"], other["nulls"], strict=True):
+        assert (one["draws"], one["p_value"]) == (plain["draws"], plain["p_value"])
+
+
+def planted(name: str) -> tuple[Any, Any, Coordinate]:
+    """A tiny model with one super weight, made on the CPU, and what was planted."""
+    model = tiny_model(name, 1)
+    probe = random_probe(VOCABULARY, seed=1)
+    plant = plant_input(model, Roles(model), probe, Coordinate(1, 5, 60), 7)
+    plant_weight(model, Roles(model), probe, plant, 2.0)
+    return model, probe, plant.coordinate
+
+
+def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finished, list[float]]:
+    """All that the finder does with a model where it is; the weights stay as they are."""
+    device = str(next(model.parameters()).device)
+    here = dataclasses.replace(probe, ids=probe.ids.to(device), valid=probe.valid.to(device))
+    before = weights_sha256(model)
+    loaded = Loaded(model, None, "tiny", "tiny", None, before, "float32", "float32", device)
+    settings = FindSettings(null_draws=2, controls=3)
+    draws = []
+    for event in finder.find(loaded, here, Text("text", "nothing", "0" * 64), windows, settings):
+        if isinstance(event, finder.Tested):
+            draws = [ratio for one in event.nulls for ratio in one.largest]
+    assert weights_sha256(model) == before
+    return event, draws
+
+
+# With experts; with a norm behind the MLP; that overwrites its activations; with biases and norms elsewhere.
+@pytest.mark.parametrize("name", ["llama", "mixtral", "gemma2", "falcon", "opt-350m"])
+def test_every_part_gives_what_it_gives_on_the_cpu(name, gpu):
+    """Search, leader, nulls, and each kind of ablation."""
+    model, probe, coordinate = planted(name)
+    windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
+    plain, plain_draws = found(model, probe, windows)
+    mine, draws = found(model.to(NAME), probe, windows)
+    (weight,), (other,) = mine.record["super_weights"], plain.record["super_weights"]
+    for one in (weight, other):
+        assert (one["layer"], one["expert"], one["out"], one["in"]) == (
+            *coordinate[:1],
+            coordinate.expert,
+            *coordinate[1:3],
+        )
+    assert mine.record["leader"]["in"] == plain.record["leader"]["in"]
+    assert [(row.kind, row.coordinates) for row in mine.rows] == [(row.kind, row.coordinates) for row in plain.rows]
+    for row, same in zip(mine.rows, plain.rows, strict=True):
+        np.testing.assert_allclose(row.documents, same.documents, rtol=1e-3, atol=2e-5)
+    assert draws == pytest.approx(plain_draws, rel=0.05), "the matrices may be in bfloat16"
+
+
+def test_in_bfloat16(gpu):
+    """As it is stored: the nulls, the medians and the losses all work in it."""
+    model, probe, coordinate = planted("llama")
+    model.to(NAME, torch.bfloat16)
+    windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
+    finished, draws = found(model, probe, windows)
+    assert [(one["layer"], one["out"], one["in"]) for one in finished.record["super_weights"]] == [coordinate[:3]]
+    assert len(draws) == 4 and np.isfinite([row.difference for row in finished.rows]).all()
