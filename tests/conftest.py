@@ -11,8 +11,9 @@ import pytest
 
 from both_scripts import BOTH, Script, make_environment, make_root
 
-# The models of the tests are tiny: threads would only wait for each other.
+# The models of the tests are tiny: threads would only wait for each other; and where a test has two, they wait asleep.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"
 
 # Started in the background by a shell, Python ignores Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

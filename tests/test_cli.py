@@ -1,14 +1,24 @@
-"""The command line, run as users run it: as a process, with its exit code and its one line on stderr."""
+"""The command line, run as users run it: with its exit code and its one line on stderr.
 
+As a process of its own where that is the point, or where it ends before torch is imported; else in this one, or forked.
+"""
+
+import contextlib
+import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 
 import pytest
 
+from lottery.runs import fork
+from swlottery.cli import main
 from swlottery.find import record as records
 
 
@@ -16,6 +26,19 @@ def swlottery(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "swlottery.cli", *map(str, arguments)], capture_output=True, text=True, **options
     )
+
+
+def here(*arguments):
+    """What `swlottery` gives, but in this process, which has imported torch. Bars of libraries that were loaded before the
+    command could hush them are left out."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as stopped:
+            code = stopped.code
+    kept = [part for line in err.getvalue().splitlines() for part in line.split("\r") if part and "it/s]" not in part]
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), "\n".join(kept))
 
 
 def refused(result, words):
@@ -50,24 +73,41 @@ def test_a_find_from_end_to_end(found_record, planted_gpt2):
     assert sorted(path.name for path in plots.iterdir()) == ["ablations.png", "activations.png", "contributions.png"]
 
 
-@pytest.fixture
-def quick(planted_gpt2, tmp_path):
-    text = tmp_path / "text.txt"
+def quick_in(folder, model):
+    """Flags of a search in seconds, whose record and figures go to a folder; more of them may follow."""
+    text = folder / "text.txt"
     text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice." for i in range(100)))
 
     def arguments(*more):
         return (
-            "find", "--model", planted_gpt2[0], "--out", tmp_path / "r.json", "--plots", tmp_path / "plots",
+            "find", "--model", model, "--out", folder / "r.json", "--plots", folder / "plots",
             "--eval-text", text, "--eval-tokens", "1000", "--controls", "2", "--null-draws", "3", "--device", "cpu", *more,
         )  # fmt: skip
 
     return arguments
 
 
-def test_the_log_is_for_a_person_and_has_no_progress_bars(quick, planted_gpt2, tmp_path):
+@pytest.fixture
+def quick(planted_gpt2, tmp_path):
+    return quick_in(tmp_path, planted_gpt2[0])
+
+
+Searched = namedtuple("Searched", "folder quick result record")
+
+
+@pytest.fixture(scope="module")
+def searched(planted_gpt2, tmp_path_factory):
+    """A search by a process of its own: what it said, and its record."""
+    folder = tmp_path_factory.mktemp("searched")
+    quick = quick_in(folder, planted_gpt2[0])
     result = swlottery(*quick())
-    assert result.returncode == 0 and result.stderr == ""
-    log = result.stdout
+    assert result.returncode == 0, result.stderr
+    return Searched(folder, quick, result, json.loads((folder / "r.json").read_text()))
+
+
+def test_the_log_is_for_a_person_and_has_no_progress_bars(searched, planted_gpt2):
+    assert searched.result.stderr == ""
+    log = searched.result.stdout
     assert "\r" not in log and "%|" not in log
     layer, out, in_, _ = planted_gpt2[1]
     for words in (
@@ -76,34 +116,38 @@ def test_the_log_is_for_a_person_and_has_no_progress_bars(quick, planted_gpt2, t
         "cost: at most",
         f"({layer}, {out}, {in_}) is ",
         "--super-weights",
-        str(tmp_path / "r.json"),
-        str(tmp_path / "plots" / "ablations.png"),
-        "weights    sha256 " + records.load(tmp_path / "r.json")["weights_sha256"],
+        str(searched.folder / "r.json"),
+        str(searched.folder / "plots" / "ablations.png"),
+        "weights    sha256 " + searched.record["weights_sha256"],
     ):
         assert words in log, words
-    again = swlottery(*quick("--dtype", "bfloat16"))
+
+
+def test_the_log_compares_the_record_with_the_one_that_stood_there(searched, quick, planted_gpt2, tmp_path):
+    layer, out, in_, _ = planted_gpt2[1]
+    (tmp_path / "r.json").write_text(json.dumps(searched.record))
+    again = here(*quick("--dtype", "bfloat16"))
     assert "The same 1 weights as in the record that stood here (dtype float32 → bfloat16)." in again.stdout
-    other = swlottery(*quick("--kappa", "1000"))
+    other = here(*quick("--kappa", "1000"))
     assert f"gone: ({layer}, {out}, {in_})" in other.stdout and "kappa 40.0 → 1000.0" in other.stdout
 
 
-def test_one_seed_gives_one_record(quick, tmp_path):
-    swlottery(*quick())
-    first = json.loads((tmp_path / "r.json").read_text())
-    swlottery(*quick())
-    assert json.loads((tmp_path / "r.json").read_text()) == first
+def test_one_seed_gives_one_record(searched):
+    """In two processes, in which Python orders sets otherwise."""
+    assert swlottery(*searched.quick()).returncode == 0
+    assert json.loads((searched.folder / "r.json").read_text()) == searched.record
 
 
 def test_check_says_whether_a_record_belongs_to_a_model(found_record, planted_gpt2, tiny_gpt2, tmp_path):
-    mine = swlottery("find", "--model", planted_gpt2[0], "--check", found_record, "--device", "cpu")
+    mine = here("find", "--model", planted_gpt2[0], "--check", found_record, "--device", "cpu")
     assert mine.returncode == 0 and "belongs to" in mine.stdout
     refused(
-        swlottery("find", "--model", tiny_gpt2, "--check", found_record, "--device", "cpu"),
+        here("find", "--model", tiny_gpt2, "--check", found_record, "--device", "cpu"),
         "a coordinate means nothing in another network",
     )
     old = json.loads(found_record.read_text()) | {"schema": 0}
     (tmp_path / "old.json").write_text(json.dumps(old))
-    refused(swlottery("find", "--model", planted_gpt2[0], "--check", tmp_path / "old.json"), "schema version 0")
+    refused(here("find", "--model", planted_gpt2[0], "--check", tmp_path / "old.json"), "schema version 0")
 
 
 @pytest.mark.parametrize(
@@ -148,31 +192,34 @@ def test_bad_input_that_shows_only_with_the_model(quick, tmp_path, more, words):
 
     if "cuda" in more and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    refused(swlottery(*quick(*more)), words)
+    refused(here(*quick(*more)), words)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_damaged_weights(planted_gpt2, tmp_path):
     folder = shutil.copytree(planted_gpt2[0], tmp_path / "model")
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
-    refused(swlottery("find", "--model", folder, "--device", "cpu"), "damaged")
+    refused(here("find", "--model", folder, "--device", "cpu"), "damaged")
 
 
 def test_ctrl_c_in_the_middle_writes_nothing(quick, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "swlottery.cli", *map(str, quick("--null-draws", "100000"))],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    log = tmp_path.with_suffix(".log")
+    log.touch()
+    child = fork(list(map(str, quick("--null-draws", "100000"))), log)
+    until = time.monotonic() + 120
     try:
-        for line in process.stdout:
-            if line.startswith("removal 1"):
-                break
+        while "\nremoval 1" not in log.read_text():
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.05)
         time.sleep(0.2)
-        process.send_signal(2)
-        process.stdout.close()
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "interrupted" in stderr
+        os.kill(child, signal.SIGINT)
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+            assert time.monotonic() < until, "it did not end"
+            time.sleep(0.05)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    assert os.waitstatus_to_exitcode(done[1]) == 130
+    assert "interrupted" in log.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

@@ -5,6 +5,7 @@ Its quick commands are run here, on fewer steps; of all others the flags are par
 """
 
 import dataclasses
+import itertools
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from swlottery import cli
+from swlottery import builtin, cli
 from swlottery.config import FindSettings, TrainSettings, from_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -89,50 +90,54 @@ def test_a_command_is_good(line):
         cli._check_find(made)
 
 
-def test_its_quick_commands_run(script_root, script_environment):
-    """A lottery, two arms that branch from it, the same command once more, and how the runs stand."""
+def test_its_quick_commands_run(
+    script_root: Path,
+    script_environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A lottery, two arms that branch from it, the same command once more, and how the runs stand.
+
+    The first by its script, the others by what the script calls: each start imports torch. In the place of the built-in
+    text, and of the tokenizer trained on it, stands a sixteenth of that text.
+    """
     smoke = [line for line in INDENTED if "configs/smoke.yaml" in line]
     assert len(smoke) == 3 and "--from-round-1" not in smoke[0]
     status = next(line for line in INDENTED if "swlottery status" in line)
-    fewer = [
-        "--steps",
-        "2",
-        "--rounds",
-        "1",
-        "--context",
-        "32",
-        "--eval-sequences",
-        "2",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-
-    def run(line):
-        there = {path.name for path in (script_root / "runs").glob("*")}
-        filled = [word.replace("runs/RUN", f"runs/{min(there, default='')}") for word in words(line)]
-        done = subprocess.run(
-            [*filled, *fewer], cwd=script_root, env=script_environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout, {path.name for path in (script_root / "runs").iterdir()} - there
-
-    said, (first,) = run(smoke[0])
-    assert "What became of the weights that were followed" in said
-    again, new = run(smoke[0])
-    assert f"{first} is done" in again and not new
-    for arm in smoke[1:]:
-        said, new = run(arm.replace("runs/RUN", f"runs/{first}"))
-        assert f"branches from runs/{first}" in said and len(new) == 1
-        assert ("PRUNED" in said) == arm.endswith("--force-prune sw")
-    command = [sys.executable, "-m", "swlottery.cli", *words(status)[1:]]
-    table = subprocess.run(command, cwd=script_root, env=script_environment, capture_output=True, text=True).stdout
-    assert table.count(" finished ") == 3 and first in table
     report = next(line for line in INDENTED if "swlottery report" in line)
-    command = [sys.executable, "-m", "swlottery.cli", *words(report)[1:]]
-    done = subprocess.run(command, cwd=script_root, env=script_environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "wrote    report.html" in done.stdout, done.stderr
+    fewer = "--steps 2 --rounds 1 --context 32 --eval-sequences 2 --threads 1 --device cpu".split()  # noqa: SIM905
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SWLOTTERY_ROOT", str(script_root))
+    monkeypatch.chdir(script_root)
+    with monkeypatch.context() as patched:
+        modules = builtin._modules
+        patched.setattr(builtin, "_modules", lambda: itertools.islice(modules(), 0, None, 16))
+        builtin.docstrings()
+
+    def there() -> set[str]:
+        return {path.name for path in (script_root / "runs").glob("*")}
+
+    def called(command: str, *given: str) -> str:
+        capsys.readouterr()
+        assert cli.main([command, *given]) == 0
+        return capsys.readouterr().out
+
+    environment = script_environment | {"SWLOTTERY_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([*words(smoke[0]), *fewer], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "What became of the weights that were followed" in done.stdout
+    (first,) = there()
+    assert words(smoke[0])[:2] == ["bash", "func_train.sh"]
+    assert f"{first} is done" in called("train", *words(smoke[0])[2:], *fewer) and there() == {first}
+    for arm in smoke[1:]:
+        before = there()
+        said = called("train", *words(arm.replace("runs/RUN", f"runs/{first}"))[2:], *fewer)
+        assert f"branches from runs/{first}" in said and len(there() - before) == 1
+        assert ("PRUNED" in said) == arm.endswith("--force-prune sw")
+    table = called(*words(status)[1:])
+    assert table.count(" finished ") == 3 and first in table
+    assert "wrote    report.html" in called(*words(report)[1:])
     assert first in (script_root / "report.html").read_text()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lottery.runs import forked
 from studies import write
 from swlottery import sweep as sweeps
 from swlottery.cli import main
@@ -27,12 +28,23 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points run in forked processes, which need not import torch, and draw nothing. As they do run: the test of signals."""
+
+    def train(point: str, log: Path, *_: Any) -> int:
+        return forked(["train", "--point", point], log)
+
+    monkeypatch.setattr(sweeps, "_train", train)
+    monkeypatch.setattr("swlottery.train._draw", lambda *_: [])
+
+
 def states(root: Path) -> dict[str, str]:
     return {one.label: one.state for one in stand(root / "runs" / "small")}
 
 
 def test_points_run_in_turn_and_only_what_is_open_runs_again(
-    root: Path, tiny_gpt2: Path, capfd: pytest.CaptureFixture[str]
+    root: Path, tiny_gpt2: Path, quick: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     missing = root / "later.txt"
     arms = {"a": {}, "b": {"prune_rate": 0.3, "from_round_1": "a"}, "broken": {"data": str(missing)}}
@@ -66,7 +78,7 @@ def test_points_run_in_turn_and_only_what_is_open_runs_again(
 
 
 def test_points_run_at_once_here_and_branches_behind_all_others(
-    root: Path, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tiny_gpt2: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arms = {
         "a": {},
@@ -87,7 +99,7 @@ def test_points_run_at_once_here_and_branches_behind_all_others(
     assert set(states(root).values()) == {"done"}
 
 
-def test_a_point_whose_settings_changed_is_a_new_one(root: Path, tiny_gpt2: Path) -> None:
+def test_a_point_whose_settings_changed_is_a_new_one(root: Path, tiny_gpt2: Path, quick: None) -> None:
     assert main(["sweep", str(write(root, tiny_gpt2, {"a": {}})), "--local"]) == 0
     write(root, tiny_gpt2, {"a": {"seed": 5}})
     assert main(["sweep", str(root / "study.yaml"), "--local"]) == 0

@@ -250,15 +250,17 @@ def find(settings: FindSettings, root: Path) -> int:
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
 
+    from swlottery.text import evaluation_windows, read_text
+
+    text = read_text(settings.eval_text)
+
     from swlottery.find import probe as probes
     from swlottery.find import record as records
     from swlottery.find.run import Finished
     from swlottery.find.run import find as run_find
     from swlottery.runtime.hardware import pick_device
-    from swlottery.text import evaluation_windows, read_text
 
     pick_device(settings.device)
-    text = read_text(settings.eval_text)
     loaded = _load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)
@@ -320,6 +322,10 @@ def _check_find(settings: FindSettings) -> None:
         value = getattr(settings, name)
         if not least <= value < 2**63:
             raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}, and finite")
+    from swlottery.model import is_path
+
+    if settings.start != "scratch" and is_path(settings.model) and not Path(settings.model).expanduser().exists():
+        raise BadInput(f"no such file or folder: {settings.model}")
 
 
 def _prompts(settings: FindSettings) -> list[str]:

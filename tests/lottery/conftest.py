@@ -1,7 +1,8 @@
-"""What the tests of the lottery share: a text of their own, and a cache that no other run has filled."""
+"""What the tests of the lottery share: a text of their own, a cache that no other run has filled, and no figures."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures() -> Iterator[None]:
+    """Runs draw nothing: that takes longer than all else in them, and has tests of its own; see `runs.draw`."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("swlottery.train._draw", lambda *_: [])
+        yield

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery import train
+
 if TYPE_CHECKING:
     from swlottery.lottery.state import Run
 
@@ -82,6 +84,14 @@ def traces(run: Path) -> dict[str, Any]:
         "final": (run / "final" / "model.safetensors").read_bytes(),
         "round_1": (run / "round_1" / "model.safetensors").read_bytes(),
     }
+
+
+DRAW = train._draw
+
+
+def draw() -> None:
+    """A patch for a child that draws figures as users' runs do; the other runs of these tests draw none (conftest.py)."""
+    train._draw = DRAW
 
 
 def forked(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: None) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lottery.runs import events, flags, only_run, table
+from lottery.runs import DRAW, events, flags, only_run, table
 from swlottery.cli import main
 from swlottery.lottery import masks as masking
 
@@ -95,12 +95,14 @@ def test_survival_is_reported_in_the_round_that_decided_it(run):
     assert weight["over_threshold"] == pytest.approx(0.08 / 0.09)
 
 
-def test_layers_ranked_alone_give_each_its_share(run):
+def test_layers_ranked_alone_give_each_its_share(run, monkeypatch):
     """floor(0.2 · 20) = 4 of 12, 4, 4: shares 2.4, 0.8, 0.8, so 2, 1, 1 by largest remainder."""
+    monkeypatch.setattr("swlottery.train._draw", DRAW)  # figures take the thresholds of layers from another file
     folder = run(rounds=1, criterion="layer-magnitude")
     assert stored(folder, 1) == {
         ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]], PROJ: [[0, 1], [1, 1]], DOWN: [[1, 0], [1, 1]],
     }  # fmt: skip
+    assert len(list((folder.parents[1] / "plots").iterdir())) == 4
 
 
 def test_random_pruning_takes_as_many_whatever_their_size(run):

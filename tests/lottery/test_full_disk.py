@@ -18,12 +18,6 @@ from swlottery.lottery.train import Training
 from swlottery.runtime import files
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Figures have tests of their own, and go to another folder."""
-    monkeypatch.setattr("swlottery.train._draw", lambda *_: [])
-
-
 @pytest.fixture
 def steps(monkeypatch) -> Counter:
     """How often each (round, step) is taken."""
@@ -43,7 +37,6 @@ def alone(tmp_path_factory, tiny_gpt2, text) -> dict:
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("SWLOTTERY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patched.setattr("swlottery.train._draw", lambda *_: [])
         assert main(flags(tiny_gpt2, text, folder)) == 0
     return traces(only_run(folder))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery.runs import flags, forked, only_run, traces
+from lottery.runs import draw, flags, forked, only_run, traces
 
 PHASES = {
     "step": ("swlottery.lottery.train", "Training", "step"),
@@ -84,7 +84,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, text: Path)
     return traces(only_run(folder))
 
 
-def interrupted(tiny_gpt2: Path, text: Path, folder: Path, kills: list, monkeypatch, **changes) -> tuple[dict, Counter]:
+def interrupted(
+    tiny_gpt2: Path, text: Path, folder: Path, kills: list, monkeypatch, also=lambda: None, **changes
+) -> tuple[dict, Counter]:
     monkeypatch.setenv("SWLOTTERY_CACHE", str(folder / "cache"))
     ledger = folder / "steps"
     arguments = flags(tiny_gpt2, text, folder, **changes)
@@ -92,13 +94,14 @@ def interrupted(tiny_gpt2: Path, text: Path, folder: Path, kills: list, monkeypa
     def both(kill):
         def patch() -> None:
             count_steps(ledger)()
+            also()
             kill()
 
         return patch
 
     for kill in kills:
         assert forked(arguments, folder / "log", both(kill)) == -signal.SIGKILL, (folder / "log").read_text()
-    assert forked(arguments, folder / "log", count_steps(ledger)) == 0, (folder / "log").read_text()
+    assert forked(arguments, folder / "log", both(lambda: None)) == 0, (folder / "log").read_text()
     return traces(only_run(folder)), Counter(ledger.read_text().split())
 
 
@@ -129,8 +132,10 @@ def test_thirty_kills(phase, number, delay, alone, tiny_gpt2, text, tmp_path, mo
 
 def test_one_run_killed_again_and_again(alone, tiny_gpt2, text, tmp_path, monkeypatch):
     kills = [kill_in("step", 3, 0), kill_in("writing", 4, 0), kill_in("pruning", 2, 0), kill_in("step", 4, 0.001)]
-    ends, _ = interrupted(tiny_gpt2, text, tmp_path, kills, monkeypatch)
+    ends, _ = interrupted(tiny_gpt2, text, tmp_path, kills, monkeypatch, also=draw)
     assert_same(ends, alone)
+    figures = {"magnitude.png", "perplexity.png", "round_1.png", "round_2.png", "round_3.png"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == figures
 
 
 @pytest.mark.parametrize(

@@ -408,7 +408,8 @@ def process(rank, port, answers):
 
 
 def test_one_two_and_three_processes_remove_the_same():
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports torch once, not three times
+    context.set_forkserver_preload([__name__])
     store = distributed.TCPStore("localhost", 0, 3, is_master=True, wait_for_workers=False)
     answers = context.Queue()
     started = [context.Process(target=process, args=(rank, store.port, answers), daemon=True) for rank in range(3)]

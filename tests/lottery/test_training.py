@@ -360,13 +360,7 @@ def test_a_step_that_is_not_finite_touches_nothing(made, broken, words):
     assert equal(copy(training.parameters), weights) and equal(training.moments(), moments)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Figures have tests of their own."""
-    monkeypatch.setattr("swlottery.train._draw", lambda *_: [])
-
-
-def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text, tmp_path, monkeypatch, capsys, quick):
+def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text, tmp_path, monkeypatch, capsys):
     """The fourth step of round 2 fails, whose third is behind a checkpoint at step 2."""
     short = {"rounds": 1, "super_weights": "none"}
     assert main(flags(tiny_gpt2, text, tmp_path / "alone", **short)) == 0
@@ -397,13 +391,12 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
     assert len(other) == 1, "a lower rate is another run"
     assert {path: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())} == saved
     monkeypatch.undo()
-    monkeypatch.setattr("swlottery.train._draw", lambda *_: [])
     assert main(flags(tiny_gpt2, text, tmp_path, **short)) == 0
     assert traces(run) == alone, "what stood before the failure was sound"
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_rate_that_is_far_too_high_ends_in_one_line(steps, tiny_gpt2, text, tmp_path, capsys, quick):
+def test_a_rate_that_is_far_too_high_ends_in_one_line(steps, tiny_gpt2, text, tmp_path, capsys):
     """After its only step too, where no other step meets what it left."""
     assert main(flags(tiny_gpt2, text, tmp_path, lr=1e18, steps=steps)) == 2
     said = complaint(capsys.readouterr().err)

@@ -752,11 +752,11 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     names = [one.name for section in sections for one in section.tables]
     assert {"perplexity_differences", "perplexity_points"} < set(names)
     assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)
-    pictures = [one.name for section in answers(study(rows)) for one in section.pictures]
+    pictures = [one.name for section in sections for one in section.pictures]
     assert len(set(pictures)) == len(pictures) and "magnitude" in pictures
     remaining = [
         row["remaining, %"]
-        for row in table(next(s for s in answers(study(rows)) if s.name == "perplexity"), "perplexity")
+        for row in table(next(s for s in sections if s.name == "perplexity"), "perplexity")
         if row["arm"] == "20 % × 5"
     ]
     assert all(a > b for a, b in pairwise(remaining))

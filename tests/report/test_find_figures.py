@@ -150,7 +150,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", ["as in SmolLM2", "none", "many"])
+@pytest.mark.parametrize("case", ["none", "many"])
 def test_draw_writes_three_small_png_files_and_nothing_else(tmp_path: Path, case: str) -> None:
     folder = tmp_path / "plots" / "model"
     ordinary = tmp_path / "file"
@@ -170,9 +170,11 @@ def test_draw_writes_three_small_png_files_and_nothing_else(tmp_path: Path, case
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("drawing", [activations, contributions, ablations])
 def test_no_text_lies_on_another_or_leaves_the_figure(case: str, drawing: Any) -> None:
-    with look():
-        figure = drawing(CASES[case])
-        texts = drawn(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with look():
+            figure = drawing(CASES[case])
+            texts = drawn(figure)
     assert len(texts) > 10
     assert not [(one[0], other[0]) for one, other in itertools.combinations(texts, 2) if overlap(one, other)]
     paper = figure.bbox
@@ -189,7 +191,7 @@ def test_drawing_again_replaces_the_files_and_leaves_the_record_alone(tmp_path: 
 
 
 def test_a_figure_that_fails_leaves_nothing_half_written(tmp_path: Path) -> None:
-    record = synthetic()
+    record = synthetic(layers=4, weights=2)
     record["joint"][0]["members"] = [99]
     with pytest.raises(IndexError):
         draw(record, tmp_path)
@@ -363,7 +365,7 @@ def test_small_ratios_and_small_activations_have_labelled_ticks(tmp_path: Path) 
     ],
 )
 def test_names_are_drawn_as_they_are_but_short(tmp_path: Path, name: str, shown: str) -> None:
-    record = synthetic(weights=1) | {"model": name, "note": f"{name} " * 30}
+    record = synthetic(layers=2, weights=1) | {"model": name, "note": f"{name} " * 30}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(record, tmp_path)

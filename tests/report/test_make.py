@@ -41,12 +41,24 @@ def runs(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return next(path.parent for path in folder.glob("*/settings.json"))
 
     (root / "small" / "points").mkdir(parents=True)  # as a sweep leaves it: runs are then called by their points
-    first = run("p20", tiny_gpt2)
-    run("p10", tiny_gpt2, prune_rate=0.1, rounds=4, from_round_1=first)
-    run("random", tiny_gpt2, criterion="random", from_round_1=first)
-    run("twin", tiny_gpt2, data_seed=9, rounds=1)
-    run("other", other)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("swlottery.train._draw", lambda *_: [])  # a report takes nothing from the figures of runs
+        first = run("p20", tiny_gpt2)
+        run("p10", tiny_gpt2, prune_rate=0.1, rounds=4, from_round_1=first)
+        run("random", tiny_gpt2, criterion="random", from_round_1=first)
+        run("twin", tiny_gpt2, data_seed=9, rounds=1)
+        run("other", other)
     return root / "small"
+
+
+@pytest.fixture(scope="module")
+def reports(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with reports on all runs (a.html, its tables, and the same as Markdown), on p20 alone and on other alone."""
+    folder = tmp_path_factory.mktemp("reports")
+    assert main(["report", str(runs), "--out", str(folder / "a.html"), "--markdown", str(folder / "a.md")]) == 0
+    for name in ("p20", "other"):
+        assert main(["report", str(runs / name), "--out", str(folder / f"{name}.html")]) == 0
+    return folder
 
 
 def test_the_facts_are_those_of_the_files(runs: Path) -> None:
@@ -162,39 +174,31 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
     assert len(linked) > 10 and all((tmp_path / link).is_file() for link in linked)
 
 
-def test_a_report_on_its_own_tables_is_the_same(runs: Path, tmp_path: Path) -> None:
-    assert main(["report", str(runs), "--out", str(tmp_path / "a.html"), "--markdown", str(tmp_path / "a.md")]) == 0
-    assert (
-        main(
-            [
-                "report",
-                str(tmp_path / "a_tables"),
-                "--out",
-                str(tmp_path / "b.html"),
-                "--markdown",
-                str(tmp_path / "b.md"),
-            ]
-        )
-        == 0
-    )
-    files = sorted(path.name for path in (tmp_path / "a_tables").iterdir())
+def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -> None:
+    again = [
+        "report",
+        str(reports / "a_tables"),
+        "--out",
+        str(tmp_path / "b.html"),
+        "--markdown",
+        str(tmp_path / "b.md"),
+    ]
+    assert main(again) == 0
+    files = sorted(path.name for path in (reports / "a_tables").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b_tables").iterdir())
     for name in files:
-        assert (tmp_path / "a_tables" / name).read_text() == (tmp_path / "b_tables" / name).read_text(), name
-    assert (tmp_path / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
+        assert (reports / "a_tables" / name).read_text() == (tmp_path / "b_tables" / name).read_text(), name
+    assert (reports / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
 
 
-def test_tables_of_two_reports_are_put_together_and_no_run_counts_twice(runs: Path, tmp_path: Path) -> None:
-    for name in ("p20", "other"):
-        assert main(["report", str(runs / name), "--out", str(tmp_path / f"{name}.html")]) == 0
-    both = collect([tmp_path / "p20_tables", tmp_path / "other_tables", runs / "p20", runs / "p20"])
+def test_tables_of_two_reports_are_put_together_and_no_run_counts_twice(runs: Path, reports: Path) -> None:
+    both = collect([reports / "p20_tables", reports / "other_tables", runs / "p20", runs / "p20"])
     assert sorted(both["runs"]["run"]) == ["small/other", "small/p20"]
     assert len(both["rounds"]) == 6
 
 
-def test_weights_of_stored_tables_are_looked_up_in_new_runs_too(runs: Path, tmp_path: Path) -> None:
-    assert main(["report", str(runs / "other"), "--out", str(tmp_path / "other.html")]) == 0
-    whole, parts = collect([runs / "other", runs / "p20"]), collect([tmp_path / "other_tables", runs / "p20"])
+def test_weights_of_stored_tables_are_looked_up_in_new_runs_too(runs: Path, reports: Path) -> None:
+    whole, parts = collect([runs / "other", runs / "p20"]), collect([reports / "other_tables", runs / "p20"])
     columns = ["round", "weight", "of", "alive", "matrix_keep_rate"]
     seen, again = (
         facts["elsewhere"][facts["elsewhere"]["run"] == "small/p20"][columns].values.tolist()
@@ -203,13 +207,12 @@ def test_weights_of_stored_tables_are_looked_up_in_new_runs_too(runs: Path, tmp_
     assert seen == again and len(seen) == 2 and {row[2] for row in seen} == {"small/other"}
 
 
-def test_other_runs_of_the_same_name_are_others(runs: Path, tmp_path: Path) -> None:
+def test_other_runs_of_the_same_name_are_others(runs: Path, reports: Path, tmp_path: Path) -> None:
     """Two studies may have one name, and points of one name."""
-    assert main(["report", str(runs / "p20"), "--out", str(tmp_path / "first.html")]) == 0
     second = tmp_path / "elsewhere" / "small"
     (second / "points").mkdir(parents=True)
     shutil.copytree(runs / "other", second / "p20")
-    both = collect([tmp_path / "first_tables", second])
+    both = collect([reports / "p20_tables", second])
     assert sorted(both["runs"]["run"]) == ["small/p20", "small/p20 (2)"]
     lineage = dict(zip(both["runs"]["run"], both["runs"]["lineage"], strict=True))
     assert len(set(lineage.values())) == 2
@@ -314,13 +317,10 @@ window.addEventListener('load', function () {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 @pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_sorts_a_table_fetches_nothing_and_has_no_error(runs: Path, tmp_path: Path, width: int) -> None:
-    out = tmp_path / "page.html"
-    assert main(["report", str(runs), "--out", str(out)]) == 0
+def test_a_browser_sorts_a_table_fetches_nothing_and_has_no_error(reports: Path, tmp_path: Path, width: int) -> None:
+    page = (reports / "a.html").read_text()
     tested = tmp_path / "tested.html"
-    tested.write_text(
-        out.read_text().replace("</title>", "</title>" + HARNESS, 1).replace("</body>", SORT + "</body>", 1)
-    )
+    tested.write_text(page.replace("</title>", "</title>" + HARNESS, 1).replace("</body>", SORT + "</body>", 1))
     options = [
         "--headless",
         "--no-sandbox",

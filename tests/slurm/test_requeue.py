@@ -82,7 +82,7 @@ def alone(
 
 
 @pytest.fixture
-def fresh(module_root: Path, alone: Any) -> Path:
+def fresh(module_root: Path) -> Path:
     """The root without the runs of others."""
     shutil.rmtree(module_root / "runs", ignore_errors=True)
     return module_root
@@ -113,7 +113,7 @@ WAYS: dict[str, Callable[[Cluster, str], object]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "seed"), [(way, n) for n, way in enumerate(WAYS)])
 def test_a_run_that_is_hit_goes_on_by_itself_to_the_same_bits(
-    way: str, seed: int, cluster: Cluster, fresh: Path, chosen: list[str], environment: Environment, alone: Any
+    way: str, seed: int, cluster: Cluster, alone: Any, fresh: Path, chosen: list[str], environment: Environment
 ) -> None:
     warning = min(max(60 - round(0.6 * alone[2]), 5), 55)  # seconds before the end of a minute: after 3/5 of the run
     limits = ["--time=1", f"--signal=B:USR1@{warning}"] if way == "time limit" else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import textwrap
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from matplotlib import style
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
@@ -55,9 +55,13 @@ def nothing(figure: Figure, why: str) -> None:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as a PNG file of 256 colours (a third of the bytes), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = io.BytesIO()
-    figure.savefig(pixels, format="png", dpi=DPI)
-    image = Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    canvas = FigureCanvasAgg(
+        figure
+    )  # not `savefig`, which packs the pixels into a PNG file that would be unpacked here
+    figure.set_dpi(DPI)
+    canvas.draw()
+    pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
+    image = pixels.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     with tempfile.TemporaryDirectory(prefix=".figures-", dir=path.parent) as unfinished:
         image.save(Path(unfinished, path.name), dpi=(DPI, DPI))
         os.replace(Path(unfinished, path.name), path)

@@ -88,6 +88,7 @@ class Study:
         self.state, self.lineage, self.network = (
             dict(zip(runs["run"], runs[column], strict=True)) for column in ("state", "lineage", "network")
         )
+        self._tables: dict[str, dict[str, DataFrame]] = {}
 
     @cached_property
     def arms(self) -> list[Arm]:
@@ -148,9 +149,7 @@ class Study:
 
     def own(self, run: str) -> str | None:
         """The followed weight that stands first: the first super weight of the network, or else its leader."""
-        rows = self._weights.get(run)
-        own = rows[rows["kind"].isin(OWN)] if rows is not None else None
-        return None if own is None or own.empty else str(own["weight"].iloc[0])
+        return self._own.get(run)
 
     def kind(self, run: str) -> str:
         """``super weight`` or ``leader``: what a run follows."""
@@ -159,12 +158,10 @@ class Study:
 
     def at(self, run: str, round_: int, column: str) -> tuple[float | None, dict[str, float]]:
         """A column of ``weights`` at the end of a round: of the followed weight, and of each of its controls that has it."""
-        rows, own = self._weights.get(run), self.own(run)
-        if rows is None or own is None:
+        if (run, round_) not in self._rounds_of:
             return None, {}
-        now = rows[rows["round"] == round_]
-        mine = now[(now["weight"] == own) & now["kind"].isin(OWN)][column]
-        others = now[(now["of"] == own) & (now["kind"] == "control_rank")]
+        rows, others = self._rounds_of[run, round_]
+        mine = rows[column]
         values = {
             str(w): float(v) for w, v in zip(others["weight"], others[column], strict=True) if not math.isnan(float(v))
         }
@@ -173,8 +170,10 @@ class Study:
 
     def rows(self, table: str, runs: Iterable[str]) -> DataFrame:
         """The rows that a table has of some runs."""
-        whole = self.facts[table]
-        return whole[whole["run"].isin(list(runs))]
+        whole, wanted = self.facts[table], list(runs)
+        if len(wanted) == 1:
+            return self._by_run(table).get(wanted[0], whole.iloc[:0])
+        return whole[whole["run"].isin(wanted)]
 
     def kept(self, run: str) -> DataFrame:
         """What each prune did to the followed weight."""
@@ -241,9 +240,31 @@ class Study:
     def _rounds(self, arm: Arm) -> int:
         return int(self.settings[arm.runs[0]]["rounds"])
 
-    @cached_property
+    # Sections ask for the rows of a run, or of one of its rounds, thousands of times: each table is taken apart once.
+
+    def _by_run(self, table: str) -> dict[str, DataFrame]:
+        if table not in self._tables:
+            self._tables[table] = {str(run): rows for run, rows in self.facts[table].groupby("run")}
+        return self._tables[table]
+
+    @property
     def _weights(self) -> dict[str, DataFrame]:
-        return {str(run): rows for run, rows in self.facts["weights"].groupby("run")}
+        return self._by_run("weights")
+
+    @cached_property
+    def _own(self) -> dict[str, str]:
+        own = {run: rows[rows["kind"].isin(OWN)] for run, rows in self._weights.items()}
+        return {run: str(rows["weight"].iloc[0]) for run, rows in own.items() if len(rows)}
+
+    @cached_property
+    def _rounds_of(self) -> dict[tuple[str, int], tuple[DataFrame, DataFrame]]:
+        """Of each run that follows a weight, and each of its rounds: that weight's rows, and those of its controls."""
+        found = {}
+        for run, own in self._own.items():
+            for round_, now in self._weights[run].groupby("round"):
+                mine = now[(now["weight"] == own) & now["kind"].isin(OWN)]
+                found[run, int(round_)] = mine, now[(now["of"] == own) & (now["kind"] == "control_rank")]
+        return found
 
     @cached_property
     def _usual(self) -> dict[str, Any]:
