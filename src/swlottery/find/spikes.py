@@ -14,7 +14,8 @@ One pooled median would fire on any large token: at a token with a massive activ
 opposite there and the spike cancels it, which the last layers of many models do. What is added is the output itself,
 but for a norm behind the MLP (gemma, olmo2).
 
-Everything is reduced where it is computed; no activation is copied out whole.
+Everything is reduced where it is computed; no activation is copied out whole. Only the median over tokens needs to see
+all tokens of a layer, so of several batches its outputs are kept, one layer's or a few layers' at a time (forward.py).
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from swlottery.errors import BadInput
-from swlottery.find.probe import Probe
-from swlottery.roles import DownProjection, Inputs
+from swlottery.find import forward
+from swlottery.find.forward import run_body
+from swlottery.find.probe import Batch, Probe
+from swlottery.roles import DownProjection, Inputs, Roles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +41,6 @@ KAPPA = 40.0
 RHO = 5.0
 """ρ. Five times the root mean square of the residual stream: far outside its bulk, whatever its scale."""
 
-_MANY_ROWS = 1024
 _CHUNK = 512
 """Tokens looked at at once: a copy of their activations stays in the processor's cache, and takes no memory to speak of."""
 _TINY = 1e-30
@@ -77,23 +79,49 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class Entries:
+    """Every spike of a layer, one a row, ordered by (token, channel); ``median``: the larger of its two.
+
+    The other columns are as in Spike.
+    """
+
+    token: Tensor
+    channel: Tensor
+    value: Tensor
+    ratio: Tensor
+    added: Tensor
+    rms_ratio: Tensor
+    stream: Tensor
+    median: Tensor
+
+    @property
+    def arrive(self) -> Tensor:
+        """As ``Spike.arrives``."""
+        return (self.stream * self.added > 0) & (self.stream.abs() >= 0.5 * self.added.abs())
+
+
+@dataclass(frozen=True)
 class LayerScan:
     """One layer in one pass: its largest input and output entries, and its spikes: of each channel the largest that
-    arrives and the largest that is cancelled. For experts the input is that at the token of the largest output."""
+    arrives and the largest that is cancelled (``entries``: all of them). For experts the input is that at the token of
+    the largest output."""
 
     layer: int
     input: Peak
     output: Peak
     spikes: list[Spike]
+    entries: Entries | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """One layer's down-projection over all valid tokens, for what a scan reduces away (probes are short).
+    """One layer's down-projection over some or all tokens, in float32, for what a scan reduces away.
 
-    inputs: what enters each matrix. output: ``[tokens, out]``. added, stream: as in Spike, ``[tokens, out]``.
+    tokens: which of the probe's tokens the rows are. inputs: what enters each matrix, by the probe's tokens.
+    output: ``[tokens, out]``. added, stream: as in Spike, ``[tokens, out]``.
     """
 
+    tokens: Tensor
     inputs: list[Inputs]
     output: Tensor
     added: Tensor
@@ -102,16 +130,15 @@ class Activations:
     @property
     def rms(self) -> Tensor:
         """The root mean square over channels of the residual stream before the addition, ``[tokens]``."""
-        return (self.stream - self.added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
+        import torch
+
+        parts = zip(torch.split(self.added, _CHUNK), torch.split(self.stream, _CHUNK), strict=True)
+        return torch.cat([rms_before(added, after) for added, after in parts])
 
 
-def run_body(model: nn.Module, ids: Tensor) -> None:
-    """One forward pass without the head: the logits of a vocabulary are not needed to look at the MLPs."""
-    import torch
-
-    body: Any = model.base_model
-    with torch.no_grad():
-        body(input_ids=ids, use_cache=False)
+def rms_before(added: Tensor, after: Tensor) -> Tensor:
+    """The root mean square of the stream before ``added[tokens, out]`` made ``after`` of it, ``[tokens]``."""
+    return (after - added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
 
 
 def median_size(output: Tensor, dim: int) -> Tensor:
@@ -125,57 +152,57 @@ def medians(output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def above_medians(output: Tensor, kappa: float, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of ``output[tokens, channels]`` at least κ times both medians: (token, channel, ratio).
+    """The entries of ``output[tokens, channels]`` at least κ times both medians: (token, channel, ratio)."""
+    token, channel, over_channels = above_channels(output, kappa, tokens)
+    ratio = output[token, channel].float().abs() / larger_median(output, channel, over_channels)
+    spiky = ratio >= kappa
+    return token[spiky], channel[spiky], ratio[spiky]
 
-    Exact medians of every token and channel would cost more than the forward pass they watch. So only those are taken
-    that may be exceeded, which a count decides without sorting; nothing is lost.
+
+def above_channels(output: Tensor, kappa: float, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of ``output[tokens, channels]`` at least κ times their token's median over channels: (token, channel,
+    median).
+
+    Exact medians of every token would cost more than the forward pass they watch. So only those are taken that may be
+    exceeded, which a count decides without sorting; nothing is lost.
     """
     import torch
 
-    everywhere = torch.arange(len(output), device=output.device)
-    rows = _exceedable_rows(output, everywhere if tokens is None else tokens, kappa, None)
-    if len(rows) > _MANY_ROWS:  # the last layer of many models: a channel that is large at every token
-        rows = _exceedable_rows(output, rows, kappa, _exceedable_columns(output, rows, kappa))
-    kept = output[rows].float().abs()
-    over_channels = kept.median(dim=1).values.clamp_min(_TINY)
-    row, channel = (kept >= kappa * over_channels[:, None]).nonzero(as_tuple=True)
+    everywhere = torch.arange(len(output), device=output.device) if tokens is None else tokens
+    rows = _exceedable_rows(output, everywhere, kappa)
+    found = []
+    for part in torch.split(rows, _CHUNK):
+        size = output[part].float().abs()
+        over_channels = size.median(dim=1).values.clamp_min(_TINY)
+        row, channel = (size >= kappa * over_channels[:, None]).nonzero(as_tuple=True)
+        found.append((part[row], channel, over_channels[row]))
+    token, channel, median = (torch.cat(column) for column in zip(*found, strict=True))
+    return token, channel, median
+
+
+def larger_median(output: Tensor, channel: Tensor, over_channels: Tensor) -> Tensor:
+    """The larger of ``over_channels[n]`` and the median over all tokens of ``channel[n]``."""
+    import torch
+
     channels, which = torch.unique(channel, return_inverse=True)
-    over_tokens = median_size(output[:, channels], 0)[0]
-    ratio = kept[row, channel] / torch.maximum(over_channels[row], over_tokens[which])
-    spiky = ratio >= kappa
-    return rows[row[spiky]], channel[spiky], ratio[spiky]
+    over_tokens = torch.cat([median_size(output[:, part], 0)[0] for part in torch.split(channels, 64)])
+    return torch.maximum(over_channels, over_tokens[which])
 
 
-def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float, columns: Tensor | None) -> Tensor:
-    """Those of ``rows`` whose largest entry (among ``columns``, if given) may reach κ times their median."""
+def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
+    """Those of ``rows`` whose largest entry may reach κ times their median.
+
+    How many entries are at most that peak over κ, 1 % of rounding allowed? The (lower) median is, where more than half
+    are.
+    """
     import torch
 
     found = [rows[:0]]
-    if columns is not None and not len(columns):
-        return rows[:0]
     for part in torch.split(rows, _CHUNK):
         size = output[part].abs()
-        peak = (size if columns is None else size[:, columns]).amax(dim=1, keepdim=True)
-        found.append(part[_counted(size, peak, kappa, 1) > (size.shape[1] - 1) // 2])
+        low = size <= (1.01 / kappa * size.amax(dim=1, keepdim=True)).clamp_min(_TINY)
+        found.append(part[low.view(torch.uint8).sum(dim=1, dtype=torch.int32) > (size.shape[1] - 1) // 2])
     return torch.cat(found)
-
-
-def _exceedable_columns(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
-    """The columns whose largest entry in ``rows`` may reach κ times their median over all rows."""
-    import torch
-
-    peak = torch.stack([output[part].abs().amax(dim=0) for part in torch.split(rows, _CHUNK)]).amax(dim=0)
-    below = sum(_counted(part.abs(), peak, kappa, 0) for part in torch.split(output, _CHUNK))
-    columns: Tensor = (torch.as_tensor(below) > (len(output) - 1) // 2).nonzero().flatten()
-    return columns
-
-
-def _counted(size: Tensor, peak: Tensor, kappa: float, dim: int) -> Tensor:
-    """How many entries are at most ``peak``/κ, 1 % of rounding allowed. The (lower) median is, where more than half are;
-    so a count decides without sorting."""
-    import torch
-
-    return (size <= (1.01 / kappa * peak).clamp_min(_TINY)).view(torch.uint8).sum(dim=dim, dtype=torch.int32)
 
 
 def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
@@ -195,27 +222,126 @@ def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
 
 def scan(model: nn.Module, downs: Sequence[DownProjection], probe: Probe, kappa: float = KAPPA) -> list[LayerScan]:
     """One forward pass over the probe with every down-projection watched."""
-    watches = [_Watch(down, probe.valid, kappa) for down in downs]
-    with _watched(watches):
-        run_body(model, probe.ids)
-    return [watch.result for watch in watches]
+    batches = _batches(probe)
+    watches = [_Watch(down, batches, kappa) for down in downs]
+    return [watch.result for group in _passes(model, watches, batches) for watch in group]
 
 
-def activations(model: nn.Module, downs: Sequence[DownProjection], probe: Probe) -> list[Activations]:
-    """One forward pass that keeps the inputs, outputs and streams of ``downs``, in float32."""
-    keepers = [_Keeper(down, probe.valid) for down in downs]
-    with _watched(keepers):
-        run_body(model, probe.ids)
-    return [keeper.result for keeper in keepers]
+def activations(
+    model: nn.Module, downs: Sequence[DownProjection], probe: Probe, tokens: Tensor | None = None
+) -> list[Activations]:
+    """One forward pass that keeps the inputs, outputs and streams of ``downs``, in float32, at all tokens or at some.
+
+    Args:
+        tokens: which of the probe's tokens, in their order; only the batches of prompts that hold one are run.
+    """
+    return [now for group in by_groups(model, downs, probe, tokens) for now in group]
+
+
+def by_groups(
+    model: nn.Module, downs: Sequence[DownProjection], probe: Probe, tokens: Tensor | None = None
+) -> Iterator[list[Activations]]:
+    """The activations of ``downs``, in their order, as many layers at a time as `forward.budget` has room for."""
+    batches = _batches(probe, tokens)
+    keepers = [_Keeper(down, batches, tokens) for down in downs]
+    for group in _passes(model, keepers, batches):
+        kept = [keeper.result for keeper in group]
+        group.clear()  # so that nobody but the caller holds them
+        yield kept
+
+
+class Everything:
+    """The activations of all layers: held where they fit, made again a group of layers at a time where they do not.
+
+    groups: how many there are.
+    """
+
+    def __init__(self, model: nn.Module, downs: Sequence[DownProjection], probe: Probe) -> None:
+        self.model, self.downs, self.probe = model, downs, probe
+        batches = _batches(probe)
+        self.groups = len(_groups(model, [_Keeper(down, batches) for down in downs]))
+        self.held = activations(model, downs, probe) if self.groups == 1 else []
+
+    def __iter__(self) -> Iterator[tuple[Sequence[DownProjection], list[Activations]]]:
+        """Each group's down-projections and activations; the list is emptied when the next one is asked for."""
+        done = 0
+        for group in [list(self.held)] if self.held else by_groups(self.model, self.downs, self.probe):
+            downs = self.downs[done : done + len(group)]
+            done += len(group)
+            yield downs, group
+            group.clear()
+
+
+def _batches(probe: Probe, tokens: Tensor | None = None) -> list[Batch]:
+    """The batches of a probe, or those of them that hold one of ``tokens``."""
+    batches = probe.batches(forward.BATCH_TOKENS)
+    if tokens is None:
+        return batches
+    wanted = tokens.tolist()
+    return [batch for batch in batches if any(batch.first <= token < batch.first + batch.count for token in wanted)]
+
+
+_H = TypeVar("_H", bound="_Hooked")
+
+
+def _groups(model: nn.Module, hooked: Sequence[_Hooked]) -> list[range]:
+    return forward.groups([one.size for one in hooked], forward.budget(model))
+
+
+def _passes(model: nn.Module, hooked: list[_H], batches: Sequence[Batch]) -> Iterator[list[_H]]:
+    """Run ``batches`` with hooks on some layers, given in their order, a group of layers at a time; yield each group
+    when it is done. Nothing behind the last layer is run. ``hooked`` is emptied on the way."""
+    stretches = _groups(model, hooked)
+    blocks = Roles(model).blocks if len(stretches) > 1 else []
+    returned: list[Any] = [None] * len(batches)
+    start = 0
+    for stretch in stretches:
+        group = [hooked.pop(0) for _ in stretch]
+        for number, batch in enumerate(batches):
+            for one in group:
+                one.begin(batch)
+            end = group[-1].down
+            with forward.resumed(blocks, start, returned[number]), _watched(group), forward.ending_at(end.block) as kept:
+                run_body(model, batch.ids)
+            returned[number] = kept[0] if hooked else None
+        start = end.layer + 1
+        for one in group:
+            one.finish()
+        yield group
+
+
+class _Rows:
+    """A matrix that comes in parts, in the order of its rows; one that comes whole is not copied."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+
+    def add(self, part: Tensor) -> None:
+        if len(part) == self.total:
+            self.whole = part
+            return
+        if not self.done:
+            self.whole = part.new_empty(self.total, part.shape[1])
+        self.whole[self.done : self.done + len(part)] = part
+        self.done += len(part)
 
 
 class _Hooked(ABC):
-    """Hooks on one layer: at the down-projection, behind the norm if one follows it, and at the block's end."""
+    """Hooks on one layer: at the down-projection, behind the norm if one follows it, and at the block's end.
 
-    def __init__(self, down: DownProjection, valid: Tensor) -> None:
+    size: the bytes that are kept of the layer until all batches are through, about.
+    """
+
+    size: int
+
+    def __init__(self, down: DownProjection) -> None:
         self.down = down
-        self.tokens = valid.nonzero().flatten()
-        self.valid = None if len(self.tokens) == len(valid) else valid
+
+    def begin(self, batch: Batch) -> None:
+        """Called before each batch."""
+        self.batch = batch
+        self.tokens = batch.valid.nonzero().flatten()
+        self.valid = None if len(self.tokens) == len(batch.valid) else batch.valid
         self.added: Tensor | None = None
         self.called = False
 
@@ -234,78 +360,170 @@ class _Hooked(ABC):
 
     @abstractmethod
     def at_end(self, stream: Tensor) -> None:
-        """Called with the residual stream after the addition; sets ``result``."""
+        """Called with the residual stream after the addition."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Called behind the last batch; sets ``result``."""
 
 
 class _Watch(_Hooked):
     """A scan's view of one layer."""
 
-    def __init__(self, down: DownProjection, valid: Tensor, kappa: float) -> None:
-        super().__init__(down, valid)
-        self.kappa = kappa
+    def __init__(self, down: DownProjection, batches: Sequence[Batch], kappa: float) -> None:
+        super().__init__(down)
+        self.kappa, self.batches = kappa, len(batches)
+        count = sum(batch.count for batch in batches)
+        self.everywhere = _Rows(count)
+        channels = down.matrices()[0][1].shape[0]
+        self.size = count * channels * down.weight.element_size() if len(batches) > 1 else 0
+        self.found: list[tuple[Tensor, ...]] = []
 
     def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
         import torch
 
+        first = self.batch.first
         self.values = self.rows(output.clone() if self.down.overwritten else output)
         self.version = self.values._version
         self.sizes = _sizes(self.values)
         row = int(self.sizes.argmax())
         channel = int(self.values[row].abs().argmax())
-        self.output = Peak(float(self.values[row, channel]), row, channel)
+        largest = Peak(float(self.values[row, channel]), first + row, channel)
+        is_larger = first == 0 or abs(largest.value) > abs(self.output.value)
         if self.down.experts is None:
-            self.input = _peak(self.rows(args[0]))
-        else:  # experts' inputs have to be computed again: at the token of the largest output alone
+            peak = _peak(self.rows(args[0]), first)
+            if first == 0 or abs(peak.value) > abs(self.input.value):
+                self.input = peak
+        elif is_larger:  # experts' inputs have to be computed again: at the token of the largest output alone
             inputs = torch.cat([given.values for given in self.down.inputs(args, self.tokens[row : row + 1])])
-            largest = _peak(inputs)
-            self.input = Peak(largest.value, row, largest.channel)
+            peak = _peak(inputs)
+            self.input = Peak(peak.value, first + row, peak.channel)
+        if is_larger:
+            self.output = largest
 
     def at_end(self, stream: Tensor) -> None:
         if self.values._version != self.version:
             raise AssertionError(f"the output of {self.down.path} was overwritten: its row in roles.py has to say so")
-        spikes = self._spikes(None if self.added is None else self.rows(self.added), self.rows(stream))
-        self.result = LayerScan(self.down.layer, self.input, self.output, spikes)
+        self.everywhere.add(self.values)
+        self.found.append(self.candidates(None if self.added is None else self.rows(self.added), self.rows(stream)))
         del self.values, self.sizes
         self.added = None
+        if self.batches == 1:
+            self.reduce()
 
-    def _spikes(self, normed: Tensor | None, stream: Tensor) -> list[Spike]:
+    def candidates(self, normed: Tensor | None, stream: Tensor) -> tuple[Tensor, ...]:
+        """The entries of a batch that stand out of their token, and of the stream: columns of the same length."""
         import torch
 
-        everywhere, sizes = (self.values, self.sizes) if normed is None else (normed, _sizes(normed))
-        token, channel, ratio = above_medians(self.values, self.kappa, above_stream(everywhere, stream, sizes))
-        added, after = everywhere[token].float(), stream[token].float()
-        rms = (after - added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
+        added, sizes = (self.values, self.sizes) if normed is None else (normed, _sizes(normed))
+        token, channel, over_channels = above_channels(self.values, self.kappa, above_stream(added, stream, sizes))
+        here, after = added[token].float(), stream[token].float()
         nth = torch.arange(len(token), device=after.device)
-        reached = added[nth, channel]
-        value = self.values[token, channel].float()
-        columns = (token, channel, value, ratio, reached, reached.abs() / rms, after[nth, channel])
-        best: dict[tuple[int, bool], Spike] = {}  # of each channel one that arrives and one that is cancelled
-        for at, out, *numbers in zip(*(column.tolist() for column in columns), strict=True):
-            spike = Spike(self.down.layer, at, out, *numbers)
-            key = (out, spike.arrives)
-            if spike.rms_ratio >= RHO and (key not in best or spike.ratio > best[key].ratio):
-                best[key] = spike
-        return sorted(best.values(), key=lambda spike: -spike.ratio)
+        reached = here[nth, channel]
+        rms_ratio = reached.abs() / rms_before(here, after)
+        columns = (token + self.batch.first, channel, self.values[token, channel].float(), over_channels, reached,
+                   rms_ratio, after[nth, channel])  # fmt: skip
+        return tuple(column[rms_ratio >= RHO] for column in columns)
+
+    def reduce(self) -> None:
+        """Of the candidates those that stand out of their channel as well, now that all of it has been seen."""
+        import torch
+
+        token, channel, value, over_channels, *rest = (torch.cat(column) for column in zip(*self.found, strict=True))
+        median = larger_median(self.everywhere.whole, channel, over_channels)
+        columns = (token, channel, value, value.abs() / median, *rest, median)
+        spiky = columns[3] >= self.kappa
+        entries = Entries(*(column[spiky] for column in columns))
+        self.result = LayerScan(self.down.layer, self.input, self.output, _largest(self.down.layer, entries), entries)
+        del self.everywhere, self.found
+
+    def finish(self) -> None:
+        if self.batches > 1:
+            self.reduce()
+
+
+def _largest(layer: int, entries: Entries) -> list[Spike]:
+    """Of each channel one spike that arrives and one that is cancelled, the largest first."""
+    columns = (entries.token, entries.channel, entries.value, entries.ratio, entries.added, entries.rms_ratio)
+    best: dict[tuple[int, bool], Spike] = {}
+    for at, out, *numbers in zip(*(column.tolist() for column in (*columns, entries.stream)), strict=True):
+        spike = Spike(layer, at, out, *numbers)
+        key = (out, spike.arrives)
+        if key not in best or spike.ratio > best[key].ratio:
+            best[key] = spike
+    return sorted(best.values(), key=lambda spike: -spike.ratio)
 
 
 class _Keeper(_Hooked):
+    """One layer's activations at all tokens, or at those ``chosen``."""
+
+    def __init__(self, down: DownProjection, batches: Sequence[Batch], chosen: Tensor | None = None) -> None:
+        super().__init__(down)
+        self.chosen = chosen
+        count = sum(batch.count for batch in batches) if chosen is None else len(chosen)
+        out, in_ = down.matrices()[0][1].shape
+        # float32; of a mixture, two experts a token. A norm behind the MLP gives one matrix more.
+        self.size = 4 * count * ((2 if down.experts else 1) * in_ + (2 if down.post_norm is None else 3) * out)
+        self.numbers: list[Tensor] = []
+        self.inputs: list[Inputs] = []
+        self.values, self.output, self.normed, self.stream = (_Rows(count) for _ in range(4))
+
+    def begin(self, batch: Batch) -> None:
+        import torch
+
+        super().begin(batch)
+        number = batch.first + torch.arange(len(self.tokens), device=self.tokens.device)
+        self.wanted = None if self.chosen is None else torch.isin(number, self.chosen)
+        self.places = self.tokens if self.wanted is None else self.tokens[self.wanted]
+        self.numbers.append(number if self.wanted is None else number[self.wanted])
+
+    def kept(self, activation: Any) -> Tensor:
+        """The chosen rows in float32."""
+        rows = self.rows(activation)
+        return (rows if self.wanted is None else rows[self.wanted]).float()
+
     def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
         import torch
 
-        numbers = torch.arange(len(self.tokens), device=self.tokens.device)
-        count = torch.full((int(self.tokens[-1]) + 1,), -1, device=self.tokens.device)
-        count[self.tokens] = numbers  # from flat positions back to counts of valid tokens
-        self.inputs = [
-            Inputs(inputs.expert, count[inputs.tokens], inputs.values.float())
-            for inputs in self.down.inputs(args, self.tokens)
-        ]
-        self.output = self.rows(output).float().clone()
-        if not bool(torch.isfinite(self.output).all()):
+        if self.down.experts is None:
+            (inputs,) = self.down.inputs(args, self.places)
+            self.values.add(inputs.values.float())
+        else:
+            count = torch.full((len(self.batch.valid),), -1, device=self.tokens.device)
+            count[self.places] = self.numbers[-1]  # from flat positions to the probe's tokens
+            for inputs in self.down.inputs(args, self.places):
+                self.inputs.append(Inputs(inputs.expert, count[inputs.tokens], inputs.values.float()))
+        values = self.kept(output).clone()
+        if not bool(torch.isfinite(values).all()):
             raise BadInput(f"the output of {self.down.path} is not finite: use --dtype bfloat16 or float32")
+        self.output.add(values)
 
     def at_end(self, stream: Tensor) -> None:
-        added = self.output if self.added is None else self.rows(self.added).float()
-        self.result = Activations(self.inputs, self.output, added, self.rows(stream).float().clone())
+        if self.added is not None:
+            self.normed.add(self.kept(self.added))
+            self.added = None
+        self.stream.add(self.kept(stream).clone())
+
+    def finish(self) -> None:
+        import torch
+
+        tokens = torch.cat(self.numbers)
+        inputs = _of_each_expert(self.inputs) if self.down.experts else [Inputs(None, tokens, self.values.whole)]
+        output = self.output.whole
+        added = output if self.down.post_norm is None else self.normed.whole
+        self.result = Activations(tokens, inputs, output, added, self.stream.whole)
+
+
+def _of_each_expert(parts: list[Inputs]) -> list[Inputs]:
+    """The inputs of all batches, one entry an expert, by their number."""
+    import torch
+
+    joined = []
+    for expert in sorted({part.expert for part in parts if part.expert is not None}):
+        mine = [part for part in parts if part.expert == expert]
+        tokens, values = torch.cat([part.tokens for part in mine]), torch.cat([part.values for part in mine])
+        joined.append(Inputs(expert, tokens, values))
+    return joined
 
 
 @contextmanager
@@ -356,9 +574,9 @@ def _sizes(activation: Tensor) -> Tensor:
     return torch.cat([part.abs().amax(dim=1) for part in torch.split(activation, _CHUNK)])
 
 
-def _peak(activation: Tensor) -> Peak:
+def _peak(activation: Tensor, first: int = 0) -> Peak:
     """The largest of ``activation[tokens, channels]``, by ever smaller parts: an argmax over all costs several times
-    the minima and maxima of large chunks."""
+    the minima and maxima of large chunks. ``first``: the number of the first token."""
     import torch
 
     chunks = torch.split(activation, _CHUNK)
@@ -366,4 +584,4 @@ def _peak(activation: Tensor) -> Peak:
     nth = int(extremes.abs().amax(dim=1).argmax())
     row = int(chunks[nth].abs().amax(dim=1).argmax())
     channel = int(chunks[nth][row].abs().argmax())
-    return Peak(float(chunks[nth][row, channel]), _CHUNK * nth + row, channel)
+    return Peak(float(chunks[nth][row, channel]), first + _CHUNK * nth + row, channel)
