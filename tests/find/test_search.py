@@ -166,7 +166,7 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     stream[4, 5], stream[9, 5] = first.stream, near.stream
     watch.at_output([output], output)
     watch.at_end(stream)
-    assert {spike.token for spike in watch.result.spikes} == {4, 9}
+    assert {spike.token for spike in watch.result().spikes} == {4, 9}
 
 
 def test_a_spike_that_many_weights_or_the_bias_make_has_no_super_weight():

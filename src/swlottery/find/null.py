@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate
-from swlottery.find.spikes import RHO, Activations, median_size
+from swlottery.find.spikes import RHO, Activations, larger_median, median_size
 from swlottery.roles import DownProjection
 from swlottery.runtime import hardware
 
@@ -65,10 +65,8 @@ def largest_ratio(output: Tensor, added: Tensor, rms: Tensor) -> float:
     if not len(reaches[0]):
         return 0.0
     tokens, which_token = torch.unique(reaches[0], return_inverse=True)
-    channels, which_channel = torch.unique(reaches[1], return_inverse=True)
     over_channels = torch.cat([median_size(output[part], 1) for part in torch.split(tokens, ROWS)]).flatten()
-    over_tokens = torch.cat([median_size(output[:, part], 0)[0] for part in torch.split(channels, 64)])
-    bar = torch.maximum(over_channels[which_token], over_tokens[which_channel])
+    bar = larger_median(output, reaches[1], over_channels[which_token])
     return float((output[reaches].float().abs() / bar).max())
 
 

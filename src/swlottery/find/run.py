@@ -92,8 +92,8 @@ def find(
     found = result.coordinates
     everything = Everything(loaded.model, downs, probe)
     led = None
-    for layers, group in everything:
-        led = leader(layers, group, led)
+    for some, group in everything:
+        led = leader(some, group, led)
     assert led is not None, "a model has at least one layer"
     cancelling = _cancelling(loaded.model, downs, probe, result)
     yield Searched(result, led, cancelling)

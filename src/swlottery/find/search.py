@@ -242,9 +242,7 @@ class Leader:
         ]
 
 
-def leader(
-    downs: Sequence[DownProjection], everything: Sequence[Activations], best: Leader | None = None
-) -> Leader:
+def leader(downs: Sequence[DownProjection], everything: Sequence[Activations], best: Leader | None = None) -> Leader:
     """The weight with the largest c_i of all layers, tokens and channels; ``best``: that of the layers before.
 
     |W[o,i]| · max_t |x_i(t)| bounds what a weight can give; weights are looked at in the order of that bound until none
@@ -274,9 +272,7 @@ def leader(
     return best
 
 
-def _most_given(
-    now: Activations, inputs: Inputs, matrix: Tensor, outs: Tensor, ins: Tensor
-) -> tuple[float, int, int]:
+def _most_given(now: Activations, inputs: Inputs, matrix: Tensor, outs: Tensor, ins: Tensor) -> tuple[float, int, int]:
     """The most that one of the weights (outs[n], ins[n]) gives at any token: (amount, row of the inputs, n)."""
     import torch
 

@@ -43,6 +43,8 @@ RHO = 5.0
 
 _CHUNK = 512
 """Tokens looked at at once: a copy of their activations stays in the processor's cache, and takes no memory to speak of."""
+_ENTRIES = 1 << 19
+"""Entries whose median over tokens is taken at once: it needs several times their memory."""
 _TINY = 1e-30
 
 
@@ -185,7 +187,8 @@ def larger_median(output: Tensor, channel: Tensor, over_channels: Tensor) -> Ten
     import torch
 
     channels, which = torch.unique(channel, return_inverse=True)
-    over_tokens = torch.cat([median_size(output[:, part], 0)[0] for part in torch.split(channels, 64)])
+    at_once = max(1, _ENTRIES // len(output))
+    over_tokens = torch.cat([median_size(output[:, part], 0)[0] for part in torch.split(channels, at_once)])
     return torch.maximum(over_channels, over_tokens[which])
 
 
@@ -224,7 +227,7 @@ def scan(model: nn.Module, downs: Sequence[DownProjection], probe: Probe, kappa:
     """One forward pass over the probe with every down-projection watched."""
     batches = _batches(probe)
     watches = [_Watch(down, batches, kappa) for down in downs]
-    return [watch.result for group in _passes(model, watches, batches) for watch in group]
+    return [watch.result() for group in _passes(model, watches, batches) for watch in group]
 
 
 def activations(
@@ -245,7 +248,7 @@ def by_groups(
     batches = _batches(probe, tokens)
     keepers = [_Keeper(down, batches, tokens) for down in downs]
     for group in _passes(model, keepers, batches):
-        kept = [keeper.result for keeper in group]
+        kept = [keeper.result() for keeper in group]
         group.clear()  # so that nobody but the caller holds them
         yield kept
 
@@ -297,16 +300,13 @@ def _passes(model: nn.Module, hooked: list[_H], batches: Sequence[Batch]) -> Ite
     start = 0
     for stretch in stretches:
         group = [hooked.pop(0) for _ in stretch]
+        end = group[-1].down
         for number, batch in enumerate(batches):
-            for one in group:
-                one.begin(batch)
-            end = group[-1].down
-            with forward.resumed(blocks, start, returned[number]), _watched(group), forward.ending_at(end.block) as kept:
+            going_on = forward.resumed(blocks, start, returned[number])
+            with going_on, _watched(group, batch), forward.ending_at(end.block) as kept:
                 run_body(model, batch.ids)
             returned[number] = kept[0] if hooked else None
         start = end.layer + 1
-        for one in group:
-            one.finish()
         yield group
 
 
@@ -362,10 +362,6 @@ class _Hooked(ABC):
     def at_end(self, stream: Tensor) -> None:
         """Called with the residual stream after the addition."""
 
-    @abstractmethod
-    def finish(self) -> None:
-        """Called behind the last batch; sets ``result``."""
-
 
 class _Watch(_Hooked):
     """A scan's view of one layer."""
@@ -374,6 +370,8 @@ class _Watch(_Hooked):
         super().__init__(down)
         self.kappa, self.batches = kappa, len(batches)
         count = sum(batch.count for batch in batches)
+        self.input: Peak
+        self.output: Peak
         self.everywhere = _Rows(count)
         channels = down.matrices()[0][1].shape[0]
         self.size = count * channels * down.weight.element_size() if len(batches) > 1 else 0
@@ -408,8 +406,8 @@ class _Watch(_Hooked):
         self.found.append(self.candidates(None if self.added is None else self.rows(self.added), self.rows(stream)))
         del self.values, self.sizes
         self.added = None
-        if self.batches == 1:
-            self.reduce()
+        if self.batches == 1:  # nothing is left to see: what would be kept of all layers is let go at once
+            self.reduced = self.reduce()
 
     def candidates(self, normed: Tensor | None, stream: Tensor) -> tuple[Tensor, ...]:
         """The entries of a batch that stand out of their token, and of the stream: columns of the same length."""
@@ -425,7 +423,7 @@ class _Watch(_Hooked):
                    rms_ratio, after[nth, channel])  # fmt: skip
         return tuple(column[rms_ratio >= RHO] for column in columns)
 
-    def reduce(self) -> None:
+    def reduce(self) -> LayerScan:
         """Of the candidates those that stand out of their channel as well, now that all of it has been seen."""
         import torch
 
@@ -434,12 +432,12 @@ class _Watch(_Hooked):
         columns = (token, channel, value, value.abs() / median, *rest, median)
         spiky = columns[3] >= self.kappa
         entries = Entries(*(column[spiky] for column in columns))
-        self.result = LayerScan(self.down.layer, self.input, self.output, _largest(self.down.layer, entries), entries)
         del self.everywhere, self.found
+        return LayerScan(self.down.layer, self.input, self.output, _largest(self.down.layer, entries), entries)
 
-    def finish(self) -> None:
-        if self.batches > 1:
-            self.reduce()
+    def result(self) -> LayerScan:
+        """What was seen, behind the last batch."""
+        return self.reduced if self.batches == 1 else self.reduce()
 
 
 def _largest(layer: int, entries: Entries) -> list[Spike]:
@@ -504,14 +502,15 @@ class _Keeper(_Hooked):
             self.added = None
         self.stream.add(self.kept(stream).clone())
 
-    def finish(self) -> None:
+    def result(self) -> Activations:
+        """What was kept, behind the last batch."""
         import torch
 
         tokens = torch.cat(self.numbers)
         inputs = _of_each_expert(self.inputs) if self.down.experts else [Inputs(None, tokens, self.values.whole)]
         output = self.output.whole
         added = output if self.down.post_norm is None else self.normed.whole
-        self.result = Activations(tokens, inputs, output, added, self.stream.whole)
+        return Activations(tokens, inputs, output, added, self.stream.whole)
 
 
 def _of_each_expert(parts: list[Inputs]) -> list[Inputs]:
@@ -527,8 +526,8 @@ def _of_each_expert(parts: list[Inputs]) -> list[Inputs]:
 
 
 @contextmanager
-def _watched(hooked: Sequence[_Hooked]) -> Iterator[None]:
-    """Put the hooks in place; take every one of them away again, whatever happens."""
+def _watched(hooked: Sequence[_Hooked], batch: Batch) -> Iterator[None]:
+    """Put the hooks in place for one batch; take every one of them away again, whatever happens."""
 
     def at_output(one: _Hooked) -> Callable[..., None]:
         def hook(module: nn.Module, args: Sequence[Tensor], output: Tensor) -> None:
@@ -548,6 +547,7 @@ def _watched(hooked: Sequence[_Hooked]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for one in hooked:
+            one.begin(batch)
             down = one.down
             handles = [down.module.register_forward_hook(at_output(one))]
             if down.post_norm is not None:
