@@ -72,3 +72,13 @@ def test_draws_depend_on_the_seed_and_on_nothing_else():
     prepared = null.prepare(roles.downs, activations(model, roles.downs, probe), [])
     first, again, other = (list(null.draws(prepared, "entries", 5, seed)) for seed in (1, 1, 2))
     assert first == again != other and max(first) > 0
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_draws_are_made_in_what_the_hardware_is_fast_at(fast, precision, monkeypatch):
+    model = tiny_model("gpt2")
+    downs = Roles(model).downs
+    monkeypatch.setattr(null.hardware, "bfloat16", lambda device: (fast, ""))
+    layers = null.prepare(downs, activations(model, downs, random_probe(VOCABULARY)), [Coordinate(0, 1, 2)])
+    assert {tensor.dtype for layer in layers for _, x, matrix in layer.parts for tensor in (x, matrix)} == {precision}
+    assert layers[0].parts[0][2][1, 2] == 0 != downs[0].matrix()[1, 2]
