@@ -22,7 +22,8 @@ from swlottery.find import null
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, activations
+from swlottery.find.spikes import KAPPA
+from swlottery.find.watching import activations
 from swlottery.roles import Roles
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 

@@ -43,7 +43,8 @@ def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
     import torch
 
     from swlottery.find.forward import run_body
-    from swlottery.find.spikes import KAPPA, scan
+    from swlottery.find.spikes import KAPPA
+    from swlottery.find.watching import scan
 
     if kind == "watched":
         scan(model, downs, probe, KAPPA / 2)

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from swlottery.find import forward, null, spikes
+from swlottery.find import forward, null, watching
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import leader, search
-from swlottery.find.spikes import Everything, activations, scan
+from swlottery.find.watching import Everything, activations, scan
 from swlottery.roles import Roles
 from tiny import CONFIGS, LAYERS, VOCABULARY, tiny_model
 
@@ -165,6 +165,6 @@ def test_a_pass_runs_each_block_once_and_none_behind_the_last(in_pieces):
 def test_the_budget_is_a_part_of_the_weights():
     model = tiny_model("llama")
     assert forward.budget(model) == 64 << 20
-    assert spikes._groups(
-        model, [spikes._Keeper(down, random_probe(VOCABULARY).batches(99)) for down in Roles(model).downs]
+    assert watching._groups(
+        model, [watching._Keeper(down, random_probe(VOCABULARY).batches(99)) for down in Roles(model).downs]
     ) == [range(LAYERS)]

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from swlottery.find import search as searching
-from swlottery.find import spikes
+from swlottery.find import watching
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, RHO, Spike, activations, medians
+from swlottery.find.spikes import KAPPA, RHO, Spike, medians
+from swlottery.find.watching import activations
 from swlottery.lineage import weights_sha256
 from swlottery.roles import Roles
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
@@ -158,7 +159,7 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     first = Spike(2, 4, 5, -900.0, 500.0, -900.0, 50.0, 30.0)
     near = Spike(2, 9, 5, 40.0, 25.0, 40.0, 9.0, 41.0)
     batches = random_probe(VOCABULARY).batches(100)
-    watch = spikes._Watch(Roles(tiny_model("llama")).downs[2], batches, 20.0)
+    watch = watching._Watch(Roles(tiny_model("llama")).downs[2], batches, 20.0)
     watch.begin(batches[0])
     stream = torch.full((30, HIDDEN), 0.2)
     output = torch.full((30, HIDDEN), 0.1)

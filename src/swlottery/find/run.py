@@ -17,8 +17,9 @@ from swlottery.find.coordinates import Coordinate
 from swlottery.find.probe import Probe
 from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.search import Contribution, Leader, Removal, Search, contributions, leader, search
-from swlottery.find.spikes import RHO, Everything, LayerScan, Spike, activations
+from swlottery.find.spikes import RHO, LayerScan, Spike
 from swlottery.find.verify import Ablation, Verdict, cost, critical_sets, paired, verdicts, verify
+from swlottery.find.watching import Everything, activations
 from swlottery.roles import DownProjection, Roles
 from swlottery.text import Text
 

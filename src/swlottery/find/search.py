@@ -16,18 +16,8 @@ from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import (
-    KAPPA,
-    RHO,
-    Activations,
-    Entries,
-    LayerScan,
-    Spike,
-    activations,
-    median_size,
-    rms_before,
-    scan,
-)
+from swlottery.find.spikes import KAPPA, RHO, Activations, Entries, LayerScan, Spike, median_size, rms_before
+from swlottery.find.watching import activations, scan
 from swlottery.roles import DownProjection, Inputs
 
 if TYPE_CHECKING:
