@@ -22,7 +22,8 @@ from swlottery.find import null
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, activations
+from swlottery.find.spikes import KAPPA
+from swlottery.find.watching import activations
 from swlottery.roles import Roles
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 
@@ -68,8 +69,9 @@ def false_alarms(count: int) -> None:
     probe = probes.build(loaded.tokenizer, probes.DEFAULT_PROMPTS, loaded.context)
     result = search(loaded.model, roles.downs, probe)
     everything = activations(loaded.model, roles.downs, probe)
+    prepared = null.prepare(roles.downs, everything, result.coordinates)
     for kind in null.KINDS:
-        drawn = null.Null(kind, tuple(null.draws(roles.downs, everything, result.coordinates, kind, count)))
+        drawn = null.Null(kind, tuple(null.draws(prepared, kind, count)))
         rate, low, high = drawn.firing(KAPPA)
         ordered = sorted(drawn.largest)
         print(

@@ -42,7 +42,9 @@ def prepare(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
 def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
     import torch
 
-    from swlottery.find.spikes import KAPPA, run_body, scan
+    from swlottery.find.forward import run_body
+    from swlottery.find.spikes import KAPPA
+    from swlottery.find.watching import scan
 
     if kind == "watched":
         scan(model, downs, probe, KAPPA / 2)

@@ -7,12 +7,16 @@ once into a plain folder that ``from_pretrained`` loads in seconds, kept in the 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from swlottery.builtin import cache_folder
 from swlottery.errors import BadInput
@@ -100,8 +104,9 @@ def _convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        with _read_once():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     except ImportError:
         raise
     except Exception as error:  # the reader's errors are of many types: it parses whatever the bytes say
@@ -114,3 +119,19 @@ def _convert(path: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Remember what the package gguf has read: transformers parses a file's header three times, and builds the table of
+    names anew for each of a model's modules. Both take longer than the weights."""
+    import gguf
+
+    before: dict[str, Any] = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, function in before.items():
+            setattr(gguf, name, functools.cache(function))
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(gguf, name, function)

@@ -7,7 +7,8 @@ from swlottery.find import null
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, activations
+from swlottery.find.spikes import KAPPA
+from swlottery.find.watching import activations
 from swlottery.roles import Roles
 from tiny import VOCABULARY, tiny_model
 
@@ -27,7 +28,9 @@ def test_a_permuted_product_is_one_of_a_permuted_matrix(kind):
     """Only entries move, and for `rows` only within their row."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(5, 7)
-    got = null._permuted_product(torch.eye(7), matrix, kind, {}, generator).t()
+    permutation = torch.randperm(35 if kind == "entries" else 7, generator=generator)
+    (product,) = null.permuted_products(torch.eye(7), matrix, kind, permutation)
+    got = product.t()
     assert not torch.equal(got, matrix)
     assert torch.equal(got.flatten().sort().values, matrix.flatten().sort().values)
     same_rows = torch.equal(got.sort(dim=1).values, matrix.sort(dim=1).values)
@@ -51,13 +54,13 @@ def test_a_plant_stands_far_above_its_null_and_is_taken_out_of_it(name):
     plant_weight(model, roles, probe, plant, 10.0)
     found = search(model, roles.downs, probe)
     assert found.coordinates == [plant.coordinate]
-    everything = activations(model, roles.downs, probe)
+    prepared = null.prepare(roles.downs, activations(model, roles.downs, probe), found.coordinates)
     for kind in null.KINDS:
-        drawn = null.Null(kind, tuple(null.draws(roles.downs, everything, found.coordinates, kind, 39)))
+        drawn = null.Null(kind, tuple(null.draws(prepared, kind, 39)))
         assert max(drawn.largest) < KAPPA
         assert drawn.p_value(found.removals[0].spike.ratio) == 1 / 40
         # Left in, the planted weight lands somewhere in every draw; taken out, it does not.
-        rest = null._without(roles.downs[1], found.coordinates)
+        rest = null._without(roles.downs[1], found.coordinates, torch.float32)
         assert dict(rest)[plant.coordinate.expert][5, 6] == 0
         assert roles.downs[1].matrix(plant.coordinate.expert)[5, 6] != 0
 
@@ -67,6 +70,16 @@ def test_draws_depend_on_the_seed_and_on_nothing_else():
     roles = Roles(model)
     probe = random_probe(VOCABULARY)
     plant_input(model, roles, probe, Coordinate(1, 5, 6), 4, size=2000.0)
-    everything = activations(model, roles.downs, probe)
-    first, again, other = (list(null.draws(roles.downs, everything, [], "entries", 5, seed)) for seed in (1, 1, 2))
+    prepared = null.prepare(roles.downs, activations(model, roles.downs, probe), [])
+    first, again, other = (list(null.draws(prepared, "entries", 5, seed)) for seed in (1, 1, 2))
     assert first == again != other and max(first) > 0
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_draws_are_made_in_what_the_hardware_is_fast_at(fast, precision, monkeypatch):
+    model = tiny_model("gpt2")
+    downs = Roles(model).downs
+    monkeypatch.setattr(null.hardware, "bfloat16", lambda device: (fast, ""))
+    layers = null.prepare(downs, activations(model, downs, random_probe(VOCABULARY)), [Coordinate(0, 1, 2)])
+    assert {tensor.dtype for layer in layers for _, x, matrix in layer.parts for tensor in (x, matrix)} == {precision}
+    assert layers[0].parts[0][2][1, 2] == 0 != downs[0].matrix()[1, 2]

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from swlottery.find import search as searching
-from swlottery.find import spikes
+from swlottery.find import watching
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, RHO, Spike, activations, medians
+from swlottery.find.spikes import KAPPA, RHO, Spike, medians
+from swlottery.find.watching import activations
 from swlottery.lineage import weights_sha256
 from swlottery.roles import Roles
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
@@ -157,13 +158,16 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     """A wide scan also sees arriving near misses; one of them in the canceller's channel must not displace it."""
     first = Spike(2, 4, 5, -900.0, 500.0, -900.0, 50.0, 30.0)
     near = Spike(2, 9, 5, 40.0, 25.0, 40.0, 9.0, 41.0)
-    watch = spikes._Watch(Roles(tiny_model("llama")).downs[2], torch.ones(30, dtype=torch.bool), 20.0)
+    batches = random_probe(VOCABULARY).batches(100)
+    watch = watching._Watch(Roles(tiny_model("llama")).downs[2], batches, 20.0)
+    watch.begin(batches[0])
     stream = torch.full((30, HIDDEN), 0.2)
-    watch.values = torch.full((30, HIDDEN), 0.1)
-    watch.values[4, 5], watch.values[9, 5] = first.value, near.value
+    output = torch.full((30, HIDDEN), 0.1)
+    output[4, 5], output[9, 5] = first.value, near.value
     stream[4, 5], stream[9, 5] = first.stream, near.stream
-    watch.sizes = watch.values.abs().amax(dim=1)
-    assert {spike.token for spike in watch._spikes(None, stream)} == {4, 9}
+    watch.at_output([output], output)
+    watch.at_end(stream)
+    assert {spike.token for spike in watch.result().spikes} == {4, 9}
 
 
 def test_a_spike_that_many_weights_or_the_bias_make_has_no_super_weight():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swlottery.errors import BadInput
-from swlottery.find import spikes
+from swlottery.find import spikes, watching
 from swlottery.find.planted import random_probe
 from swlottery.roles import Roles
 from tiny import CONFIGS, VOCABULARY, tiny_model
@@ -20,9 +20,9 @@ def plain(output: torch.Tensor, kappa: float) -> set[tuple[int, int]]:
 
 
 @given(seed=st.integers(0, 10**6), tokens=st.integers(1, 600), channels=st.integers(5, 600), count=st.integers(0, 5),
-       dtype=st.sampled_from([torch.float32, torch.bfloat16]), many=st.sampled_from([0, 1024]))  # fmt: skip
+       dtype=st.sampled_from([torch.float32, torch.bfloat16]))  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_the_sieve_loses_nothing(seed, tokens, channels, count, dtype, many):
+def test_the_sieve_loses_nothing(seed, tokens, channels, count, dtype):
     generator = torch.Generator().manual_seed(seed)
     output = torch.randn(tokens, channels, generator=generator)
     for _ in range(count):
@@ -32,9 +32,7 @@ def test_the_sieve_loses_nothing(seed, tokens, channels, count, dtype, many):
         )
         output[place] = 27.0 * 10 ** float(torch.rand(1, generator=generator))
     output = output.to(dtype)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(spikes, "_MANY_ROWS", many)
-        token, channel, ratio = spikes.above_medians(output, 40.0)
+    token, channel, ratio = spikes.above_medians(output, 40.0)
     found = set(zip(token.tolist(), channel.tolist(), strict=True))
     assert found == plain(output, 40.0)
     assert (ratio >= 40).all()
@@ -90,11 +88,11 @@ def test_the_stream_before_the_addition_is_the_residual_stream(name):
     model = tiny_model(name)
     down = Roles(model).downs[1]
     probe = random_probe(VOCABULARY)
-    now = spikes.activations(model, [down], probe)[0]
+    now = watching.activations(model, [down], probe)[0]
     before = now.stream - now.added
     silence = down.post_norm if down.post_norm is not None else down.module
     handle = silence.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
-    silent = spikes.activations(model, [down], probe)[0].stream
+    silent = watching.activations(model, [down], probe)[0].stream
     handle.remove()
     torch.testing.assert_close(before, silent, rtol=1e-4, atol=1e-5)
 
@@ -104,8 +102,8 @@ def test_a_scan_reports_the_largest_entries(name):
     model = tiny_model(name)
     roles = Roles(model)
     probe = random_probe(VOCABULARY)
-    scans = spikes.scan(model, roles.downs, probe)
-    for scan, now in zip(scans, spikes.activations(model, roles.downs, probe), strict=True):
+    scans = watching.scan(model, roles.downs, probe)
+    for scan, now in zip(scans, watching.activations(model, roles.downs, probe), strict=True):
         assert abs(scan.output.value) == pytest.approx(float(now.output.abs().max()), rel=1e-5)
         assert float(now.output[scan.output.token, scan.output.channel]) == pytest.approx(scan.output.value, rel=1e-5)
         if not roles.downs[0].experts:
@@ -118,7 +116,7 @@ def test_an_output_that_is_overwritten_unannounced_is_no_measurement():
     model = tiny_model("falcon-new")
     downs = [replace(down, overwritten=False) for down in Roles(model).downs]
     with pytest.raises(AssertionError, match="was overwritten"):
-        spikes.scan(model, downs, random_probe(VOCABULARY))
+        watching.scan(model, downs, random_probe(VOCABULARY))
 
 
 def test_padding_changes_nothing():
@@ -131,8 +129,8 @@ def test_padding_changes_nothing():
     valid = probe.valid.clone()
     valid[12:] = False
     short = replace(probe, valid=valid)
-    kept = spikes.activations(model, roles.downs, short)[2]
-    whole = spikes.activations(model, roles.downs, probe)[2]
+    kept = watching.activations(model, roles.downs, short)[2]
+    whole = watching.activations(model, roles.downs, probe)[2]
     assert kept.output.shape[0] == 12
     torch.testing.assert_close(kept.output, whole.output[:12], rtol=1e-5, atol=1e-6)
 
@@ -146,12 +144,12 @@ def test_no_hook_stays_behind(fails, monkeypatch):
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     if fails:
-        monkeypatch.setattr(spikes, "run_body", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(watching, "run_body", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            spikes.scan(model, roles.downs, random_probe(VOCABULARY))
+            watching.scan(model, roles.downs, random_probe(VOCABULARY))
     else:
         for _ in range(3):
-            spikes.scan(model, roles.downs, random_probe(VOCABULARY))
+            watching.scan(model, roles.downs, random_probe(VOCABULARY))
     assert hooks() == 0
 
 
@@ -161,4 +159,4 @@ def test_an_mlp_that_is_never_called_is_refused():
     for block in model.transformer.h:
         block.mlp.pretraining_tp, block.mlp.slow_but_exact = 2, True
     with pytest.raises(BadInput, match="never called"):
-        spikes.scan(model, Roles(model).downs, random_probe(VOCABULARY))
+        watching.scan(model, Roles(model).downs, random_probe(VOCABULARY))

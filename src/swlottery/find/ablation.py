@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.find.coordinates import Coordinate, zeroed
+from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.roles import DownProjection, Roles
 
@@ -107,23 +108,6 @@ class Evaluator:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-@contextmanager
-def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[None]:
-    """Run a model from block ``layer`` on: every block before it returns ``output``, what the last of them returned."""
-    skipped = blocks[:layer] if output is not None else []
-    before = [block.__dict__.get("forward") for block in skipped]
-    try:
-        for block in skipped:
-            block.forward = lambda *args, **kwargs: output
-        yield
-    finally:
-        for block, forward in zip(skipped, before, strict=True):
-            if forward is None:
-                block.__dict__.pop("forward", None)
-            else:
-                block.forward = forward
 
 
 @contextmanager

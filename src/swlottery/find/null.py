@@ -19,15 +19,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate
-from swlottery.find.spikes import RHO, Activations, median_size
+from swlottery.find.spikes import RHO, Activations, larger_median, median_size
 from swlottery.roles import DownProjection
+from swlottery.runtime import hardware
 
 if TYPE_CHECKING:
     import torch
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 KINDS = ("entries", "rows")
 DRAWS = 199
+ROWS = 2048
+"""Tokens multiplied at once: what is made of them on the way takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -54,85 +57,123 @@ def largest_ratio(output: Tensor, added: Tensor, rms: Tensor) -> float:
     """The largest ratio of ``output[tokens, channels]`` to its medians where ``added`` reaches ρ times ``rms``."""
     import torch
 
-    reaches = (added.abs() >= RHO * rms[:, None]).nonzero(as_tuple=True)
+    found = [
+        (part.abs() >= RHO * bar[:, None]).nonzero() + torch.tensor([nth * ROWS, 0], device=part.device)
+        for nth, (part, bar) in enumerate(zip(torch.split(added, ROWS), torch.split(rms, ROWS), strict=True))
+    ]
+    reaches = torch.cat(found).unbind(1)
     if not len(reaches[0]):
         return 0.0
     tokens, which_token = torch.unique(reaches[0], return_inverse=True)
-    channels, which_channel = torch.unique(reaches[1], return_inverse=True)
-    over_channels = median_size(output[tokens], 1).flatten()[which_token]
-    over_tokens = median_size(output[:, channels], 0).flatten()[which_channel]
-    return float((output[reaches].float().abs() / torch.maximum(over_channels, over_tokens)).max())
+    over_channels = torch.cat([median_size(output[part], 1) for part in torch.split(tokens, ROWS)]).flatten()
+    bar = larger_median(output, reaches[1], over_channels[which_token])
+    return float((output[reaches].float().abs() / bar).max())
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the draws need of one layer, its matrices in the precision of the products.
+
+    bias: ``[out]``. parts: for each matrix (tokens, what enters it at them, the matrix without the found weights).
+    rms: of the stream before the addition, ``[tokens]``.
+    """
+
+    down: DownProjection
+    bias: Tensor
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]]
+    rms: Tensor
+
+
+def prepare(
+    downs: Sequence[DownProjection], everything: Sequence[Activations], found: Sequence[Coordinate]
+) -> list[Layer]:
+    """The layers ``downs`` with their real inputs and without the weights ``found``."""
+    import torch
+
+    prepared = []
+    for down, now in zip(downs, everything, strict=True):
+        device = now.output.device
+        precision = _precision(device)
+        matrices = dict(_without(down, found, precision))
+        parts = [(inputs.tokens, inputs.values.to(precision), matrices[inputs.expert]) for inputs in now.inputs]
+        bias = torch.zeros(now.output.shape[1], device=device) if down.bias is None else down.bias.float()
+        prepared.append(Layer(down, bias, parts, now.rms))
+    return prepared
 
 
 def draws(
-    downs: Sequence[DownProjection],
-    everything: Sequence[Activations],
-    found: Sequence[Coordinate],
+    prepared: Sequence[Layer],
     kind: str,
     count: int = DRAWS,
     seed: int = 0,
+    shapes: Sequence[tuple[int, ...]] | None = None,
 ) -> Iterator[float]:
     """Yield the largest ratio of each draw.
 
     Args:
-        everything: the real activations of every layer in ``downs``.
-        found: the weights to take out before the rest is permuted.
         kind: ``entries`` or ``rows``.
+        shapes: of all matrices of the network, where these layers are only some of its: the n-th permutation of a
+            shape is then the same for every layer, whichever are drawn together.
     """
     import torch
 
-    device = everything[0].output.device
-    precision = _precision(device)
-    layers = []
-    for down, now in zip(downs, everything, strict=True):
-        matrices = {expert: matrix.to(precision) for expert, matrix in _without(down, found)}
-        parts = [(inputs.tokens, inputs.values.to(precision), matrices[inputs.expert]) for inputs in now.inputs]
-        bias = torch.zeros(now.output.shape[1], device=device) if down.bias is None else down.bias.float()
-        layers.append((down, bias.expand_as(now.output), parts, now.rms))
+    if shapes is None:
+        shapes = [tuple(matrix.shape) for layer in prepared for _, _, matrix in layer.parts]
+    device = prepared[0].rms.device
     generator = torch.Generator(device).manual_seed(seed)
     for _ in range(count):
-        permutations: dict[tuple[int, ...], Tensor] = {}
-        top = 0.0
-        for down, bias, parts, rms in layers:
-            output = bias.clone()
-            for tokens, x, matrix in parts:
-                output.index_add_(0, tokens, _permuted_product(x, matrix, kind, permutations, generator).float())
-            added = output if down.post_norm is None else down.post_norm(output.to(down.weight.dtype)).float()
-            top = max(top, largest_ratio(output, added, rms))
-        yield top
+        permutations = {}
+        for shape in dict.fromkeys(shapes):
+            size = shape[0] * shape[1] if kind == "entries" else shape[1]
+            # 32 bits: half of what reading the places costs.
+            permutations[shape] = torch.randperm(size, generator=generator, device=device).to(torch.int32)
+        yield max(_drawn(layer, kind, permutations) for layer in prepared)
+
+
+def _drawn(layer: Layer, kind: str, permutations: dict[tuple[int, ...], Tensor]) -> float:
+    """The largest ratio of one layer in one draw."""
+    import torch
+
+    down = layer.down
+    output = layer.bias.expand(len(layer.rms), -1).clone()
+    for tokens, x, matrix in layer.parts:
+        products = permuted_products(x, matrix, kind, permutations[tuple(matrix.shape)])
+        for rows, product in zip(torch.split(tokens, ROWS), products, strict=True):
+            output.index_add_(0, rows, product.float())
+    added = output if down.post_norm is None else down.post_norm(output.to(down.weight.dtype)).float()
+    return largest_ratio(output, added, layer.rms)
+
+
+def permuted_products(x: Tensor, matrix: Tensor, kind: str, permutation: Tensor) -> Iterator[Tensor]:
+    """x · W_permutedᵀ for ``x[tokens, in]`` and ``matrix[out, in]``, ROWS tokens at a time."""
+    import torch
+
+    if kind == "entries":
+        matrix = matrix.flatten().index_select(0, permutation).view_as(matrix)
+    for rows in torch.split(x, ROWS):
+        # Permuting every row of W alike is permuting x the other way round.
+        yield (rows if kind == "entries" else rows.index_select(1, permutation)) @ matrix.t()
 
 
 def _precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it: a null needs its ratios to a percent, and has many draws to make."""
     import torch
 
-    if device.type == "cuda":
-        return torch.bfloat16
-    fast: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+    fast, _ = hardware.bfloat16(device)
     return torch.bfloat16 if fast else torch.float32
 
 
-def _permuted_product(
-    x: Tensor, matrix: Tensor, kind: str, permutations: dict[tuple[int, ...], Tensor], generator: Generator
-) -> Tensor:
-    """x · W_permutedᵀ for ``x[tokens, in]`` and ``matrix[out, in]``, with this draw's permutation for that shape."""
-    import torch
-
-    size = matrix.numel() if kind == "entries" else matrix.shape[1]
-    shape = tuple(matrix.shape)
-    if shape not in permutations:
-        permutations[shape] = torch.randperm(size, generator=generator, device=matrix.device)
-    if kind == "rows":  # permuting every row of W alike is permuting x the other way round
-        return x.index_select(1, permutations[shape]) @ matrix.t()
-    return x @ matrix.flatten().index_select(0, permutations[shape]).view_as(matrix).t()
-
-
-def _without(down: DownProjection, found: Sequence[Coordinate]) -> list[tuple[int | None, Tensor]]:
+def _without(
+    down: DownProjection, found: Sequence[Coordinate], precision: torch.dtype
+) -> list[tuple[int | None, Tensor]]:
+    """The matrices with the found weights at zero; those that hold none of them are not copied where they fit as is."""
     layer = []
     for expert, matrix in down.matrices():
-        rest = matrix.float().contiguous().clone()
-        for coordinate in found:
-            if (coordinate.layer, coordinate.expert) == (down.layer, expert):
-                rest[coordinate.out, coordinate.in_] = 0
+        rest = matrix.to(precision).contiguous()
+        mine = [c for c in found if (c.layer, c.expert) == (down.layer, expert)]
+        if mine and rest.data_ptr() == matrix.data_ptr():
+            rest = rest.clone()
+        for coordinate in mine:
+            rest[coordinate.out, coordinate.in_] = 0
         layer.append((expert, rest))
     return layer

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.find.coordinates import Coordinate
+from swlottery.find.forward import run_body
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import KAPPA, RHO, activations, medians, run_body
+from swlottery.find.spikes import KAPPA, RHO, medians
+from swlottery.find.watching import activations
 from swlottery.roles import DownProjection, Roles
 
 if TYPE_CHECKING:

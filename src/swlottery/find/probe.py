@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,19 @@ MIN_TOKENS = 12
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some prompts that follow each other, padded to the longest of them.
+
+    ids, valid: as in Probe. first: how many of the probe's tokens stand before this batch's ``count``.
+    """
+
+    ids: Tensor
+    valid: Tensor
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Probe:
     """Prompts as one right-padded batch. In a causal model what stands behind a token cannot change it, so no
     attention mask is needed.
@@ -39,6 +52,27 @@ class Probe:
     prompts: tuple[str, ...]
     with_bos: tuple[bool, ...]
     tokens: tuple[tuple[str, ...], ...]
+
+    def batches(self, most: int) -> list[Batch]:
+        """The prompts in their order, in batches of at most ``most`` tokens with their padding (or one long prompt)."""
+        valid = self.valid.view_as(self.ids)
+        lengths = [1 + int(row.nonzero().max()) if bool(row.any()) else 1 for row in valid.cpu()]
+        starts, longest = [0], 0
+        for nth, length in enumerate(lengths):
+            longest = max(longest, length)
+            if nth > starts[-1] and longest * (nth + 1 - starts[-1]) > most:
+                starts.append(nth)
+                longest = length
+        return list(self._cut(starts, lengths))
+
+    def _cut(self, starts: Sequence[int], lengths: Sequence[int]) -> Iterator[Batch]:
+        first, valid = 0, self.valid.view_as(self.ids)
+        for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True):
+            longest = max(lengths[start:end])
+            flat = valid[start:end, :longest].flatten()
+            count = int(flat.sum())
+            yield Batch(self.ids[start:end, :longest], flat, first, count)
+            first += count
 
     def place(self, flat: int) -> tuple[int, int]:
         """(prompt, position) of the n-th valid token."""

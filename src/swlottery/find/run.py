@@ -6,7 +6,7 @@ handed over.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from swlottery.find.coordinates import Coordinate
 from swlottery.find.probe import Probe
 from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.search import Contribution, Leader, Removal, Search, contributions, leader, search
-from swlottery.find.spikes import RHO, Activations, LayerScan, Spike, activations
+from swlottery.find.spikes import RHO, LayerScan, Spike
 from swlottery.find.verify import Ablation, Verdict, cost, critical_sets, paired, verdicts, verify
+from swlottery.find.watching import Everything, activations
 from swlottery.roles import DownProjection, Roles
 from swlottery.text import Text
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from swlottery.model import Loaded
 
@@ -90,17 +91,21 @@ def find(
     downs = roles.downs
     result = search(loaded.model, downs, probe, settings.kappa, settings.max_weights)
     found = result.coordinates
-    everything = activations(loaded.model, downs, probe)
-    led = leader(downs, everything)
-    cancelling = _cancelling(downs, everything, result)
+    everything = Everything(loaded.model, downs, probe)
+    led = None
+    for some, group in everything:
+        led = leader(some, group, led)
+    assert led is not None, "a model has at least one layer"
+    cancelling = _cancelling(loaded.model, downs, probe, result)
     yield Searched(result, led, cancelling)
 
     drawn = []
     for kind in nulls.KINDS:
-        largest: list[float] = []
-        for ratio in nulls.draws(downs, everything, found, kind, settings.null_draws, settings.seed):
-            largest.append(ratio)
-            yield Drawn(kind, len(largest), settings.null_draws)
+        largest = [0.0] * settings.null_draws
+        for nth, ratio in _draws(everything, found, kind, settings):
+            number = nth % settings.null_draws
+            largest[number] = max(largest[number], ratio)
+            yield Drawn(kind, nth + 1, settings.null_draws * everything.groups)
         drawn.append(nulls.Null(kind, tuple(largest)))
     observed = max((spike.ratio for spike in result.arriving), default=led.entry.ratio)
     del everything
@@ -122,14 +127,35 @@ def find(
     yield Finished(record, rows, words)
 
 
+def _draws(
+    everything: Everything, found: Sequence[Coordinate], kind: str, settings: FindSettings
+) -> Iterator[tuple[int, float]]:
+    """(number, ratio) of every draw of every group of layers; the n-th draw is the same in each group."""
+    count, done = settings.null_draws, 0
+    shapes = [tuple(matrix.shape) for down in everything.downs for _, matrix in down.matrices()]
+    for layers, group in everything:
+        prepared = nulls.prepare(layers, group, found)
+        group.clear()  # the inputs are all that is needed
+        yield from enumerate(nulls.draws(prepared, kind, count, settings.seed, shapes), done)
+        done += count
+        prepared.clear()
+
+
 def _cancelling(
-    downs: Sequence[DownProjection], everything: Sequence[Activations], result: Search
+    model: nn.Module, downs: Sequence[DownProjection], probe: Probe, result: Search
 ) -> list[tuple[Spike, Contribution]]:
     """The largest cancelling spikes, each with the weight that gives it most."""
+    import torch
+
     largest = sorted(result.cancellers, key=lambda spike: -spike.ratio)[:CANCELLERS]
+    if not largest:
+        return []
+    layers = [downs[layer] for layer in sorted({spike.layer for spike in largest})]
+    tokens = torch.tensor(sorted({spike.token for spike in largest}), device=probe.ids.device)
+    now = {down.layer: one for down, one in zip(layers, activations(model, layers, probe, tokens), strict=True)}
     pairs = []
     for spike in sorted(largest, key=lambda spike: spike.layer):
-        given, _ = contributions(downs[spike.layer], everything[spike.layer], spike, 1)
+        given, _ = contributions(downs[spike.layer], now[spike.layer], spike, 1)
         if given and given[0].coordinate not in result.coordinates:
             pairs.append((spike, given[0]))
     return pairs

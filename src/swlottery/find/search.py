@@ -8,6 +8,7 @@ the largest spike goes first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import KAPPA, RHO, Activations, LayerScan, Spike, activations, medians, scan
-from swlottery.roles import DownProjection
+from swlottery.find.spikes import KAPPA, RHO, Activations, Entries, LayerScan, Spike, median_size, rms_before
+from swlottery.find.watching import activations, scan
+from swlottery.roles import DownProjection, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +27,9 @@ MIN_SHARE = 0.1
 """A spike to which no single weight gives a tenth is made by many, or by the bias, and has no super weight."""
 
 MAX_WEIGHTS = 32
+
+ROWS = 2048
+"""Tokens looked at together where what is made of them is many times as large."""
 
 
 @dataclass(frozen=True)
@@ -121,50 +126,65 @@ def _search_layer(
     removed: ExitStack,
 ) -> None:
     down = downs[layer]
-    intact = now = activations(model, [down], probe)[0]
-    bar = medians(intact.output)
+    standing = Standing(result.before[layer].entries, kappa)
+    intact = now = activations(model, [down], probe, standing.tokens)[0]
     # What stands only once a weight is gone (what an opposing weight then does, say) is no spike of the network.
-    allowed = standing(intact, bar, kappa)
-    while spike := largest_spike(now, layer, bar, kappa, allowed & (now.output * intact.output > 0)):
+    while spike := standing.largest(now, intact, layer):
         largest, bias_share = contributions(down, now, spike)
         removal = Removal(len(result.removals) + 1, spike, largest, bias_share)
         if not largest or largest[0].share < MIN_SHARE:
             if (layer, spike.out) not in {(known.spike.layer, known.spike.out) for known in result.diffuse}:
                 result.diffuse.append(removal)
-            allowed[spike.token, spike.out] = False
+            standing.leave_out(spike)
             continue
         if len(result.removals) == limit:
             result.complete = False
             return
         removed.enter_context(zeroed(downs, [removal.found.coordinate]))
         result.removals.append(removal)
-        now = activations(model, [down], probe)[0]
+        now = activations(model, [down], probe, standing.tokens)[0]
 
 
-def standing(now: Activations, bar: tuple[Tensor, Tensor], kappa: float) -> Tensor:
-    """Which entries are spikes that arrive, ``[tokens, channels]``; bar: the medians, fixed before any removal."""
-    import torch
+class Standing:
+    """The arriving spikes of a layer in the intact network, and which of them still stand once weights are gone.
 
-    stands = now.output.abs() >= kappa * torch.maximum(*bar)
-    stands &= now.added.abs() >= RHO * now.rms[:, None]
-    return stands & (now.stream * now.added > 0) & (now.stream.abs() >= 0.5 * now.added.abs())
+    The bar of each, κ times its medians, is fixed before any removal. tokens: where they are.
+    """
 
+    def __init__(self, entries: Entries | None, kappa: float) -> None:
+        import torch
 
-def largest_spike(
-    now: Activations, layer: int, bar: tuple[Tensor, Tensor], kappa: float, allowed: Tensor
-) -> Spike | None:
-    """The spike with the largest ratio among the entries ``allowed``, ties by (token, out); None if none stands."""
-    import torch
+        assert entries is not None, "the scan of a model has all entries"
+        arrive = entries.arrive & (entries.ratio >= kappa)
+        self.kappa, self.median = kappa, entries.median[arrive]
+        self.token, self.out = entries.token[arrive], entries.channel[arrive]
+        self.allowed = torch.ones_like(self.token, dtype=torch.bool)
+        self.tokens, self.row = torch.unique(self.token, return_inverse=True)
 
-    stands = standing(now, bar, kappa) & allowed
-    if not bool(stands.any()):
-        return None
-    ratio = now.output.abs() / torch.maximum(*bar)
-    token, out = divmod(int(torch.where(stands, ratio, -1.0).argmax()), ratio.shape[1])
-    rms_ratio = now.added.abs() / now.rms[:, None]
-    return Spike(
-        layer, token, out, *(float(p[token, out]) for p in (now.output, ratio, now.added, rms_ratio, now.stream))
-    )
+    def leave_out(self, spike: Spike) -> None:
+        """This one is seen to: it counts no more."""
+        self.allowed &= (self.token != spike.token) | (self.out != spike.out)
+
+    def largest(self, now: Activations, intact: Activations, layer: int) -> Spike | None:
+        """The one with the largest ratio that stands with its sign, ties by (token, out); None if none does.
+
+        Args:
+            now, intact: the layer's activations at ``tokens`` with and without removals.
+        """
+        import torch
+
+        before, output, added, stream = (
+            matrix[self.row, self.out] for matrix in (intact.output, now.output, now.added, now.stream)
+        )
+        rms_ratio = added.abs() / now.rms[self.row]
+        ratio = output.abs() / self.median
+        stands = self.allowed & (output * before > 0) & (ratio >= self.kappa) & (rms_ratio >= RHO)
+        stands &= (stream * added > 0) & (stream.abs() >= 0.5 * added.abs())
+        if not bool(stands.any()):
+            return None
+        nth = int(torch.where(stands, ratio, -1.0).argmax())
+        columns = (column[nth] for column in (output, ratio, added, rms_ratio, stream))
+        return Spike(layer, int(self.token[nth]), int(self.out[nth]), *map(float, columns))
 
 
 def contributions(
@@ -212,30 +232,26 @@ class Leader:
         ]
 
 
-def leader(downs: Sequence[DownProjection], everything: Sequence[Activations]) -> Leader:
-    """The weight with the largest c_i of all layers, tokens and channels.
+def leader(downs: Sequence[DownProjection], everything: Sequence[Activations], best: Leader | None = None) -> Leader:
+    """The weight with the largest c_i of all layers, tokens and channels; ``best``: that of the layers before.
 
     |W[o,i]| · max_t |x_i(t)| bounds what a weight can give; weights are looked at in the order of that bound until none
     that is left can be better.
     """
     import torch
 
-    best: Leader | None = None
     for down, now in zip(downs, everything, strict=True):
         for inputs in now.inputs:
             matrix = down.matrix(inputs.expert).float()
-            bound = (matrix.abs() * inputs.values.abs().amax(dim=0)).flatten()
+            bound = (matrix.abs() * torch.linalg.vector_norm(inputs.values, torch.inf, dim=0)).flatten()
             count, top = 64, -1.0
             while True:
                 values, places = bound.topk(min(count, len(bound)))
                 outs, ins = places // matrix.shape[1], places % matrix.shape[1]
-                signs = torch.sign(now.output[inputs.tokens][:, outs])
-                given = inputs.values[:, ins] * matrix[outs, ins] * signs
-                top, where = (float(given.max()), int(given.argmax()))
+                top, row, nth = _most_given(now, inputs, matrix, outs, ins)
                 if top >= float(values[-1]) or len(places) == len(bound):
                     break
                 count *= 4
-            row, nth = divmod(where, given.shape[1])
             if best is None or top > best.contribution.amount:
                 out, in_, token = int(outs[nth]), int(ins[nth]), int(inputs.tokens[row])
                 entry = _entry(now, down.layer, token, out)
@@ -246,10 +262,26 @@ def leader(downs: Sequence[DownProjection], everything: Sequence[Activations]) -
     return best
 
 
+def _most_given(now: Activations, inputs: Inputs, matrix: Tensor, outs: Tensor, ins: Tensor) -> tuple[float, int, int]:
+    """The most that one of the weights (outs[n], ins[n]) gives at any token: (amount, row of the inputs, n)."""
+    import torch
+
+    top, weights = (-math.inf, 0, 0), matrix[outs, ins]
+    for rows in torch.split(torch.arange(len(inputs.tokens), device=outs.device), ROWS):
+        signs = torch.sign(now.output[inputs.tokens[rows]][:, outs])
+        given = inputs.values[rows][:, ins] * weights * signs
+        where = int(given.argmax())
+        amount = float(given.flatten()[where])
+        if amount > top[0]:
+            row, nth = divmod(where, given.shape[1])
+            top = (amount, int(rows[row]), nth)
+    return top
+
+
 def _entry(now: Activations, layer: int, token: int, out: int) -> Spike:
-    over_channels, over_tokens = medians(now.output)
+    here = slice(token, token + 1)
+    over_channels, over_tokens = median_size(now.output[here], 1), median_size(now.output[:, out : out + 1], 0)
     value, added = float(now.output[token, out]), float(now.added[token, out])
-    ratio = abs(value) / max(float(over_channels[token, 0]), float(over_tokens[0, out]))
-    return Spike(
-        layer, token, out, value, ratio, added, abs(added) / float(now.rms[token]), float(now.stream[token, out])
-    )
+    ratio = abs(value) / max(float(over_channels), float(over_tokens))
+    rms = float(rms_before(now.added[here], now.stream[here]))
+    return Spike(layer, token, out, value, ratio, added, abs(added) / rms, float(now.stream[token, out]))

@@ -12,7 +12,8 @@ from swlottery.find import probe as probes
 from swlottery.find import record as records
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.search import leader, search
-from swlottery.find.spikes import KAPPA, activations
+from swlottery.find.spikes import KAPPA
+from swlottery.find.watching import activations
 from swlottery.lottery.start import Network
 from swlottery.lottery.watch import Followed
 
