@@ -61,7 +61,7 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize("given", [["--model", "./nowhere"], ["--eval-text", "/nowhere.txt"]])
 def test_what_is_not_there_is_told_without_torch(given):
     code = f"import sys, swlottery.cli as c\nassert c.main({['find', *given]!r}) == 2\n"
-    code += "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'"
+    code += "assert not {'torch', 'transformers', 'numpy', 'scipy'} & set(sys.modules), 'heavy'"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
