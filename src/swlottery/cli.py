@@ -250,15 +250,13 @@ def find(settings: FindSettings, root: Path) -> int:
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
 
-    from swlottery.text import evaluation_windows, read_text
-
-    text = read_text(settings.eval_text)
-
     from swlottery.find import probe as probes
     from swlottery.find import record as records
     from swlottery.find.run import Finished
     from swlottery.find.run import find as run_find
+    from swlottery.text import evaluation_windows, read_text
 
+    text = read_text(settings.eval_text)
     loaded = _load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)
