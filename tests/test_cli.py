@@ -58,6 +58,14 @@ def test_help_does_not_wait_for_torch():
     assert "--eval-tokens" in result.stdout
 
 
+@pytest.mark.parametrize("given", [["--model", "./nowhere"], ["--eval-text", "/nowhere.txt"]])
+def test_what_is_not_there_is_told_without_torch(given):
+    code = f"import sys, swlottery.cli as c\nassert c.main({['find', *given]!r}) == 2\n"
+    code += "assert not {'torch', 'transformers', 'numpy', 'scipy'} & set(sys.modules), 'heavy'"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_find_from_end_to_end(found_record, planted_gpt2):
     record = records.load(found_record)
     (weight,) = record["super_weights"]

@@ -250,17 +250,15 @@ def find(settings: FindSettings, root: Path) -> int:
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
 
+    from swlottery.find import probe as probes
+    from swlottery.find import record as records
+    from swlottery.find.run import Finished
+    from swlottery.find.run import find as run_find
     from swlottery.runtime.hardware import pick_device
     from swlottery.text import evaluation_windows, read_text
 
     pick_device(settings.device)  # a GPU that cannot be used ends it before anything is read or kept
     text = read_text(settings.eval_text)
-
-    from swlottery.find import probe as probes
-    from swlottery.find import record as records
-    from swlottery.find.run import Finished
-    from swlottery.find.run import find as run_find
-
     loaded = _load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)
