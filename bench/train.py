@@ -36,7 +36,8 @@ def training(arguments: argparse.Namespace, masked: bool) -> Any:
 
     settings = TrainSettings(
         model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,
-        micro_batch=arguments.micro_batch, dtype=arguments.dtype, device=arguments.device, compile=arguments.compile,
+        micro_batch=arguments.micro_batch, grad_accum=getattr(arguments, "grad_accum", 1), dtype=arguments.dtype,
+        device=arguments.device, compile=arguments.compile, tokenizer=getattr(arguments, "tokenizer", "auto"),
     )  # fmt: skip
     network = start.network(settings)
     scope = in_scope(network.model, network.roles, settings.scope)
