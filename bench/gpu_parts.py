@@ -48,7 +48,7 @@ class Size:
     draws: int = 199
     weights: tuple[int, ...] = (124_000_000, 1_500_000_000)
     seed: tuple[str, ...] = ("--data", "builtin", "--steps", "3", "--device", "cuda")
-    kinds: tuple[tuple[str, ...], ...] = ((), ("--compile",))
+    backend: str = ""  # of torch.compile; the default one needs minutes of a CPU
 
 
 SMALL = Size(
@@ -57,6 +57,7 @@ SMALL = Size(
     weights=(100_000, 1_000_000),
     seed=("--model", "gpt2-mini", "--micro-batch", "2", "--grad-accum", "2", "--context", "32", "--vocabulary", "512",
           "--follow", "2,47,66", "--steps", "2", "--eval-sequences", "2", "--threads", "1", "--device", "cpu"),
+    backend="aot_eager",
 )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def tests(size: Size, work: Path) -> Iterator[Row]:
 
 
 def resume(size: Size, work: Path) -> Iterator[Row]:
-    """Each start compiles anew, in a cache of its own, as on another node."""
+    """The two runs compile each for itself, in caches of their own, as on two nodes."""
     steps, context, micro, accum = size.resume
     half = steps + steps // 2  # in the middle of round 2, under a mask
     flags = [
@@ -153,7 +154,9 @@ def resume(size: Size, work: Path) -> Iterator[Row]:
     def start(kind: tuple[str, ...], way: str, stop: int = 0) -> Any:
         folder = work / f"{way}{''.join(kind)}"
         given = [*flags, *kind, "--runs", str(folder / "runs"), "--plots", str(folder / "plots")]
-        process = multiprocessing.get_context("spawn").Process(target=a_lottery, args=(given, stop, folder))
+        process = multiprocessing.get_context("spawn").Process(
+            target=a_lottery, args=(given, stop, folder, size.backend)
+        )
         process.start()
         return process
 
@@ -162,7 +165,7 @@ def resume(size: Size, work: Path) -> Iterator[Row]:
         if process.exitcode != expected:
             raise SystemExit(f"a run ended with {process.exitcode} instead of {expected}")
 
-    started = {kind: (start(kind, "alone"), start(kind, "stopped", half)) for kind in size.kinds}
+    started = {kind: (start(kind, "alone"), start(kind, "stopped", half)) for kind in ((), ("--compile",))}
     differing = False
     for kind, (alone, stopped) in started.items():
         ends(stopped, 75)
@@ -182,10 +185,10 @@ def resume(size: Size, work: Path) -> Iterator[Row]:
         raise SystemExit("a run that was stopped has other bits than one that was not")
 
 
-def a_lottery(flags: list[str], stop: int, folder: Path) -> None:
+def a_lottery(flags: list[str], stop: int, folder: Path, backend: str) -> None:
     """In a process of its own: the command, asked to stop at its ``stop``-th step as a scheduler does it."""
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=folder)
+    compile_in(folder, backend)
     from swlottery.cli import main
     from swlottery.lottery.train import Training
 
@@ -198,6 +201,16 @@ def a_lottery(flags: list[str], stop: int, folder: Path) -> None:
 
     Training.step = step  # type: ignore[method-assign]
     sys.exit(main(flags))
+
+
+def compile_in(folder: Path, backend: str) -> None:
+    """torch.compile keeps here what it makes, and takes another backend if there is to be one."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    if backend:
+        import torch
+
+        real = torch.compile
+        torch.compile = lambda what, **_: real(what, backend=backend)  # type: ignore[assignment]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -272,7 +285,7 @@ def speed(size: Size, work: Path) -> Iterator[Row]:
 
 def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, work: Path) -> None:
     """Answer each number from the pipe with the seconds of so many steps, after one that is not counted."""
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=work)
+    compile_in(work / f"{whose}-{strict}-{compiled}", size.backend)
     import numpy as np
     import torch
 
@@ -300,10 +313,13 @@ def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, 
         ), masked=False)  # fmt: skip
         number = itertools.count()
 
-        def see() -> None:
-            inductor = sys.modules.get("torch._inductor.config")
-            if not strict and inductor is not None:
+        if not strict:
+            import torch._inductor.config as inductor
+
+            if hasattr(inductor, "deterministic"):
                 inductor.deterministic = False
+
+        def see() -> None:
             seen[:] = ["yes" if torch.are_deterministic_algorithms_enabled() else "no"]
 
         def step() -> None:
@@ -480,7 +496,7 @@ def text(size: Size, work: Path) -> Iterator[Row]:
 
 
 PARTS: dict[str, tuple[Callable[[Size, Path], Iterator[Row]], float]] = {
-    "tests": (tests, 100), "resume": (resume, 125), "speed": (speed, 125), "finder": (finder, 80), "prune": (prune, 30),
-    "seed": (seed, 80),
+    "tests": (tests, 90), "resume": (resume, 160), "speed": (speed, 130), "finder": (finder, 75), "prune": (prune, 25),
+    "seed": (seed, 75),
 }  # fmt: skip
-"""What a part is, and its limit in seconds."""
+"""What a part is, and its limit in seconds; what one leaves, the last ones may need: together they are a little too long."""
