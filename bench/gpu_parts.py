@@ -16,7 +16,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -160,29 +159,25 @@ def resume(size: Size, work: Path) -> Iterator[Row]:
         process.start()
         return process
 
-    def ends(process: Any, expected: int) -> None:
-        process.join()
-        if process.exitcode != expected:
-            raise SystemExit(f"a run ended with {process.exitcode} instead of {expected}")
-
     started = {kind: (start(kind, "alone"), start(kind, "stopped", half)) for kind in ((), ("--compile",))}
-    differing = False
+    wrong = []
     for kind, (alone, stopped) in started.items():
-        ends(stopped, 75)
-        ends(start(kind, "stopped"), 0)
-        ends(alone, 0)
-        one, other = (digests(work / f"{way}{''.join(kind)}") for way in ("alone", "stopped"))
-        same = {name: "same" if other.get(name) == digest else "DIFFER" for name, digest in one.items()}
-        differing |= set(same.values()) != {"same"}
         name = f"{size.model}, {'compiled' if kind else 'eager'}"
-        yield {
-            "run": name,
-            "stopped after step": f"{half - steps} of {steps}, round 2",
-            **same,
-            "weights": one["final"][:16],
-        }
-    if differing:
-        raise SystemExit("a run that was stopped has other bits than one that was not")
+        row: Row = {"run": name, "stopped after step": f"{half - steps} of {steps}, round 2"}
+        stopped.join()
+        again = start(kind, "stopped")
+        again.join()
+        alone.join()
+        codes = [process.exitcode for process in (alone, stopped, again)]
+        yield row | {"exit codes": ", ".join(map(str, codes))}
+        if codes == [0, 75, 0]:
+            one, other = (digests(work / f"{way}{''.join(kind)}") for way in ("alone", "stopped"))
+            same = {what: "same" if other[what] == digest else "DIFFER" for what, digest in one.items()}
+            yield row | same | {"last weights": one["final"][:16]}
+        if codes != [0, 75, 0] or set(same.values()) != {"same"}:
+            wrong.append(name)
+    if wrong:
+        raise SystemExit(f"a run that was stopped has other bits than one that was not, or failed: {'; '.join(wrong)}")
 
 
 def a_lottery(flags: list[str], stop: int, folder: Path, backend: str) -> None:
@@ -244,12 +239,9 @@ def speed(size: Size, work: Path) -> Iterator[Row]:
     from swlottery.model import GPT2_SIZES
 
     tokenizer(work / "tokenizer")
-    kinds = (False, True)
-    contestants = {(whose, strict, compiled): None for compiled in kinds for whose, strict in
-                   (("swlottery", True), ("swlottery", False), ("nanoGPT", False))}  # fmt: skip
-    context = multiprocessing.get_context("spawn")
-    pipes = {}
-    for who in contestants:
+    whose = (("swlottery", True), ("swlottery", False), ("nanoGPT", False))
+    pipes, context = {}, multiprocessing.get_context("spawn")
+    for who in [(name, strict, compiled) for compiled in (False, True) for name, strict in whose]:
         pipes[who], theirs = context.Pipe()
         context.Process(target=contestant, args=(theirs, size, *who, work), daemon=True).start()
         theirs.close()
@@ -262,25 +254,39 @@ def speed(size: Size, work: Path) -> Iterator[Row]:
     tokens = size.micro_batch * size.grad_accum * size.context
     yield {"note": f"{size.model}, {size.micro_batch} × {size.context} tokens × {size.grad_accum} accumulations, "
            f"vocabulary {size.vocabulary}, bfloat16; share of {source} by 6 N + 12 L d T = {flops / 1e6:.1f} MFLOP a "
-           "token; median (range) of all steps; all take turns"}  # fmt: skip
-    known: dict[Any, str] = {who: pipe.recv() for who, pipe in pipes.items()}  # each is built, and compiled
-    took: dict[Any, list[float]] = {who: [] for who in contestants}
+           "token; median (range) of all steps, and of the ratios within turns"}  # fmt: skip
+    took: dict[Any, list[list[float]]] = {who: [] for who in pipes}
+    known = {who: _hear(pipe) for who, pipe in pipes.items()}  # each is built, and compiled
     for turn in range(size.turns + 1):
-        for who, pipe in pipes.items():
-            pipe.send(size.timed if turn else 0)
-            seconds, known[who] = pipe.recv()
-            took[who] += seconds
-            if turn:
-                middle = statistics.median(took[who])
-                best = statistics.median(took["nanoGPT", False, who[2]] or [middle])
+        for who in [who for who in pipes if known[who] is not None]:
+            known[who] = _hear(pipes[who], size.timed)
+            if known[who] is not None and turn:
+                took[who].append(known[who][0])
+        for who, turns in took.items():
+            name = f"{who[0]}, {'compiled' if who[2] else 'eager'}" + ", any kernels" * (who[:2] == whose[1])
+            if known[who] is None:
+                yield {"step of": name, "deterministic": "FAILED"}
+            elif turn:
+                middle = statistics.median(itertools.chain(*turns))
+                ratios = [statistics.median(theirs) / statistics.median(own)
+                          for own, theirs in zip(turns, took["nanoGPT", False, who[2]], strict=False)]  # fmt: skip
                 yield {
-                    "step of": f"{who[0]}, {'compiled' if who[2] else 'eager'}{', any kernels' if not who[1] and who[0] != 'nanoGPT' else ''}",
-                    "deterministic": known[who], "ms": of([1e3 * s for s in took[who]], 1),
+                    "step of": name, "deterministic": known[who][1], "ms": of([1e3 * s for s in itertools.chain(*turns)], 1),
                     "tokens/s": round(tokens / middle), "% of peak": round(100 * tokens / middle * flops / most, 1),
-                    "speed over nanoGPT's": round(best / middle, 3),
+                    "speed over nanoGPT's": of(ratios) if ratios else "",
                 }  # fmt: skip
-    for pipe in pipes.values():
-        pipe.send(None)
+    if failed := [", ".join(map(str, who)) for who, answer in known.items() if answer is None]:
+        raise SystemExit(f"a contestant failed: {'; '.join(failed)}")
+
+
+def _hear(pipe: Any, count: int | None = None) -> Any:
+    """What a contestant answers; None if it is gone."""
+    try:
+        if count is not None:
+            pipe.send(count)
+        return pipe.recv()
+    except (EOFError, OSError):
+        return None
 
 
 def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, work: Path) -> None:
@@ -325,15 +331,15 @@ def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, 
         def step() -> None:
             ours.step(next(number), 1, see)
 
-    if compiled:
-        step()
-    pipe.send("ready")
-    while (count := pipe.recv()) is not None:
-        step()
+    count = 0
+    while True:  # until its parent is gone
+        if compiled or count:  # the others' first step waits for their turn: all at once might not fit
+            step()
         seconds = [timed(step) for _ in range(count)]
         if size.device == "cuda":
             torch.cuda.empty_cache()
         pipe.send((seconds, seen[0]))
+        count = pipe.recv()
 
 
 def random_model(name: str, size: Size) -> Any:
