@@ -20,7 +20,7 @@ import importlib.machinery, importlib.metadata
 
 find_spec, from_name = importlib.machinery.PathFinder.find_spec, importlib.metadata.Distribution.from_name
 
-def no_spec(name, *more):
+def no_spec(_, name, *more):
     return None if name.partition(".")[0] in {MISSING} else find_spec(name, *more)
 
 def no_version(name):
@@ -28,7 +28,7 @@ def no_version(name):
         raise importlib.metadata.PackageNotFoundError(name)
     return from_name(name)
 
-importlib.machinery.PathFinder.find_spec = staticmethod(no_spec)
+importlib.machinery.PathFinder.find_spec = classmethod(no_spec)  # bound, as pytest takes it over
 importlib.metadata.Distribution.from_name = staticmethod(no_version)
 """
 
