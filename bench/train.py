@@ -36,7 +36,8 @@ def training(arguments: argparse.Namespace, masked: bool) -> Any:
 
     settings = TrainSettings(
         model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,
-        micro_batch=arguments.micro_batch, dtype=arguments.dtype, device=arguments.device, compile=arguments.compile,
+        micro_batch=arguments.micro_batch, grad_accum=getattr(arguments, "grad_accum", 1), dtype=arguments.dtype,
+        device=arguments.device, compile=arguments.compile, tokenizer=getattr(arguments, "tokenizer", "auto"),
     )  # fmt: skip
     network = start.network(settings)
     scope = in_scope(network.model, network.roles, settings.scope)
@@ -44,7 +45,7 @@ def training(arguments: argparse.Namespace, masked: bool) -> Any:
     chosen = {name: torch.rand(p.shape, generator=generator) > 0.5 * masked for name, p in scope.items()}
     chosen = {name: mask.to(network.model.device) for name, mask in chosen.items()}
     masks.apply(chosen, network.parameters)
-    data = np.random.default_rng(0).integers(0, 8192, 1_000_000).astype(np.uint16)
+    data = np.random.default_rng(0).integers(0, min(8192, arguments.vocabulary or 8192), 1_000_000).astype(np.uint16)
     return Training(network, chosen, settings, data)
 
 

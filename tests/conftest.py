@@ -19,6 +19,14 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU that torch can use: there is none here")
+
+
 @pytest.fixture(params=BOTH, ids=lambda script: script.name)
 def script(request: pytest.FixtureRequest) -> Script:
     """Each of the two scripts, for a test of what they share (scripts/job.sh)."""

@@ -179,6 +179,7 @@ def _sha256(path: Path) -> str:
 def _write(folder: Path, key: dict[str, Any], source: Source, tokenizer: Any, progress: Progress) -> None:
     """Write ``tokens.bin`` and ``manifest.json``."""
     from importlib.metadata import version
+    from importlib.util import find_spec
     from platform import python_version
 
     opened, limit = source.open(), key["limit"]
@@ -207,7 +208,8 @@ def _write(folder: Path, key: dict[str, Any], source: Source, tokenizer: Any, pr
         raise BadInput(f"{source.name} holds no text: give another file, folder or data set, or 'builtin'")
     progress(total, total)
     train_tokens = train.tokens if own.tokens else _split(train.ends, train.tokens)
-    libraries = ("numpy", "tokenizers", "transformers", "datasets")
+    # Local text is read without `datasets`, so a machine may lack it.
+    libraries = [name for name in ("numpy", "tokenizers", "transformers", "datasets") if find_spec(name)]
     manifest = {
         "name": source.name,
         "key": key,

@@ -423,7 +423,7 @@ def test_one_two_and_three_processes_remove_the_same():
     assert {digest for each in digests for digest in each} == {digest_of_masks()}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("levels", [None, 3])
 def test_a_gpu_removes_the_same(levels):
     weights, masks = network(8, 12, largest=5000, levels=levels)
