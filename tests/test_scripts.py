@@ -296,7 +296,9 @@ def test_options_for_pip_are_handed_on_and_kept_and_others_make_it_anew(bare: tu
     options = {"SWLOTTERY_PIP": "--extra-index-url=there/cu126 --pre"}
     journal_of_pip = journal.with_name("options")
     python = Path(env["PATH"]) / "python3"
-    python.write_text(python.read_text().replace('echo "pip ${*: -1}"', f'echo "$*" >>"{journal_of_pip}"; echo "pip ${{*: -1}}"'))
+    python.write_text(
+        python.read_text().replace('echo "pip ${*: -1}"', f'echo "$*" >>"{journal_of_pip}"; echo "pip ${{*: -1}}"')
+    )
     run(root, "--help", env=env)
     assert "--pre" not in journal_of_pip.read_text()
     assert "setting up" in run(root, "--help", env={**env, **options}).stderr, "what is installed would stay"
