@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
+from swlottery.prepare import prepare
 from swlottery.report.train_log import TrainLog
 from swlottery.runtime import checkpoint, environment, files, stop
 from swlottery.runtime import folder as folders
@@ -119,7 +120,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
-    data = _data(settings, network.tokenizer, network.context, asked)
+    data = prepare(settings, network.tokenizer, network.context, asked, cores)
     return Prepared(network, data, known, parent, folder, plots)
 
 
@@ -200,25 +201,6 @@ def _run(
         checkpoint.clear(folder / "checkpoints")  # not before: a run with neither would be done again
         telling.footer(figures, time.monotonic() - started)
     return DONE
-
-
-def _data(settings: TrainSettings, tokenizer: Any, context: int, asked: Asked) -> Tokens:
-    from tqdm import tqdm
-
-    from swlottery.data import prepare
-
-    with tqdm(
-        unit="token", unit_scale=True, desc="preparing data", disable=not sys.stderr.isatty(), leave=False
-    ) as bar:
-
-        def progress(done: int, total: int | None) -> None:
-            stop.here(asked)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        data = prepare(settings.data, tokenizer, settings.data_tokens or None, progress, say=print)
-    data.require(context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
-    return data
 
 
 def _environment(settings: TrainSettings, run_folder: Path, cores: int, ranks: int) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+    from swlottery.data import TokenArray
 
 
 class NotFinite(BadInput):
@@ -60,7 +61,7 @@ class Training:
     """The weights in training: AdamW's moments, the mask, and the step, of which each rank does its part."""
 
     def __init__(
-        self, network: Network, masks: Masks, settings: TrainSettings, data: np.ndarray, ranks: Ranks | None = None
+        self, network: Network, masks: Masks, settings: TrainSettings, data: TokenArray, ranks: Ranks | None = None
     ) -> None:
         import torch
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import ELSEWHERE, TrainSettings
+from swlottery.documents import is_on_hub
 from swlottery.errors import BadInput
 from swlottery.runtime import files
 
@@ -23,11 +24,16 @@ from swlottery.runtime import files
 def changed(settings: TrainSettings) -> dict[str, Any]:
     """The settings that are not at their default, so that a new setting does not rename old runs."""
     defaults = TrainSettings()
-    return {
+    found = {
         one.name: getattr(settings, one.name)
         for one in dataclasses.fields(settings)
         if one.name not in ELSEWHERE and getattr(settings, one.name) != getattr(defaults, one.name)
     }
+    if "data_tokens" in found:
+        found["data_tokens"] = settings.data_tokens_given() or 0  # a number, as before there was auto
+        if not found["data_tokens"] and not is_on_hub(settings.data):
+            del found["data_tokens"]  # all, as with auto; of a local source that was the default
+    return found
 
 
 def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str:
