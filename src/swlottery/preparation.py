@@ -19,7 +19,7 @@ from swlottery.encode import Counted, Encoder
 from swlottery.runtime import files
 from swlottery.shards import Joined, Shard
 from swlottery.store import Store
-from swlottery.workers import Here, Makers, Processes
+from swlottery.workers import Here, Shared
 
 MIN_VALIDATION = 16_384  # tokens, as long as they are no more than a fifth of all
 HASHED = (
@@ -77,11 +77,8 @@ class Preparation:
             total = min((one for one in (ends, limit) if one is not None), default=None)
             tell(all_.tokens if total is None else min(all_.tokens, total), total)
 
-        characters = math.inf if opened.bytes is None else opened.bytes - there * CHARACTERS_A_TOKEN
-        if self.limit is not None:
-            characters = min(characters, (self.limit - there) * CHARACTERS_A_TOKEN)
-        count = min(cores, math.ceil(min(characters / stores.SMALL, cores)))
-        makers: Makers = Processes(encoder, count) if count > 1 else Here(encoder)
+        characters = math.inf if self.limit is None else (self.limit - there) * CHARACTERS_A_TOKEN
+        makers = Shared(encoder, math.ceil(min(characters / stores.SMALL, cores)))
         try:
             self.store.extend("train", opened.train, makers, self._wanted, told, about)
         finally:

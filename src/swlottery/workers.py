@@ -110,6 +110,30 @@ class Processes:
                     pipe.close()
 
 
+class Shared:
+    """Up to ``count`` processes; only this one where the first shard is the last, which is not worth their start."""
+
+    def __init__(self, encoder: Encoder, count: int) -> None:
+        self._encoder, self._count = encoder, count
+        self._makers: Makers | None = None
+
+    def wants(self) -> bool:
+        return self._makers is None or self._makers.wants()
+
+    def give(self, task: Task) -> None:
+        if self._makers is None:
+            alone = self._count < 2 or task[3]["last"]
+            self._makers = Here(self._encoder) if alone else Processes(self._encoder, self._count)
+        self._makers.give(task)
+
+    def answers(self, seconds: float) -> list[Answer]:
+        return self._makers.answers(seconds) if self._makers is not None else []
+
+    def close(self) -> None:
+        if self._makers is not None:
+            self._makers.close()
+
+
 class _Worker:
     def __init__(self) -> None:
         folders = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
