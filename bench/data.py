@@ -41,14 +41,14 @@ OPENWEBTEXT = 9_040_000_000
 """Its tokens by GPT-2's tokenizer."""
 
 APART = """
-import sys
+import sys, time
 from pathlib import Path
 sys.path[:0] = [{source!r}]
 from swlottery import data, store
 from transformers import PreTrainedTokenizerFast
 store.SMALL = store.LARGE = {size}
 tokenizer = PreTrainedTokenizerFast(tokenizer_file={tokenizer!r}, eos_token="<|endoftext|>")
-print("ready", flush=True)
+print(time.process_time(), flush=True)
 input()
 data.prepare({text!r}, tokenizer, folder=Path({folder!r}), cores=1)
 """
@@ -106,7 +106,7 @@ def main() -> None:
         folder = Path(name)
         write_shares(arguments.text, arguments.megabytes, arguments.cores, folder)
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        ways: dict[str, Callable[[], int]] = {
+        ways: dict[str, Callable[[], tuple[float, float]]] = {
             "ours": lambda: ours(folder, tokenizer, arguments.cores),
             "apart": lambda: apart(folder, arguments.cores),
             "map": lambda: by_map(folder, tokenizer, arguments.cores),
@@ -116,8 +116,8 @@ def main() -> None:
         for _ in range(arguments.repeats):
             for way, run in ways.items():
                 begun, used = time.monotonic(), cpu()
-                waited = run()
-                seconds[way].append((time.monotonic() - begun - waited / 1e9, cpu() - used))
+                waited, spent = run()
+                seconds[way].append((time.monotonic() - begun - waited, cpu() - used - spent))
                 if way == "ours":
                     tokens = int(json.loads(next(folder.glob("ours/*/manifest-all.json")).read_text())["tokens"])
                 for made in ("ours", "apart", "map"):
@@ -142,15 +142,15 @@ def cpu() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def ours(folder: Path, tokenizer: Any, cores: int) -> int:
+def ours(folder: Path, tokenizer: Any, cores: int) -> tuple[float, float]:
     data.prepare(str(folder / "all"), tokenizer, folder=folder / "ours", cores=cores)
-    return 0
+    return 0.0, 0.0
 
 
-def apart(folder: Path, cores: int) -> int:
-    """Returns the nanoseconds that passed before all were ready to begin, which do not count."""
+def apart(folder: Path, cores: int) -> tuple[float, float]:
+    """Returns the seconds, and the CPU seconds, before all were ready to begin, which do not count."""
     source = str(Path(data.__file__).parents[1])
-    begun = time.monotonic_ns()
+    begun, spent = time.monotonic(), 0.0
     processes = []
     for number in range(cores):
         code = APART.format(
@@ -161,8 +161,9 @@ def apart(folder: Path, cores: int) -> int:
             subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
     for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    waited = time.monotonic_ns() - begun
+        assert process.stdout is not None
+        spent += float(process.stdout.readline())
+    waited = time.monotonic() - begun
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
@@ -170,10 +171,10 @@ def apart(folder: Path, cores: int) -> int:
     for process in processes:
         process.communicate()
         assert process.returncode == 0
-    return waited
+    return waited, spent
 
 
-def by_map(folder: Path, tokenizer: Any, cores: int) -> int:
+def by_map(folder: Path, tokenizer: Any, cores: int) -> tuple[float, float]:
     import datasets
 
     datasets.disable_progress_bars()
@@ -189,7 +190,7 @@ def by_map(folder: Path, tokenizer: Any, cores: int) -> int:
         cache_file_name=str(folder / "map" / "tokens.arrow"),
     )  # fmt: skip
     assert len(made) == len(texts)
-    return 0
+    return 0.0, 0.0
 
 
 if __name__ == "__main__":

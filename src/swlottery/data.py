@@ -120,6 +120,7 @@ def prepare(
                 if (parts := wanted.there()) is None:  # else another job has made it meanwhile
                     wanted.make(tokenizer, tell, talk, environment.cores() if cores is None else cores)
                     if (parts := wanted.there()) is not None:
+                        tell(*[sum(map(len, parts))] * 2)
                         describe(place, key, found.name, tokens, *parts)  # the others find it then
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

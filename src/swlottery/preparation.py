@@ -57,7 +57,7 @@ class Preparation:
         parts = (self._own()[0], self.store.shards("train", self._wanted)[0])
         for path in (*(one.path for one in self._damaged([*parts[0], *parts[1]])), *self.store.unreadable()):
             talk(f"{path} is damaged: it is made again")
-            path.unlink()
+            path.unlink(missing_ok=True)
         first = self.store.shard("validation" if self.source.on_hub else "train", 0)
         opened = self.source.open(first.about["revision"] if first is not None else None)
         encoder = Encoder(tokenizer)
@@ -83,10 +83,6 @@ class Preparation:
             self.store.extend("train", opened.train, makers, self._wanted, told, about)
         finally:
             makers.close()
-        tokens = self.there()
-        if tokens is not None:
-            count = sum(map(len, tokens))
-            tell(count, count)
 
     def _own(self) -> tuple[list[Shard], bool]:
         """The set's own validation documents, none if it has none; and whether that is known already."""
