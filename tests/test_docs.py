@@ -100,7 +100,7 @@ def test_the_study_in_it_is_one(tmp_path: Path) -> None:
 def test_its_commands_parse(line: str) -> None:
     given = shlex.split(line.strip().removeprefix("job=$(").rstrip(")"))
     if given[0] != "sbatch":
-        assert cli.parser().parse_args(given[1:]).command in ("sweep", "status")
+        assert cli.parser().parse_args(given[1:]).command in ("prepare", "sweep", "status")
         return
     at = next(i for i, word in enumerate(given) if word.endswith(".sh"))
     assert (REPOSITORY / given[at]).is_file()

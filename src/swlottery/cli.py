@@ -87,11 +87,14 @@ def parser() -> argparse.ArgumentParser:
     _add_flags(find, FindSettings)
     train = commands.add_parser("train", help="train, prune and rewind a model, and follow its super weights",
                                 allow_abbrev=False)  # fmt: skip
-    train.add_argument("--config", metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins")
-    _add_flags(train, TrainSettings)
-    train.set_defaults(flags=["--config", "--point", *train.get_default("flags")])
-    train.add_argument("--point", metavar="FILE[:LINE]", help="settings from a file that a sweep wrote; the line is that of "
-                       "SLURM_ARRAY_TASK_ID")  # fmt: skip
+    prepare = commands.add_parser("prepare", help="only make the tokens that such a training reads: on a login or CPU node",
+                                  allow_abbrev=False)  # fmt: skip
+    for one in (train, prepare):
+        one.add_argument("--config", metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins")
+        _add_flags(one, TrainSettings)
+        one.set_defaults(flags=["--config", "--point", *one.get_default("flags")])
+        one.add_argument("--point", metavar="FILE[:LINE]", help="settings from a file that a sweep wrote; the line is that of "
+                         "SLURM_ARRAY_TASK_ID")  # fmt: skip
     sweep = commands.add_parser(
         "sweep", help="run every point of a study, as an array job or in turn", allow_abbrev=False
     )
@@ -155,12 +158,15 @@ def _command(parsed: argparse.Namespace, place: Place) -> int:
             with stop.flag() as asked:
                 from swlottery.train import train
 
-                stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
-                stored |= _point(parsed.point) if parsed.point else {}
-                settings = _settings(TrainSettings, parsed, stored)
+                settings = _train_settings(parsed)
                 # Slurm appends to a requeued job's log; scripts/job.sh says that this one writes such a log.
                 log = os.environ.get("SWLOTTERY_BATCH_JOB", "")
                 return train(settings, root, Ranks(place), asked, _cores(place), log)
+        case "prepare":
+            with stop.flag() as asked:
+                from swlottery.prepare import prepare_only
+
+                return prepare_only(_train_settings(parsed), asked, _cores(place))
         case "sweep":
             from swlottery.sweep import sweep
 
@@ -171,6 +177,13 @@ def _command(parsed: argparse.Namespace, place: Place) -> int:
             )
         case _:
             return _status(Path(parsed.folder or root / "runs"))
+
+
+def _train_settings(parsed: argparse.Namespace) -> TrainSettings:
+    stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
+    stored |= _point(parsed.point) if parsed.point else {}
+    settings: TrainSettings = _settings(TrainSettings, parsed, stored)
+    return settings
 
 
 def _point(named: str) -> dict[str, Any]:

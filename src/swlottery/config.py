@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from swlottery.errors import BadInput
 from swlottery.find import probe, search, spikes
@@ -91,8 +91,8 @@ class TrainSettings:
     # the data
     data: str = setting("builtin", "builtin, a text file, a folder, wikitext, openwebtext, or another hub data set",
                         metavar="SRC")  # fmt: skip
-    data_tokens: str = setting("auto", "use so many tokens of it; 0: all; auto: all of a local text, of a hub set as many as "
-                               "the rounds can read", metavar="N")  # fmt: skip
+    data_tokens: str = setting("auto", "use so many tokens of it (of a hub data set: to train on); 0: all; auto: of a hub "
+                               "data set as many as the rounds can read, else all", metavar="N|auto")  # fmt: skip
     context: int = setting(0, "tokens of a sequence; 0: as many as the model was made for, at most 1024", metavar="N")
     micro_batch: int = setting(8, "sequences in one forward pass", metavar="N")
     grad_accum: int = setting(1, "forward passes in one step, over all GPUs", metavar="N")
@@ -165,6 +165,15 @@ class TrainSettings:
             found.append(Coordinate(*(int(part) for part in parts)))
         return found
 
+    def data_tokens_given(self) -> int | Literal["auto"] | None:
+        """``--data-tokens`` as a number, None for all, or ``auto``. `BadInput` for anything else."""
+        text = str(self.data_tokens)  # a number in the files of earlier versions
+        if text == "auto":
+            return "auto"
+        if not (text.isascii() and text.isdecimal() and int(text) < 2**63):
+            raise BadInput(f"--data-tokens {text}: give a number of tokens, 0 for all, or auto")
+        return int(text) or None
+
     def check(self) -> None:
         """Raise `BadInput` for what cannot be meant; what depends on the model or the data is checked there."""
         least = {"micro_batch": 1, "grad_accum": 1, "steps": 1, "rounds": 1, "eval_steps": 1, "eval_sequences": 1,
@@ -188,6 +197,7 @@ class TrainSettings:
             )
         self.rates()
         self.coordinates()
+        self.data_tokens_given()
         if self.one_shot and self.schedule:
             raise BadInput("--one-shot prunes once; leave --schedule away")
         if self.protect == "sw" and self.force_prune == "sw":

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swlottery import builtin, hub
 from swlottery.errors import BadInput
@@ -26,13 +27,43 @@ ARTICLE = re.compile(r" = [^=].* = \n")  # the heading of a WikiText article; it
 Piece = tuple[str, bool]  # a stretch of a document, and whether the document ends with it
 
 
+class Stream:
+    """The pieces of a source in their order, from the first one on or from where an earlier reading has left off."""
+
+    def __init__(self, start: Callable[[], Iterator[Piece]]) -> None:
+        self._start = start
+
+    def begin(self, skip: int = 0, place: Any = None) -> Iterator[Piece]:
+        """The pieces behind the first ``skip``. place: what `place` said there, if it is known."""
+        return itertools.islice(self._start(), skip, None)
+
+    def place(self) -> Any:
+        """Where the reading stands, as JSON, if it can go on there without reading what came before; else None."""
+        return None
+
+
+class RowStream(Stream):
+    """The pieces of a data set whose rows are documents. The library knows how to go on in the middle."""
+
+    def __init__(self, rows: hub.Texts) -> None:
+        super().__init__(lambda: _whole(rows.read()))
+        self._rows = rows
+
+    def begin(self, skip: int = 0, place: Any = None) -> Iterator[Piece]:
+        return _whole(self._rows.read()) if skip and self._rows.go_to(place) else super().begin(skip)
+
+    def place(self) -> Any:
+        return self._rows.place()
+
+
 @dataclass(frozen=True)
 class Opened:
     """The documents of a source, in their order; and its own validation documents, where it has some."""
 
-    train: Iterator[Piece]
-    validation: Iterator[Piece] | None = None
+    train: Stream
+    validation: Stream | None = None
     bytes: int | None = None  # of the UTF-8 of train, as far as it is known
+    revision: str | None = None  # of a data set on the hub: the commit that is read, as far as it is known
 
 
 @dataclass(frozen=True)
@@ -41,7 +72,13 @@ class Source:
 
     name: str
     identity: str  # the hash of its documents; of a data set on the hub, whose documents are not at hand, its name
-    open: Callable[[], Opened]
+    open: Callable[[str | None], Opened]  # at this commit, of a data set on the hub
+    on_hub: bool = False
+
+
+def is_on_hub(source: str) -> bool:
+    """Whether ``source`` names a data set on the hub, and neither the built-in text nor a file or folder."""
+    return source != "builtin" and not os.path.exists(os.path.expanduser(source))
 
 
 def find_source(source: str) -> Source:
@@ -58,7 +95,7 @@ def find_source(source: str) -> Source:
     if source and os.path.exists(path):
         return _files(source, {"": path})
     name = hub.hub_id(source)
-    return Source(name, f"hub {name}", lambda: _open_hub(name))
+    return Source(name, f"hub {name}", lambda revision: _open_hub(name, revision), on_hub=True)
 
 
 def _builtin() -> Source:
@@ -66,7 +103,7 @@ def _builtin() -> Source:
     name = "builtin (docstrings of Python {} and torch {})".format(*builtin.versions())
     digest = hashlib.sha256(json.dumps(documents).encode()).hexdigest()
     size = sum(len(document.encode()) for document in documents)
-    return Source(name, f"text {digest}", lambda: Opened(_whole(documents), bytes=size))
+    return Source(name, f"text {digest}", lambda _: Opened(Stream(lambda: _whole(documents)), bytes=size))
 
 
 def _files(name: str, files: dict[str, Path]) -> Source:
@@ -88,21 +125,24 @@ def _files(name: str, files: dict[str, Path]) -> Source:
     def pieces() -> Iterator[Piece]:
         return itertools.chain.from_iterable(_document(_read_pieces(path)) for path in files.values())
 
-    return Source(name, f"text {digest.hexdigest()}", lambda: Opened(pieces(), bytes=size))
+    return Source(name, f"text {digest.hexdigest()}", lambda _: Opened(Stream(pieces), bytes=size))
 
 
-def _open_hub(name: str) -> Opened:
-    splits = hub.open_set(name)
+def _open_hub(name: str, revision: str | None) -> Opened:
+    at = revision or hub.newest(name)
+    splits = hub.open_set(name, revision)
     train = hub.choose_split(name, splits, "train")
     validation = _rows(name, splits["validation"]) if "validation" in splits else None
     info = getattr(splits[train], "info", None)  # of a set whose card has no such numbers, nothing is known
     size = getattr((getattr(info, "splits", None) or {}).get(train), "num_bytes", None)
-    return Opened(_rows(name, splits[train]), validation, size or None)
+    return Opened(_rows(name, splits[train]), validation, size or None, at)
 
 
-def _rows(name: str, rows: hub.Rows) -> Iterator[Piece]:
-    texts = hub.texts(name, rows)
-    return _whole(_articles(texts) if name.startswith("Salesforce/wikitext:") else texts)
+def _rows(name: str, rows: hub.Rows) -> Stream:
+    texts = hub.Texts(name, rows)
+    if name.startswith("Salesforce/wikitext:"):
+        return Stream(lambda: _whole(_articles(texts.read())))  # an article ends where the next one's row is read
+    return RowStream(texts)
 
 
 def _articles(lines: Iterable[str]) -> Iterator[str]:

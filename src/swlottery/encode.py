@@ -1,31 +1,31 @@
-"""Documents become tokens in a file: what a tokenizer is known by, and how its tokens are written."""
+"""Documents become tokens: what a tokenizer is known by, and how the tokens of a stretch of text are made.
+
+What is here runs in this process and in those that share the work, so it imports no more than tokenizing needs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from swlottery.documents import Piece
+from swlottery.shards import write_shard
 from swlottery.text import BLANK_LINE
 
 BATCH = 1 << 20  # characters that are tokenised at once: some 250,000 tokens, and 100 MB of memory
-
-
-@dataclass
-class Written:
-    """What has been written of a stream of documents."""
-
-    documents: int = 0
-    characters: int = 0  # of what was read for these tokens: a limit may cut the last document short
-    bytes: int = 0  # the same in UTF-8
-    tokens: int = 0
-    ends: array[int] = field(default_factory=lambda: array("Q"))  # of documents, in tokens
+WORDS = 1 << 18  # words whose tokens a BPE remembers: ten thousand by default, too few for a language
+PROBE = (
+    "Words of it,\n\n and\tmore: I'll  see 3.14159…", " é日本語 🙂 \u00a0\r\n", "", "<s></s><|endoftext|> [CLS]",
+)  # fmt: skip
 
 
 def end_tokens(tokenizer: Any) -> list[int]:
@@ -56,40 +56,89 @@ def token_type(vocabulary: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocabulary <= 1 << 16 else "<u4")
 
 
-def write_tokens(
-    write: Callable[[bytes], object],
-    pieces: Iterable[Piece],
-    tokenizer: Any,
-    dtype: np.dtype[Any],
-    limit: int | None,
-    progress: Callable[[Written], None],
-) -> Written:
-    """Write the tokens of all documents, or the first ``limit`` of them, with `end_tokens` behind each document.
+class Encoder:
+    """Texts to tokens, without special tokens around a text: as the tokenizer's own call, and faster.
 
-    ``progress`` is called after each batch of documents. Raises `BadInput` where the documents cannot be read.
+    It can be pickled. Of a tokenizer of the library ``tokenizers`` it holds only the description, so that a process
+    which gets it need not import transformers; the tokenizer itself where the two do not agree on a few texts.
     """
-    written, end, between = Written(), end_tokens(tokenizer), True
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.end = end_tokens(tokenizer)
+        self.dtype = token_type(vocabulary_size(tokenizer)).str
+        self.description, self.verbatim, self.tokenizer = "", False, None
+        self._fast: Any = None
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+            self.description = backend.to_str()
+            self.verbatim = bool(getattr(tokenizer, "split_special_tokens", False))
+        if not self.description or [*map(list, self(PROBE))] != _call(tokenizer, PROBE):
+            self.description, self.tokenizer = "", tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fast": None}
+
+    def __call__(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        if not self.description:
+            return _call(self.tokenizer, texts)
+        if self._fast is None:
+            self._fast = self._tokenizer()
+        return [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_str(self.description)
+        fast.no_padding()
+        fast.no_truncation()
+        fast.encode_special_tokens = self.verbatim
+        with contextlib.suppress(AttributeError):  # not every model remembers, nor does every version offer this
+            fast.model._resize_cache(WORDS)
+        return fast
+
+
+def _call(tokenizer: Any, texts: Sequence[str]) -> list[Sequence[int]]:
+    # verbose=False: without the warning that a text is longer than the model's context.
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, verbose=False, return_attention_mask=False, return_token_type_ids=False
+    )
+    return list(encoded["input_ids"])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How much of a shard has been made."""
+
+    tokens: int = 0
+    characters: int = 0
+    bytes: int = 0  # the same in UTF-8
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(self.tokens + other.tokens, self.characters + other.characters, self.bytes + other.bytes)
+
+
+def make_shard(encoder: Encoder, pieces: Iterable[Piece], path: Path, about: dict[str, Any]) -> Iterator[Counted]:
+    """Write the tokens of all pieces as a shard, with `end_tokens` behind each document; yields after each batch.
+
+    about: what else the shard should say of itself.
+    """
+    parts: list[np.ndarray] = []
+    ends = array("I")
+    tokens = characters = size = 0
     for batch in _batches(pieces):
-        texts = [text for text, _ in batch]
-        # verbose=False: without the warning that a text is longer than the model's context.
-        encoded = tokenizer(
-            texts, add_special_tokens=False, verbose=False, return_attention_mask=False, return_token_type_ids=False
-        )
-        for (text, ends), ids in zip(batch, encoded["input_ids"], strict=True):
-            if written.tokens == limit:
-                return written
-            tokens = np.array([*ids, *end] if ends else ids, dtype=dtype)
-            tokens = tokens if limit is None else tokens[: limit - written.tokens]
-            write(tokens.tobytes())
-            written.documents += between
-            written.characters += len(text)
-            written.bytes += len(text.encode())
-            written.tokens += len(tokens)
-            if ends:
-                written.ends.append(written.tokens)
-            between = ends
-        progress(written)
-    return written
+        lists: list[Sequence[int]] = []
+        for (text, ends_here), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
+            lists.append(ids)
+            tokens += len(ids)
+            characters += len(text)
+            size += len(text.encode())
+            if ends_here:
+                lists.append(encoder.end)
+                tokens += len(encoder.end)
+                ends.append(tokens)
+        parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype, sum(map(len, lists))))
+        yield Counted(tokens, characters, size)
+    whole = np.concatenate(parts) if parts else np.empty(0, encoder.dtype)
+    write_shard(path, whole, np.array(ends, "<u4"), about | {"characters": characters, "bytes": size})
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -6,6 +6,7 @@ import contextlib
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
 from typing import Any, cast
 
 from swlottery.errors import BadInput
@@ -31,13 +32,26 @@ def hub_id(source: str) -> str:
     return name
 
 
-def open_set(hub_id: str) -> Mapping[str, Rows]:
-    """The splits of a data set, streamed. Raises `BadInput` for one that cannot be reached or read."""
+def newest(hub_id: str) -> str | None:
+    """The commit at which a data set stands now; None where that cannot be asked."""
+    from huggingface_hub import HfApi
+
+    with contextlib.suppress(Exception):  # no network, no such set: who opens the set says so
+        return HfApi().dataset_info(hub_id.partition(":")[0], timeout=10).sha
+    return None
+
+
+def open_set(hub_id: str, revision: str | None = None) -> Mapping[str, Rows]:
+    """The splits of a data set, streamed. Raises `BadInput` for one that cannot be reached or read.
+
+    revision: the commit to read; None: the newest.
+    """
     from datasets import load_dataset
 
     name, _, config = hub_id.partition(":")
+    at = {} if revision is None else {"revision": revision}
     with _in_one_line(hub_id):
-        return cast("Mapping[str, Rows]", load_dataset(name, config or None, streaming=True))
+        return cast("Mapping[str, Rows]", load_dataset(name, config or None, streaming=True, **at))
 
 
 def choose_split(hub_id: str, splits: Mapping[str, Rows], *wanted: str) -> str:
@@ -53,15 +67,43 @@ def texts(hub_id: str, rows: Rows) -> Iterator[str]:
 
     Raises `BadInput` for rows without such a column, and for rows that cannot be read.
     """
-    column = ""
-    with _in_one_line(hub_id):
-        for row in rows:
-            if not column:
-                strings = [key for key, value in row.items() if isinstance(value, str)]
-                if "text" not in row and len(strings) != 1:
-                    raise BadInput(f"data set {hub_id} has no column 'text' among {', '.join(row)}: save one as a file")
-                column = "text" if "text" in row else strings[0]
-            yield row[column] or ""
+    return Texts(hub_id, rows).read()
+
+
+class Texts:
+    """The texts of a split's rows, see `texts`; read from the first one on, or from a place of before."""
+
+    def __init__(self, hub_id: str, rows: Rows) -> None:
+        self.hub_id, self.rows = hub_id, rows
+        self.column = ""
+
+    def read(self) -> Iterator[str]:
+        """The text of row after row."""
+        with _in_one_line(self.hub_id):
+            for row in self.rows:
+                if not self.column:
+                    strings = [key for key, value in row.items() if isinstance(value, str)]
+                    if "text" not in row and len(strings) != 1:
+                        raise BadInput(
+                            f"data set {self.hub_id} has no column 'text' among {', '.join(row)}: save one as a file"
+                        )
+                    self.column = "text" if "text" in row else strings[0]
+                yield row[self.column] or ""
+
+    def place(self) -> dict[str, Any] | None:
+        """Behind the row that was read last, for `go_to`; None where the library does not say where that is."""
+        if not self.column or not hasattr(self.rows, "state_dict"):
+            return None
+        return {"datasets": version("datasets"), "column": self.column, "rows": self.rows.state_dict()}
+
+    def go_to(self, place: Any) -> bool:
+        """Have the next `read` begin at a `place`. False where that cannot be done: of another version's, it is not."""
+        with contextlib.suppress(KeyError, TypeError):
+            if place["datasets"] == version("datasets") and hasattr(self.rows, "load_state_dict"):
+                self.column = place["column"]
+                self.rows.load_state_dict(place["rows"])
+                return True
+        return False
 
 
 @contextlib.contextmanager

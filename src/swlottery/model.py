@@ -51,11 +51,16 @@ class Loaded:
     @property
     def context(self) -> int:
         """The longest sequence in tokens that the model was made for."""
-        config = self.model.config.get_text_config()  # type: ignore[union-attr,operator]
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            if getattr(config, key, None):
-                return int(getattr(config, key))
-        return 2048  # BLOOM and Falcon use ALiBi: no length is fixed, 2048 is what they were trained with
+        return context_of(self.model.config)
+
+
+def context_of(config: Any) -> int:
+    """The longest sequence in tokens that a model with this config was made for."""
+    config = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if getattr(config, key, None):
+            return int(getattr(config, key))
+    return 2048  # BLOOM and Falcon use ALiBi: no length is fixed, 2048 is what they were trained with
 
 
 def slug(name: str) -> str:
@@ -83,29 +88,56 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
     Raises:
         BadInput: no such model, no network, damaged or incomplete or non-finite weights, not a causal LM.
     """
-    from swlottery import gguf
-
     picked = pick_device(device)
-    if name == "gpt2-mini" and not Path(name).exists():
-        raise BadInput("gpt2-mini exists from scratch only: add --start scratch")
-    note = ""
-    where: str | Path = name
-    if name == "smollm2" and not Path(name).exists():
-        where, note = gguf.converted_folder(gguf.smollm2_file()), gguf.SMOLLM2_NOTE
-    elif is_path(name):
-        where = Path(name).expanduser()
-        if not where.exists():
-            raise BadInput(f"no such file or folder: {name}")
-        if where.is_file():
-            if where.suffix != ".gguf":
-                raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")
-            where = gguf.converted_folder(where)
-        elif not (where / "config.json").is_file():
-            raise BadInput(f"{name} holds no model: there is no config.json in it")
+    where, note = _find(name)
+    if isinstance(where, Path) and where.is_file():
+        from swlottery import gguf
+
+        where = gguf.converted_folder(where)
     model, tokenizer = _from_pretrained(where, revision)
     return _checked(
         model, tokenizer, name, getattr(model.config, "_commit_hash", None) or revision, dtype, picked, note
     )
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> tuple[Any, int]:
+    """A pretrained model's tokenizer, and the longest sequence that the model takes; its weights are not read.
+
+    Raises `BadInput` where there is no such model.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    where, _ = _find(name)
+    local = isinstance(where, Path)
+    options: dict[str, Any] = {"revision": revision, "local_files_only": local}
+    if isinstance(where, Path) and where.is_file():
+        where, options = where.parent, {"gguf_file": where.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        return tokenizer, context_of(AutoConfig.from_pretrained(where, **options))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(_why_not_loaded(name, local, error)) from None
+
+
+def _find(name: str) -> tuple[str | Path, str]:
+    """What a model's name stands for: a GGUF file, a folder, a hub id; and a note on what it is, if there is one."""
+    from swlottery import gguf
+
+    if name == "gpt2-mini" and not Path(name).exists():
+        raise BadInput("gpt2-mini exists from scratch only: add --start scratch")
+    if name == "smollm2" and not Path(name).exists():
+        return gguf.smollm2_file(), gguf.SMOLLM2_NOTE
+    if not is_path(name):
+        return name, ""
+    where = Path(name).expanduser()
+    if not where.exists():
+        raise BadInput(f"no such file or folder: {name}")
+    if where.is_file():
+        if where.suffix != ".gguf":
+            raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")
+    elif not (where / "config.json").is_file():
+        raise BadInput(f"{name} holds no model: there is no config.json in it")
+    return where, ""
 
 
 def from_config(

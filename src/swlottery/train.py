@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
+from swlottery.prepare import prepare
 from swlottery.report.train_log import TrainLog
 from swlottery.runtime import checkpoint, environment, files, hardware, stop
 from swlottery.runtime import folder as folders
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Prepared:
-    """What a run starts with: the network at step 0, its data, the weights to follow, and its folders."""
+    """What a run starts with: the network at step 0, its data, the weights to follow, its folders, and what it took where
+    the settings say auto, and why."""
 
     network: Network
     data: Tokens
@@ -44,6 +46,7 @@ class Prepared:
     folder: Path
     plots: Path
     taken: Taken
+    why: str
     device: torch.device
 
 
@@ -103,6 +106,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     ranks.choose_device(settings.device)
     if settings.compile:
         hardware.check_compiler(device)
+    from swlottery.data import token_limit
     from swlottery.lottery import branch, start, taken
     from swlottery.lottery.weights import beforehand
 
@@ -128,10 +132,14 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
     taken.check(folder, settings)
-    before = taken.stored(folder) or (taken.stored(parent) if parent else None)
-    took = before or taken.Taken(hardware.precision(settings.dtype, device)[0], _tokens(settings, network.context))
-    data = _data(settings, network, took.data_tokens, asked)
-    return Prepared(network, data, known, parent, folder, plots, took, device)
+    took, why = taken.stored(folder), "as it was begun"
+    if took is None and parent is not None:
+        took, why = taken.stored(parent), "as the run that it branches from"
+    if took is None:
+        dtype, why = hardware.precision(settings.dtype, device)
+        took = taken.Taken(dtype, token_limit(settings, network.context) or 0)
+    data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
+    return Prepared(network, data, known, parent, folder, plots, took, why, device)
 
 
 def _agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int) -> None:
@@ -219,31 +227,11 @@ def _run(
     return DONE
 
 
-def _data(settings: TrainSettings, network: Network, tokens: int, asked: Asked) -> Tokens:
-    from tqdm import tqdm
-
-    from swlottery.data import prepare
-
-    with tqdm(
-        unit="token", unit_scale=True, desc="preparing data", disable=not sys.stderr.isatty(), leave=False
-    ) as bar:
-
-        def progress(done: int, total: int | None) -> None:
-            stop.here(asked)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        data = prepare(settings.data, network.tokenizer, tokens or None, progress, say=print)
-    data.require(network.context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
-    return data
-
-
 def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:
     """What the run was started with. Threads, precision and the number of tokens are kept; what else differs is said."""
     path, device, taken = prepared.folder / "environment.json", prepared.device, prepared.taken
     here = {**environment.describe(settings.threads or cores, device), "tasks": ranks}
-    _, why = hardware.precision(settings.dtype, device)
-    decided = {"dtype": taken.dtype, "why": why, "data_tokens": taken.data_tokens}
+    decided = {"dtype": taken.dtype, "why": prepared.why, "data_tokens": taken.data_tokens}
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -255,10 +243,6 @@ def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks:
     if taken.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
         print(f"note: this run was begun in bfloat16, and keeps it; {hardware.precision('bfloat16', device)[1]}")
     return decided | stored
-
-
-def _tokens(settings: TrainSettings, context: int) -> int:
-    return 0 if settings.data_tokens == "auto" else int(settings.data_tokens)
 
 
 def _draw(run: Run, plots: Path, event: Event) -> list[Path]:

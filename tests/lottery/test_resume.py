@@ -19,7 +19,7 @@ PHASES = {
     "evaluation": ("swlottery.lottery.train", "Training", "evaluate"),
     "pruning": ("swlottery.lottery.prune", "Pruner", "prune"),
     "writing": ("swlottery.runtime.files", None, "write"),
-    "data": ("swlottery.data", None, "_write"),
+    "data": ("swlottery.encode", None, "write_shard"),
     "finder": ("swlottery.lottery.observe", None, "look"),
 }
 

@@ -35,7 +35,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 
 CHANGES = {
     "model": "gpt2-mini", "revision": "main", "start": "scratch", "init": "xavier", "tokenizer": "builtin",
-    "vocabulary": 50304, "freeze_biases": True, "data": "wikitext", "data_tokens": 10, "context": 64, "micro_batch": 2,
+    "vocabulary": 50304, "freeze_biases": True, "data": "wikitext", "data_tokens": "10", "context": 64, "micro_batch": 2,
     "grad_accum": 2, "steps": 7, "rounds": 2, "prune_rate": "0.1", "schedule": "0.1,0.2", "one_shot": True,
     "data_order": "fresh", "scope": "all", "criterion": "random", "rewind": "lr", "rewind_step": 3, "from_round_1": "x",
     "super_weights": "none", "allow_foreign": True, "follow": ["0,1,2"], "protect": "sw", "force_prune": "controls",
@@ -57,6 +57,15 @@ def test_every_setting_that_changes_a_run_changes_its_name():
     assert {named(**{name: value}) for name, value in ELSEWHERE.items()} == {named()}
     stems = [name.rpartition("-")[2] for name in names]
     assert len(set(stems)) == len(names) and all("/" not in name for name in names)
+
+
+def test_a_number_of_tokens_names_a_run_as_before_there_was_auto(tmp_path):
+    name = folders.name(TrainSettings(data_tokens="100000000", data="wikitext"), "gpt2", {})
+    assert name == "gpt2-pretrained-p0.2-T300-d0-aa424ba7"
+    assert folders.changed(TrainSettings(data_tokens="0010")) == {"data_tokens": 10}
+    for source in ("builtin", str(tmp_path)):  # auto is all of it
+        assert named(data=source, data_tokens="0") == named(data=source)
+    assert named(data="wikitext", data_tokens="0") != named(data="wikitext")
 
 
 def test_names_do_not_move():

@@ -11,6 +11,7 @@ from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
 from swlottery.roles import Roles
+from swlottery.tokenizer import builtin_tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +47,7 @@ class Network:
 def network(settings: TrainSettings) -> Network:
     """θ_0, in float32, in evaluation mode: a model in that mode has no dropout, and gradients flow all the same."""
     if settings.start == "scratch":
-        if settings.model not in models.GPT2_SIZES:
-            raise BadInput(
-                f"--start scratch builds {', '.join(models.GPT2_SIZES)} from their configs; for --model "
-                f"{settings.model} use --start pretrained"
-            )
+        _check_scratch(settings)
         changes = {"vocab_size": settings.vocabulary} if settings.vocabulary else {}
         tokenizer = None if (name := tokenizer_name(settings)) == "builtin" else load_tokenizer(name)
         if tokenizer is not None and not settings.vocabulary:
@@ -74,12 +71,36 @@ def network(settings: TrainSettings) -> Network:
     for name, parameter in loaded.model.named_parameters():
         bias = roles.role_of(name, parameter) == "bias"
         parameter.requires_grad_(not (bias and settings.freeze_biases))
-    context = settings.context or min(LONGEST, loaded.context)
-    if not 2 <= context <= loaded.context:
-        raise BadInput(f"--context {context}: the model takes 2 to {loaded.context} tokens")
+    context = training_context(settings, loaded.context)
     return Network(
         loaded.model, loaded.tokenizer, roles, loaded.name, loaded.slug, loaded.note, lineage, context, loaded.context
     )
+
+
+def _check_scratch(settings: TrainSettings) -> None:
+    if settings.model not in models.GPT2_SIZES:
+        raise BadInput(
+            f"--start scratch builds {', '.join(models.GPT2_SIZES)} from their configs; for --model "
+            f"{settings.model} use --start pretrained"
+        )
+
+
+def training_context(settings: TrainSettings, longest: int) -> int:
+    """Tokens of a training sequence. Raises `BadInput` for more than the model takes."""
+    context = settings.context or min(LONGEST, longest)
+    if not 2 <= context <= longest:
+        raise BadInput(f"--context {context}: the model takes 2 to {longest} tokens")
+    return context
+
+
+def tokenizer_and_context(settings: TrainSettings) -> tuple[Any, int]:
+    """The tokenizer and the context of `network`, without its weights: nothing of their size is read or made."""
+    if settings.start == "scratch":
+        _check_scratch(settings)
+        name, longest = tokenizer_name(settings), models.GPT2_SIZES[settings.model].get("n_positions", LONGEST)
+        return builtin_tokenizer() if name == "builtin" else load_tokenizer(name), training_context(settings, longest)
+    tokenizer, longest = models.load_tokenizer(settings.model, settings.revision)
+    return tokenizer, training_context(settings, longest)
 
 
 def tokenizer_name(settings: TrainSettings) -> str:

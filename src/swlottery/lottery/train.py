@@ -20,8 +20,9 @@ from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+    from swlottery.data import TokenArray
 
 
 class NotFinite(BadInput):
@@ -68,7 +69,7 @@ class Training:
         network: Network,
         masks: Masks,
         settings: TrainSettings,
-        data: np.ndarray,
+        data: TokenArray,
         ranks: Ranks | None = None,
         dtype: str | None = None,
     ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import ELSEWHERE, TrainSettings
+from swlottery.documents import is_on_hub
 from swlottery.errors import BadInput
 from swlottery.runtime import files
 
@@ -34,7 +35,9 @@ def changed(settings: TrainSettings) -> dict[str, Any]:
     if found.get("dtype") == "float32":
         del found["dtype"]
     if "data_tokens" in found:
-        found["data_tokens"] = int(found["data_tokens"])
+        found["data_tokens"] = settings.data_tokens_given() or 0  # a number, as before there was auto
+        if not found["data_tokens"] and not is_on_hub(settings.data):
+            del found["data_tokens"]  # all, as with auto; of a local source that was the default
     return found
 
 

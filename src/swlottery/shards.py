@@ -1,0 +1,139 @@
+"""Shards: the tokens of consecutive stretches of a text, a file each, which is there whole or not at all.
+
+A shard is a safetensors file with ``tokens`` (uint16 or uint32), ``ends`` (uint32: behind which tokens documents end)
+and, as its metadata, what it holds. It is the same, byte for byte, whoever makes it and whenever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swlottery.runtime import files
+
+LARGEST_HEADER = 1 << 20  # bytes
+
+
+def write_shard(path: Path, tokens: np.ndarray, ends: np.ndarray, about: dict[str, Any]) -> None:
+    """Write a shard. about: what it says of itself beside the counts and the hash of its tokens."""
+    from safetensors.numpy import save_file
+
+    content = {**about, "tokens": len(tokens), "documents": len(ends)}
+    content |= {"dtype": tokens.dtype.name, "sha256": hashlib.sha256(tokens.data).hexdigest()}
+    metadata = {"about": json.dumps(content, sort_keys=True)}
+    with files.system_errors():
+        files.write(path, lambda unfinished: save_file({"tokens": tokens, "ends": ends}, unfinished, metadata))
+
+
+class Shard:
+    """A shard on disk. ``about`` is what it says of itself; its arrays are mapped when they are first asked for.
+
+    Raises `ValueError` for a file that is no whole shard, `OSError` for one that cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"{path} is no shard")
+            header = json.loads(file.read(length))
+            size = file.seek(0, 2)
+        try:
+            self.about: dict[str, Any] = json.loads(header["__metadata__"]["about"])
+            self._start = 8 + length
+            self._at = {name: header[name]["data_offsets"] for name in ("tokens", "ends")}
+            count, end = int(self.about["tokens"]), max(stop for _, stop in self._at.values())
+            dtype = np.dtype(self.about["dtype"])
+            good = self._at["tokens"][1] - self._at["tokens"][0] == count * dtype.itemsize
+            if not good or size != self._start + end:
+                raise ValueError(f"{path} is not whole")
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no shard") from error
+        self.dtype: np.dtype[Any] = dtype.newbyteorder("<")
+
+    def __len__(self) -> int:
+        return int(self.about["tokens"])
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Its tokens, memory-mapped, read-only."""
+        return self._array("tokens", self.dtype)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Behind which of its tokens documents end."""
+        return self._array("ends", np.dtype("<u4"))
+
+    def _array(self, name: str, dtype: np.dtype[Any]) -> np.ndarray:
+        start, stop = self._at[name]
+        if start == stop:  # an empty file cannot be mapped
+            return np.empty(0, dtype)
+        count = (stop - start) // dtype.itemsize
+        return np.memmap(self.path, dtype, "r", self._start + start, (count,)).view(np.ndarray)
+
+    def is_intact(self) -> bool:
+        """Whether the tokens have the hash that was written with them; reads them all."""
+        return bool(hashlib.sha256(self.tokens.data).hexdigest() == self.about["sha256"])
+
+
+class Joined(Sequence[int]):
+    """The tokens of consecutive shards from one position to another, as one sequence that cannot be written to.
+
+    A slice is an array, which of one shard is a view of the file; nothing is read before it is asked for.
+    """
+
+    def __init__(self, shards: Sequence[Shard], start: int, stop: int) -> None:
+        self.shards = list(shards)
+        self.bounds = [0, *accumulate(map(len, self.shards))]
+        self.start, self.stop = start, min(stop, self.bounds[-1])
+        self.dtype = self.shards[0].dtype if self.shards else np.dtype("<u2")
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice):
+            place = range(len(self))[index]
+            return self[place : place + 1][0]
+        first, last, step = index.indices(len(self))
+        first, last = self.start + first, self.start + last
+        if step != 1:
+            return np.asarray(self)[index]
+        parts = []
+        number = bisect_right(self.bounds, first) - 1
+        while first < last:
+            begin, end = self.bounds[number], self.bounds[number + 1]
+            parts.append(self.shards[number].tokens[first - begin : last - begin])
+            first, number = max(first, end), number + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole: np.ndarray = self[:]
+        return whole.astype(dtype or self.dtype, copy=bool(copy))
+
+    def tolist(self) -> list[int]:
+        """All of them as a list."""
+        return list(self[:].tolist())
+
+    def parts(self) -> list[tuple[str, int, int]]:
+        """Of each shard that it takes in: the hash of all its tokens, and from where to where it is taken."""
+        return [(one.about["sha256"], first, last) for first, last, one in self._places()]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All of them in stretches of at most a shard."""
+        return (one.tokens[first:last] for first, last, one in self._places())
+
+    def _places(self) -> Iterator[tuple[int, int, Shard]]:
+        for begin, shard in zip(self.bounds, self.shards, strict=False):
+            first, last = max(self.start - begin, 0), min(self.stop - begin, len(shard))
+            if first < last:
+                yield first, last, shard
