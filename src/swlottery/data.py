@@ -114,8 +114,12 @@ def prepare(
     return Tokens(found.name, stored[: manifest["train_tokens"]], stored[manifest["train_tokens"] :], manifest)
 
 
-def batch(tokens: np.ndarray, context: int, size: int, seed: int, step: int) -> Tensor:
+def batch(
+    tokens: np.ndarray, context: int, size: int, seed: int, step: int, rows: slice | Sequence[int] | None = None
+) -> Tensor:
     """The batch of step ``step``: a LongTensor (size, context + 1) of stretches drawn with replacement.
+
+    rows: only these of it, in their order.
 
     Inputs are [:, :-1] and targets [:, 1:]. A stretch may run over the end of a document. Step and seed are counter and
     key of a Philox generator (Salmon et al. 2011), so every batch can be drawn without those before it, and as it is
@@ -131,7 +135,8 @@ def batch(tokens: np.ndarray, context: int, size: int, seed: int, step: int) -> 
         raise BadInput(f"the data has {len(tokens)} tokens, but a sequence needs {context + 1}: give more text")
     numbers = np.random.Philox(key=seed, counter=step << 64).random_raw(size)
     offsets = (numbers % np.uint64(starts)).astype(np.int64)  # off uniform by less than starts / 2⁶⁴
-    return torch.from_numpy(_stretches(tokens, offsets.tolist(), context + 1))
+    chosen = offsets if rows is None else offsets[rows]
+    return torch.from_numpy(_stretches(tokens, chosen.tolist(), context + 1))
 
 
 def validation_windows(tokens: np.ndarray, context: int, count: int) -> Tensor:

@@ -69,10 +69,10 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
     drawn, read, step = [], [], []
     real, real_step = data.batch, Training.step
 
-    def spied(tokens, context, size, seed, number):
+    def spied(tokens, context, size, seed, number, rows):
         drawn.append((step[0], number))
-        assert (context, size) == (32, 4)
-        return real(tokens, context, size, seed, number)
+        assert (context, size, list(rows)) == (32, 4, [0, 1, 2, 3])
+        return real(tokens, context, size, seed, number, rows)
 
     def see(model, tokens):
         if torch.is_grad_enabled():
@@ -134,6 +134,7 @@ def watched(tiny_gpt2, text, tmp_path, monkeypatch):
 
         def next_round(run, round_):
             real_next(run, round_)
+            run.settle()
             seen.start[round_] = copy(run.parameters)
             assert not run.training.moments(), "moments are fresh"
             _, seen.saved[round_] = checkpoint.read(checkpoint.newest(run.folder / "checkpoints", pytest.fail))
