@@ -83,9 +83,9 @@ def test_a_disk_that_fills_at_some_write(moment, alone, steps, tiny_gpt2, text, 
     assert "no space left" in said and str(only_run(tmp_path)) in said and "it goes on" in said
     assert main(arguments) == 0
     assert traces(only_run(tmp_path)) == alone
-    assert len(steps) == 18 and sum(steps.values()) <= 20, "from the newest checkpoint"
+    assert len(steps) == 18 and sum(steps.values()) <= 22, "from the newest checkpoint, or the one before it"
     assert not (only_run(tmp_path) / "checkpoints").exists()
-    assert main(arguments) == 0 and sum(steps.values()) <= 20, "it is done"
+    assert main(arguments) == 0 and sum(steps.values()) <= 22, "it is done"
 
 
 def test_the_tables_may_be_what_finds_the_disk_full(alone, tiny_gpt2, text, tmp_path, monkeypatch, capsys):
@@ -168,5 +168,5 @@ def test_a_small_disk(size, disk, alone, steps, tiny_gpt2, text, capsys):
     resize(60_000)
     assert main(arguments) == 0
     assert traces(run) == alone
-    assert len(steps) == 18 and sum(steps.values()) <= 18 + (2 if kept else done)
+    assert len(steps) == 18 and sum(steps.values()) <= 18 + (4 if kept else done)
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
