@@ -132,7 +132,9 @@ BESIDE = [(phase, number, delay) for phase in ("checkpoint", "hash") for number 
 """While a checkpoint is written or hashed, and the next step is taken."""
 
 
-@pytest.mark.parametrize(("phase", "number", "delay"), [MOMENTS[0], MOMENTS[8], MOMENTS[14], MOMENTS[20], BESIDE[5], BESIDE[8]])
+@pytest.mark.parametrize(
+    ("phase", "number", "delay"), [MOMENTS[0], MOMENTS[8], MOMENTS[14], MOMENTS[20], BESIDE[5], BESIDE[8]]
+)
 def test_a_killed_run_ends_with_the_same_bits(phase, number, delay, alone, tiny_gpt2, text, tmp_path, monkeypatch):
     ends, steps = interrupted(tiny_gpt2, text, tmp_path, [kill_in(phase, number, delay)], monkeypatch)
     assert_same(ends, alone)
