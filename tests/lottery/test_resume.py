@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -65,6 +66,19 @@ def kill_when_written(phase: str, number: int):
         kill_in(phase, number, 0)()
 
     return patch
+
+
+def slow_disk() -> None:
+    """A patch for the child: a checkpoint takes longer than the steps beside it."""
+    from swlottery.runtime import checkpoint
+
+    real = checkpoint.save
+
+    def save(*arguments):
+        time.sleep(0.1)
+        real(*arguments)
+
+    checkpoint.save = save
 
 
 def count_steps(ledger: Path):
@@ -161,12 +175,16 @@ def test_one_run_killed_again_and_again(alone, tiny_gpt2, text, tmp_path, monkey
     "step", [1, 2, 4, 5], ids=["at a step", "before an evaluation", "at another step", "at the last"]
 )
 def test_a_signal_saves_and_exits_75(step, alone, tiny_gpt2, text, tmp_path, monkeypatch):
-    """No step is done again, wherever the signal comes: six steps a round, an evaluation behind the third and the last."""
+    """No step is done again, wherever the signal comes: six steps a round, an evaluation behind the third and the last.
+
+    However long a checkpoint takes: the exit waits for it.
+    """
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:
         from swlottery.lottery.train import Training
 
+        slow_disk()
         real = Training.step
 
         def signalled(self, number, round_, see=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 import weakref
 from collections import Counter
 from dataclasses import dataclass, field
@@ -450,8 +451,15 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
         return real(self, number, round_, see)
 
     capsys.readouterr()
+    saving = checkpoint.save
+
+    def slow(*arguments):
+        time.sleep(0.1)
+        saving(*arguments)
+
     with monkeypatch.context() as patched:
         patched.setattr(Training, "step", step)
+        patched.setattr(checkpoint, "save", slow)  # it is on its way when the step fails
         assert main(flags(tiny_gpt2, text, tmp_path, **short)) == 2
     said = complaint(capsys.readouterr().err)
     assert "the loss is not finite at step 4 of round 2" in said and "--lr" in said
