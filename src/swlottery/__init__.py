@@ -1,3 +1,3 @@
 """swlottery: find the super weights of a causal language model and follow them through iterative magnitude pruning."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

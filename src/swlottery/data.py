@@ -139,6 +139,8 @@ def batch(
 ) -> Tensor:
     """The batch of step ``step``: a LongTensor (size, context + 1) of stretches drawn with replacement.
 
+    rows: only these of it, in their order.
+
     Inputs are [:, :-1] and targets [:, 1:]. A stretch may run over the end of a document. Step and seed are counter and
     key of a Philox generator (Salmon et al. 2011), so every batch can be drawn without those before it, and as it is
     the batch of all processes together, of which each takes its rows, their number changes nothing. Raw numbers are

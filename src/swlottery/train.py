@@ -89,7 +89,7 @@ def train(
         return STOPPED
     except OSError as problem:
         folder = prepared.folder if prepared is not None else root
-        if not ranks.lead:  # what only this task has met, nobody else tells
+        if not ranks.lead and problem is not ranks.told:  # what only this task has met, nobody else tells
             sys.stderr.write(f"swlottery: rank {ranks.rank} on {socket.gethostname()}: {problem}\n")
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"no space left for {folder}: free some and run the same again, it goes on") from None
@@ -201,11 +201,15 @@ def _run(
             folders.write_status(folder, "running", standing(run))
             if told < 0 and log_name:  # from here on this log tells of the run
                 files.write_json(folder / "told.json", {"log": log_name, "events": 0})
-        for event in events:
-            if ranks.lead:
-                telling.tell(event)
-                if event["event"] in ("prune", "finished"):
-                    figures += _draw(run, prepared.plots, event)
+        try:
+            for event in events:
+                if ranks.lead:
+                    telling.tell(event)
+                    if event["event"] in ("prune", "finished"):
+                        figures += _draw(run, prepared.plots, event)
+        except Stopped:
+            run.settle()
+            raise
     except Stopped:
         if ranks.lead:
             folders.write_status(folder, "stopped", standing(run))
@@ -219,7 +223,7 @@ def _run(
             telling.footer(figures, time.monotonic() - started, "failed", message)
         raise
     finally:
-        run.tables.close()
+        run.close()
     if ranks.lead:
         folders.write_status(folder, "finished", standing(run))
         checkpoint.clear(folder / "checkpoints")  # not before: a run with neither would be done again

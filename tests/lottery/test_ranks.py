@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,6 +19,7 @@ from lottery.runs import complaint, events, flags, fork, only_run, table, traces
 from swlottery.errors import BadInput
 from swlottery.lottery import start as start_
 from swlottery.lottery.train import Training
+from swlottery.runtime import files
 from swlottery.runtime.ranks import Place, Ranks
 
 
@@ -189,6 +191,24 @@ def test_a_resumed_run_of_two_tasks_ends_with_the_same_bits(tiny_gpt2: Path, tex
     assert "saved at step 4 of round 2" in (tmp_path / "log0").read_text()
     assert run(2, given["stopped"], tmp_path / "log") == [0, 0]
     assert traces(only_run(tmp_path / "stopped")) == traces(only_run(tmp_path / "alone"))
+
+
+def test_a_disk_that_is_full_ends_all_tasks_with_one_line(tiny_gpt2: Path, text: Path, tmp_path: Path) -> None:
+    """Only the lead writes, beside the steps; all of them stop at the same step, and it tells why."""
+
+    def full(rank: int) -> None:
+        def refuse(path: Path, fill: Any) -> None:
+            if path.name.startswith("checkpoint_2_2"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        before(files, "write", refuse)
+
+    given = flags(tiny_gpt2, text, tmp_path)
+    assert run(2, given, tmp_path / "log", full) == [2, 2], (tmp_path / "log1").read_text()
+    assert "no space left for" in complaint(
+        "\n".join(line for line in said(tmp_path / "log0") if line.startswith("swlottery: "))
+    )
+    assert said(tmp_path / "log1") == []
 
 
 @pytest.mark.parametrize("where", ["a step", "an evaluation", "before the first step"])

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,8 @@ PHASES = {
     "writing": ("swlottery.runtime.files", None, "write"),
     "data": ("swlottery.encode", None, "write_shard"),
     "finder": ("swlottery.lottery.observe", None, "look"),
+    "checkpoint": ("swlottery.runtime.checkpoint", None, "save"),
+    "hash": ("swlottery.runtime.checkpoint", None, "_sha256"),
 }
 
 
@@ -45,6 +48,37 @@ def kill_in(phase: str, number: int, delay: float):
         setattr(place, name, watched)
 
     return patch
+
+
+def kill_when_written(phase: str, number: int):
+    """The same as the ``number``-th entry into the phase begins, but with no checkpoint on its way."""
+
+    def patch() -> None:
+        from swlottery.runtime.checkpoint import Writer
+
+        real = Writer.save
+
+        def save(self, *args):
+            real(self, *args)
+            self.wait()
+
+        Writer.save = save
+        kill_in(phase, number, 0)()
+
+    return patch
+
+
+def slow_disk() -> None:
+    """A patch for the child: a checkpoint takes longer than the steps beside it."""
+    from swlottery.runtime import checkpoint
+
+    real = checkpoint.save
+
+    def save(*arguments):
+        time.sleep(0.1)
+        real(*arguments)
+
+    checkpoint.save = save
 
 
 def count_steps(ledger: Path):
@@ -111,22 +145,26 @@ MOMENTS = [
     for phase, most in {"step": 18, "evaluation": 9, "pruning": 10, "writing": 20, "data": 1, "finder": 3}.items()
     for _ in range(6 if phase != "data" else 2)
 ]
+BESIDE = [(phase, number, delay) for phase in ("checkpoint", "hash") for number in (1, 2, 5) for delay in (0.0, 0.003)]
+"""While a checkpoint is written or hashed, and the next step is taken."""
 
 
-@pytest.mark.parametrize(("phase", "number", "delay"), [MOMENTS[0], MOMENTS[8], MOMENTS[14], MOMENTS[20]])
+@pytest.mark.parametrize(
+    ("phase", "number", "delay"), [MOMENTS[0], MOMENTS[8], MOMENTS[14], MOMENTS[20], BESIDE[5], BESIDE[8]]
+)
 def test_a_killed_run_ends_with_the_same_bits(phase, number, delay, alone, tiny_gpt2, text, tmp_path, monkeypatch):
     ends, steps = interrupted(tiny_gpt2, text, tmp_path, [kill_in(phase, number, delay)], monkeypatch)
     assert_same(ends, alone)
-    assert sum(steps.values()) - len(steps) <= 2, "more steps were repeated than lie between two checkpoints"
+    assert sum(steps.values()) - len(steps) <= 4, "one checkpoint may be unfinished, and two steps lie before each"
     assert len(steps) == 18
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "number", "delay"), MOMENTS)
+@pytest.mark.parametrize(("phase", "number", "delay"), MOMENTS + BESIDE)
 def test_thirty_kills(phase, number, delay, alone, tiny_gpt2, text, tmp_path, monkeypatch):
     ends, steps = interrupted(tiny_gpt2, text, tmp_path, [kill_in(phase, number, delay)], monkeypatch)
     assert_same(ends, alone)
-    assert sum(steps.values()) - len(steps) <= 2
+    assert sum(steps.values()) - len(steps) <= 4
     assert len(steps) == 18
 
 
@@ -142,12 +180,16 @@ def test_one_run_killed_again_and_again(alone, tiny_gpt2, text, tmp_path, monkey
     "step", [1, 2, 4, 5], ids=["at a step", "before an evaluation", "at another step", "at the last"]
 )
 def test_a_signal_saves_and_exits_75(step, alone, tiny_gpt2, text, tmp_path, monkeypatch):
-    """No step is done again, wherever the signal comes: six steps a round, an evaluation behind the third and the last."""
+    """No step is done again, wherever the signal comes: six steps a round, an evaluation behind the third and the last.
+
+    However long a checkpoint takes: the exit waits for it.
+    """
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:
         from swlottery.lottery.train import Training
 
+        slow_disk()
         real = Training.step
 
         def signalled(self, number, round_, see=None):
@@ -197,7 +239,7 @@ def test_a_signal_in_an_evaluation(number, alone, tiny_gpt2, text, tmp_path, mon
 def test_a_damaged_checkpoint_is_named_and_the_older_one_used(alone, tiny_gpt2, text, tmp_path, monkeypatch):
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
     arguments = flags(tiny_gpt2, text, tmp_path)
-    assert forked(arguments, tmp_path / "log", kill_in("step", 12, 0)) == -signal.SIGKILL
+    assert forked(arguments, tmp_path / "log", kill_when_written("step", 12)) == -signal.SIGKILL
     checkpoints = only_run(tmp_path) / "checkpoints"
     assert sorted(path.stem for path in checkpoints.glob("*.json")) == ["checkpoint_2_2", "checkpoint_2_4"]
     newest = checkpoints / "checkpoint_2_4.safetensors"

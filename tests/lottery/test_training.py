@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+import weakref
+from collections import Counter
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from lottery.runs import built, complaint, events, flags, only_run, table, traces
 from swlottery import data
@@ -17,10 +24,13 @@ from swlottery.errors import BadInput
 from swlottery.lottery import branch, loop
 from swlottery.lottery import masks as masking
 from swlottery.lottery import train as training
+from swlottery.lottery.batches import Batches
 from swlottery.lottery.loop import lottery
-from swlottery.lottery.loss import has_plain_head, loss_in_parts
+from swlottery.lottery.loss import _InParts, _parts, has_plain_head, loss_in_parts
 from swlottery.lottery.train import NotFinite, Training, batch_number, learning_rate, loss_of
 from swlottery.runtime import checkpoint, files
+from swlottery.runtime.ranks import Place, Ranks
+from swlottery.runtime.stop import Stopped
 
 
 def copy(tensors) -> dict:
@@ -69,10 +79,10 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
     drawn, read, step = [], [], []
     real, real_step = data.batch, Training.step
 
-    def spied(tokens, context, size, seed, number):
+    def spied(tokens, context, size, seed, number, rows):
         drawn.append((step[0], number))
-        assert (context, size) == (32, 4)
-        return real(tokens, context, size, seed, number)
+        assert (context, size, list(rows)) == (32, 4, [0, 1, 2, 3])
+        return real(tokens, context, size, seed, number, rows)
 
     def see(model, tokens):
         if torch.is_grad_enabled():
@@ -134,6 +144,7 @@ def watched(tiny_gpt2, text, tmp_path, monkeypatch):
 
         def next_round(run, round_):
             real_next(run, round_)
+            run.settle()
             seen.start[round_] = copy(run.parameters)
             assert not run.training.moments(), "moments are fresh"
             _, seen.saved[round_] = checkpoint.read(checkpoint.newest(run.folder / "checkpoints", pytest.fail))
@@ -321,6 +332,67 @@ def test_the_held_out_loss_is_a_mean_over_windows_whatever_the_batches(made):
     assert max(one_by_one) - min(one_by_one) > 1e-3
 
 
+def test_a_step_and_an_evaluation_are_strictly_deterministic_and_nothing_else_is(made):
+    """What `environment.pin` has set comes back, also where a loss is not finite or an evaluation is left."""
+    training, seen = made(), []
+
+    def see(model, tokens):
+        seen.append(
+            (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+        )
+        return loss_of(model, tokens)
+
+    def outside():
+        return torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+
+    training.loss = training.plain_loss = see
+    windows = data.validation_windows(training.data, 32, 4)
+    training.step(0, 1)
+    assert outside()
+    training.evaluate(windows)
+    assert outside() and seen == [(True, False)] * 4
+    training.loss = not_a_number
+    with pytest.raises(NotFinite):
+        training.step(1, 1)
+    with pytest.raises(Stopped):
+        training.evaluate(windows, lambda: True)
+    assert outside()
+
+
+def test_each_rank_draws_its_own_forward_passes_of_a_batch(made):
+    """Two ranks of a batch of four passes: the first and third, the second and fourth."""
+    whole = made(grad_accum=4)
+    tokens = data.batch(whole.data, 32, 8, 0, 5)
+    assert torch.equal(torch.cat(whole.batches.passes(5)), tokens)
+    for rank in (0, 1):
+        own = Batches(whole.data, 32, whole.settings, Ranks(Place(rank, 2)), whole.device)
+        expected = [tokens[2 * i : 2 * i + 2] for i in (rank, rank + 2)]
+        assert all(torch.equal(a, b) for a, b in zip(own.passes(5), expected, strict=True))
+
+
+def test_a_batch_drawn_beforehand_is_used_where_it_is_the_one_that_comes(made, monkeypatch):
+    """As on a GPU."""
+    batches, drawn, real = made().batches, [], Batches._drawn
+
+    def spied(self, number):
+        drawn.append(number)
+        return real(self, number)
+
+    monkeypatch.setattr(Batches, "_drawn", spied)
+    batches.prepare(1)
+    assert drawn == [], "a CPU has no time beside its steps"
+    batches.device = SimpleNamespace(type="cuda")
+    monkeypatch.setattr("swlottery.lottery.batches.sent", lambda tokens, device: tokens)
+    expected = {number: torch.cat(batches.passes(number)) for number in (0, 1, 7)}
+    drawn.clear()
+    batches.prepare(1)
+    assert torch.equal(torch.cat(batches.passes(1)), expected[1]) and drawn == [1]
+    batches.prepare(2)
+    assert torch.equal(torch.cat(batches.passes(7)), expected[7]) and drawn == [1, 2, 7], "a round begins anew"
+    batches.passes(2)
+    assert drawn == [1, 2, 7, 2], "nothing old is kept"
+
+
 def test_moments_come_back_bit_for_bit(made):
     training = made()
     for step in range(3):
@@ -373,8 +445,15 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
         return real(self, number, round_, see)
 
     capsys.readouterr()
+    saving = checkpoint.save
+
+    def slow(*arguments):
+        time.sleep(0.1)
+        saving(*arguments)
+
     with monkeypatch.context() as patched:
         patched.setattr(Training, "step", step)
+        patched.setattr(checkpoint, "save", slow)  # it is on its way when the step fails
         assert main(flags(tiny_gpt2, text, tmp_path, **short)) == 2
     said = complaint(capsys.readouterr().err)
     assert "the loss is not finite at step 4 of round 2" in said and "--lr" in said
@@ -431,6 +510,87 @@ def test_the_loss_in_parts_is_the_loss(made, rows, precision):
         assert difference < (1e-5 if precision == "float32" else 0.03), name
 
 
+def by_scatter(h, weight, targets):
+    """The loss and its gradients as they were written before: logits less a scattered one, part by part."""
+    total, for_hidden, for_weight = torch.zeros(()), [], 0
+    for part, target in zip(h.split(256), targets[:, None].split(256), strict=True):
+        log_probabilities = torch.log_softmax(part @ weight.T, -1, dtype=torch.float32)
+        total -= log_probabilities.gather(-1, target).sum()
+        ones = torch.ones_like(target, dtype=torch.float32)
+        for_logits = log_probabilities.exp().scatter_add(-1, target, -ones).to(h.dtype)
+        for_hidden.append(for_logits @ weight)
+        for_weight = (for_logits.T @ part).float() + for_weight
+    share = torch.ones(()) / len(h)
+    return total / len(h), torch.cat(for_hidden).float() * share, for_weight * share
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 300, 512])
+def test_no_bit_of_the_loss_in_parts_has_changed(rows, dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(rows)
+    hidden, weight = (torch.randn(n, 16, generator=generator).requires_grad_() for n in (rows, 97))
+    targets = torch.randint(0, 97, (rows,), generator=generator)
+    expected = by_scatter(hidden.detach().to(dtype), weight.detach().to(dtype), targets)
+    for compiled in (False, True):  # the two ways to subtract the one
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiled=compiled: compiled)
+        loss = _InParts.apply(hidden, weight, targets, dtype)
+        found = (loss.detach(), *torch.autograd.grad(loss, (hidden, weight)))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), compiled
+
+
+@pytest.mark.parametrize(("element", "rows"), [(2, [12 * 1024]), (4, [6 * 1024] * 2)])
+def test_parts_on_a_gpu_are_as_large_as_their_logits_may_be(element, rows):
+    """12 × 1,024 tokens of GPT-2, from tensors without content."""
+    dtype = {2: torch.bfloat16, 4: torch.float32}[element]
+    h, w = (torch.empty(n, 768, dtype=dtype, device="meta") for n in (12 * 1024, 50304))
+    found = list(_parts(h, w, torch.empty(len(h), dtype=torch.long, device="meta")))
+    assert [len(part) for part, _ in found] == [len(target) for _, target in found] == rows
+    assert max(rows) * len(w) * element <= 1.5 * 2**30
+
+
+class Held(TorchDispatchMode):
+    """How many bytes of new tensors were held at once at most. What only a graph of gradients holds is not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.users: Counter = Counter()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **named or {})
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                place, size = storage.data_ptr(), storage.nbytes()
+                self.now += 0 if self.users[place] else size
+                self.users[place] += 1
+                weakref.finalize(tensor, self.drop, place, size)
+        self.most = max(self.most, self.now)
+        return result
+
+    def drop(self, place: int, size: int) -> None:
+        self.users[place] -= 1
+        self.now -= 0 if self.users[place] else size
+
+
+def test_an_evaluation_holds_no_more_than_a_training_step():
+    """With a vocabulary of 128,000: all logits of a batch are 307 MB; those of a part 131 MB, and their softmax as much."""
+    config = GPT2Config(
+        vocab_size=128_000, n_embd=8, n_layer=1, n_head=1, n_positions=300, bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(config).eval()
+    network = SimpleNamespace(model=model, parameters=dict(model.named_parameters()), context=300, name="tiny")
+    tokens = np.random.default_rng(0).integers(0, 128_000, 2000).astype(np.uint32)
+    training = Training(network, {}, TrainSettings(micro_batch=2, grad_accum=1), tokens)
+    windows = data.validation_windows(tokens, 300, 2)
+    held = {}
+    for name, go in {"a step": lambda: training.step(0, 1), "held out": lambda: training.evaluate(windows)}.items():
+        with Held() as mode:
+            go()
+        held[name] = mode.most
+    assert 2 * 131e6 < held["held out"] < 270e6 and held["held out"] <= held["a step"]
+
+
 def test_only_a_plain_head_is_split(made):
     """A cap on the logits (Gemma 2) or a bias (GPT-J, Phi) is what `loss_in_parts` would get wrong."""
     from tiny import CONFIGS, tiny_model
@@ -445,7 +605,6 @@ def test_only_a_plain_head_is_split(made):
 
 
 def test_gelu_is_one_kernel_and_the_same_function(made):
-    from transformers import GPT2LMHeadModel
     from transformers.activations import NewGELUActivation
 
     fused = made().network.model

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from swlottery.runtime import checkpoint
+from swlottery.runtime.checkpoint import Writer
 
 
 @pytest.fixture
@@ -91,3 +94,65 @@ def test_a_manifest_may_be_what_is_damaged(content, save, tmp_path):
     (tmp_path / "checkpoint_1_4.json").write_bytes(content)
     round_, step, complaints = newest(tmp_path)
     assert (round_, step) == (1, 2) and len(complaints) == 1
+
+
+# Written beside the training
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Opened, it lets checkpoints be written."""
+    one, real = threading.Event(), checkpoint.save
+
+    def save(*arguments):
+        assert one.wait(30)
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    return one
+
+
+def test_what_is_written_is_what_stood_there(gate, tmp_path):
+    writer = Writer(tmp_path)
+    weights = torch.full((3,), 102.0)
+    parts = {"w": weights, "t": weights.view(3)[1:]}
+    writer.save(1, 2, parts, {"losses": [1 / 3]})
+    weights.zero_()
+    assert writer.place is None and not writer.failed and not list(tmp_path.iterdir()), "not yet"
+    gate.set()
+    writer.wait()
+    assert writer.place == (1, 2) and newest(tmp_path) == (1, 2, [])
+    writer.wait()
+
+
+def test_at_most_one_is_on_its_way(gate, tmp_path):
+    writer = Writer(tmp_path)
+    writer.save(1, 2, {"w": torch.full((3,), 102.0)}, {"losses": [1 / 3]})
+    threading.Timer(0.2, gate.set).start()
+    writer.save(1, 4, {"w": torch.full((3,), 104.0)}, {"losses": [1 / 3]})
+    assert writer.place in ((1, 2), (1, 4)), "the first is there before the second begins"
+    writer.close()
+    assert there(tmp_path) == ["1_2", "1_4"] and newest(tmp_path) == (1, 4, [])
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+
+
+def test_a_failure_is_told_once_and_the_place_is_the_one_before(save, tmp_path, monkeypatch):
+    save((1, 2))
+    writer = Writer(tmp_path)
+    writer.place = (1, 2)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    for told in (writer.wait, lambda: writer.save(1, 6, {}, {})):
+        writer.save(1, 4, {"w": torch.zeros(3)}, {})
+        writer.thread.join()
+        assert writer.failed
+        with pytest.raises(OSError, match="no space"):
+            told()
+        assert not writer.failed and writer.place == (1, 2)
+        writer.wait()
+    writer.save(1, 4, {"w": torch.zeros(3)}, {})
+    writer.close()
+    assert there(tmp_path) == ["1_2"]

@@ -114,6 +114,7 @@ def finish(run: Run, round_: int) -> Iterator[Event]:
     run.check_masked()
     if run.ranks.lead:
         run.save_model(run.folder / "final")
+    run.settle()
     seconds = {"wall_seconds": run.tick(), "step_seconds": run.state.busy}
     yield run.record("finished", weights=observe.fates(run), **seconds)
     run.tables.lengths()

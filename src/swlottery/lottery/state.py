@@ -131,7 +131,8 @@ class Run:
             self._take_up(saved[1])
         self.tables = Tables(folder if self.ranks.lead else None, self.state.tables)
         self.saved_at = self.ticked_at = time.monotonic()
-        self.saved_where = "nothing was saved yet: the run begins anew" if saved is None else self._where()
+        self.writer = checkpoint.Writer(folder / "checkpoints")
+        self.writer.place = None if saved is None else (self.state.round, self.state.step)
 
     def begin(self) -> None:
         """Before the first step of a new run: store θ_0 and m_0, and count what the prunes will take."""
@@ -230,22 +231,39 @@ class Run:
         self.since = {name: p.detach().clone() for name, p in self.downs.items()}
 
     def save(self) -> None:
-        """Write a checkpoint. Masked weights are exactly zero in every one, which is checked."""
+        """Have a checkpoint written of how the run stands now; masked weights are exactly zero in it, which is checked.
+
+        It is written while the run goes on: `settle` waits for it.
+        """
+        self.settle()
         self.check_masked()
         self.ranks.same(lambda: tensors_sha256(self.parameters.items()), "weights")
         self.tick()
         self.saved_at = time.monotonic()
-        self.saved_where = self._where()
         if not self.ranks.lead:
             return
         self.state.tables = self.tables.lengths()
         tensors: dict[str, Tensor] = {f"w/{name}": p for name, p in self.parameters.items()}
         tensors |= self.training.moments() | {f"s/{name}": tensor for name, tensor in self.since.items()}
         tensors |= {f"g/{name}": tensor for name, tensor in self.gradients.items()}
-        checkpoint.save(self.folder / "checkpoints", self.state.round, self.state.step, tensors, asdict(self.state))
+        self.writer.save(self.state.round, self.state.step, tensors, asdict(self.state))
 
-    def _where(self) -> str:
-        return f"saved at step {self.state.step:,} of round {self.state.round}"
+    def settle(self) -> None:
+        """Come back when the last checkpoint is on disk. What kept it from there is raised, on every rank."""
+        self.ranks.decide(self.writer.wait)
+
+    @property
+    def saved_where(self) -> str:
+        """The newest checkpoint that is on disk, in words."""
+        if self.writer.place is None:
+            return "nothing was saved yet: the run begins anew"
+        round_, step = self.writer.place
+        return f"saved at step {step:,} of round {round_}"
+
+    def close(self) -> None:
+        """Let go of the run's files, when all that was begun is written. For every end, also one by an error."""
+        self.writer.close()
+        self.tables.close()
 
     def check_masked(self) -> None:
         """Masked weights are exactly zero; anything else is a defect of the training loop."""
@@ -273,7 +291,9 @@ class Run:
         """Write a checkpoint if the last one is as old as it may become, or if the run is to stop: then `Stopped`."""
         steps = self.state.step - self.first_step(self.state.round)
         late = self.ranks.lead and time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
-        stopping, late = self.ranks.any(self.asked(), late)
+        stopping, late, failed = self.ranks.any(self.asked(), late, self.writer.failed)
+        if failed:
+            self.settle()
         if stopping or (not only_if_asked and (late or steps % self.settings.checkpoint_steps == 0)):
             self.save()
         if stopping:

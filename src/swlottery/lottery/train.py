@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
+from swlottery.lottery.batches import Batches, sent
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.start import Network
 from swlottery.runtime import hardware
+from swlottery.runtime.deterministic import Deterministic
+from swlottery.runtime.gradients import Gradients
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
@@ -75,6 +78,7 @@ class Training:
     ) -> None:
         import torch
 
+        from swlottery.lottery.attention import compiled
         from swlottery.lottery.loss import has_plain_head, loss_in_parts
 
         self.network, self.settings, self.data = network, settings, data
@@ -82,6 +86,8 @@ class Training:
         self.parameters = {name: p for name, p in network.parameters.items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.dtype = dtype or hardware.precision(settings.dtype, self.device)[0]
+        self.batches = Batches(data, network.context, settings, self.ranks, self.device)
+        self.gradients = Gradients(self.parameters.values(), self.ranks.size)
         self.set_masks(masks)
         matrices = [p for p in self.parameters.values() if p.ndim >= 2]
         others = [p for p in self.parameters.values() if p.ndim < 2]
@@ -91,8 +97,11 @@ class Training:
             betas=(settings.beta1, settings.beta2),
             fused=True,
         )
-        loss = loss_in_parts if has_plain_head(network.model) else loss_of
-        self.loss: Callable[[Any, Tensor], Tensor] = torch.compile(loss) if settings.compile else loss
+        self.plain_loss: Callable[[Any, Tensor], Tensor] = loss_in_parts if has_plain_head(network.model) else loss_of
+        self.loss = compiled(self.plain_loss, network.model, network.context) if settings.compile else self.plain_loss
+        # All that GPT-2 is made of has a deterministic form; of other models on a GPU it is found out.
+        known = self.device.type == "cpu" or network.model.config.model_type == "gpt2"
+        self.deterministic = Deterministic(network.name, self.device, self.ranks, known or None)
 
     def set_masks(self, masks: Masks) -> None:
         """Train under these masks from now on. Tensors where nothing is masked cost nothing."""
@@ -114,54 +123,61 @@ class Training:
 
         Raises:
             NotFinite: the loss or the gradient is NaN or infinite; the weights are as before.
+            BadInput: the model needs an operation that has no deterministic form.
         """
         import torch
 
-        from swlottery.data import batch
+        passes = self.batches.passes(batch_number(self.settings, step, round_))
+        with self.deterministic.here(lambda: self._try(passes[0])):
+            losses = self._gradients(passes)
+            if see is not None:
+                see()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+            self.batches.prepare(batch_number(self.settings, step + 1, round_))
+            mean, size = torch.stack([torch.stack(losses).sum(), norm]).tolist()  # the only wait for a GPU
+            (mean,) = self.ranks.add(mean)
+            if not (math.isfinite(mean) and math.isfinite(size)):
+                raise NotFinite(
+                    f"the {'gradient' if math.isfinite(mean) else 'loss'} is not finite at step {step + 1} of round "
+                    f"{round_}: lower --lr, or clip harder; the last good checkpoint is kept"
+                )
+            if self.settings.clip:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.settings, step, round_)
+            self.optimizer.step()
+        return mean, size
 
-        settings = self.settings
-        size = settings.micro_batch * settings.grad_accum
-        number = batch_number(settings, step, round_)
-        tokens = batch(self.data, self.network.context, size, settings.data_seed, number).to(self.device)
-        self.optimizer.zero_grad()
+    def _gradients(self, passes: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of the whole batch, added over all ranks and masked; returns this rank's parts of the mean loss."""
         losses = []
-        for part in torch.split(tokens, settings.micro_batch)[self.ranks.rank :: self.ranks.size]:
+        self.gradients.clear()
+        for number, tokens in enumerate(passes, 1):
             with self._precision():
-                loss = self.loss(self.network.model, part) / settings.grad_accum
+                loss = self.loss(self.network.model, tokens) / self.settings.grad_accum
+            if number == len(passes):
+                self.gradients.last()
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        self.ranks.add_gradients(self.parameters.values())
+        self.ranks.add_gradients(self.gradients)
         for parameter, mask in self.masked:
             assert parameter.grad is not None
             parameter.grad.mul_(mask)
-        if see is not None:
-            see()
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        (mean,) = self.ranks.add(float(torch.stack(losses).sum()))
-        size_of_gradient = float(norm)
-        if not (math.isfinite(mean) and math.isfinite(size_of_gradient)):
-            raise NotFinite(
-                f"the {'gradient' if math.isfinite(mean) else 'loss'} is not finite at step {step + 1} of round "
-                f"{round_}: lower --lr, or clip harder; the last good checkpoint is kept"
-            )
-        if settings.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), settings.clip, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, round_)
-        self.optimizer.step()
-        return mean, size_of_gradient
+        return losses
 
     def evaluate(self, windows: Tensor, asked: Asked = never) -> float:
         """Mean loss in nats a token over held-out ``windows[n, context + 1]``; `Stopped` where that was asked for."""
         import torch
 
-        total = 0.0
-        with torch.no_grad(), self._precision():
+        losses, sizes = [], []
+        with self.deterministic.here(lambda: self._try(windows)), torch.no_grad(), self._precision():
             for part in torch.split(windows, self.settings.micro_batch)[self.ranks.rank :: self.ranks.size]:
                 if asked():
                     break
-                total += float(loss_of(self.network.model, part.to(self.device))) * len(part)
+                losses.append(self.plain_loss(self.network.model, sent(part, self.device)))
+                sizes.append(len(part))
+        values = torch.stack(losses).tolist() if losses else []
+        total = sum(loss * size for loss, size in zip(values, sizes, strict=True))
         total, stopping = self.ranks.add(total, float(asked()))
         if stopping:
             raise Stopped
@@ -191,6 +207,13 @@ class Training:
     def second_moments(self, names: Sequence[str]) -> dict[str, Tensor]:
         """AdamW's exponential average of squared gradients, by parameter name."""
         return {name: self.optimizer.state[self.parameters[name]]["exp_avg_sq"] for name in names}
+
+    def _try(self, tokens: Tensor) -> None:
+        """What a step does with one sequence, and leaves nothing behind."""
+        with self._precision():
+            loss = self.plain_loss(self.network.model, sent(tokens[:1], self.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.gradients.clear()
 
     def _precision(self) -> Any:
         import torch

@@ -1,15 +1,17 @@
 """Checkpoints: a folder of tensors and a manifest with their hash; two are kept; a damaged one is named and passed over.
 
 A checkpoint stands at a step boundary. What it does not hold (θ_k, masks, data) stands in files of the run that never
-change, or is a function of the settings.
+change, or is a function of the settings. It is written while the next steps are taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,54 @@ if TYPE_CHECKING:
 
 KEPT = 2
 _NAME = re.compile(r"checkpoint_(\d+)_(\d+)")
+
+
+class Writer:
+    """Writes checkpoints beside the training, one at a time. place: (round, step) of the newest that is on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.place: tuple[int, int] | None = None
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def save(self, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """`save` these tensors as they are now, whatever becomes of them; the state is to be left alone.
+
+        Waits for the checkpoint before, and raises what went wrong with it.
+        """
+        self.wait()
+        copies, copied = _copies(tensors)
+
+        def write() -> None:
+            try:
+                copied()
+                save(self.folder, round_, step, copies, state)
+                self.place = round_, step
+            except BaseException as error:  # told to whoever waits
+                self.error = error
+
+        self.thread = threading.Thread(target=write, name="checkpoint")
+        self.thread.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether `wait` would raise something."""
+        return self.error is not None
+
+    def wait(self) -> None:
+        """Come back when nothing is being written. Raises, once, what went wrong with it."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def close(self) -> None:
+        """`wait`, for an end that has a reason of its own."""
+        with contextlib.suppress(Exception):
+            self.wait()
 
 
 def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -67,6 +117,27 @@ def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def clear(folder: Path) -> None:
     """Remove all checkpoints: the run is finished."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """Copies in the host's memory, and a function that comes back when they are complete.
+
+    A GPU makes them behind what it was given before, and ahead of the next step; nobody else waits for it.
+    """
+    import torch
+
+    copies = {}
+    for name, tensor in tensors.items():
+        given = tensor.detach()
+        if given.is_cuda:
+            copies[name] = torch.empty(given.shape, dtype=given.dtype, pin_memory=True).copy_(given, non_blocking=True)
+        else:
+            copies[name] = given.cpu().clone(memory_format=torch.contiguous_format)
+    if not any(tensor.is_cuda for tensor in tensors.values()):
+        return copies, lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return copies, event.synchronize
 
 
 def _all(folder: Path) -> list[Path]:

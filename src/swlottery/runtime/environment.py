@@ -37,7 +37,10 @@ def cores() -> int:
 
 
 def pin(threads: int) -> None:
-    """Make torch compute the same bits each time on this machine. One thread gives other bits than two."""
+    """Make torch compute the same bits each time on this machine. One thread gives other bits than two.
+
+    What has no deterministic form is only warned of here; training is stricter (`runtime.deterministic`).
+    """
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

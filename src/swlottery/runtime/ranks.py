@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,12 +27,9 @@ from swlottery.errors import BadInput
 from swlottery.runtime.stop import Stopped
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from swlottery.runtime.gradients import Gradients
 
 T = TypeVar("T")
-
-LARGE = 1 << 16
-"""Gradients with so many entries are added in place; smaller ones together."""
 
 
 class RankLost(Exception):
@@ -78,6 +75,7 @@ class Ranks:
         self.size, self.rank, self.lead = self.place.size, self.place.rank, self.place.rank == 0
         self.count = 0  # collectives so far
         self.where = "its start"
+        self.told: Exception | None = None  # what the lead has met, and tells
         self.watchdog: _Watchdog | None = None
 
     def check(self, micro_batch: int, grad_accum: int) -> None:
@@ -196,6 +194,7 @@ class Ranks:
                 error = caught
         result, error = self.broadcast((result, error))
         if error is not None:
+            self.told = error
             raise error
         return result  # type: ignore[return-value]
 
@@ -214,31 +213,10 @@ class Ranks:
             other = next(rank for rank, one in enumerate(found) if one != found[0])
             raise AssertionError(f"rank {other} has other {what} than rank 0: a defect of the training loop")
 
-    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add every gradient over all ranks, always in the same order of the same pieces.
-
-        Not by DistributedDataParallel: it lays its buckets out anew after its first step, so that with three ranks or
-        more a resumed run would add in another order, and get other bits.
-        """
-        if self.size == 1:
-            return
-        import torch
-        from torch.nn.utils import parameters_to_vector, vector_to_parameters
-
-        for parameter in parameters:
-            if parameter.grad is None:  # such as an expert's that no token of this rank has met
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        small = [gradient for gradient in gradients if gradient.numel() < LARGE]
-        together = [parameters_to_vector(small)] if small else []
-
-        def add() -> None:
-            for gradient in (*(one for one in gradients if one.numel() >= LARGE), *together):
-                torch.distributed.all_reduce(gradient)
-
-        self._collective(add)
-        if small:
-            vector_to_parameters(together[0], small)
+    def add_gradients(self, gradients: Gradients) -> None:
+        """Come back when the gradients of a step are those of all ranks together."""
+        if self.size > 1:
+            self._collective(gradients.finish)
 
     def _collective(self, do: Callable[[], Any]) -> None:
         self.count += 1
