@@ -61,10 +61,6 @@ def test_waits_do_not_grow_with_what_is_followed(most):
     assert few["prune"] <= 3 * 6 + 17
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="transformers looks at the positions in every forward pass, to make its mask, and the batch is not pinned",
-)
 def test_a_step_waits_for_two_numbers(most):
     """Its loss and its norm."""
     found, places = most(0)

@@ -1,7 +1,8 @@
-"""Causal attention without a mask, for compiled training.
+"""Causal attention without a mask, for training that is compiled or on a GPU.
 
 While torch.compile traces a model, transformers writes out a [batch, 1, context, context] mask, since it cannot look at
-the positions then; and with a mask no kernel of flash attention is taken. Under a name of our own, which has no masks, the
+the positions then; and with a mask no kernel of flash attention is taken. Elsewhere it looks at the positions in every
+forward pass, and a GPU is waited for. Under a name of our own, which has no masks, the
 same function is called as where nothing is traced: without a mask, and told that it is causal.
 
 The name stands in the model's config while the loss is computed and at no other time: it must not be saved, and the finder,
@@ -20,22 +21,26 @@ if TYPE_CHECKING:
 NAME = "swlottery_causal"
 
 
-def compiled(loss: Callable[[Any, Tensor], Tensor], model: Any, context: int) -> Callable[[Any, Tensor], Tensor]:
-    """``loss`` compiled, with attention as above where it `fits` the model; bits depend on no measured speed."""
+def compiled(loss: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """``loss`` compiled; its bits depend on no measured speed."""
     import torch
     import torch._inductor.config as inductor
 
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True  # newer versions do so by themselves in deterministic mode
-    fast: Callable[[Any, Tensor], Tensor] = torch.compile(loss)
+    return torch.compile(loss)
+
+
+def without_mask(loss: Callable[[Any, Tensor], Tensor], model: Any, context: int) -> Callable[[Any, Tensor], Tensor]:
+    """``loss`` with attention as above, where that `fits` the model; else as it is."""
     if not fits(model, context):
-        return fast
+        return loss
 
-    def without_mask(model: Any, tokens: Tensor) -> Tensor:
+    def causal_loss(model: Any, tokens: Tensor) -> Tensor:
         with causal(model):
-            return fast(model, tokens)
+            return loss(model, tokens)
 
-    return without_mask
+    return causal_loss
 
 
 @contextmanager

@@ -8,16 +8,17 @@ from swlottery.config import TrainSettings
 from swlottery.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
+
+    from swlottery.data import TokenArray
 
 
 class Batches:
     """A step's batch is cut into forward passes of ``micro_batch`` sequences, which the ranks take in turn."""
 
     def __init__(
-        self, data: np.ndarray, context: int, settings: TrainSettings, ranks: Ranks, device: torch.device
+        self, data: TokenArray, context: int, settings: TrainSettings, ranks: Ranks, device: torch.device
     ) -> None:
         self.data, self.context, self.settings, self.device = data, context, settings, device
         passes = range(ranks.rank, settings.grad_accum, ranks.size)
@@ -34,7 +35,7 @@ class Batches:
 
     def prepare(self, number: int) -> None:
         """Draw a batch beforehand, while a GPU is busy with what it was given; a CPU has no such time."""
-        if self.device.type == "cuda":
+        if self.device.type != "cpu":
             self.ready = number, self._drawn(number)
 
     def _drawn(self, number: int) -> Tensor:
@@ -47,4 +48,4 @@ class Batches:
 
 def sent(tokens: Tensor, device: torch.device) -> Tensor:
     """Tokens on the device. A GPU fetches them from memory that stays in place, and nobody waits for it."""
-    return tokens.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tokens.to(device)
+    return tokens.pin_memory().to(device, non_blocking=True) if device.type != "cpu" else tokens

@@ -78,7 +78,7 @@ class Training:
     ) -> None:
         import torch
 
-        from swlottery.lottery.attention import compiled
+        from swlottery.lottery.attention import compiled, without_mask
         from swlottery.lottery.loss import has_plain_head, loss_in_parts
 
         self.network, self.settings, self.data = network, settings, data
@@ -98,7 +98,11 @@ class Training:
             fused=True,
         )
         self.plain_loss: Callable[[Any, Tensor], Tensor] = loss_in_parts if has_plain_head(network.model) else loss_of
-        self.loss = compiled(self.plain_loss, network.model, network.context) if settings.compile else self.plain_loss
+        self.loss = compiled(self.plain_loss) if settings.compile else self.plain_loss
+        if self.device.type != "cpu":
+            self.plain_loss = without_mask(self.plain_loss, network.model, network.context)
+        if settings.compile or self.device.type != "cpu":
+            self.loss = without_mask(self.loss, network.model, network.context)
         # All that GPT-2 is made of has a deterministic form; of other models on a GPU it is found out.
         known = self.device.type == "cpu" or network.model.config.model_type == "gpt2"
         self.deterministic = Deterministic(network.name, self.device, self.ranks, known or None)
