@@ -28,7 +28,8 @@ from swlottery.lottery.batches import Batches
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.loss import _InParts, _parts, has_plain_head, loss_in_parts
 from swlottery.lottery.train import NotFinite, Training, batch_number, learning_rate, loss_of
-from swlottery.runtime import checkpoint, files
+from swlottery.runtime import checkpoint, environment, files
+from swlottery.runtime.deterministic import strict
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.stop import Stopped
 
@@ -602,6 +603,17 @@ def test_only_a_plain_head_is_split(made):
         if has_plain_head(model):
             tokens = torch.arange(18).reshape(2, 9)
             assert loss_in_parts(model, tokens).item() == pytest.approx(loss_of(model, tokens).item(), rel=1e-6), name
+
+
+def test_every_architecture_is_strictly_deterministic_on_a_cpu():
+    from tiny import CONFIGS, tiny_model
+
+    environment.pin(1)
+    for name in CONFIGS:
+        model = tiny_model(name).requires_grad_()
+        loss = loss_in_parts if has_plain_head(model) else loss_of
+        with strict():
+            loss(model, torch.arange(18).reshape(2, 9)).backward()  # an operation without such a form would raise
 
 
 def test_gelu_is_one_kernel_and_the_same_function(made):
