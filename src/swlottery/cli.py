@@ -270,8 +270,10 @@ def find(settings: FindSettings, root: Path) -> int:
     from swlottery.runtime.hardware import pick_device
     from swlottery.text import evaluation_windows, read_text
 
-    pick_device(settings.device)  # a GPU that cannot be used ends it before anything is read or kept
-    text = read_text(settings.eval_text)
+    # A text that is not there is told before torch is imported, a GPU that cannot be used before anything is written.
+    text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
+    pick_device(settings.device)
+    text = text or read_text(settings.eval_text)
     loaded = _load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)

@@ -582,7 +582,7 @@ def test_an_evaluation_holds_no_more_than_a_training_step():
     model = GPT2LMHeadModel(config).eval()
     network = SimpleNamespace(model=model, parameters=dict(model.named_parameters()), context=300, name="tiny")
     tokens = np.random.default_rng(0).integers(0, 128_000, 2000).astype(np.uint32)
-    training = Training(network, {}, TrainSettings(micro_batch=2, grad_accum=1), tokens)
+    training = Training(network, {}, TrainSettings(micro_batch=2, grad_accum=1, dtype="float32"), tokens)
     windows = data.validation_windows(tokens, 300, 2)
     held = {}
     for name, go in {"a step": lambda: training.step(0, 1), "held out": lambda: training.evaluate(windows)}.items():

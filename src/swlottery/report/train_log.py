@@ -76,7 +76,8 @@ class TrainLog:
             ),
             (
                 "text",
-                f"{data['name']}: {data['train_tokens']:,} training, {data['validation_tokens']:,} validation tokens",
+                f"{data['name']}: {data['train_tokens']:,} training, {data['validation_tokens']:,} validation tokens"
+                + tables.limit(settings, start),
             ),
             ("", f"sha256 {data['sha256']}" if data["sha256"] else ""),
             (

@@ -77,6 +77,14 @@ def device(start: Event) -> str:
     return f"{start['device']} ({gpu['name']}, CUDA {gpu['cuda']})" if gpu else str(start["device"])
 
 
+def limit(settings: Mapping[str, Any], start: Event) -> str:
+    """Why a text is not read whole, where nobody named a number of tokens."""
+    number = start.get("data_tokens")
+    if settings.get("data_tokens") != "auto" or not number:
+        return ""
+    return f" (--data-tokens auto: {number:,} to train on, as many as the rounds can read)"
+
+
 def plan(start: Event) -> list[str]:
     """What every prune will leave: rows 0 (the mask that round 1 trains under) to R."""
     counts, total = start["counts"], start["total"]

@@ -1,4 +1,4 @@
-"""One run, one precision: what its first start took is kept, on whatever machine it goes on."""
+"""One run, one precision, one text: what its first start took is kept, on whatever machine it goes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lottery.runs import complaint, events, flags, only_run
+from sources import FakeHub
 from swlottery.cli import main
 from swlottery.runtime import folder as folders
 from swlottery.runtime import hardware
@@ -25,7 +26,7 @@ def fast(monkeypatch):
     return set_to
 
 
-def small(model: Path, text: Path, folder: Path, *more: str, **changes: Any) -> list[str]:
+def small(model: Path, text: Path | str, folder: Path, *more: str, **changes: Any) -> list[str]:
     wanted = {"dtype": "auto", "steps": 2, "rounds": 1, "eval_steps": 2, "checkpoint_steps": 1, "super_weights": "none"}
     return flags(model, text, folder, *more, **(wanted | changes))
 
@@ -127,3 +128,28 @@ def test_a_run_of_an_earlier_version_keeps_what_its_settings_say(tiny_gpt2, text
     assert main(small(tiny_gpt2, text, tmp_path / "b", "--from-round-1", str(run), prune_rate=0.1)) == 0
     (start,) = events(only_run(tmp_path / "b"), "start")
     assert start["dtype"] == "float32"
+
+
+def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, monkeypatch, capsys):
+    """Fresh batches would have more; but then the same first batches would be drawn from another text."""
+    hub = FakeHub()
+    hub.splits = {"train": [{"text": f"row {number} of a data set, {number % 7}"} for number in range(400)]}
+    monkeypatch.setattr("datasets.load_dataset", hub.load_dataset)
+    monkeypatch.setattr("swlottery.hub.newest", lambda name: hub.commit)
+    given = {"data": "owner/set", "tokenizer": str(tiny_gpt2)}
+    assert main(small(tiny_gpt2, "", tmp_path / "parent", **given)) == 0
+    needed = 2 * 2 * 2 * (32 + 1)  # steps, micro-batch, passes, context and the last target
+    assert f"--data-tokens auto: {needed} to train on, as many as the rounds can read" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    parent = only_run(tmp_path / "parent")
+    (start,) = events(parent, "start")
+    assert start["data_tokens"] == start["data"]["train_tokens"] == needed
+    fresh = ["--from-round-1", str(parent), "--data-order", "fresh"]
+    assert main(small(tiny_gpt2, "", tmp_path / "branch", *fresh, **given)) == 0
+    (start,) = events(only_run(tmp_path / "branch"), "start")
+    assert start["data_tokens"] == start["data"]["train_tokens"] == needed
+    other = small(tiny_gpt2, "", tmp_path / "x", *fresh, **given, data_tokens=needed + 1)
+    capsys.readouterr()
+    assert main(other) == 2
+    assert f"trained with data_tokens = {needed}, this run has {needed + 1}" in complaint(capsys.readouterr().err)
