@@ -62,7 +62,7 @@ swlottery_job() {
 # The step runs in the background, since a shell handles no signal while it waits for a program in front. USR1 is passed
 # on to it: the processes save and end with 75. TERM is not: srun would kill them, and they get their own from Slurm.
 swlottery_step() {
-    local step=
+    local step="" bind=()
     local -x MASTER_ADDR MASTER_PORT SWLOTTERY_BATCH_JOB=$SLURM_JOB_ID
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
@@ -71,7 +71,8 @@ swlottery_step() {
     if [ $swlottery_asked = no ]; then
         # A task that ends early leaves the others half a minute: they save together, or say which of them is lost.
         # Every task sees all of its node's GPUs, and takes its own: bound to one each, they could not reach each other's memory.
-        srun --kill-on-bad-exit=0 --wait=30 --gpu-bind=none "$SWLOTTERY_PYTHON" -m swlottery.cli train "$@" &
+        if env | grep -q '^SLURM_[A-Z_]*GPUS'; then bind=(--gpu-bind=none); fi
+        srun --kill-on-bad-exit=0 --wait=30 ${bind[@]+"${bind[@]}"} "$SWLOTTERY_PYTHON" -m swlottery.cli train "$@" &
         step=$!
         trap 'swlottery_asked=yes; kill -USR1 $step 2>/dev/null || true' USR1
         if [ $swlottery_asked = yes ]; then kill -USR1 $step 2>/dev/null || true; fi # between the last two lines

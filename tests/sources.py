@@ -73,7 +73,7 @@ class FakeHub:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
         self.splits: dict[str, Any] = {"test": [{"text": "words"}]}
-        self.commit = "a" * 40  # the newest
+        self.commit: str | None = "a" * 40  # the newest; None: it cannot be asked
         self.read: list[str | None] = []  # the commits that were asked for
 
     def load_dataset(

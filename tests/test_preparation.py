@@ -26,6 +26,7 @@ from swlottery.config import TrainSettings
 from swlottery.data import prepare
 from swlottery.lottery import start
 from swlottery.report.prepare_log import PrepareLog
+from swlottery.runtime.lock import lock
 from swlottery.shards import Joined, Shard, write_shard
 
 
@@ -380,11 +381,63 @@ def test_a_store_grows_with_the_commit_that_it_was_begun_with(
     first = prepare("owner/name", tokenizer(), 100, cores=1)
     fake_hub.commit = "b" * 40
     second = prepare("owner/name", tokenizer(), 3000, cores=1)
-    assert fake_hub.read == [None, begun]
+    assert fake_hub.read == [begun, begun]
     assert first.manifest["revision"] == second.manifest["revision"] == begun
     assert (
         second.train.tolist()[:100] == first.train.tolist() and second.validation.tolist() == first.validation.tolist()
     )
+
+
+@pytest.mark.parametrize("lost", ["validation-00000", "train-00001"])
+def test_a_store_is_of_one_commit_whatever_is_lost(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    set_sizes(monkeypatch, 500, 500, 4)
+    fake_hub.splits = {"train": [{"text": f"{i:09d}"} for i in range(1000)]}
+    begun = fake_hub.commit
+    first = prepare("owner/name", tokenizer(), 1500, cores=1)
+    fake_hub.commit = "b" * 40
+    (first.folder / f"{lost}.safetensors").unlink()
+    again = prepare("owner/name", tokenizer(), 3000, cores=1)
+    assert {Shard(path).about["revision"] for path in first.folder.glob("*.safetensors")} == {begun}
+    assert again.train[:1500].tolist() == first.train.tolist()
+
+
+def test_shards_of_an_unknown_commit_are_made_again(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_sizes(monkeypatch, 500, 500, 4)
+    fake_hub.splits = {"train": [{"text": f"{i:09d}"} for i in range(1000)]}
+    newest, fake_hub.commit = fake_hub.commit, None  # the hub could not be asked
+    first = prepare("owner/name", tokenizer(), 1500, cores=1)
+    fake_hub.commit = newest
+    said: list[str] = []
+    prepare("owner/name", tokenizer(), 3000, cores=1, say=said.append)
+    assert {Shard(path).about["revision"] for path in first.folder.glob("*.safetensors")} == {newest}
+    assert all("is of another version of owner/name: it is made again" in line for line in said) and said
+
+
+def test_a_damaged_shard_behind_a_missing_one_is_made_again(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_sizes(monkeypatch, 500, 500, 4)
+    fake_hub.splits = {"train": [{"text": f"{i:09d}"} for i in range(1000)]}
+    first = prepare("owner/name", tokenizer(), cores=1)
+    whole = first.train[:].tolist()
+    (first.folder / "train-00002.safetensors").unlink()
+    damaged = first.folder / "train-00007.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert prepare("owner/name", tokenizer(), cores=1).train[:].tolist() == whole
+
+
+def test_an_error_while_waiting_does_not_go_on_without_the_lock(tmp_path: Path) -> None:
+    def gone() -> None:
+        raise BrokenPipeError
+
+    with (
+        lock(tmp_path / "store", print),
+        pytest.raises(BrokenPipeError),
+        lock(tmp_path / "store", lambda _: None, gone),
+    ):
+        raise AssertionError("went on while another has it")
 
 
 def test_a_set_that_has_become_shorter_is_refused(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

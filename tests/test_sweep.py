@@ -163,3 +163,20 @@ def test_a_point_that_is_not_there(
     (root / "points.jsonl").write_text('{"label": "a", "settings": {}}\n')
     assert main(["train", "--point", str(root / named)]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_points_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
+    """Numbers of tokens were numbers, and 0 was the default."""
+    old = {"data": "owner/set", "dtype": "float32", "data_tokens": 0, "steps": 7}
+    assert sweeps._named(old) == sweeps._named({"data": "owner/set", "steps": 7})
+    assert sweeps._named({**old, "data_tokens": 500}) == sweeps._named(
+        {"data": "owner/set", "steps": 7, "data_tokens": "500"}
+    )
+    assert sweeps._named({**old, "data_tokens": "0"}) != sweeps._named({"data": "owner/set", "steps": 7}), (
+        "all, by name"
+    )
+    (tmp_path / "points").mkdir()
+    line = {"label": "a", "settings": {"data_tokens": 500, "steps": 7}}
+    (tmp_path / "points" / "1.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "points" / "1.job").write_text("12\n")
+    assert sweeps._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}

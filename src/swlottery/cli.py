@@ -267,12 +267,12 @@ def find(settings: FindSettings, root: Path) -> int:
     from swlottery.find import record as records
     from swlottery.find.run import Finished
     from swlottery.find.run import find as run_find
-    from swlottery.runtime.hardware import pick_device
+    from swlottery.runtime import hardware
     from swlottery.text import evaluation_windows, read_text
 
     # A text that is not there is told before torch is imported, a GPU that cannot be used before anything is written.
     text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
-    pick_device(settings.device)
+    hardware.use(hardware.pick_device(settings.device))
     text = text or read_text(settings.eval_text)
     loaded = _load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")

@@ -130,7 +130,7 @@ def _files(name: str, files: dict[str, Path]) -> Source:
 
 def _open_hub(name: str, revision: str | None) -> Opened:
     at = revision or hub.newest(name)
-    splits = hub.open_set(name, revision)
+    splits = hub.open_set(name, at)
     train = hub.choose_split(name, splits, "train")
     validation = _rows(name, splits["validation"]) if "validation" in splits else None
     info = getattr(splits[train], "info", None)  # of a set whose card has no such numbers, nothing is known

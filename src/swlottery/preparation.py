@@ -41,7 +41,8 @@ class Preparation:
         """The tokens to train on and those held out; None where some are missing, or not whole."""
         own, whole = self._own()
         train, enough = self.store.shards("train", self._wanted)
-        if not (whole and enough) or self._damaged([*own, *train]):
+        revisions = {one.about["revision"] for one in (*own, *train)}
+        if not (whole and enough) or len(revisions) > 1 or self._damaged([*own, *train]):
             return None
         total = sum(map(len, train))
         if not self.source.on_hub:
@@ -58,8 +59,10 @@ class Preparation:
         for path in (*(one.path for one in self._damaged([*parts[0], *parts[1]])), *self.store.unreadable()):
             talk(f"{path} is damaged: it is made again")
             path.unlink(missing_ok=True)
-        first = self.store.shard("validation" if self.source.on_hub else "train", 0)
-        opened = self.source.open(first.about["revision"] if first is not None else None)
+        opened = self.source.open(self.store.revision())
+        for path in self.store.of_others(opened.revision):
+            talk(f"{path} is of another version of {self.source.name}: it is made again")
+            path.unlink(missing_ok=True)
         encoder = Encoder(tokenizer)
         about = {"revision": opened.revision}
         self.store.remove_leftovers()

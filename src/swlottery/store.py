@@ -65,7 +65,8 @@ class Store:
         found: list[Shard] = []
         tokens = 0
         while not (enough := _is_enough(found, tokens, wanted)):
-            if (shard := self.shard(part, len(found))) is None:
+            shard = self.shard(part, len(found))
+            if shard is None or (found and shard.about["revision"] != found[0].about["revision"]):
                 break
             found.append(shard)
             tokens += len(shard)
@@ -97,7 +98,8 @@ class Store:
             while makers.wants() and progress.may_lack(want) and (cut := next(cuts, None)) is not None:
                 if not cut.pieces and part == "train":
                     raise BadInput(f"{self.name} holds no text: give another file, folder or data set, or 'builtin'")
-                if (old := self.shard(part, cut.number)) is not None and old.about["read"] == cut.read:
+                old = self.shard(part, cut.number)
+                if old is not None and old.about["read"] == cut.read and old.is_intact():
                     ahead[cut.number] = old  # of an earlier start, behind one that was not finished
                     progress.done(old)
                     break
@@ -127,6 +129,16 @@ class Store:
         """Files that should be shards and are none."""
         paths = self.folder.glob("*-*.safetensors")
         return [path for path in paths if self.shard(*_part_and_number(path)) is None]
+
+    def revision(self) -> str | None:
+        """The commit of the data set that the shards are of; None where it is not known."""
+        shards = [self.shard(*_part_and_number(path)) for path in sorted(self.folder.glob("*-*.safetensors"))]
+        return next((str(one.about["revision"]) for one in shards if one is not None and one.about["revision"]), None)
+
+    def of_others(self, revision: str | None) -> list[Path]:
+        """Shards of another commit than this."""
+        shards = [self.shard(*_part_and_number(path)) for path in sorted(self.folder.glob("*-*.safetensors"))]
+        return [one.path for one in shards if one is not None and one.about["revision"] != revision]
 
     def remove_leftovers(self) -> None:
         """Files that a killed process has left unfinished. A shard is written in seconds."""

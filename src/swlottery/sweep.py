@@ -151,11 +151,11 @@ def _tasks(folder: Path, points: Mapping[str, dict[str, Any]]) -> dict[str, str]
     submitted under its name with other settings is another point."""
     found = {}
     for path in sorted((folder / "points").glob("*.jsonl")):
-        with suppress(OSError, ValueError, LookupError, TypeError):
+        with suppress(OSError, ValueError, LookupError, TypeError, BadInput):
             job = path.with_suffix(".job").read_text(encoding="utf-8").strip()
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
                 point = json.loads(line)
-                if points.get(point["label"]) == point["settings"]:
+                if points.get(point["label"]) == check_values(path, point["settings"]):
                     found[point["label"]] = HERE if job == HERE else f"{job}_{number}"
     return found
 
@@ -193,6 +193,8 @@ def _status(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _named(settings: dict[str, Any]) -> dict[str, Any]:
     """What tells runs of one point apart. A path may be given in more than one way, and a parent by its point's folder."""
+    if settings.get("data_tokens") == 0:  # an earlier version's default; since then numbers are texts
+        settings = {name: value for name, value in settings.items() if name != "data_tokens"}
     named = changed(TrainSettings(**settings))
     if named.get("super_weights") not in (None, "none"):
         named["super_weights"] = Path(named["super_weights"]).name

@@ -103,6 +103,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     settings.check()
     ranks.check(settings.micro_batch, settings.grad_accum)
     device = hardware.pick_device(settings.device)
+    hardware.use(device)
     ranks.choose_device(settings.device)
     if settings.compile:
         hardware.check_compiler(device)
@@ -139,6 +140,8 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
         dtype, why = hardware.precision(settings.dtype, device)
         took = taken.Taken(dtype, token_limit(settings, network.context) or 0)
     data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
+    if parent is not None:
+        branch.check_text(parent, data)
     return Prepared(network, data, known, parent, folder, plots, took, why, device)
 
 
@@ -246,7 +249,10 @@ def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks:
             print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
     if taken.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
         print(f"note: this run was begun in bfloat16, and keeps it; {hardware.precision('bfloat16', device)[1]}")
-    return decided | stored
+    kept = decided | stored
+    if kept != stored:  # of an earlier version, whose settings said it; they are written anew
+        files.write_json(path, kept)
+    return kept
 
 
 def _draw(run: Run, plots: Path, event: Event) -> list[Path]:

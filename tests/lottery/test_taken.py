@@ -11,6 +11,8 @@ import pytest
 from lottery.runs import complaint, events, flags, only_run
 from sources import FakeHub
 from swlottery.cli import main
+from swlottery.config import TrainSettings
+from swlottery.lottery import branch
 from swlottery.runtime import folder as folders
 from swlottery.runtime import hardware
 
@@ -108,20 +110,10 @@ def test_a_branch_takes_its_parents_precision(tiny_gpt2, text, tmp_path, fast, c
 
 
 def test_a_run_of_an_earlier_version_keeps_what_its_settings_say(tiny_gpt2, text, tmp_path, fast, capsys):
-    """Before there was ``auto``: no dtype in environment.json, numbers of tokens that are no text."""
     fast(True)
     assert main(small(tiny_gpt2, text, tmp_path, dtype="float32")) == 0
     run = only_run(tmp_path)
-    for name, changes in (
-        ("environment.json", {"dtype": None, "data_tokens": None, "gpu": None, "why": None}),
-        ("settings.json", {"dtype": "float32", "data_tokens": 0}),
-    ):
-        old = json.loads((run / name).read_text())
-        new = {key: value for key, value in {**old, **changes}.items() if value is not None}
-        (run / name).write_text(json.dumps(new))
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    start = {key: value for key, value in json.loads(lines[0]).items() if key not in ("dtype", "why", "data_tokens")}
-    (run / "metrics.jsonl").write_text("\n".join([json.dumps(start), *lines[1:]]) + "\n")
+    as_of_an_earlier_version(run)
     capsys.readouterr()
     assert main(small(tiny_gpt2, text, tmp_path)) == 0
     assert "is done" in capsys.readouterr().out
@@ -153,3 +145,55 @@ def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, monkey
     capsys.readouterr()
     assert main(other) == 2
     assert f"trained with data_tokens = {needed}, this run has {needed + 1}" in complaint(capsys.readouterr().err)
+
+
+def as_of_an_earlier_version(run: Path) -> None:
+    """Before there was ``auto``: no dtype in environment.json or the history, numbers of tokens that are no text."""
+    new = {"dtype", "data_tokens", "gpu", "why"}
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({k: v for k, v in environment.items() if k not in new}))
+    settings = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps({**settings, "dtype": "float32", "data_tokens": 0}))
+    first, *rest = (run / "metrics.jsonl").read_bytes().splitlines()
+    start = json.dumps({key: value for key, value in json.loads(first).items() if key not in new}).encode()
+    # A checkpoint has the lengths of the tables.
+    (run / "metrics.jsonl").write_bytes(b"\n".join([start.ljust(len(first)), *rest]) + b"\n")
+
+
+def test_it_keeps_it_also_at_the_second_resume(tiny_gpt2, text, tmp_path, fast, monkeypatch):
+    fast(False)
+    assert main(small(tiny_gpt2, text, tmp_path / "whole")) == 0
+    for turn in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr("swlottery.lottery.state.Run.save_if_due", _stops_after(1))
+            assert main(small(tiny_gpt2, text, tmp_path / "parts")) == 75
+        if turn == 0:
+            as_of_an_earlier_version(only_run(tmp_path / "parts"))
+            fast(True)
+    assert main(small(tiny_gpt2, text, tmp_path / "parts")) == 0
+    weights = [only_run(tmp_path / part) / "final" / "model.safetensors" for part in ("whole", "parts")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_of_two_parents_the_one_that_was_asked_for_the_same(tiny_gpt2, text, tmp_path, fast, capsys):
+    fast(True)
+    folder = tmp_path / "point"
+    for dtype in ("bfloat16", "auto"):
+        assert main(small(tiny_gpt2, text, folder, dtype=dtype)) == 0
+    settings = TrainSettings(**json.loads((next((folder / "runs").iterdir()) / "settings.json").read_text()))
+    for dtype in ("bfloat16", "auto"):
+        settings.dtype = dtype
+        found = branch.run_in(folder / "runs", settings)
+        assert json.loads((found / "settings.json").read_text())["dtype"] == dtype
+
+
+def test_a_branch_needs_its_parents_text(tiny_gpt2, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    for number in range(2):
+        text.write_text("\n\n".join(f"Text {number}, sentence {i}, that nobody reads." for i in range(400)))
+        if number == 0:
+            assert main(small(tiny_gpt2, text, tmp_path / "parent", dtype="float32")) == 0
+    run = str(only_run(tmp_path / "parent"))
+    capsys.readouterr()
+    assert main(small(tiny_gpt2, text, tmp_path / "b", "--from-round-1", run, prune_rate=0.1, dtype="float32")) == 2
+    assert "was trained on other tokens" in complaint(capsys.readouterr().err)

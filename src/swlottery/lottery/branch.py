@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import LATER, TrainSettings
+from swlottery.data import Tokens
 from swlottery.errors import BadInput
 from swlottery.lineage import weights_sha256
 from swlottery.lottery import masks as masking
@@ -37,12 +38,15 @@ def write_round_1(run: Run) -> None:
 
 def run_in(folder: Path, settings: TrainSettings) -> Path:
     """The run that ``folder`` is, or one in it with this first training: a point of a sweep has its runs in a folder."""
+    found = []
     for path in sorted(folder.glob("*/round_1/round.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stored = json.loads((path.parents[1] / "settings.json").read_text(encoding="utf-8"))
             if _other(path.parents[1], stored, settings) is None:
-                return path.parents[1]
-    return folder
+                found.append((path.parents[1], stored))
+    asked = (settings.dtype, settings.data_tokens)  # of several that would do, the one that was asked for the same
+    same = [run for run, stored in found if (stored.get("dtype"), stored.get("data_tokens")) == asked]
+    return next(iter([*same, *(run for run, _ in found)]), folder)
 
 
 def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
@@ -74,6 +78,18 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
             f"{settings.rewind_step}"
         )
     return content
+
+
+def check_text(parent: Path, data: Tokens) -> None:
+    """Raise `BadInput` where the text is not the one that ``parent`` was trained and judged on."""
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError, TypeError),
+        open(parent / "metrics.jsonl", encoding="utf-8") as file,
+    ):
+        theirs = json.loads(file.readline())["data"]["sha256"]
+        if theirs and theirs != data.manifest.get("sha256"):
+            raise BadInput(f"--from-round-1 {parent}: it was trained on other tokens than {data.name} has now (the text, its "
+                           "tokenizer or its split is another); train it again")  # fmt: skip
 
 
 def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tuple[str, Any] | None:

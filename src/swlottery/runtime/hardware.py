@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -53,7 +54,7 @@ def bfloat16(device: torch.device) -> tuple[bool, str]:
     )
     if torch.backends.cpu.get_cpu_capability().startswith(("DEFAULT", "AVX")):  # x86: oneDNN also says yes to emulation
         native = any(_torch_says(f"_is_{unit}_supported") for unit in ("avx512_bf16", "amx_tile"))
-        allowed = _BFLOAT16_ISA.search(os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()) is not None
+        allowed = _BFLOAT16_ISA.search((os.environ.get("ONEDNN_MAX_CPU_ISA") or "DEFAULT").upper()) is not None
         usable = usable and native and allowed and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return usable, "this CPU has bfloat16 units" if usable else "this CPU has no bfloat16 units"
 
@@ -128,6 +129,14 @@ def pick_device(device: str) -> torch.device:
     return torch.device("cpu")
 
 
+def use(device: torch.device) -> None:
+    """Have everything that names no GPU mean this one: events, pinned memory, what is asked of the hardware."""
+    import torch
+
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def _cuda_works() -> bool:
     import torch
 
@@ -197,11 +206,11 @@ def card(device: torch.device) -> str:
 
 def check_compiler(device: torch.device) -> None:
     """Raise `BadInput` where torch.compile has no compiler to work with, before anything was trained."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    names = shlex.split(os.environ["CXX"])[:1] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise BadInput("--compile on a GPU needs the package triton: install it, or leave --compile away")
-        names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]
+        names = shlex.split(os.environ["CC"])[:1] if os.environ.get("CC") else ["gcc", "clang", "cc"]
     if not any(shutil.which(name) for name in names):
         raise BadInput(
             f"--compile needs a compiler ({', '.join(names)}), and none is here: load one, or leave --compile away"

@@ -23,15 +23,16 @@ def lock(place: Path, say: Callable[[str], None], poll: Callable[[], None] = lam
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_name(f"{place.name}.lock").open("ab") as file:  # stays: all that wait must lock one and the same
         locked = waiting = False
-        with contextlib.suppress(OSError):
-            while not locked:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    locked = True
-                except BlockingIOError:
-                    if not waiting:
-                        say(f"waiting for another job that is making {place}")
-                    waiting = True
-                    time.sleep(POLL)
-                    poll()
+        while not locked:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                if not waiting:
+                    say(f"waiting for another job that is making {place}")
+                waiting = True
+                time.sleep(POLL)
+                poll()
+            except OSError:  # no locks here; an error of `say` or `poll` is none of this
+                break
         yield locked
