@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
@@ -25,19 +26,28 @@ def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) 
         BadInput: settings that contradict each other or the model; text that cannot be read; a full disk.
     """
     settings.check()
-    from swlottery.data import token_limit
     from swlottery.lottery.start import tokenizer_and_context
 
     tokenizer, context = tokenizer_and_context(settings)
     try:
         stop.here(asked)
-        tokens = prepare(settings, tokenizer, context, token_limit(settings, context), asked, cores)
+        tokens = prepare(settings, tokenizer, context, _limit(settings, context), asked, cores)
     except Stopped:
         print("asked to stop: the tokens that are made are kept; the same command goes on from there")
         return STOPPED
     print(f"{tokens.name}: {len(tokens.train):,} tokens to train on, {len(tokens.validation):,} for validation")
     print(f"tokens   {tokens.folder}")
     return DONE
+
+
+def _limit(settings: TrainSettings, context: int) -> int | None:
+    """How many tokens the run will take: as many as the run that it branches from, where there is one."""
+    from swlottery.data import token_limit
+    from swlottery.lottery import branch, taken
+
+    parent = branch.run_in(Path(settings.from_round_1), settings) if settings.from_round_1 else None
+    before = taken.stored(parent) if parent else None
+    return (before.data_tokens or None) if before else token_limit(settings, context)
 
 
 def prepare(

@@ -141,6 +141,8 @@ def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, monkey
     assert main(small(tiny_gpt2, "", tmp_path / "branch", *fresh, **given)) == 0
     (start,) = events(only_run(tmp_path / "branch"), "start")
     assert start["data_tokens"] == start["data"]["train_tokens"] == needed
+    assert main(["prepare", *small(tiny_gpt2, "", tmp_path / "branch", *fresh, **given)[1:]]) == 0
+    assert f"{needed} tokens to train on" in capsys.readouterr().out
     other = small(tiny_gpt2, "", tmp_path / "x", *fresh, **given, data_tokens=needed + 1)
     capsys.readouterr()
     assert main(other) == 2
