@@ -248,7 +248,7 @@ def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks:
         if name in stored and (begun := stored[name]) != here[name]:
             print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
     if taken.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
-        print(f"note: this run was begun in bfloat16, and keeps it; {hardware.precision('bfloat16', device)[1]}")
+        print(f"note: this run was begun in bfloat16, and keeps it: {hardware.how_slow(device)}")
     kept = decided | stored
     if kept != stored:  # of an earlier version, whose settings said it; they are written anew
         files.write_json(path, kept)

@@ -71,9 +71,12 @@ def precision(asked: str, device: torch.device) -> tuple[str, str]:
     fast, why = bfloat16(device)
     if asked == "auto":
         return ("bfloat16" if fast else "float32"), why
-    if asked == "bfloat16" and not fast:
-        return asked, f"asked for; {why}, a matrix product takes {slowdown(device):.1f} times as long as in float32"
-    return asked, "asked for"
+    return asked, f"asked for; {how_slow(device)}" if asked == "bfloat16" and not fast else "asked for"
+
+
+def how_slow(device: torch.device) -> str:
+    """Why bfloat16 is slow on a device, and how slow it is."""
+    return f"{bfloat16(device)[1]}, a matrix product takes {slowdown(device):.1f} times as long as in float32"
 
 
 def slowdown(device: torch.device) -> float:
