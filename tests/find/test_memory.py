@@ -16,6 +16,15 @@ sys.exit(code)
 """
 
 
+def peak(flags: list[str]) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "find", *flags],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(done.stdout.split()[-1])
+
+
 @pytest.mark.slow
 def test_four_hundred_prompts_take_a_fifth_more_memory_than_ten_at_most(find_flags, tmp_path: Path):
     """Of the whole process; before, the activations of every layer at all tokens were held, in float32."""
@@ -26,10 +35,5 @@ def test_four_hundred_prompts_take_a_fifth_more_memory_than_ten_at_most(find_fla
             "\n".join(f"Sentence {i} of the many that are looked at together, and no two alike." for i in range(count))
         )
         flags = [*find_flags(tmp_path / f"{count}.json"), "--prompt-file", str(prompts), "--null-draws", "2"]
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, "find", *flags],
-            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        peaks.append(int(done.stdout.split()[-1]))
+        peaks.append(min(peak(flags) for _ in range(2)))  # what the heap keeps differs from process to process
     assert peaks[1] <= 1.2 * peaks[0], peaks
