@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from both_scripts import BOTH, Script, make_environment, make_root
+from sources import FakeHub
 
 # The models of the tests are tiny: threads would only wait for each other; and where a test has two, they wait asleep.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -32,6 +33,25 @@ def script(request: pytest.FixtureRequest) -> Script:
     """Each of the two scripts, for a test of what they share (scripts/job.sh)."""
     one: Script = request.param
     return one
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and a cache folder of the test's own."""
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """A hub with one data set, in place of the real one."""
+    fake = FakeHub()
+    monkeypatch.setattr("datasets.load_dataset", fake.load_dataset)
+    monkeypatch.setattr("swlottery.hub.newest", lambda name: fake.commit)
+    return fake
 
 
 @pytest.fixture

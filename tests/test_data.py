@@ -44,22 +44,12 @@ def everything(tokens: Tokens) -> list[int]:
     return [*tokens.train.tolist(), *tokens.validation.tolist()]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and a cache folder of the test's own."""
-    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    hub = FakeHub()
-    monkeypatch.setattr("datasets.load_dataset", hub.load_dataset)
-    monkeypatch.setattr("swlottery.hub.newest", lambda name: hub.commit)
-    return hub
+def hub(fake_hub: FakeHub) -> FakeHub:
+    return fake_hub
 
 
 @pytest.fixture

@@ -34,14 +34,7 @@ def tokenizer() -> Any:
     return tokenizer_with("<s>", "</s>", bos_token="<s>", eos_token="</s>")
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and a cache folder of the test's own."""
-    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def set_sizes(monkeypatch: pytest.MonkeyPatch, small: int, large: int, few: int) -> None:
@@ -362,14 +355,6 @@ def test_the_command_stops_when_asked_and_goes_on(
 
 
 # --- Sets on the hub ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub()
-    monkeypatch.setattr("datasets.load_dataset", fake.load_dataset)
-    monkeypatch.setattr("swlottery.hub.newest", lambda name: fake.commit)
-    return fake
 
 
 def test_a_store_grows_with_the_commit_that_it_was_begun_with(

@@ -29,14 +29,7 @@ def text_of(content: str) -> Text:
     return Text("a test", content, hashlib.sha256(content.encode()).hexdigest())
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and a cache folder of the test's own."""
-    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_importing_the_module_imports_nothing_heavy() -> None:

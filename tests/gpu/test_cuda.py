@@ -20,18 +20,6 @@ from swlottery.lottery.train import Training
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(400)))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def on_gpu(model: Path, text: Path, folder: Path, **changes: object) -> list[str]:
     return flags(model, text, folder, **{"device": "cuda", "dtype": "bfloat16", **changes})
 

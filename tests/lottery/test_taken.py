@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lottery.runs import complaint, events, flags, only_run
-from sources import FakeHub
 from swlottery.cli import main
 from swlottery.config import TrainSettings
 from swlottery.lottery import branch
@@ -122,12 +121,9 @@ def test_a_run_of_an_earlier_version_keeps_what_its_settings_say(tiny_gpt2, text
     assert start["dtype"] == "float32"
 
 
-def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, monkeypatch, capsys):
+def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, fake_hub, capsys):
     """Fresh batches would have more; but then the same first batches would be drawn from another text."""
-    hub = FakeHub()
-    hub.splits = {"train": [{"text": f"row {number} of a data set, {number % 7}"} for number in range(400)]}
-    monkeypatch.setattr("datasets.load_dataset", hub.load_dataset)
-    monkeypatch.setattr("swlottery.hub.newest", lambda name: hub.commit)
+    fake_hub.splits = {"train": [{"text": f"row {number} of a data set, {number % 7}"} for number in range(400)]}
     given = {"data": "owner/set", "tokenizer": str(tiny_gpt2)}
     assert main(small(tiny_gpt2, "", tmp_path / "parent", **given)) == 0
     needed = 2 * 2 * 2 * (32 + 1)  # steps, micro-batch, passes, context and the last target
