@@ -335,10 +335,10 @@ def _check_find(settings: FindSettings) -> None:
         value = getattr(settings, name)
         if not least <= value < 2**63:
             raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}, and finite")
-    from swlottery.model import is_path
+    from swlottery.model import existing, is_path
 
-    if settings.start != "scratch" and is_path(settings.model) and not Path(settings.model).expanduser().exists():
-        raise BadInput(f"no such file or folder: {settings.model}")
+    if settings.start != "scratch" and is_path(settings.model):
+        existing(settings.model)
 
 
 def _prompts(settings: FindSettings) -> list[str]:

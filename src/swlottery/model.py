@@ -75,6 +75,14 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1 or Path(name).exists()
 
 
+def existing(name: str) -> Path:
+    """The file or folder that a model's name means. Raises `BadInput` where there is none."""
+    where = Path(name).expanduser()
+    if not where.exists():
+        raise BadInput(f"no such file or folder: {name}")
+    return where
+
+
 def load(name: str, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
     """Load a pretrained model.
 
@@ -129,9 +137,7 @@ def _find(name: str) -> tuple[str | Path, str]:
         return gguf.smollm2_file(), gguf.SMOLLM2_NOTE
     if not is_path(name):
         return name, ""
-    where = Path(name).expanduser()
-    if not where.exists():
-        raise BadInput(f"no such file or folder: {name}")
+    where = existing(name)
     if where.is_file():
         if where.suffix != ".gguf":
             raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")

@@ -22,9 +22,7 @@ from swlottery.store import Store
 from swlottery.workers import Here, Shared
 
 MIN_VALIDATION = 16_384  # tokens, as long as they are no more than a fifth of all
-HASHED = (
-    1 << 30
-)  # bytes; of more tokens only the files' sizes are checked at a start: a hash of them would take many seconds
+HASHED = 1 << 30  # bytes; of more tokens only the files' sizes are checked: a hash would take many seconds at a start
 CHARACTERS_A_TOKEN = 4.5  # about; says only whether a text is worth several processes
 
 Progress = Callable[[int, int | None], None]

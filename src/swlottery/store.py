@@ -127,18 +127,16 @@ class Store:
 
     def unreadable(self) -> list[Path]:
         """Files that should be shards and are none."""
-        paths = self.folder.glob("*-*.safetensors")
-        return [path for path in paths if self.shard(*_part_and_number(path)) is None]
+        return [path for path, shard in self._all() if shard is None]
 
     def revision(self) -> str | None:
         """The commit of the data set that the shards are of; None where it is not known."""
-        shards = [self.shard(*_part_and_number(path)) for path in sorted(self.folder.glob("*-*.safetensors"))]
-        return next((str(one.about["revision"]) for one in shards if one is not None and one.about["revision"]), None)
+        revisions = (shard.about["revision"] for _, shard in self._all() if shard is not None)
+        return next((str(one) for one in revisions if one), None)
 
     def of_others(self, revision: str | None) -> list[Path]:
         """Shards of another commit than this."""
-        shards = [self.shard(*_part_and_number(path)) for path in sorted(self.folder.glob("*-*.safetensors"))]
-        return [one.path for one in shards if one is not None and one.about["revision"] != revision]
+        return [path for path, one in self._all() if one is not None and one.about["revision"] != revision]
 
     def remove_leftovers(self) -> None:
         """Files that a killed process has left unfinished. A shard is written in seconds."""
@@ -146,6 +144,11 @@ class Store:
             with contextlib.suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > ABANDONED:
                     leftover.unlink()
+
+    def _all(self) -> Iterator[tuple[Path, Shard | None]]:
+        """Every file that is named as a shard, and the shard where it is one."""
+        for path in sorted(self.folder.glob("*-*.safetensors")):
+            yield path, self.shard(*_part_and_number(path))
 
     def _cuts(self, part: str, stream: Stream, there: list[Shard]) -> Iterator[Cut]:
         """The stream from the end of the last shard on, in stretches of one shard."""

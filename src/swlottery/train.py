@@ -132,8 +132,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
-    taken.check(folder, settings)
-    took, why = taken.stored(folder), "as it was begun"
+    took, why = taken.kept(folder, settings), "as it was begun"
     if took is None and parent is not None:
         took, why = taken.stored(parent), "as the run that it branches from"
     if took is None:

@@ -54,8 +54,8 @@ def differs(settings: TrainSettings, taken: Taken) -> tuple[str, Any] | None:
     return None
 
 
-def check(run: Path, settings: TrainSettings) -> None:
-    """Raise `BadInput` where the run in this folder was begun with something else than these settings ask for."""
+def kept(run: Path, settings: TrainSettings) -> Taken | None:
+    """`stored`, for a start with these settings. Raises `BadInput` where they ask for something else by name."""
     before = stored(run)
     if before is not None and (found := differs(settings, before)):
         name, value = found
@@ -63,3 +63,4 @@ def check(run: Path, settings: TrainSettings) -> None:
             f"{run} was begun with {name} {value}, not {getattr(settings, name)}: leave --{name.replace('_', '-')} away, or "
             "give --runs another folder"
         )
+    return before

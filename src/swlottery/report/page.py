@@ -55,9 +55,8 @@ def nothing(figure: Figure, why: str) -> None:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as a PNG file of 256 colours (a third of the bytes), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas = FigureCanvasAgg(
-        figure
-    )  # not `savefig`, which packs the pixels into a PNG file that would be unpacked here
+    # Not `savefig`, which packs the pixels into a PNG file that would be unpacked here.
+    canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DPI)
     canvas.draw()
     pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
