@@ -17,7 +17,7 @@ from collections import namedtuple
 
 import pytest
 
-from lottery.runs import fork
+from lottery.runs import flags, fork
 from swlottery.cli import main
 from swlottery.find import record as records
 
@@ -231,3 +231,16 @@ def test_ctrl_c_in_the_middle_writes_nothing(quick, tmp_path):
     assert os.waitstatus_to_exitcode(done[1]) == 130
     assert "interrupted" in log.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("number", ["SIGUSR1", "SIGTERM"])
+def test_a_signal_behind_the_end_changes_no_exit_code(number, tiny_gpt2, tmp_path):
+    """Slurm's warning may come when all is done, and the process is only taking itself down."""
+    text = tmp_path / "text.txt"
+    text.write_text("A text that is long enough for a few batches of this. " * 60)
+    code = "import atexit, os, signal, sys\nfrom swlottery.cli import main\n"
+    code += f"atexit.register(lambda: os.kill(os.getpid(), signal.{number}))\nsys.exit(main())"
+    given = flags(tiny_gpt2, text, tmp_path, rounds=1, super_weights="none")
+    result = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "done after" in result.stdout

@@ -126,13 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
+    own = arguments is None  # this process is the command, and ends with it
     before = signal.signal(signal.SIGTERM, _terminate)
     place = Place.of(os.environ) if parsed.command == "train" else Place()
     try:
         if place.rank > 0:  # the lead writes the log
             with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-                return _command(parsed, place)
-        return _command(parsed, place)
+                return _command(parsed, place, own)
+        return _command(parsed, place, own)
     except BadInput as error:
         if place.rank == 0:  # all ranks have the same to say
             _complain(str(error))
@@ -146,16 +147,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not own:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _command(parsed: argparse.Namespace, place: Place) -> int:
+def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
     root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
     match parsed.command:
         case "find":
             return find(_settings(FindSettings, parsed), root)
         case "train":
-            with stop.flag() as asked:
+            with stop.flag(last=own) as asked:
                 from swlottery.train import train
 
                 settings = _train_settings(parsed)
@@ -163,7 +165,7 @@ def _command(parsed: argparse.Namespace, place: Place) -> int:
                 log = os.environ.get("SWLOTTERY_BATCH_JOB", "")
                 return train(settings, root, Ranks(place), asked, _cores(place), log)
         case "prepare":
-            with stop.flag() as asked:
+            with stop.flag(last=own) as asked:
                 from swlottery.prepare import prepare_only
 
                 return prepare_only(_train_settings(parsed), asked, _cores(place))

@@ -19,9 +19,12 @@ def never() -> bool:
 
 
 @contextmanager
-def flag() -> Iterator[Asked]:
+def flag(last: bool = False) -> Iterator[Asked]:
     """A function that says whether SIGTERM, SIGUSR1 or SIGINT came. The handler only sets a flag: whoever works asks it
-    where the work can be left. A second Ctrl-C interrupts at once."""
+    where the work can be left. A second Ctrl-C interrupts at once.
+
+    last: the process ends behind this. A signal that comes then finds nothing to stop, and must not undo the exit code.
+    """
     asked = False
 
     def ask(number: int, frame: object) -> None:
@@ -36,7 +39,7 @@ def flag() -> Iterator[Asked]:
         yield lambda: asked
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
 
 
 def here(asked: Asked) -> None:
