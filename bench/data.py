@@ -4,7 +4,7 @@
 
 Side by side, in turn, on the same text with the same tokenizer:
 
-- `ours`: `swlottery.data.prepare` with --cores processes, their start and the reading of the text included;
+- `ours`: `swlottery.data.tokens.prepare` with --cores processes, their start and the reading of the text included;
 - `apart`: as many processes that know nothing of each other, each with its share of the text, `prepare` in one process;
 - `map`: `datasets.Dataset.map(num_proc=…)` with the tokenizer's own call, which leaves the tokens in an Arrow file.
 
@@ -31,11 +31,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from swlottery import data
-from swlottery import store as stores
-from swlottery.builtin import docstrings
-from swlottery.text import text_files
-from swlottery.tokenizer import builtin_tokenizer
+from swlottery.data import store as stores
+from swlottery.data import tokens as data
+from swlottery.data.builtin import docstrings
+from swlottery.data.evaluation import text_files
+from swlottery.data.tokenizer import builtin_tokenizer
 
 OPENWEBTEXT = 9_040_000_000
 """Its tokens by GPT-2's tokenizer."""
@@ -149,7 +149,7 @@ def ours(folder: Path, tokenizer: Any, cores: int) -> tuple[float, float]:
 
 def apart(folder: Path, cores: int) -> tuple[float, float]:
     """Returns the seconds, and the CPU seconds, before all were ready to begin, which do not count."""
-    source = str(Path(data.__file__).parents[1])
+    source = str(Path(data.__file__).parents[2])
     begun, spent = time.monotonic(), 0.0
     processes = []
     for number in range(cores):

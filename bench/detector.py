@@ -24,7 +24,7 @@ from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
 from swlottery.find.spikes import KAPPA
 from swlottery.find.watching import activations
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 
 STRENGTHS = (0.5, 0.9, 1.0, 1.1, 1.5, 2.0)
@@ -60,8 +60,8 @@ def power(seeds: int) -> None:
 
 
 def false_alarms(count: int) -> None:
-    from swlottery import model as models
     from swlottery.find import probe as probes
+    from swlottery.models import load as models
 
     loaded = models.load("smollm2", device="cpu")
     print(f"\nFalse alarms: {loaded.note}\n")

@@ -23,10 +23,10 @@ KINDS = ("bare", "bare again", "watched", "keeping everything")
 def prepare(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     import torch
 
-    from swlottery import model as models
+    from swlottery.data.evaluation import read_text
     from swlottery.find.probe import Probe
-    from swlottery.roles import Roles
-    from swlottery.text import read_text
+    from swlottery.models import load as models
+    from swlottery.models.architectures import Roles
 
     torch.set_num_threads(arguments.threads)
     loaded = models.load(arguments.model, dtype=arguments.dtype, device=arguments.device)

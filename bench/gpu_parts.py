@@ -185,7 +185,7 @@ def a_lottery(flags: list[str], stop: int, folder: Path, backend: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     compile_in(folder, backend)
     from swlottery.cli import main
-    from swlottery.lottery.train import Training
+    from swlottery.lottery.training import Training
 
     real, taken = Training.step, itertools.count(1)
 
@@ -236,7 +236,7 @@ def peak(size: Size) -> tuple[float, str]:
 def speed(size: Size, work: Path) -> Iterator[Row]:
     """Each contestant is a process of its own, as determinism is a matter of the whole process; they take turns, and
     give the GPU's memory back after each."""
-    from swlottery.model import GPT2_SIZES
+    from swlottery.models.load import GPT2_SIZES
 
     tokenizer(work / "tokenizer")
     whose = (("swlottery", True), ("swlottery", False), ("nanoGPT", False))
@@ -295,7 +295,7 @@ def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, 
     import numpy as np
     import torch
 
-    from swlottery.model import GPT2_SIZES
+    from swlottery.models.load import GPT2_SIZES
     from swlottery.runtime import environment
 
     seen = ["no"]
@@ -347,7 +347,7 @@ def random_model(name: str, size: Size) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-    from swlottery.model import Loaded
+    from swlottery.models.load import Loaded
 
     torch.manual_seed(0)
     config = {
@@ -377,10 +377,10 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     import torch
 
     from swlottery.config import FindSettings
+    from swlottery.data.evaluation import Text
     from swlottery.find import planted, probe, run
     from swlottery.find.coordinates import Coordinate
-    from swlottery.roles import Roles
-    from swlottery.text import Text
+    from swlottery.models.architectures import Roles
 
     one_pass = beside("find").one_pass
     loaded = random_model(name, size)
@@ -437,7 +437,7 @@ def selection_and_watch(count: int, size: Size) -> Iterator[Row]:
     import torch
 
     from swlottery.find.coordinates import Coordinate
-    from swlottery.lottery import watch
+    from swlottery.watch import rows as watch
 
     generator = torch.Generator(size.device).manual_seed(0)
     side = min(2048, int(count**0.5) // 4)
@@ -494,8 +494,8 @@ def seed(size: Size, work: Path) -> Iterator[Row]:
 
 def text(size: Size, work: Path) -> Iterator[Row]:
     """No part of its own: the built-in text's tokens, made while the first part runs, so that ``seed`` need not wait."""
-    from swlottery.data import prepare
-    from swlottery.tokenizer import builtin_tokenizer
+    from swlottery.data.tokenizer import builtin_tokenizer
+    from swlottery.data.tokens import prepare
 
     prepare("builtin", builtin_tokenizer())
     yield from ()

@@ -17,7 +17,7 @@ import argparse
 
 import numpy as np
 
-from swlottery.inference import proportion, rank_test
+from swlottery.study.statistics import proportion, rank_test
 
 CONTROLS, BRACKET = 19, 5
 SHAPE = (32, 128)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swlottery.report.answers.whole import Whole
+from swlottery.report.page.whole import Whole
 from swlottery.report.run_files import read_events, read_settings
 
 
@@ -39,7 +39,7 @@ def main() -> None:
 def unigram_loss(settings: dict) -> float:
     """Nats a held-out token under the frequencies of the training tokens, one added to each count."""
     from swlottery.config import TrainSettings
-    from swlottery.data import prepare, validation_windows
+    from swlottery.data.tokens import prepare, validation_windows
     from swlottery.lottery import start
 
     network = start.network(TrainSettings(**settings))

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from swlottery.config import TrainSettings
-from swlottery.data import prepare
+from swlottery.data.tokens import prepare
 from swlottery.lottery import start
-from swlottery.lottery.weights import look
-from swlottery.report.answers.whole import Whole
+from swlottery.report.page.whole import Whole
 from swlottery.report.run_files import read_settings
 from swlottery.report.words import key, place
+from swlottery.watch.tracked import look
 
 PASSAGES, TOKENS = 6, 24
 

@@ -57,7 +57,7 @@ def one_selection(kind: str, tensors: dict[str, Any], masks: dict[str, Any], arg
     from torch import nn
     from torch.nn.utils import prune
 
-    from swlottery.lottery.criterion import CRITERIA
+    from swlottery.lottery.criteria import CRITERIA
     from swlottery.lottery.select import prune_count, select
 
     count = prune_count(sum(tensor.numel() for tensor in tensors.values()), "0.2")

@@ -32,7 +32,7 @@ def training(arguments: argparse.Namespace, masked: bool) -> Any:
     from swlottery.config import TrainSettings
     from swlottery.lottery import masks, start
     from swlottery.lottery.scope import in_scope
-    from swlottery.lottery.train import Training
+    from swlottery.lottery.training import Training
 
     settings = TrainSettings(
         model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,
@@ -100,7 +100,7 @@ def multiplied(arguments: argparse.Namespace) -> Any:
 
 def _anew(one: Any) -> Any:
     """The training with the parameters that the model has now, and no mask of ours."""
-    from swlottery.lottery.train import Training
+    from swlottery.lottery.training import Training
 
     for parameter in one.network.model.parameters():
         parameter.requires_grad_(True)
@@ -113,7 +113,7 @@ class TheirTrainer:
     def __init__(self, arguments: argparse.Namespace, steps: int) -> None:
         import torch
 
-        from swlottery.data import batch
+        from swlottery.data.tokens import batch
 
         ours = training(arguments, masked=False)
         size = arguments.micro_batch
@@ -191,11 +191,12 @@ def parts(arguments: argparse.Namespace) -> None:
     import tempfile
 
     from swlottery.config import TrainSettings
-    from swlottery.data import prepare
-    from swlottery.lottery import loop, observe, start
+    from swlottery.data.tokens import prepare
+    from swlottery.lottery import loop, start
     from swlottery.lottery.state import Run
-    from swlottery.report.train_figures import draw_round, draw_run
+    from swlottery.report.figures.train import draw_round, draw_run
     from swlottery.runtime import environment, files
+    from swlottery.watch import events as observe
 
     settings = TrainSettings(
         model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,

@@ -50,7 +50,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     """A hub with one data set, in place of the real one."""
     fake = FakeHub()
     monkeypatch.setattr("datasets.load_dataset", fake.load_dataset)
-    monkeypatch.setattr("swlottery.hub.newest", lambda name: fake.commit)
+    monkeypatch.setattr("swlottery.data.hub.newest", lambda name: fake.commit)
     return fake
 
 
@@ -167,7 +167,7 @@ def planted_gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> t
 
     from swlottery.find import planted, probe
     from swlottery.find.coordinates import Coordinate
-    from swlottery.roles import Roles
+    from swlottery.models.architectures import Roles
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval().requires_grad_(False)

@@ -359,7 +359,7 @@ def gpu() -> Iterator[Waits]:
     import safetensors.torch
     from transformers import PreTrainedModel
 
-    from swlottery import model as models
+    from swlottery.models import load as models
 
     if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch has no backends in Python")

@@ -185,7 +185,7 @@ def started(monkeypatch):
         seen.append(settings)
         return 0
 
-    monkeypatch.setattr("swlottery.train.train", train)
+    monkeypatch.setattr("swlottery.commands.train.train", train)
 
     def start(*arguments) -> TrainSettings:
         assert main(["train", *map(str, arguments)]) == 0

@@ -13,7 +13,7 @@ from swlottery import cli
 from swlottery.config import TrainSettings, from_file
 from swlottery.find.coordinates import Coordinate
 from swlottery.lottery.prune import planned
-from swlottery.study import read
+from swlottery.study.grid import read
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
@@ -79,7 +79,7 @@ def test_the_commands_in_its_comment_are_good(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_record_is_the_one_that_find_writes_of_its_model(path: Path) -> None:
-    from swlottery.model import slug
+    from swlottery.models.load import slug
 
     own = settings(path)
     if own.super_weights not in ("discover", "none"):
@@ -146,7 +146,7 @@ def test_so_many_weights_are_in_scope() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from swlottery.lottery.scope import in_scope
-    from swlottery.roles import Roles
+    from swlottery.models.architectures import Roles
 
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config(vocab_size=50_304))

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from swlottery import cli, study
+from swlottery import cli
 from swlottery.config import SweepSettings, TrainSettings, from_file
-from swlottery.lottery import controls
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
 from swlottery.runtime.tables import WATCH
+from swlottery.study import grid as study
+from swlottery.watch import controls
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METHOD = (REPOSITORY / "docs" / "method.md").read_text(encoding="utf-8")

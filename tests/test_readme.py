@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from swlottery import builtin, cli
+from swlottery import cli
 from swlottery.config import FindSettings, TrainSettings, from_file
+from swlottery.data import builtin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -196,7 +197,7 @@ def test_the_configs_it_names_are_those_there_are():
 
 
 def test_there_are_as_many_architectures_as_it_says():
-    from swlottery.roles import ROWS
+    from swlottery.models.architectures import ROWS
 
     assert f"of {len(ROWS)}\narchitectures" in README or f"of {len(ROWS)} architectures" in README
 

@@ -24,7 +24,7 @@ from swlottery.runtime import stop
 from swlottery.runtime.ranks import Place, RankLost, Ranks, lost
 
 if TYPE_CHECKING:
-    from swlottery.model import Loaded
+    from swlottery.models.load import Loaded
 
 
 class _Parser(argparse.ArgumentParser):
@@ -158,7 +158,7 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
             return find(_settings(FindSettings, parsed), root)
         case "train":
             with stop.flag(last=own) as asked:
-                from swlottery.train import train
+                from swlottery.commands.train import train
 
                 settings = _train_settings(parsed)
                 # Slurm appends to a requeued job's log; scripts/job.sh says that this one writes such a log.
@@ -166,11 +166,11 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
                 return train(settings, root, Ranks(place), asked, _cores(place), log)
         case "prepare":
             with stop.flag(last=own) as asked:
-                from swlottery.prepare import prepare_only
+                from swlottery.commands.prepare import prepare_only
 
                 return prepare_only(_train_settings(parsed), asked, _cores(place))
         case "sweep":
-            from swlottery.sweep import sweep
+            from swlottery.study.sweep import sweep
 
             return sweep(_settings(SweepSettings, parsed), root)
         case "report":
@@ -189,7 +189,7 @@ def _train_settings(parsed: argparse.Namespace) -> TrainSettings:
 
 
 def _point(named: str) -> dict[str, Any]:
-    from swlottery.sweep import point_settings
+    from swlottery.study.sweep import point_settings
 
     path, _, line = named.rpartition(":")
     if path and line.isdecimal():
@@ -202,7 +202,7 @@ def _report(runs: list[Path], out: Path, markdown: Path | None) -> int:
         if path.is_dir():
             raise BadInput(f"cannot write {path}: it is a folder")
         _check_writable(path, path.absolute().parent)
-    from swlottery.report.answers.make import make
+    from swlottery.report.page.make import make
 
     for written in make(runs, out, markdown):
         print(f"wrote    {written}")
@@ -210,8 +210,8 @@ def _report(runs: list[Path], out: Path, markdown: Path | None) -> int:
 
 
 def _status(folder: Path) -> int:
-    from swlottery import sweep
-    from swlottery.report import status
+    from swlottery.report.logs import status
+    from swlottery.study import sweep
 
     if (folder / "study.json").is_file():
         print("\n".join(sweep.table(folder)))
@@ -256,7 +256,7 @@ def find(settings: FindSettings, root: Path) -> int:
     """
     import time
 
-    from swlottery.report.find_log import FindLog
+    from swlottery.report.logs.find import FindLog
 
     _check_find(settings)
     prompts = _prompts(settings)
@@ -265,12 +265,12 @@ def find(settings: FindSettings, root: Path) -> int:
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
 
+    from swlottery.data.evaluation import evaluation_windows, read_text
     from swlottery.find import probe as probes
     from swlottery.find import record as records
     from swlottery.find.run import Finished
     from swlottery.find.run import find as run_find
     from swlottery.runtime import hardware
-    from swlottery.text import evaluation_windows, read_text
 
     # A text that is not there is told before torch is imported, a GPU that cannot be used before anything is written.
     text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
@@ -297,7 +297,7 @@ def find(settings: FindSettings, root: Path) -> int:
     log.compare(record, before)
     out.parent.mkdir(parents=True, exist_ok=True)
     records.save(record, out)
-    from swlottery.report.find_figures import draw
+    from swlottery.report.figures.find import draw
 
     figures = draw(records.load(out), plots)
     log.footer(record, out, figures, time.monotonic() - started)
@@ -305,7 +305,7 @@ def find(settings: FindSettings, root: Path) -> int:
 
 
 def _load(settings: FindSettings) -> Loaded:
-    from swlottery import model
+    from swlottery.models import load as model
 
     if settings.start == "scratch":
         return model.from_config(settings.model, settings.seed, settings.dtype, settings.device)
@@ -337,7 +337,7 @@ def _check_find(settings: FindSettings) -> None:
         value = getattr(settings, name)
         if not least <= value < 2**63:
             raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}, and finite")
-    from swlottery.model import existing, is_path
+    from swlottery.models.load import existing, is_path
 
     if settings.start != "scratch" and is_path(settings.model):
         existing(settings.model)

@@ -11,7 +11,7 @@ from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import leader, search
 from swlottery.find.watching import Everything, activations, scan
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
 from tiny import CONFIGS, LAYERS, VOCABULARY, tiny_model
 
 

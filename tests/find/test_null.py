@@ -9,7 +9,7 @@ from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
 from swlottery.find.spikes import KAPPA
 from swlottery.find.watching import activations
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
 from tiny import VOCABULARY, tiny_model
 
 

@@ -10,8 +10,8 @@ from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
 from swlottery.find.spikes import KAPPA, RHO, Spike, medians
 from swlottery.find.watching import activations
-from swlottery.lineage import weights_sha256
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
+from swlottery.models.lineage import weights_sha256
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 
 

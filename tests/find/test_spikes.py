@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swlottery.errors import BadInput
 from swlottery.find import spikes, watching
 from swlottery.find.planted import random_probe
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
 from tiny import CONFIGS, VOCABULARY, tiny_model
 
 

@@ -9,8 +9,8 @@ from swlottery.find.ablation import Evaluator
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.spikes import KAPPA
 from swlottery.find.verify import Ablation, paired, verdicts
-from swlottery.lineage import weights_sha256
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
+from swlottery.models.lineage import weights_sha256
 from tiny import CONFIGS, VOCABULARY, tiny_model
 
 

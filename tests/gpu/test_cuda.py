@@ -15,7 +15,7 @@ import torch
 from lottery.runs import built, flags, only_run, table, traces
 from swlottery.cli import main
 from swlottery.lottery.select import select
-from swlottery.lottery.train import Training
+from swlottery.lottery.training import Training
 
 pytestmark = pytest.mark.gpu
 
@@ -121,11 +121,11 @@ def test_a_selection_of_millions_is_that_of_a_cpu(ties):
 
 
 def found_on(device: str, folder: Path) -> dict[str, Any]:
-    from swlottery import model
     from swlottery.config import FindSettings
+    from swlottery.data.evaluation import Text
     from swlottery.find import probe
     from swlottery.find.run import Finished, find
-    from swlottery.text import Text
+    from swlottery.models import load as model
 
     loaded = model.load(str(folder), device=device)
     prompts = probe.build(loaded.tokenizer, probe.DEFAULT_PROMPTS, loaded.context, "both", loaded.device)

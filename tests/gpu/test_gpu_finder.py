@@ -12,14 +12,14 @@ import torch
 from fake_gpu import NAME
 from swlottery.cli import main
 from swlottery.config import FindSettings
+from swlottery.data.evaluation import Text
 from swlottery.find import record as records
 from swlottery.find import run as finder
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
-from swlottery.lineage import weights_sha256
-from swlottery.model import Loaded
-from swlottery.roles import Roles
-from swlottery.text import Text
+from swlottery.models.architectures import Roles
+from swlottery.models.lineage import weights_sha256
+from swlottery.models.load import Loaded
 from tiny import VOCABULARY, tiny_model
 
 

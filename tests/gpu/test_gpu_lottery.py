@@ -11,14 +11,14 @@ import torch
 
 from fake_gpu import NAME
 from lottery.runs import built, flags, only_run, table, traces
-from swlottery import model as models
 from swlottery.cli import main
 from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import branch
 from swlottery.lottery import masks as masking
 from swlottery.lottery.loop import lottery
-from swlottery.lottery.watch import Followed
+from swlottery.models import load as models
 from swlottery.runtime import files
+from swlottery.watch.rows import Followed
 
 FOLLOWED = [Followed("super_weight", Coordinate(1, 5, 60)), Followed("super_weight", Coordinate(0, 1, 0))]
 

@@ -10,7 +10,7 @@ import torch
 from fake_gpu import NAME
 from swlottery.errors import BadInput
 from swlottery.lottery import select as selecting
-from swlottery.lottery.criterion import CRITERIA
+from swlottery.lottery.criteria import CRITERIA
 from swlottery.lottery.select import select
 
 

@@ -11,11 +11,11 @@ from fake_gpu import Waits
 from lottery.runs import built
 from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
-from swlottery.lottery import observe
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.prune import Pruner
-from swlottery.lottery.train import Training
-from swlottery.lottery.watch import Followed
+from swlottery.lottery.training import Training
+from swlottery.watch import events as observe
+from swlottery.watch.rows import Followed
 
 PARTS: list[tuple[Any, str]] = [
     (Training, "step"), (Pruner, "prune"), (Pruner, "thresholds"), (observe, "watched"), (observe, "pruned"),

@@ -13,5 +13,5 @@ from lottery.fixtures import cache, text  # noqa: F401 (fixtures)
 def no_figures() -> Iterator[None]:
     """Runs draw nothing: that takes longer than all else in them, and has tests of its own; see `runs.draw`."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("swlottery.train._draw", lambda *_: [])
+        patched.setattr("swlottery.commands.train._draw", lambda *_: [])
         yield

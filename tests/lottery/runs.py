@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swlottery import train
+from swlottery.commands import train
 
 if TYPE_CHECKING:
     from swlottery.lottery.state import Run
@@ -31,7 +31,7 @@ def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) 
 def built(model: Path, text: Path, folder: Path, **changes: object) -> Run:
     """The run that such flags make, before its first step, for tests that look inside while it goes."""
     from swlottery.config import TrainSettings
-    from swlottery.data import prepare
+    from swlottery.data.tokens import prepare
     from swlottery.lottery import start
     from swlottery.lottery.state import Run
     from swlottery.runtime import environment

@@ -10,7 +10,7 @@ import torch
 from lottery.runs import built, events
 from swlottery.lottery import attention
 from swlottery.lottery.loop import lottery
-from swlottery.lottery.train import Training
+from swlottery.lottery.training import Training
 from tiny import tiny_model
 
 

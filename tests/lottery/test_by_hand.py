@@ -97,7 +97,9 @@ def test_survival_is_reported_in_the_round_that_decided_it(run):
 
 def test_layers_ranked_alone_give_each_its_share(run, monkeypatch):
     """floor(0.2 · 20) = 4 of 12, 4, 4: shares 2.4, 0.8, 0.8, so 2, 1, 1 by largest remainder."""
-    monkeypatch.setattr("swlottery.train._draw", DRAW)  # figures take the thresholds of layers from another file
+    monkeypatch.setattr(
+        "swlottery.commands.train._draw", DRAW
+    )  # figures take the thresholds of layers from another file
     folder = run(rounds=1, criterion="layer-magnitude")
     assert stored(folder, 1) == {
         ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]], PROJ: [[0, 1], [1, 1]], DOWN: [[1, 0], [1, 1]],
@@ -135,7 +137,7 @@ def record(small: Path, tmp_path: Path, found_record: Path):
     """A record that names (0, 1, 0), 0.08, as the super weight of the small model, or of another network."""
     import json
 
-    from swlottery import model as models
+    from swlottery.models import load as models
 
     def write(foreign: bool = False) -> str:
         content = json.loads(found_record.read_text())
@@ -187,8 +189,8 @@ def test_a_weight_of_another_network_is_refused_and_labelled_when_allowed(run, r
 def test_the_final_network_loads_and_gives_the_logged_loss(run):
     from transformers import AutoModelForCausalLM
 
-    from swlottery.data import prepare, validation_windows
-    from swlottery.lottery.train import loss_of
+    from swlottery.data.tokens import prepare, validation_windows
+    from swlottery.lottery.training import loss_of
 
     folder = run(lr=0.1, steps=3)
     model = AutoModelForCausalLM.from_pretrained(folder / "final").eval()

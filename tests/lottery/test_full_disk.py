@@ -15,7 +15,7 @@ import pytest
 
 from lottery.runs import complaint, flags, only_run, traces
 from swlottery.cli import main
-from swlottery.lottery.train import Training
+from swlottery.lottery.training import Training
 from swlottery.runtime import files
 
 

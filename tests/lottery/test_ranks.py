@@ -18,7 +18,7 @@ import pytest
 from lottery.runs import complaint, events, flags, fork, only_run, table, traces
 from swlottery.errors import BadInput
 from swlottery.lottery import start as start_
-from swlottery.lottery.train import Training
+from swlottery.lottery.training import Training
 from swlottery.runtime import files
 from swlottery.runtime.ranks import Place, Ranks
 

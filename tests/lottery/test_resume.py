@@ -16,12 +16,12 @@ import pytest
 from lottery.runs import draw, flags, forked, only_run, traces
 
 PHASES = {
-    "step": ("swlottery.lottery.train", "Training", "step"),
-    "evaluation": ("swlottery.lottery.train", "Training", "evaluate"),
+    "step": ("swlottery.lottery.training", "Training", "step"),
+    "evaluation": ("swlottery.lottery.training", "Training", "evaluate"),
     "pruning": ("swlottery.lottery.prune", "Pruner", "prune"),
     "writing": ("swlottery.runtime.files", None, "write"),
-    "data": ("swlottery.encode", None, "write_shard"),
-    "finder": ("swlottery.lottery.observe", None, "look"),
+    "data": ("swlottery.data.tokenize", None, "write_shard"),
+    "finder": ("swlottery.watch.events", None, "look"),
     "checkpoint": ("swlottery.runtime.checkpoint", None, "save"),
     "hash": ("swlottery.runtime.checkpoint", None, "_sha256"),
 }
@@ -85,7 +85,7 @@ def count_steps(ledger: Path):
     """A patch for the child: every step that it takes is told to a file that no resume cuts."""
 
     def patch() -> None:
-        from swlottery.lottery.train import Training
+        from swlottery.lottery.training import Training
 
         real = Training.step
 
@@ -187,7 +187,7 @@ def test_a_signal_saves_and_exits_75(step, alone, tiny_gpt2, text, tmp_path, mon
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:
-        from swlottery.lottery.train import Training
+        from swlottery.lottery.training import Training
 
         slow_disk()
         real = Training.step
@@ -215,7 +215,7 @@ def test_a_signal_in_an_evaluation(number, alone, tiny_gpt2, text, tmp_path, mon
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:
-        from swlottery.lottery.train import Training
+        from swlottery.lottery.training import Training
 
         real, entered = Training.evaluate, Counter()
 
@@ -270,7 +270,7 @@ def test_a_run_in_use_is_refused(tiny_gpt2, text, tmp_path, monkeypatch):
     arguments = flags(tiny_gpt2, text, tmp_path, rounds=1, steps=2)
 
     def second() -> None:
-        from swlottery.lottery.train import Training
+        from swlottery.lottery.training import Training
 
         real = Training.step
 

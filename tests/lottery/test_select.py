@@ -13,7 +13,7 @@ from torch import distributed, multiprocessing
 
 from swlottery.errors import BadInput
 from swlottery.lottery import select as selecting
-from swlottery.lottery.criterion import CRITERIA, Criterion
+from swlottery.lottery.criteria import CRITERIA, Criterion
 from swlottery.lottery.select import chunks, position_hash, prune_count, select, shares
 
 GLOBAL, LAYER, RANDOM = (CRITERIA[name] for name in ("global-magnitude", "layer-magnitude", "random"))

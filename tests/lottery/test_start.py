@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from lottery.runs import complaint, flags
-from swlottery import model as models
 from swlottery.cli import main
 from swlottery.config import TrainSettings, from_file
 from swlottery.errors import BadInput
 from swlottery.lottery import start
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.scope import SCOPES, in_scope
-from swlottery.lottery.weights import look
-from swlottery.roles import Roles
+from swlottery.models import load as models
+from swlottery.models.architectures import Roles
+from swlottery.watch.tracked import look
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -104,7 +104,7 @@ def test_the_embedding_has_as_many_rows_as_asked_for(scratch):
 
 def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monkeypatch):
     from lottery.runs import table
-    from swlottery.data import prepare
+    from swlottery.data.tokens import prepare
     from swlottery.lottery import masks as masking
     from swlottery.lottery.state import Run
     from swlottery.runtime import environment

@@ -17,17 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lottery.runs import built, complaint, events, flags, only_run, table, traces
-from swlottery import data
 from swlottery.cli import main
 from swlottery.config import TrainSettings
+from swlottery.data import tokens as data
+from swlottery.data.batches import Batches
 from swlottery.errors import BadInput
-from swlottery.lottery import branch, loop
+from swlottery.lottery import branch, loop, training
 from swlottery.lottery import masks as masking
-from swlottery.lottery import train as training
-from swlottery.lottery.batches import Batches
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.loss import _InParts, _parts, has_plain_head, loss_in_parts
-from swlottery.lottery.train import NotFinite, Training, batch_number, learning_rate, loss_of
+from swlottery.lottery.training import NotFinite, Training, batch_number, learning_rate, loss_of
 from swlottery.runtime import checkpoint, environment, files
 from swlottery.runtime.deterministic import strict
 from swlottery.runtime.ranks import Place, Ranks
@@ -383,7 +382,7 @@ def test_a_batch_drawn_beforehand_is_used_where_it_is_the_one_that_comes(made, m
     batches.prepare(1)
     assert drawn == [], "a CPU has no time beside its steps"
     batches.device = SimpleNamespace(type="cuda")
-    monkeypatch.setattr("swlottery.lottery.batches.sent", lambda tokens, device: tokens)
+    monkeypatch.setattr("swlottery.data.batches.sent", lambda tokens, device: tokens)
     expected = {number: torch.cat(batches.passes(number)) for number in (0, 1, 7)}
     drawn.clear()
     batches.prepare(1)

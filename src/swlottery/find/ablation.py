@@ -14,7 +14,7 @@ from swlottery.errors import BadInput
 from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
-from swlottery.roles import DownProjection, Roles
+from swlottery.models.architectures import DownProjection, Roles
 
 if TYPE_CHECKING:
     import numpy as np

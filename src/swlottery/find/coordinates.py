@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from swlottery.roles import DownProjection
+from swlottery.models.architectures import DownProjection
 
 
 class Coordinate(NamedTuple):

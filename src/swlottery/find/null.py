@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.find.coordinates import Coordinate
 from swlottery.find.spikes import RHO, Activations, larger_median, median_size
-from swlottery.roles import DownProjection
+from swlottery.models.architectures import DownProjection
 from swlottery.runtime import hardware
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from swlottery.find.forward import run_body
 from swlottery.find.probe import Probe
 from swlottery.find.spikes import KAPPA, RHO, medians
 from swlottery.find.watching import activations
-from swlottery.roles import DownProjection, Roles
+from swlottery.models.architectures import DownProjection, Roles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

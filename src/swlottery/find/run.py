@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import FindSettings
+from swlottery.data.evaluation import Text
 from swlottery.find import null as nulls
 from swlottery.find.ablation import Evaluator
 from swlottery.find.coordinates import Coordinate
@@ -20,13 +21,12 @@ from swlottery.find.search import Contribution, Leader, Removal, Search, contrib
 from swlottery.find.spikes import RHO, LayerScan, Spike
 from swlottery.find.verify import Ablation, Verdict, cost, critical_sets, paired, verdicts, verify
 from swlottery.find.watching import Everything, activations
-from swlottery.roles import DownProjection, Roles
-from swlottery.text import Text
+from swlottery.models.architectures import DownProjection, Roles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from swlottery.model import Loaded
+    from swlottery.models.load import Loaded
 
 CANCELLERS = 4
 """At most so many cancelling spikes are verified, the largest first."""

@@ -18,7 +18,7 @@ from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.probe import Probe
 from swlottery.find.spikes import KAPPA, RHO, Activations, Entries, LayerScan, Spike, median_size, rms_before
 from swlottery.find.watching import activations, scan
-from swlottery.roles import DownProjection, Inputs
+from swlottery.models.architectures import DownProjection, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from swlottery.roles import Inputs
+from swlottery.models.architectures import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor

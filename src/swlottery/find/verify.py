@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.find.ablation import Evaluator
 from swlottery.find.coordinates import Coordinate
-from swlottery.roles import DownProjection
+from swlottery.models.architectures import DownProjection
 
 if TYPE_CHECKING:
     import numpy as np

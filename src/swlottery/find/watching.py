@@ -29,7 +29,7 @@ from swlottery.find.spikes import (
     larger_median,
     rms_before,
 )
-from swlottery.roles import DownProjection, Inputs, Roles
+from swlottery.models.architectures import DownProjection, Inputs, Roles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import LATER, TrainSettings
-from swlottery.data import Tokens
+from swlottery.data.tokens import Tokens
 from swlottery.errors import BadInput
-from swlottery.lineage import weights_sha256
 from swlottery.lottery import masks as masking
 from swlottery.lottery import taken
 from swlottery.lottery.state import Run
+from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from swlottery.lottery import observe
 from swlottery.lottery.branch import read_round_1, write_round_1
 from swlottery.lottery.rewind import rewind
 from swlottery.lottery.state import Event, Run
-from swlottery.lottery.watch import Followed
 from swlottery.runtime.stop import Stopped
+from swlottery.watch import events as observe
+from swlottery.watch.rows import Followed
 
 
 def lottery(run: Run, known: list[Followed], branch: Path | None = None) -> Iterator[Event]:

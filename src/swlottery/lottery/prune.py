@@ -9,12 +9,12 @@ from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
-from swlottery.lottery.criterion import CRITERIA
+from swlottery.lottery.criteria import CRITERIA
 from swlottery.lottery.entries import Place, read_alive
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.select import prune_count, select
 from swlottery.lottery.start import Network
-from swlottery.lottery.weights import place_in_storage
+from swlottery.watch.tracked import place_in_storage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

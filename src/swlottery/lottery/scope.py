@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swlottery.errors import BadInput
-from swlottery.roles import Roles
+from swlottery.models.architectures import Roles
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,7 +23,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from swlottery.errors import BadInput
-from swlottery.lottery.criterion import CRITERIA, Criterion
+from swlottery.lottery.criteria import CRITERIA, Criterion
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swlottery import model as models
 from swlottery.config import TrainSettings
+from swlottery.data.tokenizer import builtin_tokenizer
 from swlottery.errors import BadInput
-from swlottery.lineage import weights_sha256
-from swlottery.roles import Roles
-from swlottery.tokenizer import builtin_tokenizer
+from swlottery.models import load as models
+from swlottery.models.architectures import Roles
+from swlottery.models.lineage import weights_sha256
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,23 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
-from swlottery.data import Tokens, validation_windows
+from swlottery.data.tokens import Tokens, validation_windows
 from swlottery.find.coordinates import Coordinate
-from swlottery.lineage import tensors_sha256
-from swlottery.lottery import controls as control
 from swlottery.lottery import masks as masking
-from swlottery.lottery.controls import Controls
 from swlottery.lottery.entries import Place
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.prune import Pruner, down_names, planned
 from swlottery.lottery.scope import in_scope
 from swlottery.lottery.start import Network
-from swlottery.lottery.train import Training
-from swlottery.lottery.watch import Followed
+from swlottery.lottery.training import Training
+from swlottery.models.lineage import tensors_sha256
 from swlottery.runtime import checkpoint, files
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 from swlottery.runtime.tables import Tables
+from swlottery.watch import controls as control
+from swlottery.watch.controls import Controls
+from swlottery.watch.rows import Followed
 
 if TYPE_CHECKING:
     from torch import Tensor

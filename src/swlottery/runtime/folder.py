@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import ELSEWHERE, TrainSettings
-from swlottery.documents import is_on_hub
+from swlottery.data.sources import is_on_hub
 from swlottery.errors import BadInput
 from swlottery.runtime import files
 

@@ -1,0 +1,70 @@
+"""``swlottery prepare``: make the tokens of a run and nothing else; and how ``swlottery train`` comes by them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swlottery.config import TrainSettings
+from swlottery.errors import DONE, STOPPED
+from swlottery.report.logs.prepare import PrepareLog
+from swlottery.runtime import stop
+from swlottery.runtime.stop import Asked, Stopped, never
+
+if TYPE_CHECKING:
+    from swlottery.data.tokens import Tokens
+
+
+def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) -> int:
+    """Make the tokens that a run with these settings reads. Returns the exit code: 0 done, 75 stopped.
+
+    The model's weights are not loaded, and no GPU is used. asked: whether to stop; what is made by then is gone on from.
+    cores: that may be used; 0: as many as this process may use.
+
+    Raises:
+        BadInput: settings that contradict each other or the model; text that cannot be read; a full disk.
+    """
+    settings.check()
+    from swlottery.lottery.start import tokenizer_and_context
+
+    tokenizer, context = tokenizer_and_context(settings)
+    try:
+        stop.here(asked)
+        tokens = prepare(settings, tokenizer, context, _limit(settings, context), asked, cores)
+    except Stopped:
+        print("asked to stop: the tokens that are made are kept; the same command goes on from there")
+        return STOPPED
+    print(f"{tokens.name}: {len(tokens.train):,} tokens to train on, {len(tokens.validation):,} for validation")
+    print(f"tokens   {tokens.folder}")
+    return DONE
+
+
+def _limit(settings: TrainSettings, context: int) -> int | None:
+    """How many tokens the run will take: as many as the run that it branches from, where there is one."""
+    from swlottery.data.tokens import token_limit
+    from swlottery.lottery import branch, taken
+
+    parent = branch.run_in(Path(settings.from_round_1), settings) if settings.from_round_1 else None
+    before = taken.stored(parent) if parent else None
+    return (before.data_tokens or None) if before else token_limit(settings, context)
+
+
+def prepare(
+    settings: TrainSettings, tokenizer: Any, context: int, limit: int | None, asked: Asked = never, cores: int = 0
+) -> Tokens:
+    """The tokens that a run reads, made where they are not there yet; limit: so many, None: all.
+
+    Raises `Stopped` where that was asked for.
+    """
+    from swlottery.data import tokens as data
+
+    with PrepareLog(bars=sys.stderr.isatty()) as log:
+
+        def progress(done: int, total: int | None) -> None:
+            stop.here(asked)
+            log.progress(done, total)
+
+        tokens = data.prepare(settings.data, tokenizer, limit, progress, say=print, cores=cores or None)
+    tokens.require(context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
+    return tokens

@@ -1,0 +1,154 @@
+"""Documents become tokens: what a tokenizer is known by, and how the tokens of a stretch of text are made.
+
+What is here runs in this process and in those that share the work, so it imports no more than tokenizing needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swlottery.data.evaluation import BLANK_LINE
+from swlottery.data.shards import write_shard
+from swlottery.data.sources import Piece
+
+BATCH = 1 << 20  # characters that are tokenised at once: some 250,000 tokens, and 100 MB of memory
+WORDS = 1 << 18  # words whose tokens a BPE remembers: ten thousand by default, too few for a language
+PROBE = (
+    "Words of it,\n\n and\tmore: I'll  see 3.14159…", " é日本語 🙂 \u00a0\r\n", "", "<s></s><|endoftext|> [CLS]",
+)  # fmt: skip
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """What stands behind each document: the end-of-text token; a blank line where the tokenizer has none."""
+    if tokenizer.eos_token_id is not None:
+        return [int(tokenizer.eos_token_id)]
+    return list(tokenizer(BLANK_LINE, add_special_tokens=False)["input_ids"])
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """The hash of all of a tokenizer that decides the tokens of a document."""
+    content: dict[str, Any] = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        # Special tokens around a text, its cutting and padding take no part, and the last two change with every call.
+        inner = json.loads(backend.to_str())
+        content = {name: inner[name] for name in inner.keys() - {"post_processor", "truncation", "padding"}}
+    content["end"] = end_tokens(tokenizer)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """One more than the largest token there is."""
+    return 1 + max(0, *map(int, tokenizer.get_vocab().values()), *end_tokens(tokenizer))
+
+
+def token_type(vocabulary: int) -> np.dtype[Any]:
+    """The smallest type that holds every token, little-endian whatever the machine."""
+    return np.dtype("<u2" if vocabulary <= 1 << 16 else "<u4")
+
+
+class Encoder:
+    """Texts to tokens, without special tokens around a text: as the tokenizer's own call, and faster.
+
+    It can be pickled. Of a tokenizer of the library ``tokenizers`` it holds only the description, so that a process
+    which gets it need not import transformers; the tokenizer itself where the two do not agree on a few texts.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.end = end_tokens(tokenizer)
+        self.dtype = token_type(vocabulary_size(tokenizer)).str
+        self.description, self.verbatim, self.tokenizer = "", False, None
+        self._fast: Any = None
+        if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+            self.description = backend.to_str()
+            self.verbatim = bool(getattr(tokenizer, "split_special_tokens", False))
+        if not self.description or [*map(list, self(PROBE))] != _call(tokenizer, PROBE):
+            self.description, self.tokenizer = "", tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fast": None}
+
+    def __call__(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        if not self.description:
+            return _call(self.tokenizer, texts)
+        if self._fast is None:
+            self._fast = self._tokenizer()
+        return [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_str(self.description)
+        fast.no_padding()
+        fast.no_truncation()
+        fast.encode_special_tokens = self.verbatim
+        with contextlib.suppress(AttributeError):  # not every model remembers, nor does every version offer this
+            fast.model._resize_cache(WORDS)
+        return fast
+
+
+def _call(tokenizer: Any, texts: Sequence[str]) -> list[Sequence[int]]:
+    # verbose=False: without the warning that a text is longer than the model's context.
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, verbose=False, return_attention_mask=False, return_token_type_ids=False
+    )
+    return list(encoded["input_ids"])
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How much of a shard has been made."""
+
+    tokens: int = 0
+    characters: int = 0
+    bytes: int = 0  # the same in UTF-8
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(self.tokens + other.tokens, self.characters + other.characters, self.bytes + other.bytes)
+
+
+def make_shard(encoder: Encoder, pieces: Iterable[Piece], path: Path, about: dict[str, Any]) -> Iterator[Counted]:
+    """Write the tokens of all pieces as a shard, with `end_tokens` behind each document; yields after each batch.
+
+    about: what else the shard should say of itself.
+    """
+    parts: list[np.ndarray] = []
+    ends = array("I")
+    tokens = characters = size = 0
+    for batch in _batches(pieces):
+        lists: list[Sequence[int]] = []
+        for (text, ends_here), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
+            lists.append(ids)
+            tokens += len(ids)
+            characters += len(text)
+            size += len(text.encode())
+            if ends_here:
+                lists.append(encoder.end)
+                tokens += len(encoder.end)
+                ends.append(tokens)
+        parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype, sum(map(len, lists))))
+        yield Counted(tokens, characters, size)
+    whole = np.concatenate(parts) if parts else np.empty(0, encoder.dtype)
+    write_shard(path, whole, np.array(ends, "<u4"), about | {"characters": characters, "bytes": size})
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece[0])
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,1 +1,0 @@
-"""The report on many runs: facts → answers → one page."""

@@ -1,0 +1,199 @@
+"""What a report needs of runs, as tables. A folder of runs becomes such tables, and a folder of such tables can stand for
+the runs it was made from: a study that was run in parts, or elsewhere, is put together from them.
+
+``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of each, but only the
+last step of every round, and only the followed weights and their primary controls; ``initial``: the controls matched on |θ_0|, to the
+end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its controls. ``found``: what the finder found in
+each trained network. ``boxes``: the boxplots. What masks and weights say, which are read whole, is in `swlottery.report.page.whole`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swlottery.errors import BadInput
+from swlottery.report.logs import status
+from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run
+from swlottery.report.words import coordinate
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from swlottery.report.page.whole import Followed
+
+TEXT = (
+    "run", "state", "message", "settings", "network", "lineage", "model", "kind", "weight", "of", "weights", "kept", "moved", "lost", "when", "matrix", "bits", "other",
+)  # fmt: skip
+"""Columns of words; in ``fixed`` and ``twins``, ``kept`` is a number."""
+ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_threshold",)}
+"""Columns that five digits are enough for, in the longest tables."""
+UNREADABLE = ("damaged", "no run")
+
+
+@dataclass
+class Facts:
+    """The tables, by name, and the folders of the runs that were read from folders."""
+
+    tables: dict[str, DataFrame]
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    def __getitem__(self, table: str) -> DataFrame:
+        return self.tables[table]
+
+    def write(self, folder: Path) -> None:
+        """One CSV file a table, each whole or not at all."""
+        from swlottery.runtime import files
+
+        for name, table in self.tables.items():
+            files.write_text(folder / f"{name}.csv", _csv(table, name))
+
+
+def collect(paths: Sequence[Path]) -> Facts:
+    """The facts of all runs below the paths: run folders, folders of them, and folders of tables. One run counts once.
+
+    A run that cannot be read has its row in ``runs``, which says why.
+
+    Raises:
+        BadInput: a path that is not there, or not one run or folder in all of them.
+    """
+    import pandas
+
+    from swlottery.report.page import whole
+
+    rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
+    folders: dict[str, Path] = {}
+    stored: list[dict[str, DataFrame]] = []
+    for path in paths:
+        if not path.is_dir():
+            raise BadInput(f"{path}: no such folder: give a run's folder, or a folder of runs")
+        if (path / "runs.csv").is_file():
+            stored.append(_read(path))
+            continue
+        for folder in _folders(path.resolve()):
+            if folder not in folders.values():
+                name = _free(name_of(folder), folders)
+                folders[name] = folder
+                run(name, folder, rows)
+    if not folders and not stored:
+        raise BadInput(f"no run in {', '.join(map(str, paths))}")
+    readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
+    found, problems = whole.tables({name: folders[name] for name in readable}, _followed(stored))
+    for name, problem in problems.items():
+        readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
+    known = {(row["run"], row["round"]) for row in rows["rounds"]}
+    for name, more in found.items():  # a run that goes on may have pruned again since its history was read
+        rows[name] += [row for row in more if "round" not in row or (row["run"], row["round"]) in known]
+    # Through CSV, so that a report on runs and one on the tables that it left are the same.
+    tables = {
+        name: _parsed(io.StringIO(_csv(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
+        for name, columns in COLUMNS.items()
+    }
+    for older in stored:
+        tables = _joined(tables, older)
+    return Facts(tables, folders)
+
+
+def _followed(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Followed]:
+    """What each network of stored tables follows first, by what the network is called by."""
+    found: dict[str, Followed] = {}
+    for tables in stored:
+        runs = {row.run: row for row in tables["runs"].itertuples()}
+        weights = tables["weights"]
+        for row in weights[weights["kind"].isin(OWN)].drop_duplicates("run").itertuples():
+            if network := runs[row.run].network:
+                found.setdefault(network, (row.run, runs[row.run].lineage, coordinate(row.weight)))
+    return found
+
+
+def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[str, DataFrame]:
+    """Two sets of tables as one. A run of the same name is the same one if it has the same settings and network."""
+    import pandas
+
+    known = {row.run: (row.settings, row.network) for row in tables["runs"].itertuples()}
+    renamed: dict[str, str | None] = {}
+    for row in older["runs"].itertuples():
+        same = known.get(row.run) == (row.settings, row.network)
+        renamed[row.run] = None if same else _free(row.run, known)
+        if not same:
+            known[str(renamed[row.run])] = (row.settings, row.network)
+    joined = {}
+    for name, table in tables.items():
+        new = older[name].assign(run=older[name]["run"].map(renamed)).dropna(subset=["run"])
+        for column in ({"elsewhere": ["of"], "twins": ["other"]}).get(name, []):
+            new[column] = [renamed.get(one) or one for one in new[column]]
+        parts = [one for one in (table, new) if len(one)]
+        joined[name] = pandas.concat(parts, ignore_index=True) if parts else table
+    return joined
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """A name that no other run has."""
+    number = 2
+    while (name if number == 2 else f"{name} ({number - 1})") in taken:
+        number += 1
+    return name if number == 2 else f"{name} ({number - 1})"
+
+
+def name_of(folder: Path) -> str:
+    """A run by its study and point, whose folder holds that run alone; any other by its own name."""
+    point = folder.parent
+    return f"{point.parent.name}/{point.name}" if (point.parent / "points").is_dir() else folder.name
+
+
+def _csv(table: DataFrame, name: str) -> str:
+    rough = {
+        column: [float(f"{value:.5g}") if isinstance(value, float) else value for value in table[column]]
+        for column in ROUGH.get(name, ())
+    }
+    return str(table.assign(**rough).to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+
+
+def _parsed(text: Any, name: str) -> DataFrame:
+    """A table from its CSV text or file. Words are never missing: a run may be called NA."""
+    import pandas
+
+    columns = COLUMNS[name].split()
+    words = [
+        column for column in columns if column in TEXT and (name, column) not in (("fixed", "kept"), ("twins", "kept"))
+    ]
+    missing = {column: [""] for column in columns if column not in words}
+    found = pandas.read_csv(
+        text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=missing
+    )
+    return found.reindex(columns=columns)
+
+
+def _read(folder: Path) -> dict[str, DataFrame]:
+    found = {}
+    for name in COLUMNS:
+        path = folder / f"{name}.csv"
+        try:
+            found[name] = _parsed(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
+    return found
+
+
+DEPTH = 3
+"""How far below a given folder runs are looked for: a folder of studies, a study, a point."""
+
+
+def _folders(path: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """Every run below a path, and every folder that holds nothing of the kind: a report names those too."""
+    if any((path / name).is_file() for name in status.FILES):
+        yield path
+        return
+    inside = []
+    with suppress(OSError):
+        inside = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if (path / "points").is_dir():
+        inside = [p for p in inside if p.name not in ("points", "logs")]
+    if (not inside and depth < DEPTH) or not depth:
+        yield path
+    for folder in inside if depth else ():
+        yield from _folders(folder, depth - 1)

@@ -1,0 +1,90 @@
+"""``swlottery report``: the facts of runs, the answers to every question that they can say something of, and the pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from swlottery import __version__
+from swlottery.config import TrainSettings
+from swlottery.report.logs.train import TrainLog
+from swlottery.report.page import html, markdown
+from swlottery.report.page.arms import Study
+from swlottery.report.page.facts import Facts, collect
+from swlottery.report.page.html import RunPage
+from swlottery.report.page.questions import answers
+from swlottery.report.page.sections import Section
+from swlottery.report.page.svg import svg
+from swlottery.report.run_files import read_events
+from swlottery.report.words import count
+from swlottery.runtime import files
+
+TITLE = "Super weights and the lottery: what these runs say"
+
+
+def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
+    """Write the page ``out`` and beside it ``<stem>_tables/``; into: a Markdown file too, with tables and figures in ``<stem>/``.
+
+    Returns what was written.
+
+    Raises:
+        BadInput: a path that is no folder, or no run in any of them.
+    """
+    facts = collect(paths)
+    study = Study(facts)
+    sections = answers(study)
+    made = f"Made by swlottery {__version__} report, from {count(len(facts['runs']), 'run')}."
+    tables = out.with_name(f"{out.stem}_tables")
+    _write_tables(facts, sections, tables)
+    files.write_text(out, html.page(TITLE, sections, run_pages(study), made))
+    written = [out, tables]
+    if into is not None:
+        beside = into.with_suffix("")
+        _write_tables(facts, sections, beside)
+        for section in sections:
+            for picture in section.pictures:
+                files.write_text(
+                    beside / f"{picture.name}.svg", svg(picture.figure, f"figure-{picture.name}", "", page=False)
+                )
+        files.write_text(into, markdown.text(TITLE, sections, made, beside.name))
+        written += [into, beside]
+    return written
+
+
+def run_pages(study: Study) -> list[RunPage]:
+    """What the page says of each run."""
+    defaults = asdict(TrainSettings())
+    pages = []
+    for row in study.facts["runs"].itertuples():
+        settings = study.settings.get(row.run, {})
+        changed = {name: value for name, value in settings.items() if defaults.get(name) != value}
+        state = str(row.state) + (f" ({row.message})" if row.message else "")
+        folder = study.facts.folders.get(row.run)
+        pages.append(RunPage(str(row.run), state, settings, changed, log_of(folder) if folder else ""))
+    return pages
+
+
+def log_of(folder: Path) -> str:
+    """A run's log, told again from its history; of a damaged one as much as can be."""
+    lines: list[str] = []
+    log = TrainLog(bars=False, write=lines.append)
+    try:
+        settings: Mapping[str, object] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        for event in read_events(folder):
+            if event["event"] == "start":
+                log.header(settings, event, asdict(TrainSettings()))
+            else:
+                log.event(event)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines.append(f"(the history ends here: {type(error).__name__}: {error})")
+    return "\n".join(lines)
+
+
+def _write_tables(facts: Facts, sections: list[Section], folder: Path) -> None:
+    """The facts, from which the report can be made again, and the tables that it shows."""
+    facts.write(folder)
+    for section in sections:
+        for table in section.tables:
+            files.write_text(folder / f"{table.name}.csv", html.as_csv(table))

@@ -1,0 +1,120 @@
+"""What a report is made of: sections, each a question, its answer in words, tables and a figure. Pages are written from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOTHING = "—"
+
+Row = dict[str, Any]
+"""One line of a table: what stands in each column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. name: of its CSV file. rows: by column; a cell is text, a number, or None where there is nothing to say."""
+
+    name: str
+    caption: str
+    rows: Sequence[Row]
+
+    def __post_init__(self) -> None:
+        if any(list(row) != self.heads for row in self.rows):
+            raise ValueError(f"the rows of {self.name} do not have the same columns")
+
+    @property
+    def heads(self) -> list[str]:
+        return list(self.rows[0]) if self.rows else []
+
+    @property
+    def cells(self) -> list[list[Any]]:
+        return [list(row.values()) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure. alternative: what it shows, for whoever cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alternative: str
+
+
+UNSAID = "These runs are too few to tell."
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question. short: the answer in a line for the top of the page. answer: the same with its
+    numbers. Both are worked out from the data. remark: how."""
+
+    name: str
+    title: str
+    answer: list[str]
+    tables: list[Table]
+    pictures: list[Picture]
+    remark: str
+    short: str
+
+    @classmethod
+    def of(
+        cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
+        remark: str = "", short: str = "",
+    ) -> Section:  # fmt: skip
+        """Without the tables and figures that have nothing to show. short: the first sentence of the answer, unless given."""
+        there = [picture for picture in pictures if picture is not None]
+        brief = short or (answer[0] if answer else UNSAID)
+        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, brief)
+
+
+def cell(value: Any) -> str:
+    """A cell as it is written."""
+    import math
+
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def corrected(rows: Sequence[Row]) -> None:
+    """Set ``p (Holm)`` from ``p``, for rows that are one family."""
+    from swlottery.study.statistics import holm
+
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p (Holm)"] = p
+
+
+def p_value(p: float) -> str:
+    """``p = 0.031``; never ``p = 0``."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """``[0.1, 0.3]``; ``[−∞, ∞]`` where there are too few networks for one."""
+    return f"[{low:.{digits}g}, {high:.{digits}g}]".replace("-inf", "−∞").replace("inf", "∞")
+
+
+def within(written: str) -> str:
+    """An `interval` behind a number in a sentence: nothing where there is none."""
+    return "" if "∞" in written else f" {written}"
+
+
+def span(low: float, high: float, digits: str) -> str:
+    """``0.10 to 0.30``, or one number where both are written alike."""
+    first, last = f"{low:{digits}}", f"{high:{digits}}"
+    return first if first == last else f"{first} to {last}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"

@@ -1,0 +1,260 @@
+"""What whole networks say, from the masks and weights that run folders hold, as rows of five more tables.
+
+``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of their matrices.
+``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0| and |θ_T1| tell what is kept.
+``regression``: what the size of a weight in the final ticket depends on. ``twins``: networks trained from one initialisation in another
+order of the batches: is the same weight found, and how large is it?
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from swlottery.config import LATER
+from swlottery.report.page.rows import DAMAGE, HASH, network_of
+from swlottery.report.run_files import read_events, read_rows, read_settings
+from swlottery.report.words import place
+from swlottery.study import statistics as inference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Row = dict[str, Any]
+At = tuple[int, ...]
+"""(layer, out, in), and the expert behind them where there is one."""
+
+FREE = LATER | {"data_seed", "threads", "device"}
+"""Settings in which twins may differ: the order of the batches, and all that concerns later rounds."""
+
+DRAWN = 1000
+"""Coordinates that are drawn, the same ones in all networks of one shape."""
+DRAW = 2024
+"""The seed that draws them: never a run's."""
+
+
+@dataclass
+class Whole:
+    """The stored tensors of one run's down-projections, in their storage order, by parameter name."""
+
+    folder: Path
+
+    @cached_property
+    def start(self) -> dict[str, Any]:
+        """The run's first event; empty where it says nothing of down-projections."""
+        first = next(iter(read_events(self.folder)), {})
+        return first if first.get("event") == "start" and first.get("downs") else {}
+
+    @property
+    def names(self) -> list[str]:
+        """The down-projections, by layer."""
+        return list(self.start.get("downs", []))
+
+    @cached_property
+    def network(self) -> str:
+        """What the trained round-1 network is called by; empty before there is one."""
+        return network_of(self.folder)
+
+    @property
+    def lineage(self) -> str:
+        """What θ_0 is called by."""
+        return str(self.start["lineage"])[:HASH]
+
+    @property
+    def chooses_for_itself(self) -> bool:
+        """Whether what it follows comes from its own trained network, and from nothing else."""
+        return read_settings(self.folder).get("super_weights") == "discover"
+
+    @property
+    def training(self) -> str:
+        """Its θ_0 and its first training, but for the order of the batches."""
+        settings = read_settings(self.folder)
+        kept = {name: value for name, value in settings.items() if name not in FREE}
+        return json.dumps([self.lineage, kept], sort_keys=True)
+
+    def tensors(self, file: str) -> dict[str, NDArray[Any]]:
+        """The down-projections in a file of weights; none where there is no such file."""
+        from safetensors import safe_open
+
+        path = self.folder / file
+        if not path.exists():
+            return {}
+        with safe_open(path, framework="np") as stored:
+            return {name: stored.get_tensor(name).astype(np.float32, copy=False) for name in self.names}
+
+    def mask(self, number: int) -> dict[str, NDArray[np.bool_]]:
+        """m_number of those down-projections that are in scope; none where the run has not come so far."""
+        from swlottery.lottery import masks
+
+        path = self.folder / "masks" / f"round_{number}.safetensors"
+        if not path.exists():
+            return {}
+        whole = masks.load(path)
+        return {name: whole[name].numpy() for name in self.names if name in whole}
+
+    def entry(self, tensor: NDArray[Any], at: At) -> Any:
+        """The entry of one down-projection; IndexError where it has none there."""
+        _, out, in_, *expert = at
+        matrix = tensor[expert[0]] if expert else tensor
+        return matrix[in_, out] if self.start["in_out"] else matrix[out, in_]
+
+    @cached_property
+    def followed(self) -> tuple[At | None, list[At]]:
+        """The weight of the run's own that stands first, and its primary controls, from the end of round 1."""
+        own: At | None = None
+        controls: list[At] = []
+        steps = str(read_settings(self.folder).get("steps"))
+        for row in read_rows(self.folder / "watch.csv"):
+            if row["round"] != "1" or row["step"] != steps:
+                continue
+            at = tuple(int(row[name]) for name in ("layer", "out", "in", "expert") if row.get(name))
+            if row["kind"] in ("super_weight", "leader") and own is None:
+                own = at
+            elif row["kind"] == "control_rank" and own is not None and row["of"] == ":".join(map(str, own[:3])):
+                controls.append(at)
+        return own, controls
+
+
+Followed = tuple[str, str, At]
+"""The run that found a weight, what its θ_0 is called by, and the weight."""
+
+
+def tables(
+    folders: Mapping[str, Path], known: Mapping[str, Followed]
+) -> tuple[dict[str, list[Row]], dict[str, str]]:  # fmt: skip
+    """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why.
+
+    known: of networks whose runs are not here, by what they are called by, what they follow: looked up here as well.
+    """
+    from safetensors import SafetensorError
+
+    found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
+    problems: dict[str, str] = {}
+    runs: dict[str, Whole] = {}
+    followed: dict[str, Followed] = {}
+    for name, folder in folders.items():
+        run = Whole(folder)
+        try:
+            if run.names:
+                runs[name] = run
+                if run.network and run.followed[0]:
+                    followed.setdefault(run.network, (name, run.lineage, run.followed[0]))
+            for table, rows in _of_one(name, run).items():
+                found[table] += rows
+        except (*DAMAGE, SafetensorError) as error:
+            problems[name] = f"its weights or masks are damaged ({error})"
+            runs.pop(name, None)
+    for name, run in runs.items():
+        for number in range(1, int(run.start["prunes"]) + 1):
+            if mask := run.mask(number):
+                found["elsewhere"] += elsewhere(name, number, run, mask, list({**known, **followed}.values()))
+    of_one_start: dict[str, dict[str, str]] = {}
+    for name, run in runs.items():
+        if run.network and run.chooses_for_itself:
+            of_one_start.setdefault(run.training, {}).setdefault(run.network, name)
+    for networks in of_one_start.values():
+        first, *others = networks.values()
+        found["twins"] += [row for other in others for row in twins(first, runs[first], other, runs[other])]
+    return found, problems
+
+
+def _of_one(name: str, run: Whole) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "regression": []}
+    if not run.names:
+        return found
+    initial, trained = run.tensors("theta_0.safetensors"), run.tensors("round_1/model.safetensors")
+    for number in range(1, int(run.start["prunes"]) + 1):
+        if mask := run.mask(number):
+            found["fixed"] += fixed(name, number, mask)
+            aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
+            found["predicted"].append({"run": name, "round": number, **aucs})
+    final = run.tensors("final/model.safetensors")
+    if final and trained and initial:
+        found["regression"].append({"run": name, "prunes": run.start["prunes"], **regression(final, trained, initial)})
+    return found
+
+
+def fixed(name: str, number: int, mask: Mapping[str, NDArray[np.bool_]]) -> list[Row]:
+    """Of each matrix: which of the drawn coordinates in it mask ``number`` kept, and how much of the matrix."""
+    ends = np.cumsum([one.size for one in mask.values()])
+    drawn = np.random.default_rng(DRAW).choice(ends[-1], size=min(DRAWN, int(ends[-1])), replace=False)
+    rows = []
+    for (matrix, one), end in zip(mask.items(), ends, strict=True):
+        inside = drawn[(drawn >= end - one.size) & (drawn < end)] - (end - one.size)
+        kept = one.reshape(-1)[inside]
+        rows.append({
+            "run": name, "round": number, "matrix": matrix, "drawn": len(inside), "kept": int(kept.sum()), "size": one.size,
+            "matrix_kept": int(np.count_nonzero(one)), "bits": np.packbits(kept).tobytes().hex(),
+        })  # fmt: skip
+    return rows
+
+
+def elsewhere(
+    name: str, number: int, run: Whole, mask: Mapping[str, NDArray[np.bool_]], followed: Sequence[tuple[str, str, At]]
+) -> list[Row]:
+    """The weights that other networks follow, each looked up here, where it means nothing.
+
+    followed: the run that found a weight, the θ_0 of that, and the weight.
+    """
+    rows = []
+    for of, lineage, at in followed:
+        matrix = mask.get(run.names[at[0]]) if at[0] < len(run.names) else None
+        if lineage == run.lineage or matrix is None:
+            continue
+        try:
+            alive = bool(run.entry(matrix, at))
+        except IndexError:
+            continue  # a network of another shape
+        rate = float(matrix.mean())
+        rows.append(
+            {"run": name, "round": number, "weight": place(at), "of": of, "alive": alive, "matrix_keep_rate": rate}
+        )
+    return rows
+
+
+def predicts(sizes: Mapping[str, NDArray[Any]], mask: Mapping[str, NDArray[np.bool_]]) -> float | None:
+    """How well |w| then tells the kept weights of a matrix from the pruned ones: the mean over matrices of the AUC."""
+    aucs = [
+        inference.auc(np.abs(sizes[name]).reshape(-1), one.reshape(-1)) for name, one in mask.items() if name in sizes
+    ]
+    there = [one for one in aucs if not np.isnan(one)]
+    return float(np.mean(there)) if there else None
+
+
+def regression(
+    final: Mapping[str, NDArray[Any]], trained: Mapping[str, NDArray[Any]], initial: Mapping[str, NDArray[Any]]
+) -> Row:
+    """log|w| in the final ticket on log|θ_T1| and log|θ_0|, over the down-projections' weights that remain."""
+    sizes = [
+        np.concatenate([np.abs(one[name]).reshape(-1) for name in final]).astype(np.float64)
+        for one in (final, trained, initial)
+    ]
+    there = np.logical_and.reduce([size > 0 for size in sizes])
+    y, x1, x0 = (np.log(size[there]) for size in sizes)
+    (intercept, slope, slope_0), r_squared = inference.regression(y, x1, x0)
+    return {"weights": int(there.sum()), "intercept": intercept, "trained": slope, "initial": slope_0, "r_squared": r_squared}  # fmt: skip
+
+
+def twins(name: str, first: Whole, other_name: str, other: Whole) -> list[Row]:
+    """The first network's followed weight, and its controls, in the other one, which had no part in choosing them."""
+    (own, controls), (theirs, _) = first.followed, other.followed
+    weights, mask = other.tensors("round_1/model.safetensors"), other.mask(1)
+    if own is None or not weights:
+        return []
+    matrix = first.names[own[0]]
+    sizes = np.abs(weights[matrix])
+    value = float(other.entry(sizes, own))
+    below = sum(float(other.entry(sizes, at)) < value for at in controls)
+    kept = mask.get(matrix)
+    return [{
+        "run": name, "other": other_name, "weight": place(own), "found_again": own == theirs,
+        "percentile": 100 * float(np.mean(sizes < value) + np.mean(sizes == value) / 2), "rank": below, "controls": len(controls),
+        "kept": None if kept is None else bool(other.entry(kept, own)),
+        "matrix_keep_rate": None if kept is None else float(kept.mean()),
+    }]  # fmt: skip

@@ -1,0 +1,401 @@
+"""Sources become texts, texts become windows: `swlottery.data.evaluation`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sources
+from sources import FakeHub, answer, python, tokenizer_with
+from swlottery.data import evaluation as texts
+from swlottery.data.evaluation import Text, evaluation_windows, read_text, windows
+
+
+def refusal(*args: Any, of: Any = read_text, **kwargs: Any) -> str:
+    return sources.refusal(*args, of=of, **kwargs)
+
+
+def text_of(content: str) -> Text:
+    return Text("a test", content, hashlib.sha256(content.encode()).hexdigest())
+
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def test_importing_the_module_imports_nothing_heavy() -> None:
+    code = "import json, sys, swlottery.data.evaluation; print(json.dumps(sorted(sys.modules)))"
+    assert not {"torch", "numpy", "datasets", "transformers"} & set(answer(python(code)))
+
+
+# --- Files and folders ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_verbatim(here: Path) -> None:
+    stored = " Grüße,\r\nworld\n\n".encode()
+    (here / "notes").write_bytes(stored)
+    text = read_text("notes")
+    assert text == Text("notes", " Grüße,\r\nworld\n\n", hashlib.sha256(stored).hexdigest())
+    assert text.characters == 16
+
+
+def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    (here / "x.txt").write_text("words")
+    assert read_text("~/x.txt").content == "words"
+
+
+def test_a_folder_is_its_text_files_by_relative_path(here: Path) -> None:
+    for name, content in {"b.rst": "3", "a/z.md": "2", "a.txt": "1", "a/code.py": "no", "txt": "no"}.items():
+        path = here / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    text = read_text("corpus")
+    assert text.content == "1\n\n2\n\n3"
+    assert text.name == "corpus (3 files)"
+
+
+def test_a_folder_without_text_is_refused(here: Path) -> None:
+    (here / "corpus").mkdir()
+    (here / "corpus" / "code.py").write_text("x = 1")
+    assert "corpus holds no .txt, .md, .rst file" in refusal("corpus")
+
+
+def test_a_file_or_folder_comes_before_a_data_set_and_builtin_before_all(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("wikitext", "builtin", "owner/name"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text("a file")
+    (here / "openwebtext").mkdir()
+    (here / "openwebtext" / "x.txt").write_text("a folder")
+    monkeypatch.setattr(texts, "builtin_text", lambda: text_of("built in"))
+    found = [read_text(source).content for source in ("builtin", "wikitext", "owner/name", "openwebtext")]
+    assert found == ["built in", "a file", "a file", "a folder"]
+
+
+@pytest.mark.parametrize("source", ["bad.txt", "."])
+def test_bytes_that_are_not_utf8_are_refused_with_file_and_offset(here: Path, source: str) -> None:
+    (here / "bad.txt").write_bytes("Grüße".encode() + b"\xff")
+    assert "bad.txt is not UTF-8 (byte 7:" in refusal(source)
+
+
+@pytest.mark.parametrize("content", ["", " \n\t\n"])
+def test_a_text_without_text_is_refused(here: Path, content: str) -> None:
+    (here / "empty.txt").write_text(content)
+    assert "empty.txt holds no text" in refusal("empty.txt")
+    assert "holds no text" in refusal(".")
+
+
+def test_a_file_that_cannot_be_read_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    (here / "x.txt").write_text("words")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert "x.txt cannot be read (Permission denied)" in refusal("x.txt")
+
+
+NOWHERE = ["", "x.txt", "notes.md", "owner/notes.rst", "./x", "../x/y", "/no/such", "~/no-such", "~nobody/x", "a/b/c"]
+NO_DATA_SETS = ["owner/name/", "builtn", "wikitext-2", "two words", "own er/name", "owner/name:", "nul\0/x"]
+
+
+@pytest.mark.parametrize("source", NOWHERE + NO_DATA_SETS)
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(source: str, hub: FakeHub) -> None:
+    message = refusal(source)
+    assert "no such file or folder" in message and "'builtin'" in message
+    assert not hub.asked
+
+
+# --- The hub -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    hub = FakeHub()
+    monkeypatch.setattr("datasets.load_dataset", hub.load_dataset)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "config"),
+    [
+        ("wikitext", "Salesforce/wikitext", "wikitext-2-raw-v1"),
+        ("openwebtext", "Skylion007/openwebtext", None),
+        ("own.er/na-me_1", "own.er/na-me_1", None),
+        ("owner/name:20220301.en", "owner/name", "20220301.en"),
+    ],
+)
+def test_names_of_data_sets(hub: FakeHub, source: str, name: str, config: str | None) -> None:
+    text = read_text(source)
+    assert hub.asked == [(name, config)]
+    assert text.content == "words"
+    assert text.name == f"{name}:{config} (test)" if config else f"{name} (test)"
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked", "taken"),
+    [
+        (["train", "validation", "test"], "test", "test"),
+        (["train", "validation", "test"], "train", "train"),
+        (["train", "validation"], "test", "validation"),
+        (["train"], "test", "train"),
+        (["test"], "train", None),
+        (["extra"], "test", None),
+    ],
+)
+def test_splits(hub: FakeHub, splits: list[str], asked: str, taken: str | None) -> None:
+    hub.splits = {split: [{"text": f"the words of {split}"}] for split in splits}
+    if taken is None:
+        assert f"no split {asked}, only {splits[0]}" in refusal("owner/name", asked)
+    else:
+        text = read_text("owner/name", asked)
+        assert (text.name, text.content) == (f"owner/name ({taken})", f"the words of {taken}")
+
+
+def test_rows_are_joined_by_blank_lines_and_empty_ones_stay(hub: FakeHub) -> None:
+    hub.splits["test"] = [{"text": row} for row in (" = A = \n", "", None, "words")]
+    assert read_text("wikitext").content == " = A = \n\n\n\n\n\n\nwords"
+
+
+def test_the_only_column_of_strings_is_the_text(hub: FakeHub) -> None:
+    hub.splits["test"] = [{"id": 1, "content": "a"}, {"id": 2, "content": "b"}]
+    assert read_text("owner/name").content == "a\n\nb"
+    hub.splits["test"] = [{"title": "no", "text": "yes", "id": 1}]
+    assert read_text("owner/name").content == "yes"
+    hub.splits["test"] = [{"title": "?", "body": "?", "id": 1}]
+    assert "title, body, id" in refusal("owner/name")
+    hub.splits["test"] = [{"id": 1}]
+    assert "among id" in refusal("owner/name")
+
+
+def test_a_data_set_without_rows_is_refused(hub: FakeHub) -> None:
+    hub.splits["test"] = []
+    assert "owner/name (test) holds no text" in refusal("owner/name")
+
+
+def test_a_large_data_set_is_not_read_beyond_the_cap(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = itertools.count()
+    hub.splits["test"] = ({"text": "x" * 10} for _ in read)  # endless
+    monkeypatch.setattr(texts, "MAX_CHARACTERS", 100)
+    text = read_text("owner/name")
+    assert text.characters == 100
+    assert text.name == "owner/name (test, first 100 characters)"
+    assert next(read) == 9  # nine rows and their blank lines are 108 characters, without the last blank line 106
+    hub.splits["test"] = [{"text": "x" * 10}] * 8
+    assert read_text("owner/name").name == "owner/name (test)"
+
+
+def test_whatever_the_library_raises_becomes_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("gated,\n  or worse " + "and worse " * 100)
+
+    def broken_rows() -> Iterator[dict[str, str]]:
+        yield {"text": "words"}
+        raise OSError("connection lost")
+
+    hub.splits["test"] = broken_rows()
+    assert "connection lost" in refusal("owner/name")
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    message = refusal("owner/name:part")
+    assert "owner/name:part cannot be read (gated, or worse" in message and len(message) < 800
+    assert "datasets.load_dataset('owner/name', 'part') on the login node" in message
+
+
+OFFLINE = """
+import json
+from swlottery.data.evaluation import read_text
+from swlottery.errors import BadInput
+try:
+    text = read_text("wikitext")
+    print(json.dumps([text.name, text.content]))
+except BadInput as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_a_hub_out_of_reach_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    message = answer(python(OFFLINE, HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=str(tmp_path / "datasets")))
+    assert isinstance(message, str) and "\n" not in message
+    assert "Salesforce/wikitext" in message and "'builtin'" in message and "HF_HUB_OFFLINE=1" in message
+
+
+def test_a_data_set_prepared_beforehand_is_read_offline(tmp_path: Path) -> None:
+    """The advice in that line works: what ``load_dataset`` leaves in its cache is found again without network."""
+    from datasets import load_dataset_builder
+
+    rows = tmp_path / "test.jsonl"
+    rows.write_text('{"text": "one"}\n{"text": "two"}\n')
+    builder = load_dataset_builder("json", data_files={"test": str(rows)}, cache_dir=str(tmp_path / "made"))
+    builder.download_and_prepare()
+    prepared = tmp_path / "datasets" / "Salesforce___wikitext" / "wikitext-2-raw-v1" / "0.0.0" / "0123abc"
+    prepared.mkdir(parents=True)
+    made = Path(builder.cache_dir)
+    info = json.loads((made / "dataset_info.json").read_text())
+    info.update(config_name="wikitext-2-raw-v1", dataset_name="wikitext")
+    (prepared / "dataset_info.json").write_text(json.dumps(info))
+    (made / "json-test.arrow").rename(prepared / "wikitext-test.arrow")
+
+    read = answer(python(OFFLINE, HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=str(tmp_path / "datasets")))
+    assert read == ["Salesforce/wikitext:wikitext-2-raw-v1 (test)", "one\n\ntwo"]
+
+
+# --- Windows -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> tuple[int, int, int, list[int]]:
+    """Tokens in the text, windows, their length, and a prefix of tokens that no text has."""
+    prefix = draw(st.lists(st.integers(-9, -1), max_size=3))
+    count, body = draw(st.integers(1, 40)), draw(st.integers(1, 20))
+    spare = draw(st.one_of(st.just(0), st.integers(0, 2000)))
+    return count * body + spare, count, len(prefix) + body, prefix
+
+
+@given(tilings())
+def test_windows_are_equally_long_in_order_apart_and_spread(tiling: tuple[int, int, int, list[int]]) -> None:
+    total, count, length, prefix = tiling
+    rows = windows(range(total), count, length, prefix)  # each token is its own position
+    body = length - len(prefix)
+    assert rows.shape == (count, length) and rows.dtype == torch.long
+    assert rows[:, : len(prefix)].tolist() == [prefix] * count
+    texts = rows[:, len(prefix) :]
+    starts = texts[:, 0].tolist()
+    assert texts.tolist() == [list(range(start, start + body)) for start in starts]  # unbroken stretches of the text
+    steps = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert all(step >= body for step in steps)  # in order, and apart
+    assert starts[0] == 0
+    if count > 1:
+        assert starts[-1] + body == total
+        assert max(steps) - min(steps) <= 1  # evenly
+
+
+@given(tilings())
+def test_a_text_one_token_short_is_refused(tiling: tuple[int, int, int, list[int]]) -> None:
+    _, count, length, prefix = tiling
+    needed = count * (length - len(prefix))
+    message = refusal(range(needed - 1), count, length, prefix, of=windows)
+    assert f"{needed - 1} tokens" in message and f"need {needed}:" in message
+    assert windows(range(needed), count, length, prefix).numel() == count * length
+
+
+@pytest.mark.parametrize(("count", "length"), [(0, 5), (2, 1), (2, 0)])
+def test_windows_without_text_make_no_sense(count: int, length: int) -> None:
+    with pytest.raises(ValueError):
+        windows(range(100), count, length, prefix=[7])
+
+
+# --- Documents of an evaluation ------------------------------------------------------------------------------------
+
+WORDS = " ".join(f"word{i:06d}" for i in range(20_000))
+
+
+def test_the_test_tokenizer_has_a_token_a_byte() -> None:
+    assert len(tokenizer_with()(WORDS[:500])["input_ids"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("tokens", "context", "documents", "shape"),
+    [
+        (3200, 1024, 32, (32, 100)),  # the tokens shared out
+        (3231, 1024, 32, (32, 100)),
+        (543, 1024, 32, (32, 16)),  # a rest that would make one more of them is left
+        (3200, 50, 32, (64, 50)),  # more documents of the whole context
+        (3249, 50, 32, (64, 50)),
+        (3200, 100, 32, (32, 100)),
+        (512, 1024, 32, (32, 16)),  # the shortest
+        (600, 1024, 5, (30, 20)),  # never fewer than 30
+        (4000, 1024, 40, (40, 100)),
+        (320, 8, 32, (40, 8)),  # a model whose whole context is shorter
+    ],
+)
+def test_how_many_documents_of_what_length(tokens: int, context: int, documents: int, shape: tuple[int, int]) -> None:
+    rows = evaluation_windows(text_of(WORDS), tokenizer_with(), tokens, context, documents)
+    assert rows.shape == shape and rows.dtype == torch.long
+
+
+def test_thirty_two_documents_are_the_default() -> None:
+    assert texts.MIN_DOCUMENTS == 30
+    assert evaluation_windows(text_of(WORDS), tokenizer_with(), 3200, 1024).shape == (32, 100)
+
+
+@pytest.mark.parametrize(("documents", "smallest"), [(32, 512), (40, 640), (1, 480)])
+def test_too_few_tokens_are_refused_with_the_smallest_number(documents: int, smallest: int) -> None:
+    arguments = (1024, documents)
+    message = refusal(text_of(WORDS), tokenizer_with(), smallest - 1, *arguments, of=evaluation_windows)
+    assert f"set --eval-tokens to {smallest} or more" in message
+    assert evaluation_windows(text_of(WORDS), tokenizer_with(), smallest, *arguments).numel() == smallest
+
+
+def test_a_text_too_short_is_refused_with_both_numbers() -> None:
+    tokenizer = tokenizer_with("<s>")
+    message = refusal(text_of("x" * 3167), tokenizer, 3200, 1024, of=evaluation_windows)
+    assert "3167 tokens" in message and "need 3168" in message  # 32 windows of 99 and BOS
+    assert evaluation_windows(text_of("x" * 3168), tokenizer, 3200, 1024).shape == (32, 100)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "prefix"),
+    [
+        ("", "", []),
+        ("<s>", "", [0]),
+        ("", "</s>", []),
+        ("<s>", "</s>", [0]),
+        ("</s>", "", [1]),
+        ("<s> </s>", "", [0, 1]),
+    ],
+    ids=["gpt2", "llama", "t5", "both", "opt", "two"],
+)
+def test_documents_begin_as_the_tokenizer_begins_a_text(before: str, after: str, prefix: list[int]) -> None:
+    tokenizer = tokenizer_with(before, after, bos_token="<s>", eos_token="</s>")
+    rows = evaluation_windows(text_of(WORDS), tokenizer, 640, 1024)
+    assert rows.shape == (32, 20)
+    assert rows[:, : len(prefix)].tolist() == [prefix] * 32
+    texts = [tokenizer.decode(row) for row in rows[:, len(prefix) :].tolist()]
+    assert all(text in WORDS for text in texts)
+    assert not torch.isin(rows[:, len(prefix) :], torch.tensor([0, 1])).any()
+
+
+def test_a_long_text_is_not_tokenised_whole_yet_read_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, seen = tokenizer_with(), []
+
+    def watched(content: str, **settings: Any) -> Any:
+        seen.append(len(content))
+        return tokenizer(content, **settings)
+
+    tokens, documents = 512, 32
+    assert len(WORDS) > 10 * texts.CHARACTERS_PER_TOKEN * tokens
+    rows = evaluation_windows(text_of(WORDS), watched, tokens, 1024, documents)
+    assert max(seen) <= texts.CHARACTERS_PER_TOKEN * tokens + len("\n\n") * documents
+    places = [WORDS.find(tokenizer.decode(row)) for row in rows.tolist()]
+    found = [place for place in places if place >= 0]  # a window may hold the seam of two passages
+    assert len(found) >= documents - 2
+    assert found == sorted(found)
+    gaps = [later - earlier for earlier, later in itertools.pairwise([0, *found, len(WORDS)])]
+    assert max(gaps) <= 2.2 * len(WORDS) / documents
+
+
+def test_a_text_just_below_the_bar_is_tokenised_whole() -> None:
+    tokens = 512
+    content = WORDS[: texts.CHARACTERS_PER_TOKEN * tokens]
+    rows = evaluation_windows(text_of(content), tokenizer_with(), tokens, 1024)
+    whole = tokenizer_with()(content)["input_ids"]
+    assert torch.equal(rows, windows(whole, 32, 16))
+
+
+def test_no_warning_of_a_text_longer_than_the_context(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "transformers")  # a command that another test ran may have asked for less
+    tokenizer = tokenizer_with(model_max_length=64)
+    evaluation_windows(text_of(WORDS), tokenizer, 640, 64)
+    assert "longer than" not in caplog.text
+    tokenizer(WORDS)  # it would have been seen
+    assert "longer than" in caplog.text
