@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torch
 from scipy.stats import binomtest
 
+from swlottery.config import KAPPA
 from swlottery.find import null
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA
 from swlottery.find.watching import activations
 from swlottery.models.architectures import Roles
+from swlottery.models.coordinates import Coordinate
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 
 STRENGTHS = (0.5, 0.9, 1.0, 1.1, 1.5, 2.0)

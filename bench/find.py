@@ -42,8 +42,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
 def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
     import torch
 
+    from swlottery.config import KAPPA
     from swlottery.find.forward import run_body
-    from swlottery.find.spikes import KAPPA
     from swlottery.find.watching import scan
 
     if kind == "watched":

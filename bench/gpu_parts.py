@@ -379,8 +379,8 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
     from swlottery.find import planted, probe, run
-    from swlottery.find.coordinates import Coordinate
     from swlottery.models.architectures import Roles
+    from swlottery.models.coordinates import Coordinate
 
     one_pass = beside("find").one_pass
     loaded = random_model(name, size)
@@ -436,7 +436,7 @@ def selection_and_watch(count: int, size: Size) -> Iterator[Row]:
     """Of so many weights, in square matrices and a rest."""
     import torch
 
-    from swlottery.find.coordinates import Coordinate
+    from swlottery.models.coordinates import Coordinate
     from swlottery.watch import rows as watch
 
     generator = torch.Generator(size.device).manual_seed(0)

@@ -166,8 +166,8 @@ def planted_gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> t
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from swlottery.find import planted, probe
-    from swlottery.find.coordinates import Coordinate
     from swlottery.models.architectures import Roles
+    from swlottery.models.coordinates import Coordinate
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval().requires_grad_(False)

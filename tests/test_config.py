@@ -13,7 +13,6 @@ from swlottery import config
 from swlottery.cli import main
 from swlottery.config import TrainSettings, from_file
 from swlottery.errors import BadInput
-from swlottery.find.coordinates import Coordinate
 
 
 def test_the_defaults_are_sound():
@@ -81,7 +80,7 @@ def test_rates_and_coordinates():
     assert TrainSettings(schedule="0.1, 0.29", rounds=2).rates() == [Decimal("0.1"), Decimal("0.29")]
     assert TrainSettings(prune_rate="0.1", rounds=2).rates() == [Decimal("0.1")] * 2
     follow = ["2,447,666", "(1, 2, 3)"]
-    assert TrainSettings(follow=follow).coordinates() == [Coordinate(2, 447, 666), Coordinate(1, 2, 3)]
+    assert TrainSettings(follow=follow).coordinates() == [(2, 447, 666), (1, 2, 3)]
 
 
 # Config files

@@ -11,7 +11,6 @@ import pytest
 
 from swlottery import cli
 from swlottery.config import TrainSettings, from_file
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery.prune import planned
 from swlottery.study.grid import read
 
@@ -99,7 +98,7 @@ def test_a_first_run_is_set_up_as_it_was(run: str) -> None:
     assert (own.lr, own.lr_schedule, own.warmup) == (6e-4, "constant", 0)
     assert (own.beta1, own.beta2, own.weight_decay, own.clip) == (0.9, 0.95, 0.1, 1.0)
     assert (own.scope, own.criterion) == ("all", "global-magnitude")
-    assert own.coordinates() == [Coordinate(2, 447, 666)]
+    assert own.coordinates() == [(2, 447, 666)]
 
 
 def test_the_first_runs_start_from_one_initialisation_and_differ_in_length_and_rate_only() -> None:

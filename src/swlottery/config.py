@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from swlottery.errors import BadInput
-from swlottery.find import probe, search, spikes
-from swlottery.find.coordinates import Coordinate
-from swlottery.runtime import hardware
+
+KAPPA = 40.0
+"""κ. One constant for all models: twice the 95th percentile of the permutation null on a real one (docs/method.md)."""
+MAX_WEIGHTS = 32
+"""The most weights that a search takes out."""
+BOS_MODES = ("both", "with", "without")
+DTYPES = ("auto", "float32", "bfloat16")
+"""Precisions of training."""
 
 
 def setting(default: Any, help: str, **flag: Any) -> Any:
@@ -49,10 +54,10 @@ class FindSettings:
     )
     prompt_file: str | None = setting(None, "a file of prompts, one a line", metavar="FILE")
     bos: str = setting(
-        "both", "run prompts with the beginning-of-sequence token, without it, or both ways", choices=probe.BOS_MODES
+        "both", "run prompts with the beginning-of-sequence token, without it, or both ways", choices=BOS_MODES
     )
-    kappa: float = setting(spikes.KAPPA, "a spike stands κ times above both medians", metavar="X")
-    max_weights: int = setting(search.MAX_WEIGHTS, "the most weights to take out", metavar="N")
+    kappa: float = setting(KAPPA, "a spike stands κ times above both medians", metavar="X")
+    max_weights: int = setting(MAX_WEIGHTS, "the most weights to take out", metavar="N")
     null_draws: int = setting(199, "draws of each permutation null", metavar="N")
     eval_text: str = setting("builtin", "held-out text: builtin, a file, a folder, or a hub data set", metavar="SRC")
     eval_tokens: int = setting(1024, "tokens of it to verify on", metavar="N")
@@ -132,7 +137,7 @@ class TrainSettings:
     clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", metavar="X")
     # how it runs
     dtype: str = setting("auto", "of matrix products; weights stay float32. auto: bfloat16 where the device multiplies it "
-                         "fast, else float32", choices=hardware.DTYPES)  # fmt: skip
+                         "fast, else float32", choices=DTYPES)  # fmt: skip
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
     compile: bool = setting(False, "torch.compile", action="store_true")
     threads: int = setting(0, "CPU threads; 0: as many as there are cores, kept for the whole run", metavar="N")
@@ -155,14 +160,15 @@ class TrainSettings:
             raise BadInput(f"--schedule has {len(rates)} fractions for {self.rounds} rounds: give one a round")
         return rates
 
-    def coordinates(self) -> list[Coordinate]:
-        """The coordinates of ``--follow``."""
+    def coordinates(self) -> list[tuple[int, int, int]]:
+        """The coordinates of ``--follow``: (layer, out, in)."""
         found = []
         for text in self.follow:
             parts = text.replace("(", "").replace(")", "").split(",")
             if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
                 raise BadInput(f"--follow {text}: give a coordinate as LAYER,OUT,IN, such as 2,447,666")
-            found.append(Coordinate(*(int(part) for part in parts)))
+            layer, out, in_ = (int(part) for part in parts)
+            found.append((layer, out, in_))
         return found
 
     def data_tokens_given(self) -> int | Literal["auto"] | None:

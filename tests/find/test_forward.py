@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from swlottery.find import forward, null, watching
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import leader, search
 from swlottery.find.watching import Everything, activations, scan
 from swlottery.models.architectures import Roles
+from swlottery.models.coordinates import Coordinate
 from tiny import CONFIGS, LAYERS, VOCABULARY, tiny_model
 
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
+from swlottery.config import KAPPA
 from swlottery.find import search as searching
 from swlottery.find import watching
-from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.find.search import search
-from swlottery.find.spikes import KAPPA, RHO, Spike, medians
+from swlottery.find.spikes import RHO, Spike, medians
 from swlottery.find.watching import activations
 from swlottery.models.architectures import Roles
+from swlottery.models.coordinates import Coordinate, zeroed
 from swlottery.models.lineage import weights_sha256
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from swlottery.config import KAPPA
 from swlottery.find import verify as verifying
 from swlottery.find.ablation import Evaluator
-from swlottery.find.coordinates import Coordinate, zeroed
-from swlottery.find.spikes import KAPPA
 from swlottery.find.verify import Ablation, paired, verdicts
 from swlottery.models.architectures import Roles
+from swlottery.models.coordinates import Coordinate, zeroed
 from swlottery.models.lineage import weights_sha256
 from tiny import CONFIGS, VOCABULARY, tiny_model
 

@@ -15,9 +15,9 @@ from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text
 from swlottery.find import record as records
 from swlottery.find import run as finder
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.models.architectures import Roles
+from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256
 from swlottery.models.load import Loaded
 from tiny import VOCABULARY, tiny_model

@@ -12,11 +12,11 @@ import torch
 from fake_gpu import NAME
 from lottery.runs import built, flags, only_run, table, traces
 from swlottery.cli import main
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import branch
 from swlottery.lottery import masks as masking
 from swlottery.lottery.loop import lottery
 from swlottery.models import load as models
+from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import files
 from swlottery.watch.rows import Followed
 

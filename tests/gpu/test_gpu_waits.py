@@ -9,11 +9,11 @@ import pytest
 
 from fake_gpu import Waits
 from lottery.runs import built
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.prune import Pruner
 from swlottery.lottery.training import Training
+from swlottery.models.coordinates import Coordinate
 from swlottery.watch import events as observe
 from swlottery.watch.rows import Followed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from swlottery.find.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate
 
 pytestmark = [pytest.mark.slow, pytest.mark.smollm2]
 

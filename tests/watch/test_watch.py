@@ -17,11 +17,11 @@ from scipy.stats import percentileofscore
 
 from lottery.runs import built, events, table
 from swlottery.data import tokens as data
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import loop
 from swlottery.lottery import masks as masking
 from swlottery.lottery.loop import lottery
 from swlottery.lottery.training import Training, loss_of
+from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import files
 from swlottery.watch import controls as control
 from swlottery.watch.rows import Followed, box, percentiles

@@ -23,6 +23,7 @@ from swlottery.runtime import checkpoint, environment, files, hardware, stop
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
+from swlottery.study import naming
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +131,7 @@ def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, co
     network = start.network(settings)
     stop.here(asked)
     known = beforehand(network, settings, round_1.get("weights_sha256"))
-    folder = Path(settings.runs or root / "runs") / folders.name(settings, network.slug, contents)
+    folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
     took, why = taken.kept(folder, settings), "as it was begun"
     if took is None and parent is not None:

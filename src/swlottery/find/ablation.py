@@ -11,10 +11,10 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
-from swlottery.find.coordinates import Coordinate, zeroed
 from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.coordinates import Coordinate, zeroed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.spikes import RHO, Activations, larger_median, median_size
 from swlottery.models.architectures import DownProjection
+from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import hardware
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swlottery.find.coordinates import Coordinate
+from swlottery.config import KAPPA
 from swlottery.find.forward import run_body
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import KAPPA, RHO, medians
+from swlottery.find.spikes import RHO, medians
 from swlottery.find.watching import activations
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -20,8 +20,6 @@ DEFAULT_PROMPTS = (
     "Q: What is the boiling point of water?\nA: 100 degrees Celsius, at the pressure of sea level.",
 )
 
-BOS_MODES = ("both", "with", "without")
-
 MIN_TOKENS = 12
 """Fewer tokens in all leave no median over tokens to compare with."""
 

@@ -14,7 +14,6 @@ from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text
 from swlottery.find import null as nulls
 from swlottery.find.ablation import Evaluator
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.probe import Probe
 from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.search import Contribution, Leader, Removal, Search, contributions, leader, search
@@ -22,6 +21,7 @@ from swlottery.find.spikes import RHO, LayerScan, Spike
 from swlottery.find.verify import Ablation, Verdict, cost, critical_sets, paired, verdicts, verify
 from swlottery.find.watching import Everything, activations
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

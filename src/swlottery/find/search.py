@@ -14,19 +14,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from swlottery.find.coordinates import Coordinate, zeroed
+from swlottery.config import KAPPA, MAX_WEIGHTS
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import KAPPA, RHO, Activations, Entries, LayerScan, Spike, median_size, rms_before
+from swlottery.find.spikes import RHO, Activations, Entries, LayerScan, Spike, median_size, rms_before
 from swlottery.find.watching import activations, scan
 from swlottery.models.architectures import DownProjection, Inputs
+from swlottery.models.coordinates import Coordinate, zeroed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MIN_SHARE = 0.1
 """A spike to which no single weight gives a tenth is made by many, or by the bias, and has no super weight."""
-
-MAX_WEIGHTS = 32
 
 ROWS = 2048
 """Tokens looked at together where what is made of them is many times as large."""

@@ -27,9 +27,6 @@ from swlottery.models.architectures import Inputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-KAPPA = 40.0
-"""κ. One constant for all models: twice the 95th percentile of the permutation null on a real one (docs/method.md)."""
-
 RHO = 5.0
 """ρ. Five times the root mean square of the residual stream: far outside its bulk, whatever its scale."""
 

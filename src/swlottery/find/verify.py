@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.ablation import Evaluator
-from swlottery.find.coordinates import Coordinate
 from swlottery.models.architectures import DownProjection
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from swlottery.config import KAPPA
 from swlottery.errors import BadInput
 from swlottery.find import forward
 from swlottery.find.forward import run_body
 from swlottery.find.probe import Batch, Probe
 from swlottery.find.spikes import (
     CHUNK,
-    KAPPA,
     RHO,
     Activations,
     Entries,

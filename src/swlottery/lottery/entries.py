@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from swlottery.find.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor

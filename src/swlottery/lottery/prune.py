@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
 from swlottery.lottery.criteria import CRITERIA
 from swlottery.lottery.entries import Place, read_alive
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.select import prune_count, select
 from swlottery.lottery.start import Network
+from swlottery.models.coordinates import Coordinate
 from swlottery.watch.tracked import place_in_storage
 
 if TYPE_CHECKING:

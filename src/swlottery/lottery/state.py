@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.data.tokens import Tokens, validation_windows
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
 from swlottery.lottery.entries import Place
 from swlottery.lottery.masks import Masks
@@ -26,6 +25,7 @@ from swlottery.lottery.prune import Pruner, down_names, planned
 from swlottery.lottery.scope import in_scope
 from swlottery.lottery.start import Network
 from swlottery.lottery.training import Training
+from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import tensors_sha256
 from swlottery.runtime import checkpoint, files
 from swlottery.runtime.ranks import Ranks

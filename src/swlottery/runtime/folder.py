@@ -1,11 +1,9 @@
-"""The folder of a run: named from its settings, held by one process at a time."""
+"""The folder of a run: held by one process at a time, with its state for whoever asks."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -15,48 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import ELSEWHERE, TrainSettings
-from swlottery.data.sources import is_on_hub
 from swlottery.errors import BadInput
 from swlottery.runtime import files
-
-
-def changed(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that are not at their default, so that a new setting does not rename old runs.
-
-    Before there was ``auto``, a run was in float32 by default, and numbers of tokens were no text.
-    """
-    defaults = TrainSettings()
-    found = {
-        one.name: getattr(settings, one.name)
-        for one in dataclasses.fields(settings)
-        if one.name not in ELSEWHERE and getattr(settings, one.name) != getattr(defaults, one.name)
-    }
-    if found.get("dtype") == "float32":
-        del found["dtype"]
-    if "data_tokens" in found:
-        found["data_tokens"] = settings.data_tokens_given() or 0  # a number, as before there was auto
-        if not found["data_tokens"] and not is_on_hub(settings.data):
-            del found["data_tokens"]  # all, as with auto; of a local source that was the default
-    return found
-
-
-def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str:
-    """A readable stem and a hash: same settings, same name.
-
-    contents: hashes of the files that settings name (the record, the round-1 network): a path alone says too little.
-    """
-    named = {key: value for key, value in changed(settings).items() if key not in contents}
-    text = json.dumps([named, dict(contents)], sort_keys=True, ensure_ascii=False)
-    rate = "schedule" if settings.schedule else f"p{settings.prune_rate}"
-    parts = [
-        slug if settings.start == "scratch" else f"{slug}-{settings.start}",
-        rate + ("-one-shot" if settings.one_shot else ""),
-        f"T{settings.steps}",
-        f"d{settings.data_seed}",
-        hashlib.sha256(text.encode()).hexdigest()[:8],
-    ]
-    return "-".join(parts)
 
 
 @contextlib.contextmanager

@@ -22,9 +22,6 @@ from swlottery.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("auto", "float32", "bfloat16")
-"""What training may be asked for."""
-
 _BFLOAT16_ISA = re.compile(r"BF16|AMX|FP16|AVX10|AVX2_VNNI_2|ALL|DEFAULT")
 """The values of ONEDNN_MAX_CPU_ISA that leave oneDNN an instruction for bfloat16."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings, check_values, from_file, read_yaml
 from swlottery.errors import BadInput
-from swlottery.runtime.folder import changed
+from swlottery.study.naming import changed
 
 PARTS = ("name", "config", "settings", "grid", "arms")
 MOST = 100_000

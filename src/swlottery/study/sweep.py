@@ -25,8 +25,9 @@ from swlottery.errors import DONE, FAILED, STOPPED, BadInput
 from swlottery.report import words
 from swlottery.report.logs import status as statuses
 from swlottery.runtime import files, slurm, stop
-from swlottery.runtime.folder import changed, read_status
+from swlottery.runtime.folder import read_status
 from swlottery.study.grid import Point, read
+from swlottery.study.naming import changed
 
 OPEN = ("new", "stopped", "failed")
 """The states of points that a sweep runs."""

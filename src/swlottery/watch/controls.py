@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery.entries import Place, read
 from swlottery.models.architectures import DownProjection
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor

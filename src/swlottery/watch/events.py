@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery import masks as masking
 from swlottery.lottery import prune as pruning
 from swlottery.lottery.entries import Place, read, read_alive
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.state import Event, Run
 from swlottery.lottery.training import NotFinite
+from swlottery.models.coordinates import Coordinate
 from swlottery.watch import controls as control
 from swlottery.watch import rows as watch
 from swlottery.watch.rows import Followed
@@ -227,7 +227,7 @@ def arms(run: Run, at_start: bool) -> Masks:
 
     At the start force-pruned weights are masked in m_0; later they go with the next prune, and count there.
     """
-    only_followed = run.settings.coordinates()
+    only_followed = {Coordinate(*one) for one in run.settings.coordinates()}
     chosen = (one.coordinate for one in run.main if one.kind != "foreign" or one.coordinate not in only_followed)
     own = list(dict.fromkeys(chosen))
     if run.settings.protect == "sw":

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from swlottery.find.coordinates import Coordinate
 from swlottery.lottery.entries import Place, read_together
+from swlottery.models.coordinates import Coordinate
 from swlottery.watch.controls import Controls
 
 if TYPE_CHECKING:

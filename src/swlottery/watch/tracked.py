@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swlottery.config import TrainSettings
+from swlottery.config import KAPPA, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.find import probe as probes
 from swlottery.find import record as records
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.search import leader, search
-from swlottery.find.spikes import KAPPA
 from swlottery.find.watching import activations
 from swlottery.lottery.start import Network
+from swlottery.models.coordinates import Coordinate
 from swlottery.watch.rows import Followed
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def beforehand(network: Network, settings: TrainSettings, round_1: str | None = 
             kind = "foreign"
         for weight in record["super_weights"] or [record["leader"]]:
             found.append(Followed(kind, coordinate_of(weight)))
-    found += [Followed("foreign", coordinate) for coordinate in settings.coordinates()]
+    found += [Followed("foreign", Coordinate(*one)) for one in settings.coordinates()]
     for one in found:
         _check_place(network, one.coordinate)
     return list(dict.fromkeys(found))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from made_run import Event, events, settings
-from swlottery.find.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate
 from swlottery.report import words
 from swlottery.report.logs.tables import plan, sentence, settings_lines
 from swlottery.report.logs.train import TrainLog

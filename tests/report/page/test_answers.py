@@ -789,7 +789,7 @@ def test_growth_against_random_pruning_in_networks_that_kept_the_weight_under_bo
 
 
 def test_a_table_has_the_same_columns_in_every_row() -> None:
-    from swlottery.report.page.sections import Table
+    from swlottery.report.page.answer import Table
 
     with pytest.raises(ValueError, match="the rows of t do not have the same columns"):
         Table("t", "", [{"a": 1, "b": 2}, {"a": 1}])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery import __version__
 from swlottery.config import FindSettings
-from swlottery.find.coordinates import Coordinate
 from swlottery.find.null import KINDS
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
@@ -18,6 +17,7 @@ from swlottery.find.run import Drawn, Event, Finished, Planned, Searched, Tested
 from swlottery.find.search import Contribution, Removal
 from swlottery.find.spikes import RHO, Spike
 from swlottery.find.verify import CRITICAL, INERT, Ablation
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, listed, p_value
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import family, powered, tested
 from swlottery.report.page.rate import falls, in_words, paired
-from swlottery.report.page.sections import Row, Section, Table, listed, p_value
 
 
 def matrices(study: Study) -> Section | None:

@@ -7,8 +7,8 @@ from dataclasses import astuple
 import numpy as np
 
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.sections import Row, Section, Table, interval, listed, p_value
 from swlottery.study import statistics as inference
 
 DOUBLED = "power against twice the rate, %"

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from swlottery.report.page.answer import Picture, Row
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.sections import Picture, Row
 from swlottery.report.page.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look, panels
 
 LONGEST = 36

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from swlottery.report import words
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, listed, span
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.sections import Row, Section, Table, listed, span
 
 FIVE_ROUNDS = 67.23
 """The sparsity, in percent, that five rounds at 20 % reach."""

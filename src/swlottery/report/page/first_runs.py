@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swlottery.report.page.sections import Row, Section, Table
+from swlottery.report.page.answer import Row, Section, Table
 
 HEADS = ("run", "steps a round", "rate", "what became of it", "matrix kept, %", "in the write-up")
 ROWS = [

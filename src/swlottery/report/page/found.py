@@ -6,10 +6,10 @@ from typing import Any
 
 from swlottery.report import words
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, listed, p_value
 from swlottery.report.page.arms import Study
 from swlottery.report.page.ranks import Values, is_bracketed, rank_test
 from swlottery.report.page.rate import in_words, paired
-from swlottery.report.page.sections import Row, Section, Table, listed, p_value
 from swlottery.study import statistics as inference
 
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values, factor, family, powered, rank_test, tested
 from swlottery.report.page.rate import in_words, paired, rates
-from swlottery.report.page.sections import Row, Section, Table, listed, within
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from swlottery.report import words
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, interval, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import factor
 from swlottery.report.page.rate import in_words, paired
-from swlottery.report.page.sections import Row, Section, Table, interval, listed, within
 from swlottery.study import statistics as inference
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from swlottery.report.page.sections import Picture, Section, Table, cell
+from swlottery.report.page.answer import Picture, Section, Table, cell
 from swlottery.report.page.svg import svg
 
 LONG = 14

@@ -9,9 +9,9 @@ import numpy as np
 
 from swlottery.report import words
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, corrected, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import LEAST_BRACKET, Values, family, is_bracketed, powered, rank_test, tested
-from swlottery.report.page.sections import Row, Section, Table, corrected, interval, listed, p_value
 from swlottery.study import statistics as inference
 
 

@@ -11,11 +11,11 @@ from swlottery import __version__
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
 from swlottery.report.page import html, markdown
+from swlottery.report.page.answer import Section
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import Facts, collect
 from swlottery.report.page.html import RunPage
 from swlottery.report.page.questions import answers
-from swlottery.report.page.sections import Section
 from swlottery.report.page.svg import svg
 from swlottery.report.run_files import read_events
 from swlottery.report.words import count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from swlottery.report.page.sections import Section, Table, cell
+from swlottery.report.page.answer import Section, Table, cell
 
 LONG = 24
 """A table of more rows is only linked."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from swlottery.report import words
 from swlottery.report.page import causes, chance, critical, first_runs, found, gradient, growth, kept, rate
+from swlottery.report.page.answer import Row, Section, Table, listed
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import UNREADABLE
-from swlottery.report.page.sections import Row, Section, Table, listed
 
 
 def answers(study: Study) -> list[Section]:

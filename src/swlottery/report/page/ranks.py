@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from swlottery.report.page.answer import Row, corrected, interval
 from swlottery.report.page.arms import Study
-from swlottery.report.page.sections import Row, corrected, interval
 from swlottery.study import statistics as inference
 
 LEAST_BRACKET = 5

@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 
 from swlottery.report.page import charts
+from swlottery.report.page.answer import Row, Section, Table, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import SD, Values, family, is_bracketed, powered, rank_test, tested
-from swlottery.report.page.sections import Row, Section, Table, interval, listed, p_value, within
 from swlottery.study import statistics as inference
 
 NEAR = 1.1

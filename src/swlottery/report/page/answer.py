@@ -46,6 +46,60 @@ class Picture:
     alternative: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the runs say to one question.
+
+    name: of its section, an id in the page. verdict: at most twelve words. number: the number that it rests on, with its
+    interval. networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
+    """
+
+    name: str
+    question: str
+    verdict: str
+    number: str
+    networks: int | None
+    sentence: str
+    tables: list[Table]
+    pictures: list[Picture]
+    method: str
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        question: str,
+        verdict: str,
+        *,
+        number: str = "",
+        networks: int | None = None,
+        sentence: str = "",
+        tables: Iterable[Table] = (),
+        pictures: Iterable[Picture | None] = (),
+        method: str = "",
+    ) -> Answer:
+        """An answer without the tables and figures that have nothing to show."""
+        shown = [picture for picture in pictures if picture is not None]
+        return cls(name, question, verdict, number, networks, sentence, [t for t in tables if t.rows], shown, method)
+
+    # What the older `Section` offers, as long as there are both.
+    @property
+    def title(self) -> str:
+        return self.question
+
+    @property
+    def short(self) -> str:
+        return self.verdict
+
+    @property
+    def answer(self) -> list[str]:
+        return [self.sentence] if self.sentence else []
+
+    @property
+    def remark(self) -> str:
+        return self.method
+
+
 UNSAID = "These runs are too few to tell."
 
 

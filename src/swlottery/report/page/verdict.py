@@ -1,0 +1,49 @@
+"""One rule for all questions: yes, no, or too few networks to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+YES, NO, TOO_FEW = "yes", "no", "too few networks to tell"
+
+ALPHA = 0.05
+ENOUGH = 80.0
+"""Percent of studies of this size that would find the stated effect: with less, finding nothing says nothing."""
+
+RULE = (
+    "Yes: p (Holm) is below 0.05, or the 95 % interval excludes what chance gives. "
+    "No: neither, and the interval lies within the stated margin, or 80 % of studies of this size would find the stated effect. "
+    "Else there are too few networks to tell."
+)
+
+
+def by_test(p: float | None, power: float | None) -> str:
+    """From a test. p: corrected by Holm. power: in percent, to find the effect that the question states."""
+    if p is None:
+        return TOO_FEW
+    if p < ALPHA:
+        return YES
+    return NO if power is not None and power >= ENOUGH else TOO_FEW
+
+
+def by_interval(low: float, high: float, chance: float, margin: float | None = None) -> str:
+    """From a 95 % interval. margin: differences from chance up to this are none."""
+    if low > chance or high < chance:
+        return YES
+    inside = margin is not None and chance - margin <= low and high <= chance + margin
+    return NO if inside else TOO_FEW
+
+
+def together(verdicts: Mapping[str, str], names: Mapping[str, str] | None = None) -> str:
+    """One answer for several arms: ``yes``, or ``yes at 20 % × 5; too few networks to tell at 10 % × 10``.
+
+    verdicts: by arm. names: other words for a verdict.
+    """
+    say = {verdict: (names or {}).get(verdict, verdict) for verdict in verdicts.values()}
+    if len(say) == 1:
+        return next(iter(say.values()))
+    return "; ".join(f"{say[one]} at {_listed(arm for arm, v in verdicts.items() if v == one)}" for one in say)
+
+
+def _listed(arms: Iterable[str]) -> str:
+    return ", ".join(arms)
