@@ -1,4 +1,4 @@
-"""The README is kept true: its commands, flags and defaults are the program's, and what it names is there.
+"""The README, docs/flags.md and docs/logs.md are kept true: commands, flags and defaults are the program's.
 
 Its quick commands are run here, on fewer steps; of all others the flags are parsed and checked. Those are run elsewhere:
 ./quickstart.sh by tests/test_smollm2.py, the jobs by tests/slurm.
@@ -20,22 +20,25 @@ from swlottery.data import builtin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FLAGS = (REPOSITORY / "docs" / "flags.md").read_text(encoding="utf-8")
+LOGS = (REPOSITORY / "docs" / "logs.md").read_text(encoding="utf-8")
+TEXT = README + FLAGS + LOGS
 COMMANDS = {"find_sw.sh": ("find", FindSettings), "func_train.sh": ("train", TrainSettings)}
 OWN = {
     f"--{field.name.replace('_', '-')}" for kind in (FindSettings, TrainSettings) for field in dataclasses.fields(kind)
 }
 SBATCH = {"--parsable", "--dependency", "--gres", "--ntasks", "--gpus-per-node", "-p"}
 
-INDENTED = re.findall(r"^    (\S.*)$", README, re.MULTILINE)
+INDENTED = re.findall(r"^    (\S.*)$", TEXT, re.MULTILINE)
 INLINE = [
-    text for text in re.findall(r"`([^`\n]+)`", README) if re.match(r"(sbatch|bash|\./|\.venv/|swlottery) ?\S", text)
+    text for text in re.findall(r"`([^`\n]+)`", TEXT) if re.match(r"(sbatch|bash|\./|\.venv/|swlottery) ?\S", text)
 ]
 LINES = INDENTED + [text for text in INLINE if text not in INDENTED]
 
 
 def rows(script):
     """The rows of the table of a script's flags."""
-    section = README.partition(f"### The flags of {script}")[2].partition("\n#")[0]
+    section = FLAGS.partition(f"### The flags of {script}")[2].partition("\n#")[0]
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in section.splitlines()
@@ -177,7 +180,7 @@ def test_the_choices_that_a_table_names_are_the_programs(script):
 
 
 def test_every_flag_in_the_text_exists():
-    assert set(flags_in(README)) <= OWN | SBATCH | {"--help", "--config", "--out", "--markdown"}
+    assert set(flags_in(TEXT)) <= OWN | SBATCH | {"--help", "--config", "--out", "--markdown"}
 
 
 # --- what it names
@@ -189,7 +192,7 @@ def test_what_it_links_to_is_there(path):
 
 
 def test_the_configs_it_names_are_those_there_are():
-    section = README.partition("### Configs")[2].partition("\n#")[0]
+    section = FLAGS.partition("### Configs")[2].partition("\n#")[0]
     there = {path.name for path in (REPOSITORY / "configs").glob("*.yaml")}
     assert set(re.findall(r"`([\w-]+\.yaml)`", section)) == there
     seeds = {path.stem for path in (REPOSITORY / "configs" / "seed").iterdir()}
