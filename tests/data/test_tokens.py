@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 
 from sources import FakeHub, answer, python, refusal, tokenizer_with
 from swlottery.data import builtin, preparation
+from swlottery.data import shards as shard_files
 from swlottery.data import sources as documents
 from swlottery.data import store as stores
 from swlottery.data import tokenize as encode
-from swlottery.data.tokens import Tokens, batch, prepare, validation_windows
+from swlottery.data.batches import batch, validation_windows
+from swlottery.data.tokens import Tokens, prepare
 from swlottery.runtime import files
 
 END = 1  # </s> of the tests' tokenizer, which otherwise has a token a byte
@@ -141,7 +143,7 @@ def test_the_pieces_of_a_file_are_the_file(content: str, size: int, tmp_path_fac
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(documents, "PIECE", size)
-        pieces = list(documents._document(documents._read_pieces(path)))
+        pieces = list(documents._mark_last(documents._read_pieces(path)))
     if not content.strip():
         assert not any(text.strip() for text, _ in pieces)
     else:
@@ -532,7 +534,7 @@ def test_of_very_many_tokens_only_the_sizes_are_checked(
 ) -> None:
     write_corpus(here)
     first = prepare("corpus", tokenizer())
-    monkeypatch.setattr(preparation, "HASHED", 100)
+    monkeypatch.setattr(shard_files, "HASHED", 100)
     damage(shards(copies(store)[0])[0], "bit")
     assert prepare("corpus", tokenizer()).manifest == first.manifest
     damage(shards(copies(store)[0])[0], "short")
@@ -545,7 +547,7 @@ def test_very_many_tokens_of_a_set_are_known_by_the_hashes_of_their_shards(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.splits = {"train": [{"text": "words"}] * 200}
-    monkeypatch.setattr(preparation, "HASHED", 100)
+    monkeypatch.setattr(shard_files, "HASHED", 100)
     first, second = (prepare("owner/name", tokenizer(), tokens=count).manifest["sha256"] for count in (100, 101))
     assert first != second and prepare("owner/name", tokenizer(), tokens=100).manifest["sha256"] == first
 
@@ -554,9 +556,10 @@ def test_very_many_tokens_of_a_set_are_known_by_the_hashes_of_their_shards(
 
 SLOW = """
 import json, os, time
-from swlottery import data, encode
-from swlottery import store as stores
-from swlottery.runtime import lock
+from swlottery.data import store as stores
+from swlottery.data import tokenize as encode
+from swlottery.data import tokens as data
+from swlottery.runtime import files
 from sources import tokenizer_with
 
 encode.BATCH, stores.SMALL = 300, 600
@@ -570,7 +573,8 @@ def progress(done, total):
     print(done, flush=True)
     time.sleep({pause})
 
-tokens = data.prepare("corpus", tokenizer_with("<s>", "</s>", eos_token="</s>"), progress=progress, say=waited.append, cores=1)
+tokenizer = tokenizer_with("<s>", "</s>", eos_token="</s>")
+tokens = data.prepare("corpus", tokenizer, progress=progress, say=waited.append, cores=1)
 print(json.dumps([len(made), waited, tokens.manifest["sha256"]]))
 """
 
@@ -584,7 +588,7 @@ def test_a_job_that_waits_for_another_can_be_asked_to_stop(here: Path, tmp_path:
     at_work = python(slow(pause=0.5))
     assert at_work.stdout is not None and at_work.stdout.readline()
     waiting = python(
-        "from swlottery.runtime.lock import lock\n"
+        "from swlottery.runtime.files import lock\n"
         "from pathlib import Path\n"
         "from swlottery.runtime.stop import Stopped, here\n"
         f"(place,) = Path({str(tmp_path / 'cache' / 'tokens')!r}).glob('*.lock')\n"
@@ -615,7 +619,7 @@ def test_two_jobs_at_once_end_with_one_good_copy(here: Path, store: Path) -> Non
 def test_two_jobs_without_locks_end_with_one_good_copy(here: Path, store: Path) -> None:
     """As on an NFS mount whose server has no lock daemon."""
     texts = write_corpus(here)
-    no_locks = "def flock(*_): raise OSError(37, 'No locks available')\nlock.fcntl.flock = flock"
+    no_locks = "def flock(*_): raise OSError(37, 'No locks available')\nfiles.fcntl.flock = flock"
     jobs = [python(slow(pause=0.2, trap=no_locks)) for _ in range(2)]
     digest = sha256(np.array(ids(*texts), np.uint16).tobytes())
     for _, waited, found in (answer(job) for job in jobs):
