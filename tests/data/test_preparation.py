@@ -136,7 +136,7 @@ def test_a_tokenizer_whose_call_does_something_else_is_called() -> None:
 
 
 def test_a_process_that_makes_tokens_imports_little() -> None:
-    code = "import json, sys, swlottery.data.tokenize_worker; print(json.dumps(sorted(sys.modules)))"
+    code = "import json, sys, swlottery.data.workers; print(json.dumps(sorted(sys.modules)))"
     assert not {"torch", "transformers", "datasets"} & {*answer(python(code))}
 
 

@@ -143,7 +143,7 @@ def test_the_pieces_of_a_file_are_the_file(content: str, size: int, tmp_path_fac
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(documents, "PIECE", size)
-        pieces = list(documents._mark_last(documents._read_pieces(path)))
+        pieces = list(documents._mark_last(documents.read_pieces(path)))
     if not content.strip():
         assert not any(text.strip() for text, _ in pieces)
     else:
@@ -160,7 +160,7 @@ def test_a_file_in_pieces_has_the_tokens_of_the_whole(here: Path, monkeypatch: p
     content = "\n\n\n".join(f"{prose}\n  {i} words\n\n" for i in range(50))
     (here / "x.txt").write_text(content)
     monkeypatch.setattr(documents, "PIECE", 1000)
-    assert sum(1 for _ in documents._read_pieces(here / "x.txt")) > 10
+    assert sum(1 for _ in documents.read_pieces(here / "x.txt")) > 10
     whole = real(content, add_special_tokens=False)["input_ids"]
     assert everything(prepare("x.txt", real)) == [*whole, real.eos_token_id]
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.data import builtin, hub
-from swlottery.data.sources import BLANK_LINE, builtin_name, local_files, no_text, not_utf8, unreadable
+from swlottery.data.sources import BLANK_LINE, builtin_name, local_files, no_text, read_pieces
 from swlottery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def read_text(source: str, split: str = "test") -> Text:
         return builtin_text()
     if (local := local_files(source)) is not None:
         name, files = local
-        return _text(name, BLANK_LINE.join(map(_read_utf8, files)))
+        return _text(name, BLANK_LINE.join("".join(read_pieces(path)) for path in files))
     name = hub.hub_id(source)
     splits = hub.open_set(name)
     chosen = hub.choose_split(name, splits, split, "validation", "train")
@@ -70,15 +69,6 @@ def read_text(source: str, split: str = "test") -> Text:
 def builtin_text() -> Text:
     """The built-in text: the docstrings of `swlottery.data.builtin`, joined by blank lines."""
     return _text(builtin_name(), BLANK_LINE.join(builtin.docstrings()))
-
-
-def _read_utf8(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error.start, error.reason) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def _join(rows: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from swlottery.data import store as stores
@@ -15,17 +14,6 @@ from swlottery.data.workers import InProcess, Processes
 from swlottery.errors import BadInput
 
 PATIENCE = 0.2  # seconds between two calls of `progress`, so that it can stop the work
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The text of one shard."""
-
-    number: int
-    pieces: list[Piece]
-    read: int  # pieces of the stream up to its end
-    last: bool  # whether the stream ends with it
-    place: Any  # `Stream.place` at its end
 
 
 class Extension:
@@ -57,26 +45,25 @@ class Extension:
             if self.makers is not None:
                 self.makers.close()
 
-    def _give(self, cuts: Iterator[Cut], encoder: Encoder, processes: int) -> None:
+    def _give(self, cuts: Iterator[tuple[Task, Any]], encoder: Encoder, processes: int) -> None:
         """Hand out the text of shards, no more than is wanted as far as can be estimated."""
         while (self.makers is None or self.makers.wants()) and self._may_lack():
             if (cut := next(cuts, None)) is None:
                 return
-            if not cut.pieces and self.part == "train":
+            task, place = cut
+            if not task.pieces and self.part == "train":
                 raise no_text(self.store.name)
-            old = self.store.shard(self.part, cut.number)
-            if old is not None and old.about["read"] == cut.read and old.is_intact():
+            old = self.store.shard(self.part, task.number)
+            if old is not None and old.about["read"] == task.about["read"] and old.is_intact():
                 self._complete(old)  # of an earlier start, after one that was not finished
                 return
             self.store.folder.mkdir(exist_ok=True)
-            self.store.write_place(self.part, cut.number, cut.read, cut.place)
+            self.store.write_place(self.part, task.number, task.about["read"], place)
             if self.makers is None:  # a text of one shard is not worth the start of processes
-                alone = processes < 2 or cut.last
+                alone = processes < 2 or task.about["last"]
                 self.makers = InProcess(encoder) if alone else Processes(encoder, processes)
-            own = {"key": self.store.key, "part": self.part, "number": cut.number, "read": cut.read, "last": cut.last}
-            path = self.store.path(self.part, cut.number)
-            self.makers.give(Task(cut.number, cut.pieces, path, self.about | own))
-            self.making[cut.number] = (sum(len(text) for text, _ in cut.pieces), Counted())
+            self.makers.give(task)
+            self.making[task.number] = (sum(len(text) for text, _ in task.pieces), Counted())
 
     def _take(self) -> None:
         """Take what was made, and put complete shards in their order."""
@@ -113,8 +100,8 @@ class Extension:
         left = sum(characters - made.characters for characters, made in self.making.values())
         return counted.tokens + left * rate < want
 
-    def _cuts(self, stream: Stream) -> Iterator[Cut]:
-        """The text after the last shard, cut into shards. An empty text is one empty shard."""
+    def _cuts(self, stream: Stream) -> Iterator[tuple[Task, Any]]:
+        """The text after the last shard, cut into shards, each with `Stream.place` at its end. No text is one shard."""
         number, read = len(self.shards), self.shards[-1].about["read"] if self.shards else 0
         pieces = stream.pieces(read, self.store.read_place(self.part, number - 1, read))
         following = next(pieces, None)
@@ -129,7 +116,8 @@ class Extension:
                 following = next(pieces, None)
             read, place = read + len(taken), stream.place()
             following = next(pieces, None)
-            yield Cut(number, taken, read, following is None, place)
+            own = {"key": self.store.key, "part": self.part, "number": number, "read": read, "last": following is None}
+            yield Task(number, taken, self.store.path(self.part, number), self.about | own), place
             number += 1
 
 

@@ -108,7 +108,7 @@ class Joined(Sequence[int]):
         first, last, step = index.indices(len(self))
         first, last = self.start + first, self.start + last
         if step != 1:
-            return np.asarray(self)[index]
+            return self[:][index]
         parts = []
         number = bisect_right(self.bounds, first) - 1
         while first < last:

@@ -130,11 +130,11 @@ def _from_files(name: str, files: list[Path]) -> Source:
                     content.update(block)
                     size += len(block)
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise _unreadable(path, error) from error
         digest.update(content.digest())
 
     def pieces() -> Iterator[Piece]:
-        return itertools.chain.from_iterable(_mark_last(_read_pieces(path)) for path in files)
+        return itertools.chain.from_iterable(_mark_last(read_pieces(path)) for path in files)
 
     return Source(name, f"text {digest.hexdigest()}", lambda _: Opened(Stream(pieces), bytes=size))
 
@@ -181,10 +181,12 @@ def _mark_last(pieces: Iterator[str]) -> Iterator[Piece]:
         yield before, True
 
 
-def _read_pieces(path: Path) -> Iterator[str]:
+def read_pieces(path: Path) -> Iterator[str]:
     """A file in pieces of about `PIECE` bytes, cut before a blank line; else before a line end, a space, anywhere.
 
     GPT-2's tokenizer splits before white space anyway, so the pieces have the tokens of the uncut text.
+
+    Raises `BadInput` for a file that cannot be read or is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, read, block = "", 0, bytes(PIECE)
@@ -198,9 +200,10 @@ def _read_pieces(path: Path) -> Iterator[str]:
                 yield held[:cut]
                 held = held[cut:]
     except UnicodeDecodeError as error:  # error.object is what was left of the block before, and this block
-        raise not_utf8(path, read + len(block) - len(error.object) + error.start, error.reason) from error
+        byte = read + len(block) - len(error.object) + error.start
+        raise BadInput(f"{path} is not UTF-8 (byte {byte}: {error.reason}): convert it to UTF-8") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _cut(text: str) -> int:
@@ -210,11 +213,7 @@ def _cut(text: str) -> int:
     return len(text)
 
 
-def not_utf8(path: Path, byte: int, reason: str) -> BadInput:
-    return BadInput(f"{path} is not UTF-8 (byte {byte}: {reason}): convert it to UTF-8")
-
-
-def unreadable(path: Path, error: OSError) -> BadInput:
+def _unreadable(path: Path, error: OSError) -> BadInput:
     return BadInput(f"{path} cannot be read ({error.strerror}): check its permissions, or give another")
 
 

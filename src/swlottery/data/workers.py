@@ -1,4 +1,4 @@
-"""Who makes shards: this process, or several worker processes.
+"""Who makes shards: this process, or several worker processes (``python -m swlottery.data.workers FD``).
 
 The workers are plain child processes. They import only what tokenizing needs. They ignore signals, because Ctrl-C and
 ``scancel`` reach all processes of a job and this one decides. They end with this process, also if it is killed. (Those
@@ -11,9 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from multiprocessing import Pipe, connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from swlottery.data.tokenize import Counted, Encoder, Task, make_shard
@@ -90,7 +93,7 @@ class Processes:
 
 
 class _Worker:
-    """A process that runs `swlottery.data.tokenize_worker`, at the other end of a pipe."""
+    """A process that runs `main`, at the other end of a pipe."""
 
     def __init__(self) -> None:
         self.tasks = 0
@@ -99,7 +102,7 @@ class _Worker:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "swlottery.data.tokenize_worker", str(theirs.fileno())],
+                [sys.executable, "-m", "swlottery.data.workers", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # whatever a library prints goes to stderr
@@ -138,3 +141,41 @@ def _environment() -> dict[str, Any]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     python = {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONSAFEPATH": "1"}
     return {**os.environ, **python, **threads, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def main() -> None:
+    """A worker: makes shard after shard, until the pipe ends because the other process is gone."""
+    pipe: connection.Connection[Any, Any] = connection.Connection(int(sys.argv[1]))
+    received: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, received), daemon=True).start()
+    encoder = received.get()
+    while True:
+        task = received.get()
+        answer = None
+        try:
+            for counted in make_shard(encoder, task):
+                pipe.send((task.number, counted))
+        except OSError as error:
+            answer = error
+        except BaseException:
+            _give_up()
+        pipe.send((task.number, answer))
+
+
+def _receive(pipe: connection.Connection[Any, Any], received: SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            received.put(pipe.recv())
+    except (EOFError, ConnectionError):
+        os._exit(0)
+    except BaseException:
+        _give_up()
+
+
+def _give_up() -> None:
+    traceback.print_exc()
+    os._exit(1)  # a normal exit would wait for the thread that receives
+
+
+if __name__ == "__main__":
+    main()

@@ -10,30 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from swlottery.errors import BadInput
 from swlottery.runtime.stop import Stopped
+from swlottery.runtime.watchdog import RankLost as RankLost
 from swlottery.runtime.watchdog import Watchdog
+from swlottery.runtime.watchdog import lost as lost
 
 if TYPE_CHECKING:
     from swlottery.runtime.gradients import Gradients
 
 T = TypeVar("T")
-
-
-class RankLost(Exception):
-    """Another rank is gone, or does not answer. The message names it. told: another rank has reported it."""
-
-    def __init__(self, message: str, told: bool = False) -> None:
-        super().__init__(message)
-        self.told = told
 
 
 @dataclass(frozen=True)
@@ -137,9 +130,7 @@ class Ranks:
         if self.size == 1:
             return
         name = self.broadcast(f"{os.getpid()}-{time.time_ns()}")
-        self.watchdog = Watchdog(
-            folder / "ranks", name, self.rank, self.size, self.timeout, lambda: (self.count, self.where), lost
-        )
+        self.watchdog = Watchdog(self, folder / "ranks", name)
         self.meet()  # every rank's file is there
         self.watchdog.start()
 
@@ -231,15 +222,3 @@ class Ranks:
                 raise RankLost(f"rank {self.rank} lost the others: {str(error).splitlines()[0]}") from None
             message, told = self.watchdog.verdict()
             raise RankLost(message, told) from None
-
-
-def lost(message: str, told: bool) -> NoReturn:
-    """End this process at once: a normal exit of torch waits for ranks that are gone.
-
-    told: another rank has reported it.
-    """
-    if not told:
-        sys.stderr.write(f"swlottery: {message}\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)

@@ -9,11 +9,22 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from swlottery.runtime.ranks import Ranks
+
+
+class RankLost(Exception):
+    """Another rank is gone, or does not answer. The message names it. told: another rank has reported it."""
+
+    def __init__(self, message: str, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class Watchdog(threading.Thread):
@@ -22,28 +33,18 @@ class Watchdog(threading.Thread):
     A process that was killed or suspended rewrites nothing; a process that is stuck does, but its count stays.
     Each rank measures by its own clock when another's file last changed, so the clocks need not agree.
 
-    name: of this start of the job. timeout: seconds without a change after which a rank is lost. position: returns
-    the number of collectives so far, and where in the run that is. lost: called, on this thread, with what to report
-    and whether another rank has reported it; the main thread waits in a collective, which no exception reaches.
+    folder: of the files. name: of this start of the job.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        rank: int,
-        size: int,
-        timeout: float,
-        position: Callable[[], tuple[int, str]],
-        lost: Callable[[str, bool], None],
-    ) -> None:
+    def __init__(self, ranks: Ranks, folder: Path, name: str) -> None:
         super().__init__(daemon=True)
-        self.folder, self.rank, self.timeout, self.position, self.lost = folder, rank, timeout, position, lost
-        self.period = min(2.0, timeout / 5)
+        self.ranks, self.rank, self.folder = ranks, ranks.rank, folder
+        self.period = min(2.0, ranks.timeout / 5)
         self.reported = folder / f"lost-{name}"
         self.ended = threading.Event()
         self.beats = 0
-        self.seen: dict[int, tuple[float, dict[str, Any]]] = {other: (time.monotonic(), {}) for other in range(size)}
+        self.seen: dict[int, tuple[float, dict[str, Any]]]
+        self.seen = {rank: (time.monotonic(), {}) for rank in range(ranks.size)}
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
@@ -55,8 +56,8 @@ class Watchdog(threading.Thread):
             before, turn = turn, time.monotonic()
             if turn - before > 5 * self.period:  # this process or its disk was suspended; perhaps the others were too
                 self.seen = {rank: (turn, sign) for rank, (_, sign) in self.seen.items()}
-            elif self._silent(self.timeout):
-                self.lost(*self._report())
+            elif self._silent(self.ranks.timeout):
+                lost(*self._report())  # the main thread waits in a collective, which no exception reaches
 
     def end(self) -> None:
         """Stop watching, and remove this rank's file."""
@@ -73,11 +74,11 @@ class Watchdog(threading.Thread):
 
     def _write(self) -> None:
         self.beats += 1
-        count, where = self.position()
         process = {"host": socket.gethostname(), "pid": os.getpid()}
+        position = {"count": self.ranks.count, "where": self.ranks.where}
         unfinished = self.folder / f".{self.rank}"
         with contextlib.suppress(OSError):  # the main thread meets a full disk too, and says so
-            unfinished.write_text(json.dumps({"beat": self.beats, **process, "count": count, "where": where}))
+            unfinished.write_text(json.dumps({"beat": self.beats, **process, **position}))
             unfinished.replace(self._file(self.rank))
 
     def _read(self) -> None:
@@ -114,3 +115,15 @@ class Watchdog(threading.Thread):
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"{rank}.json"
+
+
+def lost(message: str, told: bool) -> NoReturn:
+    """End this process at once: a normal exit of torch waits for ranks that are gone.
+
+    told: another rank has reported it.
+    """
+    if not told:
+        sys.stderr.write(f"swlottery: {message}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
