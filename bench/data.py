@@ -78,13 +78,13 @@ def tokenizer_of(size: int) -> Any:
 def write_shares(text: str, megabytes: int, cores: int, folder: Path) -> None:
     """The text as documents of some 5,000 characters, as OpenWebText's are, in one folder and in one a core."""
     if text == "builtin":
-        whole = "\n\n".join(docstrings())
+        content = "\n\n".join(docstrings())
     else:
         path = Path(text)
         files = text_files(path) if path.is_dir() else [path]
-        whole = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
-    whole = (whole * (1 + megabytes * 1_000_000 // len(whole)))[: megabytes * 1_000_000]
-    documents = [whole[at : at + 5000] for at in range(0, len(whole), 5000)]
+        content = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+    content = (content * (1 + megabytes * 1_000_000 // len(content)))[: megabytes * 1_000_000]
+    documents = [content[at : at + 5000] for at in range(0, len(content), 5000)]
     for name, share in {"all": documents, **{str(i): documents[i::cores] for i in range(cores)}}.items():
         for number in range(0, len(share), 100):  # a folder of very many files would time the file system
             place = folder / name / f"{number:06d}.txt"
