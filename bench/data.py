@@ -8,9 +8,9 @@ Side by side, in turn, on the same text with the same tokenizer:
 - `apart`: as many processes that know nothing of each other, each with its share of the text, `prepare` in one process;
 - `map`: `datasets.Dataset.map(num_proc=…)` with the tokenizer's own call, which leaves the tokens in an Arrow file.
 
-Printed: tokens a second by the clock and a second of CPU time, medians over the repeats, as a part of `apart`'s; and what that
-makes of OpenWebText on 16 cores. The text is repeated to --megabytes, and cut into sixteen shards. On a busy machine only the ratios
-mean something.
+Printed: tokens a second of time and of CPU time, medians over the repeats, also relative to `apart`; and the time that
+OpenWebText would take on 16 cores. The text is repeated to --megabytes, and cut into sixteen shards. On a busy machine
+only the ratios mean something.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from swlottery.data import store as stores
 from swlottery.data import tokens as data
 from swlottery.data.builtin import docstrings
-from swlottery.data.evaluation import text_files
+from swlottery.data.sources import text_files
 from swlottery.data.tokenizer import builtin_tokenizer
 
 OPENWEBTEXT = 9_040_000_000
@@ -44,7 +44,8 @@ APART = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = [{source!r}]
-from swlottery import data, store
+from swlottery.data import store
+from swlottery.data import tokens as data
 from transformers import PreTrainedTokenizerFast
 store.SMALL = store.LARGE = {size}
 tokenizer = PreTrainedTokenizerFast(tokenizer_file={tokenizer!r}, eos_token="<|endoftext|>")
@@ -77,13 +78,13 @@ def tokenizer_of(size: int) -> Any:
 def write_shares(text: str, megabytes: int, cores: int, folder: Path) -> None:
     """The text as documents of some 5,000 characters, as OpenWebText's are, in one folder and in one a core."""
     if text == "builtin":
-        whole = "\n\n".join(docstrings())
+        content = "\n\n".join(docstrings())
     else:
         path = Path(text)
-        files = text_files(path).values() if path.is_dir() else [path]
-        whole = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
-    whole = (whole * (1 + megabytes * 1_000_000 // len(whole)))[: megabytes * 1_000_000]
-    documents = [whole[at : at + 5000] for at in range(0, len(whole), 5000)]
+        files = text_files(path) if path.is_dir() else [path]
+        content = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+    content = (content * (1 + megabytes * 1_000_000 // len(content)))[: megabytes * 1_000_000]
+    documents = [content[at : at + 5000] for at in range(0, len(content), 5000)]
     for name, share in {"all": documents, **{str(i): documents[i::cores] for i in range(cores)}}.items():
         for number in range(0, len(share), 100):  # a folder of very many files would time the file system
             place = folder / name / f"{number:06d}.txt"
@@ -122,9 +123,8 @@ def main() -> None:
                     tokens = int(json.loads(next(folder.glob("ours/*/manifest-all.json")).read_text())["tokens"])
                 for made in ("ours", "apart", "map"):
                     shutil.rmtree(folder / made, ignore_errors=True)
-    print(
-        f"{arguments.megabytes} MB of {arguments.text}, {tokens:,} tokens of {arguments.vocabulary}, {arguments.cores} cores\n"
-    )
+    text = f"{arguments.megabytes} MB of {arguments.text}, {tokens:,} tokens of {arguments.vocabulary}"
+    print(f"{text}, {arguments.cores} cores\n")
     print("         tokens a second           a CPU second       ")
     rates = {}
     for column in (0, 1):
@@ -154,9 +154,12 @@ def apart(folder: Path, cores: int) -> tuple[float, float]:
     processes = []
     for number in range(cores):
         code = APART.format(
-            source=source, size=stores.SMALL, tokenizer=str(folder / "tokenizer.json"),
-            text=str(folder / str(number)), folder=str(folder / "apart"),
-        )  # fmt: skip
+            source=source,
+            size=stores.SMALL,
+            tokenizer=str(folder / "tokenizer.json"),
+            text=str(folder / str(number)),
+            folder=str(folder / "apart"),
+        )
         processes.append(
             subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
@@ -178,7 +181,7 @@ def by_map(folder: Path, tokenizer: Any, cores: int) -> tuple[float, float]:
     import datasets
 
     datasets.disable_progress_bars()
-    texts = [file.read_text(encoding="utf-8") for file in text_files(folder / "all").values()]
+    texts = [file.read_text(encoding="utf-8") for file in text_files(folder / "all")]
     rows = datasets.Dataset.from_dict({"text": texts})
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -186,9 +189,14 @@ def by_map(folder: Path, tokenizer: Any, cores: int) -> tuple[float, float]:
 
     (folder / "map").mkdir()
     made = rows.map(
-        encode, batched=True, batch_size=4, num_proc=cores, remove_columns=["text"], load_from_cache_file=False,
+        encode,
+        batched=True,
+        batch_size=4,
+        num_proc=cores,
+        remove_columns=["text"],
+        load_from_cache_file=False,
         cache_file_name=str(folder / "map" / "tokens.arrow"),
-    )  # fmt: skip
+    )
     assert len(made) == len(texts)
     return 0.0, 0.0
 

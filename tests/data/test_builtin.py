@@ -13,8 +13,8 @@ import pytest
 
 from sources import answer, python
 from swlottery.data import builtin
-from swlottery.data.builtin import cache_folder
 from swlottery.data.evaluation import builtin_text, read_text
+from swlottery.runtime.files import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -188,12 +188,12 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 def test_a_write_cut_off_leaves_nothing_behind(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
+    def full(path: Path, content: str, encoding: str) -> int:
+        with path.open("w", encoding=encoding) as file:
             file.write(content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full)
     assert topics() == ["zoo", "torch"]
     assert not list((tmp_path / "cache").iterdir())
 
@@ -212,9 +212,9 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MEETING = """
 import json, os, time
-from swlottery import builtin
+from swlottery.runtime import files
 
-folder = builtin.cache_folder()
+folder = files.cache_folder()
 replace = os.replace
 
 def meet(source, target):  # both jobs have written all they have to write, and none has put it in place
@@ -227,7 +227,7 @@ def meet(source, target):  # both jobs have written all they have to write, and 
     print(json.dumps([str(target) in map(str, files), sizes]))
 
 os.replace = meet
-builtin._store(folder / "text.txt", b"x" * 1000)
+files.write_text(folder / "text.txt", "x" * 1000)
 """
 
 
@@ -240,7 +240,7 @@ def test_two_processes_may_write_the_cache_at_once(tmp_path: Path) -> None:
 
 BUILTIN = """
 import itertools, json, sys
-from swlottery import builtin
+from swlottery.data import builtin
 from swlottery.data.evaluation import builtin_text
 every, modules = EVERY, builtin._modules
 builtin._modules = lambda: itertools.islice(modules(), 0, None, every)

@@ -97,11 +97,11 @@ def test_a_text_without_text_is_refused(here: Path, content: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(path: Path) -> bytes:
+    def denied(path: Path, mode: str) -> Any:
         raise PermissionError(13, "Permission denied")
 
     (here / "x.txt").write_text("words")
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     assert "x.txt cannot be read (Permission denied)" in refusal("x.txt")
 
 

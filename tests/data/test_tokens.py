@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -17,16 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sources import FakeHub, answer, python, refusal, tokenizer_with
 from swlottery.data import builtin, preparation
+from swlottery.data import shards as shard_files
 from swlottery.data import sources as documents
 from swlottery.data import store as stores
 from swlottery.data import tokenize as encode
-from swlottery.data.tokens import Tokens, batch, prepare, validation_windows
+from swlottery.data.batches import batch, validation_windows
+from swlottery.data.tokens import Tokens, prepare
 from swlottery.runtime import files
 
 END = 1  # </s> of the tests' tokenizer, which otherwise has a token a byte
@@ -141,7 +141,7 @@ def test_the_pieces_of_a_file_are_the_file(content: str, size: int, tmp_path_fac
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(documents, "PIECE", size)
-        pieces = list(documents._document(documents._read_pieces(path)))
+        pieces = list(documents._mark_last(documents.read_pieces(path)))
     if not content.strip():
         assert not any(text.strip() for text, _ in pieces)
     else:
@@ -158,7 +158,7 @@ def test_a_file_in_pieces_has_the_tokens_of_the_whole(here: Path, monkeypatch: p
     content = "\n\n\n".join(f"{prose}\n  {i} words\n\n" for i in range(50))
     (here / "x.txt").write_text(content)
     monkeypatch.setattr(documents, "PIECE", 1000)
-    assert sum(1 for _ in documents._read_pieces(here / "x.txt")) > 10
+    assert sum(1 for _ in documents.read_pieces(here / "x.txt")) > 10
     whole = real(content, add_special_tokens=False)["input_ids"]
     assert everything(prepare("x.txt", real)) == [*whole, real.eos_token_id]
 
@@ -532,7 +532,7 @@ def test_of_very_many_tokens_only_the_sizes_are_checked(
 ) -> None:
     write_corpus(here)
     first = prepare("corpus", tokenizer())
-    monkeypatch.setattr(preparation, "HASHED", 100)
+    monkeypatch.setattr(shard_files, "HASHED", 100)
     damage(shards(copies(store)[0])[0], "bit")
     assert prepare("corpus", tokenizer()).manifest == first.manifest
     damage(shards(copies(store)[0])[0], "short")
@@ -545,7 +545,7 @@ def test_very_many_tokens_of_a_set_are_known_by_the_hashes_of_their_shards(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.splits = {"train": [{"text": "words"}] * 200}
-    monkeypatch.setattr(preparation, "HASHED", 100)
+    monkeypatch.setattr(shard_files, "HASHED", 100)
     first, second = (prepare("owner/name", tokenizer(), tokens=count).manifest["sha256"] for count in (100, 101))
     assert first != second and prepare("owner/name", tokenizer(), tokens=100).manifest["sha256"] == first
 
@@ -554,9 +554,10 @@ def test_very_many_tokens_of_a_set_are_known_by_the_hashes_of_their_shards(
 
 SLOW = """
 import json, os, time
-from swlottery import data, encode
-from swlottery import store as stores
-from swlottery.runtime import lock
+from swlottery.data import store as stores
+from swlottery.data import tokenize as encode
+from swlottery.data import tokens as data
+from swlottery.runtime import files
 from sources import tokenizer_with
 
 encode.BATCH, stores.SMALL = 300, 600
@@ -570,7 +571,8 @@ def progress(done, total):
     print(done, flush=True)
     time.sleep({pause})
 
-tokens = data.prepare("corpus", tokenizer_with("<s>", "</s>", eos_token="</s>"), progress=progress, say=waited.append, cores=1)
+tokenizer = tokenizer_with("<s>", "</s>", eos_token="</s>")
+tokens = data.prepare("corpus", tokenizer, progress=progress, say=waited.append, cores=1)
 print(json.dumps([len(made), waited, tokens.manifest["sha256"]]))
 """
 
@@ -584,7 +586,7 @@ def test_a_job_that_waits_for_another_can_be_asked_to_stop(here: Path, tmp_path:
     at_work = python(slow(pause=0.5))
     assert at_work.stdout is not None and at_work.stdout.readline()
     waiting = python(
-        "from swlottery.runtime.lock import lock\n"
+        "from swlottery.runtime.files import lock\n"
         "from pathlib import Path\n"
         "from swlottery.runtime.stop import Stopped, here\n"
         f"(place,) = Path({str(tmp_path / 'cache' / 'tokens')!r}).glob('*.lock')\n"
@@ -615,7 +617,7 @@ def test_two_jobs_at_once_end_with_one_good_copy(here: Path, store: Path) -> Non
 def test_two_jobs_without_locks_end_with_one_good_copy(here: Path, store: Path) -> None:
     """As on an NFS mount whose server has no lock daemon."""
     texts = write_corpus(here)
-    no_locks = "def flock(*_): raise OSError(37, 'No locks available')\nlock.fcntl.flock = flock"
+    no_locks = "def flock(*_): raise OSError(37, 'No locks available')\nfiles.fcntl.flock = flock"
     jobs = [python(slow(pause=0.2, trap=no_locks)) for _ in range(2)]
     digest = sha256(np.array(ids(*texts), np.uint16).tobytes())
     for _, waited, found in (answer(job) for job in jobs):
@@ -680,74 +682,3 @@ def test_progress_knows_no_end_where_a_set_does_not_say(hub: FakeHub, monkeypatc
     seen: list[tuple[int, int | None]] = []
     prepare("owner/name", tokenizer(), progress=lambda done, total: seen.append((done, total)))
     assert seen[0][1] is None and seen[-1] == (600, 600)
-
-
-# --- Batches -------------------------------------------------------------------------------------------------------
-
-
-@given(
-    total=st.integers(2, 3000),
-    context=st.integers(1, 50),
-    size=st.integers(1, 12),
-    seed=st.integers(0, 2**63 - 1),
-    step=st.integers(0, 2**40),
-)
-@settings(deadline=None)  # a busy machine may be slow
-def test_a_batch_is_a_pure_function_of_seed_and_step(total: int, context: int, size: int, seed: int, step: int) -> None:
-    context = min(context, total - 1)
-    tokens = np.arange(total, dtype=np.uint16)  # each token is its own position
-    rows = batch(tokens, context, size, seed, step)
-    assert rows.shape == (size, context + 1) and rows.dtype == torch.long
-    assert torch.equal(rows, rows[:, :1] + torch.arange(context + 1))  # unbroken stretches
-    np.random.seed(step % 2**32)  # the generators of others change nothing, and are not changed
-    torch.manual_seed(step)
-    state = np.random.get_state()[1].tolist()
-    assert torch.equal(batch(tokens, context, size, seed, step), rows)
-    assert np.random.get_state()[1].tolist() == state and torch.initial_seed() == step
-    # A rank that takes its rows, and a run with a larger batch, see the same ones.
-    assert torch.equal(batch(tokens, context, size + 3, seed, step)[:size], rows)
-    some = [row for row in range(size) if row % 3]
-    assert torch.equal(batch(tokens, context, size, seed, step, some), rows[some])
-    assert torch.equal(batch(tokens, context, size, seed, step, slice(1, size, 2)), rows[1::2])
-
-
-def test_batches_of_other_steps_and_seeds_are_others() -> None:
-    tokens = np.arange(60_000, dtype=np.uint16)
-    drawn = [batch(tokens, 4, 8, seed, step)[:, 0].tolist() for seed in range(20) for step in range(100)]
-    starts = [start for row in drawn for start in row]
-    assert len({tuple(row) for row in drawn}) == len(drawn)
-    assert len(set(starts)) > 0.85 * len(starts)  # 16,000 draws of 60,000 repeat as chance has it: 0.877
-    # Uniform, and the first start of one step says nothing about the next's.
-    counts = np.bincount(np.array(starts) * 10 // 60_000, minlength=10)
-    assert abs(counts - 1600).max() < 5 * 40
-    first = np.array([row[0] for row in drawn], dtype=float)
-    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.1
-
-
-def test_the_batches_are_these() -> None:
-    """Runs go on with the batches they began with, whatever version of numpy is installed meanwhile."""
-    tokens = np.arange(50_000, dtype=np.uint16)
-    assert batch(tokens, 3, 4, seed=0, step=0)[:, 0].tolist() == [35462, 16481, 41005, 41856]
-    assert batch(tokens, 3, 4, seed=7, step=12345)[:, 0].tolist() == [40486, 38773, 24852, 13229]
-
-
-def test_every_stretch_can_be_drawn() -> None:
-    tokens = np.arange(7, dtype=np.uint16)
-    starts = {start for step in range(50) for start in batch(tokens, 3, 4, 0, step)[:, 0].tolist()}
-    assert starts == {0, 1, 2, 3}
-    assert batch(tokens, 6, 5, 0, 0).tolist() == [list(range(7))] * 5
-
-
-@given(count=st.integers(1, 30), context=st.integers(1, 20), spare=st.integers(0, 500))
-@settings(deadline=None)
-def test_validation_windows_are_spread_and_apart(count: int, context: int, spare: int) -> None:
-    length = context + 1
-    tokens = np.arange(count * length + spare, dtype=np.uint16)
-    rows = validation_windows(tokens, context, count)
-    assert rows.shape == (count, length) and rows.dtype == torch.long
-    assert torch.equal(rows, rows[:, :1] + torch.arange(length))
-    starts = rows[:, 0].tolist()
-    steps = [later - earlier for earlier, later in itertools.pairwise(starts)]
-    assert starts[0] == 0 and all(step >= length for step in steps)
-    if count > 1:
-        assert starts[-1] + length == len(tokens) and max(steps) - min(steps) <= 1

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lottery.runs import built, complaint, events, flags, only_run, table, traces
 from swlottery.cli import main
 from swlottery.config import TrainSettings
-from swlottery.data import tokens as data
+from swlottery.data import batches as data
 from swlottery.data.batches import Batches
 from swlottery.errors import BadInput
 from swlottery.lottery import branch, loop, training

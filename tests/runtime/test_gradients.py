@@ -1,4 +1,4 @@
-"""The gradients of several ranks: what is sent when. That sums are right and resumes exact: tests/lottery/test_ranks.py."""
+"""The gradients of several ranks: what is sent when. For the sums and exact resumes: tests/lottery/test_ranks.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``swlottery prepare``: make the tokens of a run and nothing else; and how ``swlottery train`` comes by them."""
+"""``swlottery prepare``: makes the tokens of a run and nothing else; ``swlottery train`` makes them the same way."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) -> int:
     """Make the tokens that a run with these settings reads. Returns the exit code: 0 done, 75 stopped.
 
-    The model's weights are not loaded, and no GPU is used. asked: whether to stop; what is made by then is gone on from.
-    cores: that may be used; 0: as many as this process may use.
+    The model's weights are not loaded, and no GPU is used.
+
+    asked: whether to stop; the same command then continues from what is made. cores: how many may be used; 0: all that
+    this process may use.
 
     Raises:
         BadInput: settings that contradict each other or the model; text that cannot be read; a full disk.
@@ -41,7 +43,7 @@ def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) 
 
 
 def _limit(settings: TrainSettings, context: int) -> int | None:
-    """How many tokens the run will take: as many as the run that it branches from, where there is one."""
+    """How many tokens the run takes: as many as the run that it branches from, where there is one; None: all."""
     from swlottery.data.tokens import token_limit
     from swlottery.lottery import branch, taken
 
@@ -53,9 +55,9 @@ def _limit(settings: TrainSettings, context: int) -> int | None:
 def prepare(
     settings: TrainSettings, tokenizer: Any, context: int, limit: int | None, asked: Asked = never, cores: int = 0
 ) -> Tokens:
-    """The tokens that a run reads, made where they are not there yet; limit: so many, None: all.
+    """The tokens that a run reads, made where they are missing. limit: how many; None: all.
 
-    Raises `Stopped` where that was asked for.
+    Raises `Stopped` where ``asked`` says so.
     """
     from swlottery.data import tokens as data
 

@@ -1,21 +1,77 @@
-"""The batches of a training, on the device when they are needed: each rank has its own rows of each."""
+"""Batches of tokens. A batch is a pure function of (seed, step): every step's can be drawn without those before it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from swlottery.config import TrainSettings
+from swlottery.data.evaluation import evenly
+from swlottery.data.shards import Joined
+from swlottery.errors import BadInput
 from swlottery.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from swlottery.data.tokens import TokenArray
+TokenArray = np.ndarray | Joined
+"""Tokens, 1-D: a slice is an array of uint16 or uint32."""
+
+
+def batch(
+    tokens: TokenArray, context: int, size: int, seed: int, step: int, rows: slice | Sequence[int] | None = None
+) -> Tensor:
+    """The batch of a step: a LongTensor (size, context + 1) of windows drawn with replacement.
+
+    Inputs are [:, :-1] and targets [:, 1:]. A window may cross the end of a document.
+
+    rows: only these rows, in this order; no other tokens are read. The batch is that of all processes together, and
+    each takes its rows, so their number changes nothing.
+
+    Step and seed are the counter and key of a Philox generator (Salmon et al. 2011). Its raw numbers are reduced here:
+    numpy promises them for all its versions, but not the numbers of ``integers``.
+
+    Raises `BadInput` for data shorter than a window.
+    """
+    starts = len(tokens) - context
+    if starts < 1:
+        raise BadInput(f"the data has {len(tokens)} tokens, but a sequence needs {context + 1}: give more text")
+    numbers = np.random.Philox(key=seed, counter=step << 64).random_raw(size)
+    offsets = (numbers % np.uint64(starts)).astype(np.int64)  # differs from uniform by less than starts / 2⁶⁴
+    chosen = offsets if rows is None else offsets[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
+    return _windows(tokens, chosen.tolist(), context + 1)
+
+
+def validation_windows(tokens: TokenArray, context: int, count: int) -> Tensor:
+    """The windows of every validation: a LongTensor (count, context + 1), evenly spread and without overlap.
+
+    Raises `BadInput` where there are too few tokens.
+    """
+    if len(tokens) < count * (context + 1):
+        raise BadInput(
+            f"the data has {len(tokens)} tokens for validation, but {count} windows of {context + 1} need "
+            f"{count * (context + 1)}: give more text"
+        )
+    return _windows(tokens, evenly(len(tokens), context + 1, count), context + 1)
+
+
+def _windows(tokens: TokenArray, offsets: Sequence[int], length: int) -> Tensor:
+    import torch
+
+    windows = np.empty((len(offsets), length), np.int64)
+    for row, offset in zip(windows, offsets, strict=True):
+        row[:] = tokens[offset : offset + length]
+    return torch.from_numpy(windows)
 
 
 class Batches:
-    """A step's batch is cut into forward passes of ``micro_batch`` sequences, which the ranks take in turn."""
+    """The batches of a training on the device. Each rank has its own rows of each.
+
+    A step's batch is cut into forward passes of ``micro_batch`` sequences, which the ranks take in turn.
+    """
 
     def __init__(
         self, data: TokenArray, context: int, settings: TrainSettings, ranks: Ranks, device: torch.device
@@ -34,18 +90,16 @@ class Batches:
         return torch.split(tokens, self.settings.micro_batch)
 
     def prepare(self, number: int) -> None:
-        """Draw a batch beforehand, while a GPU is busy with what it was given; a CPU has no such time."""
+        """Draw a batch in advance, while a GPU is busy. A CPU has no such time."""
         if self.device.type != "cpu":
             self.ready = number, self._drawn(number)
 
     def _drawn(self, number: int) -> Tensor:
-        from swlottery.data.tokens import batch
-
         settings = self.settings
         size = settings.micro_batch * settings.grad_accum
         return sent(batch(self.data, self.context, size, settings.data_seed, number, rows=self.rows), self.device)
 
 
 def sent(tokens: Tensor, device: torch.device) -> Tensor:
-    """Tokens on the device. A GPU fetches them from memory that stays in place, and nobody waits for it."""
+    """Tokens on the device. A GPU copies them from pinned memory, and nothing waits for that."""
     return tokens.pin_memory().to(device, non_blocking=True) if device.type != "cpu" else tokens

@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub: their names, and their rows as they stream in."""
+"""Data sets on the Hugging Face hub: their names, their splits, and the texts of their rows as they are streamed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = Iterable[Mapping[str, Any]]
 def hub_id(source: str) -> str:
     """The data set that ``source`` names: ``owner/name`` or ``owner/name:config``, or a short name of `HUB_SETS`.
 
-    Raises `BadInput` for what can be no data set, as a misspelt path: that is not looked for on the hub.
+    Raises `BadInput` for what cannot be a data set, such as a misspelt path, without asking the hub.
     """
     name = HUB_SETS.get(source, source)
     if not HUB_ID.fullmatch(name) or name.endswith(TEXT_SUFFIXES):
@@ -33,18 +33,18 @@ def hub_id(source: str) -> str:
 
 
 def newest(hub_id: str) -> str | None:
-    """The commit at which a data set stands now; None where that cannot be asked."""
+    """The newest commit of a data set; None where the hub cannot be asked."""
     from huggingface_hub import HfApi
 
-    with contextlib.suppress(Exception):  # no network, no such set: who opens the set says so
+    with contextlib.suppress(Exception):  # no network, no such set: `open_set` reports it
         return HfApi().dataset_info(hub_id.partition(":")[0], timeout=10).sha
     return None
 
 
 def open_set(hub_id: str, revision: str | None = None) -> Mapping[str, Rows]:
-    """The splits of a data set, streamed. Raises `BadInput` for one that cannot be reached or read.
+    """The splits of a data set, streamed. revision: the commit to read; None: the newest.
 
-    revision: the commit to read; None: the newest.
+    Raises `BadInput` for a data set that cannot be reached or read.
     """
     from datasets import load_dataset
 
@@ -55,55 +55,52 @@ def open_set(hub_id: str, revision: str | None = None) -> Mapping[str, Rows]:
 
 
 def choose_split(hub_id: str, splits: Mapping[str, Rows], *wanted: str) -> str:
-    """The first of the splits ``wanted`` that the set has. Raises `BadInput` where it has none of them."""
+    """The first of the splits ``wanted`` that the data set has. Raises `BadInput` where it has none of them."""
     for split in wanted:
         if split in splits:
             return split
     raise BadInput(f"data set {hub_id} has no split {wanted[0]}, only {', '.join(splits)}: give a file instead")
 
 
-def texts(hub_id: str, rows: Rows) -> Iterator[str]:
-    """The text of row after row, empty ones too: the column ``text``, or the only one that holds strings.
-
-    Raises `BadInput` for rows without such a column, and for rows that cannot be read.
-    """
-    return Texts(hub_id, rows).read()
-
-
 class Texts:
-    """The texts of a split's rows, see `texts`; read from the first one on, or from a place of before."""
+    """The texts of a split's rows: the column ``text``, or the only one that holds strings."""
 
     def __init__(self, hub_id: str, rows: Rows) -> None:
         self.hub_id, self.rows = hub_id, rows
         self.column = ""
 
     def read(self) -> Iterator[str]:
-        """The text of row after row."""
+        """The text of row after row, empty ones too, from the first row or from where `go_to` went.
+
+        Raises `BadInput` for rows without such a column, and for rows that cannot be read.
+        """
         with _in_one_line(self.hub_id):
             for row in self.rows:
-                if not self.column:
-                    strings = [key for key, value in row.items() if isinstance(value, str)]
-                    if "text" not in row and len(strings) != 1:
-                        raise BadInput(
-                            f"data set {self.hub_id} has no column 'text' among {', '.join(row)}: save one as a file"
-                        )
-                    self.column = "text" if "text" in row else strings[0]
+                self.column = self.column or self._text_column(row)
                 yield row[self.column] or ""
 
     def place(self) -> dict[str, Any] | None:
-        """Behind the row that was read last, for `go_to`; None where the library does not say where that is."""
+        """The place after the last row that was read, for `go_to`; None where the library cannot give one."""
         if not self.column or not hasattr(self.rows, "state_dict"):
             return None
         return {"datasets": version("datasets"), "column": self.column, "rows": self.rows.state_dict()}
 
     def go_to(self, place: Any) -> bool:
-        """Have the next `read` begin at a `place`. False where that cannot be done: of another version's, it is not."""
+        """Let the next `read` begin at a `place`. Returns False for none, or one of another version of the library."""
         with contextlib.suppress(KeyError, TypeError):
             if place["datasets"] == version("datasets") and hasattr(self.rows, "load_state_dict"):
                 self.column = place["column"]
                 self.rows.load_state_dict(place["rows"])
                 return True
         return False
+
+    def _text_column(self, row: Mapping[str, Any]) -> str:
+        if "text" in row:
+            return "text"
+        strings = [name for name, value in row.items() if isinstance(value, str)]
+        if len(strings) != 1:
+            raise BadInput(f"data set {self.hub_id} has no column 'text' among {', '.join(row)}: save one as a file")
+        return strings[0]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Shards: the tokens of consecutive stretches of a text, a file each, which is there whole or not at all.
+"""Shards: files with the tokens of consecutive parts of a text.
 
-A shard is a safetensors file with ``tokens`` (uint16 or uint32), ``ends`` (uint32: behind which tokens documents end)
-and, as its metadata, what it holds. It is the same, byte for byte, whoever makes it and whenever.
+A shard is a safetensors file with ``tokens`` (uint16 or uint32), ``ends`` (uint32: after which tokens documents end)
+and metadata that describe it. It has the same bytes whoever makes it, and whenever.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 from swlottery.runtime import files
 
 LARGEST_HEADER = 1 << 20  # bytes
+HASHED = 1 << 30  # bytes; of more tokens only the files' sizes are checked: a hash would take many seconds at a start
 
 
 def write_shard(path: Path, tokens: np.ndarray, ends: np.ndarray, about: dict[str, Any]) -> None:
-    """Write a shard. about: what it says of itself beside the counts and the hash of its tokens."""
+    """Write a shard. about: its metadata; the counts, the type and the hash of its tokens are added."""
     from safetensors.numpy import save_file
 
     content = {**about, "tokens": len(tokens), "documents": len(ends)}
@@ -34,9 +35,9 @@ def write_shard(path: Path, tokens: np.ndarray, ends: np.ndarray, about: dict[st
 
 
 class Shard:
-    """A shard on disk. ``about`` is what it says of itself; its arrays are mapped when they are first asked for.
+    """A shard on disk. about: its metadata. Its arrays are memory-mapped (safetensors itself would copy them).
 
-    Raises `ValueError` for a file that is no whole shard, `OSError` for one that cannot be read.
+    Raises `ValueError` for a file that is no complete shard, `OSError` for one that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,18 +48,18 @@ class Shard:
                 raise ValueError(f"{path} is no shard")
             header = json.loads(file.read(length))
             size = file.seek(0, 2)
+        self._start = 8 + length
         try:
             self.about: dict[str, Any] = json.loads(header["__metadata__"]["about"])
-            self._start = 8 + length
+            self.dtype: np.dtype[Any] = np.dtype(self.about["dtype"]).newbyteorder("<")
             self._at = {name: header[name]["data_offsets"] for name in ("tokens", "ends")}
-            count, end = int(self.about["tokens"]), max(stop for _, stop in self._at.values())
-            dtype = np.dtype(self.about["dtype"])
-            good = self._at["tokens"][1] - self._at["tokens"][0] == count * dtype.itemsize
-            if not good or size != self._start + end:
-                raise ValueError(f"{path} is not whole")
+            first, stop = self._at["tokens"]
+            complete = stop - first == len(self) * self.dtype.itemsize
+            complete = complete and size == self._start + max(stop for _, stop in self._at.values())
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is no shard") from error
-        self.dtype: np.dtype[Any] = dtype.newbyteorder("<")
+        if not complete:
+            raise ValueError(f"{path} is incomplete")
 
     def __len__(self) -> int:
         return int(self.about["tokens"])
@@ -70,7 +71,7 @@ class Shard:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """Behind which of its tokens documents end."""
+        """How many of its tokens there are up to the end of each document, in increasing order."""
         return self._array("ends", np.dtype("<u4"))
 
     def _array(self, name: str, dtype: np.dtype[Any]) -> np.ndarray:
@@ -81,14 +82,14 @@ class Shard:
         return np.memmap(self.path, dtype, "r", self._start + start, (count,)).view(np.ndarray)
 
     def is_intact(self) -> bool:
-        """Whether the tokens have the hash that was written with them; reads them all."""
+        """Whether the tokens have the hash in the metadata; reads them all."""
         return bool(hashlib.sha256(self.tokens.data).hexdigest() == self.about["sha256"])
 
 
 class Joined(Sequence[int]):
-    """The tokens of consecutive shards from one position to another, as one sequence that cannot be written to.
+    """The tokens of consecutive shards, from ``start`` to ``stop``, as one read-only sequence.
 
-    A slice is an array, which of one shard is a view of the file; nothing is read before it is asked for.
+    A slice is an array: within one shard a view of the file. Only what is asked for is read.
     """
 
     def __init__(self, shards: Sequence[Shard], start: int, stop: int) -> None:
@@ -107,7 +108,7 @@ class Joined(Sequence[int]):
         first, last, step = index.indices(len(self))
         first, last = self.start + first, self.start + last
         if step != 1:
-            return np.asarray(self)[index]
+            return self[:][index]
         parts = []
         number = bisect_right(self.bounds, first) - 1
         while first < last:
@@ -117,19 +118,19 @@ class Joined(Sequence[int]):
         return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        whole: np.ndarray = self[:]
-        return whole.astype(dtype or self.dtype, copy=bool(copy))
+        tokens: np.ndarray = self[:]
+        return tokens.astype(dtype or self.dtype, copy=bool(copy))
 
     def tolist(self) -> list[int]:
-        """All of them as a list."""
+        """The tokens as a list."""
         return list(self[:].tolist())
 
     def parts(self) -> list[tuple[str, int, int]]:
-        """Of each shard that it takes in: the hash of all its tokens, and from where to where it is taken."""
+        """For each shard with tokens of this: the hash of the whole shard, and the first and last position in it."""
         return [(one.about["sha256"], first, last) for first, last, one in self._places()]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All of them in stretches of at most a shard."""
+        """The tokens in arrays of at most a shard."""
         return (one.tokens[first:last] for first, last, one in self._places())
 
     def _places(self) -> Iterator[tuple[int, int, Shard]]:

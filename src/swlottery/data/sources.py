@@ -1,7 +1,7 @@
-"""Sources of text to train on, as streams of documents: no source is held in memory whole.
+"""Sources of text, read as streams of documents in pieces, so that no source is held in memory as a whole.
 
-A document is a docstring of the built-in text, a file, a row of a hub data set; of WikiText, whose rows are lines, an
-article. A long file comes in pieces.
+A source is the built-in text, a file, a folder, or a data set on the Hugging Face hub. A document is a docstring, a
+file, a row of a data set; of WikiText, whose rows are lines, an article. A long file comes in several pieces.
 """
 
 from __future__ import annotations
@@ -18,98 +18,109 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.data import builtin, hub
-from swlottery.data.evaluation import BLANK_LINE, not_utf8, text_files, unreadable
 from swlottery.errors import BadInput
 
-PIECE = 1 << 16  # bytes of a file that are read at once; tokenising one piece takes a thousand times its size
+PIECE = 1 << 16  # bytes of a file that are read at once; tokenizing a piece takes a thousand times its size
+BLANK_LINE = "\n\n"
 ARTICLE = re.compile(r" = [^=].* = \n")  # the heading of a WikiText article; its sections have more signs
 
-Piece = tuple[str, bool]  # a stretch of a document, and whether the document ends with it
+Piece = tuple[str, bool]
+"""A part of a document, and whether it is the document's last."""
 
 
 class Stream:
-    """The pieces of a source in their order, from the first one on or from where an earlier reading has left off."""
+    """The pieces of a source, in order.
 
-    def __init__(self, start: Callable[[], Iterator[Piece]]) -> None:
-        self._start = start
+    start: returns them from the first one. rows: the rows of a data set, where each row is a document: the library can
+    continue in their middle.
+    """
 
-    def begin(self, skip: int = 0, place: Any = None) -> Iterator[Piece]:
-        """The pieces behind the first ``skip``. place: what `place` said there, if it is known."""
+    def __init__(self, start: Callable[[], Iterator[Piece]], rows: hub.Texts | None = None) -> None:
+        self._start, self._rows = start, rows
+
+    def pieces(self, skip: int = 0, place: Any = None) -> Iterator[Piece]:
+        """The pieces after the first ``skip``. place: what `place` returned there, if that is known."""
+        if skip and self._rows is not None and self._rows.go_to(place):
+            return self._start()
         return itertools.islice(self._start(), skip, None)
 
     def place(self) -> Any:
-        """Where the reading stands, as JSON, if it can go on there without reading what came before; else None."""
-        return None
-
-
-class RowStream(Stream):
-    """The pieces of a data set whose rows are documents. The library knows how to go on in the middle."""
-
-    def __init__(self, rows: hub.Texts) -> None:
-        super().__init__(lambda: _whole(rows.read()))
-        self._rows = rows
-
-    def begin(self, skip: int = 0, place: Any = None) -> Iterator[Piece]:
-        return _whole(self._rows.read()) if skip and self._rows.go_to(place) else super().begin(skip)
-
-    def place(self) -> Any:
-        return self._rows.place()
+        """Where the reading is, as JSON, if it can continue there without reading what comes before; else None."""
+        return self._rows.place() if self._rows is not None else None
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The documents of a source, in their order; and its own validation documents, where it has some."""
+    """The documents of a source, and its own validation documents where it has some."""
 
     train: Stream
     validation: Stream | None = None
-    bytes: int | None = None  # of the UTF-8 of train, as far as it is known
-    revision: str | None = None  # of a data set on the hub: the commit that is read, as far as it is known
+    bytes: int | None = None  # of train in UTF-8; None: not known
+    revision: str | None = None  # the commit of a data set on the hub; None: not known
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a source is called, by what it is known again, and how it is opened (which may need the network)."""
+    """A source by its name."""
 
     name: str
-    identity: str  # the hash of its documents; of a data set on the hub, whose documents are not at hand, its name
-    open: Callable[[str | None], Opened]  # at this commit, of a data set on the hub
+    identity: str  # "text" and the hash of its documents; for a data set on the hub, "hub" and its name
+    open: Callable[[str | None], Opened]  # with the commit of a data set on the hub; may need the network
     on_hub: bool = False
 
 
 def is_on_hub(source: str) -> bool:
-    """Whether ``source`` names a data set on the hub, and neither the built-in text nor a file or folder."""
+    """Whether ``source`` names a data set on the hub: neither the built-in text nor a file or folder."""
     return source != "builtin" and not os.path.exists(os.path.expanduser(source))
 
 
 def find_source(source: str) -> Source:
-    """The source that ``source`` names, in the order of `swlottery.data.evaluation.read_text`: built-in, file, folder, hub.
+    """The source that ``source`` names: ``builtin``; else a file or folder; else a data set on the hub.
 
     Files are read once, for their hash. Raises `BadInput` for a source that does not exist or cannot be read.
     """
     if source == "builtin":
         return _builtin()
-    path = Path(os.path.expanduser(source))
-    if source and os.path.isdir(path):
-        files = text_files(path)
-        return _files(f"{source} ({len(files)} files)", files)
-    if source and os.path.exists(path):
-        return _files(source, {"": path})
+    if (local := local_files(source)) is not None:
+        return _from_files(*local)
     name = hub.hub_id(source)
     return Source(name, f"hub {name}", lambda revision: _open_hub(name, revision), on_hub=True)
 
 
+def local_files(source: str) -> tuple[str, list[Path]] | None:
+    """The name and the files of a source that is a file or a folder; None where it is neither."""
+    path = Path(os.path.expanduser(source))
+    if source and os.path.isdir(path):
+        files = text_files(path)
+        return f"{source} ({len(files)} files)", files
+    return (source, [path]) if source and os.path.exists(path) else None
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The text files of a folder at any depth, in the order of their relative paths; `BadInput` where it has none."""
+    found = [path for path in folder.rglob("*") if path.suffix in hub.TEXT_SUFFIXES]
+    if not found:
+        raise BadInput(f"folder {folder} holds no {', '.join(hub.TEXT_SUFFIXES)} file: give a file, or another folder")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def builtin_name() -> str:
+    """The name of the built-in text, with the versions that decide it."""
+    return "builtin (docstrings of Python {} and torch {})".format(*builtin.versions())
+
+
 def _builtin() -> Source:
     documents = builtin.docstrings()
-    name = "builtin (docstrings of Python {} and torch {})".format(*builtin.versions())
     digest = hashlib.sha256(json.dumps(documents).encode()).hexdigest()
     size = sum(len(document.encode()) for document in documents)
-    return Source(name, f"text {digest}", lambda _: Opened(Stream(lambda: _whole(documents)), bytes=size))
+    opened = Opened(Stream(lambda: _documents(documents)), bytes=size)
+    return Source(builtin_name(), f"text {digest}", lambda _: opened)
 
 
-def _files(name: str, files: dict[str, Path]) -> Source:
-    """Known by the files' contents and order: a copy elsewhere is the same source, a file written anew is another."""
+def _from_files(name: str, files: list[Path]) -> Source:
+    """Identified by the files' contents and order: a copy elsewhere is the same source, a changed file another."""
     digest, size = hashlib.sha256(), 0
-    for path in files.values():
+    for path in files:
         if not path.is_file():
             raise BadInput(f"{path} is no regular file: copy what it holds into one")
         try:
@@ -119,11 +130,11 @@ def _files(name: str, files: dict[str, Path]) -> Source:
                     content.update(block)
                     size += len(block)
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise _unreadable(path, error) from error
         digest.update(content.digest())
 
     def pieces() -> Iterator[Piece]:
-        return itertools.chain.from_iterable(_document(_read_pieces(path)) for path in files.values())
+        return itertools.chain.from_iterable(_mark_last(read_pieces(path)) for path in files)
 
     return Source(name, f"text {digest.hexdigest()}", lambda _: Opened(Stream(pieces), bytes=size))
 
@@ -132,17 +143,17 @@ def _open_hub(name: str, revision: str | None) -> Opened:
     at = revision or hub.newest(name)
     splits = hub.open_set(name, at)
     train = hub.choose_split(name, splits, "train")
-    validation = _rows(name, splits["validation"]) if "validation" in splits else None
-    info = getattr(splits[train], "info", None)  # of a set whose card has no such numbers, nothing is known
+    validation = _stream(name, splits["validation"]) if "validation" in splits else None
+    info = getattr(splits[train], "info", None)  # absent where the data set's card has no sizes
     size = getattr((getattr(info, "splits", None) or {}).get(train), "num_bytes", None)
-    return Opened(_rows(name, splits[train]), validation, size or None, at)
+    return Opened(_stream(name, splits[train]), validation, size or None, at)
 
 
-def _rows(name: str, rows: hub.Rows) -> Stream:
+def _stream(name: str, rows: hub.Rows) -> Stream:
     texts = hub.Texts(name, rows)
-    if name.startswith("Salesforce/wikitext:"):
-        return Stream(lambda: _whole(_articles(texts.read())))  # an article ends where the next one's row is read
-    return RowStream(texts)
+    if name.startswith("Salesforce/wikitext:"):  # an article is known to end when the next one's row has been read
+        return Stream(lambda: _documents(_articles(texts.read())))
+    return Stream(lambda: _documents(texts.read()), texts)
 
 
 def _articles(lines: Iterable[str]) -> Iterator[str]:
@@ -155,24 +166,27 @@ def _articles(lines: Iterable[str]) -> Iterator[str]:
     yield "".join(article)
 
 
-def _whole(documents: Iterable[str]) -> Iterator[Piece]:
-    return ((document, True) for document in documents if document.strip())
+def _documents(texts: Iterable[str]) -> Iterator[Piece]:
+    """Documents of one piece each, without blank ones."""
+    return ((text, True) for text in texts if text.strip())
 
 
-def _document(pieces: Iterator[str]) -> Iterator[Piece]:
-    """The pieces of one document, its last marked; none of a document without text."""
-    before, parts = next(pieces, ""), 1
+def _mark_last(pieces: Iterator[str]) -> Iterator[Piece]:
+    """The pieces of one document, the last one marked; nothing for a blank document."""
+    before, count = next(pieces, ""), 1
     for piece in pieces:
         yield before, False
-        before, parts = piece, parts + 1
-    if parts > 1 or before.strip():
+        before, count = piece, count + 1
+    if count > 1 or before.strip():
         yield before, True
 
 
-def _read_pieces(path: Path) -> Iterator[str]:
-    """A file in pieces of about `PIECE` bytes, cut before a blank line; else before a line's end, a blank, anywhere.
+def read_pieces(path: Path) -> Iterator[str]:
+    """A file in pieces of about `PIECE` bytes, cut before a blank line; else before a line end, a space, anywhere.
 
-    Before white space GPT-2's tokenizer splits anyway, so the tokens of the pieces are those of the whole.
+    GPT-2's tokenizer splits before white space anyway, so the pieces have the tokens of the uncut text.
+
+    Raises `BadInput` for a file that cannot be read or is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, read, block = "", 0, bytes(PIECE)
@@ -185,10 +199,11 @@ def _read_pieces(path: Path) -> Iterator[str]:
                 cut = _cut(held) if len(block) == PIECE else len(held)
                 yield held[:cut]
                 held = held[cut:]
-    except UnicodeDecodeError as error:  # of the block and what was left of the one before
-        raise not_utf8(path, read + len(block) - len(error.object) + error.start, error.reason) from error
+    except UnicodeDecodeError as error:  # error.object is what was left of the block before, and this block
+        byte = read + len(block) - len(error.object) + error.start
+        raise BadInput(f"{path} is not UTF-8 (byte {byte}: {error.reason}): convert it to UTF-8") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _cut(text: str) -> int:
@@ -196,3 +211,11 @@ def _cut(text: str) -> int:
         if cut := len(text[: max(text.rfind(space), 0)].rstrip()):
             return cut
     return len(text)
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    return BadInput(f"{path} cannot be read ({error.strerror}): check its permissions, or give another")
+
+
+def no_text(name: str) -> BadInput:
+    return BadInput(f"{name} holds no text: give another file, folder or data set, or 'builtin'")

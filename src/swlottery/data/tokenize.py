@@ -1,6 +1,6 @@
-"""Documents become tokens: what a tokenizer is known by, and how the tokens of a stretch of text are made.
+"""Pieces of documents become the tokens of a shard; and what identifies a tokenizer.
 
-What is here runs in this process and in those that share the work, so it imports no more than tokenizing needs.
+The worker processes import this module, so it imports no more than tokenizing needs.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from swlottery.data.evaluation import BLANK_LINE
 from swlottery.data.shards import write_shard
-from swlottery.data.sources import Piece
+from swlottery.data.sources import BLANK_LINE, Piece
 
-BATCH = 1 << 20  # characters that are tokenised at once: some 250,000 tokens, and 100 MB of memory
-WORDS = 1 << 18  # words whose tokens a BPE remembers: ten thousand by default, too few for a language
-PROBE = (
-    "Words of it,\n\n and\tmore: I'll  see 3.14159…", " é日本語 🙂 \u00a0\r\n", "", "<s></s><|endoftext|> [CLS]",
-)  # fmt: skip
+BATCH = 1 << 20  # characters that are tokenized at once: some 250,000 tokens, and 100 MB of memory
+WORDS = 1 << 18  # words whose tokens a BPE caches; its default, ten thousand, is too few for a language
+PROBE = ("Words of it,\n\n and\tmore: I'll  see 3.14159…", " é日本語 🙂 \u00a0\r\n", "", "<s></s><|endoftext|> [CLS]")
 
 
 def end_tokens(tokenizer: Any) -> list[int]:
-    """What stands behind each document: the end-of-text token; a blank line where the tokenizer has none."""
+    """The tokens after each document: the end-of-text token; a blank line where the tokenizer has none."""
     if tokenizer.eos_token_id is not None:
         return [int(tokenizer.eos_token_id)]
     return list(tokenizer(BLANK_LINE, add_special_tokens=False)["input_ids"])
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """The hash of all of a tokenizer that decides the tokens of a document."""
+    """The hash of everything in a tokenizer that decides the tokens of a document."""
     content: dict[str, Any] = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        # Special tokens around a text, its cutting and padding take no part, and the last two change with every call.
+        # Special tokens around a text, truncation and padding have no effect; the last two change with every call.
         inner = json.loads(backend.to_str())
         content = {name: inner[name] for name in inner.keys() - {"post_processor", "truncation", "padding"}}
     content["end"] = end_tokens(tokenizer)
@@ -47,7 +44,7 @@ def fingerprint(tokenizer: Any) -> str:
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """One more than the largest token there is."""
+    """The largest token plus one."""
     return 1 + max(0, *map(int, tokenizer.get_vocab().values()), *end_tokens(tokenizer))
 
 
@@ -57,10 +54,10 @@ def token_type(vocabulary: int) -> np.dtype[Any]:
 
 
 class Encoder:
-    """Texts to tokens, without special tokens around a text: as the tokenizer's own call, and faster.
+    """Texts to tokens, without special tokens around a text: the tokens of the tokenizer's own call, but faster.
 
-    It can be pickled. Of a tokenizer of the library ``tokenizers`` it holds only the description, so that a process
-    which gets it need not import transformers; the tokenizer itself where the two do not agree on a few texts.
+    It can be pickled. Of a tokenizer of the library ``tokenizers`` it holds only the description, so that a worker
+    process need not import transformers. If that gives other tokens for `PROBE`, it holds the tokenizer itself.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -91,7 +88,7 @@ class Encoder:
         fast.no_padding()
         fast.no_truncation()
         fast.encode_special_tokens = self.verbatim
-        with contextlib.suppress(AttributeError):  # not every model remembers, nor does every version offer this
+        with contextlib.suppress(AttributeError):  # not every model has a cache, nor every version this method
             fast.model._resize_cache(WORDS)
         return fast
 
@@ -106,39 +103,46 @@ def _call(tokenizer: Any, texts: Sequence[str]) -> list[Sequence[int]]:
 
 @dataclass(frozen=True)
 class Counted:
-    """How much of a shard has been made."""
+    """How much of a shard, or of several, has been made."""
 
     tokens: int = 0
     characters: int = 0
-    bytes: int = 0  # the same in UTF-8
+    bytes: int = 0  # the same text in UTF-8
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(self.tokens + other.tokens, self.characters + other.characters, self.bytes + other.bytes)
 
 
-def make_shard(encoder: Encoder, pieces: Iterable[Piece], path: Path, about: dict[str, Any]) -> Iterator[Counted]:
-    """Write the tokens of all pieces as a shard, with `end_tokens` behind each document; yields after each batch.
+@dataclass(frozen=True)
+class Task:
+    """A shard to be made: its number, its text, its file, and its metadata except for what it contains."""
 
-    about: what else the shard should say of itself.
-    """
+    number: int
+    pieces: list[Piece]
+    path: Path
+    about: dict[str, Any]
+
+
+def make_shard(encoder: Encoder, task: Task) -> Iterator[Counted]:
+    """Write the tokens of all pieces as a shard, with `end_tokens` after each document. Yields after each batch."""
     parts: list[np.ndarray] = []
     ends = array("I")
     tokens = characters = size = 0
-    for batch in _batches(pieces):
+    for batch in _batches(task.pieces):
         lists: list[Sequence[int]] = []
-        for (text, ends_here), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
+        for (text, is_last), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
             lists.append(ids)
             tokens += len(ids)
             characters += len(text)
             size += len(text.encode())
-            if ends_here:
+            if is_last:
                 lists.append(encoder.end)
                 tokens += len(encoder.end)
                 ends.append(tokens)
         parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype, sum(map(len, lists))))
         yield Counted(tokens, characters, size)
-    whole = np.concatenate(parts) if parts else np.empty(0, encoder.dtype)
-    write_shard(path, whole, np.array(ends, "<u4"), about | {"characters": characters, "bytes": size})
+    joined = np.concatenate(parts) if parts else np.empty(0, encoder.dtype)
+    write_shard(task.path, joined, np.array(ends, "<u4"), task.about | {"characters": characters, "bytes": size})
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

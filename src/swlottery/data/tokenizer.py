@@ -1,14 +1,12 @@
-"""A small byte-level BPE tokenizer of our own, for networks that start from scratch where nothing can be fetched."""
+"""A small byte-level BPE tokenizer, for networks that start from scratch where no tokenizer can be downloaded."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 from typing import Any
 
-from swlottery.data.builtin import cache_folder
 from swlottery.data.evaluation import builtin_text
+from swlottery.runtime import files
 
 VOCABULARY = 8192
 END = "<|endoftext|>"
@@ -18,16 +16,16 @@ _TRAINING_CHARACTERS = 4_000_000
 def builtin_tokenizer() -> Any:
     """A ``PreTrainedTokenizerFast`` of 8,192 tokens, trained on the built-in text at first use and then cached.
 
-    Other versions of Python and torch have other docstrings, so the cache is named by the text's hash. Like GPT-2's,
-    its only special token ``<|endoftext|>`` both begins and ends a text, and is not put there unasked.
+    Other versions of Python and torch have other docstrings, so the cached file is named by the text's hash. As in
+    GPT-2's tokenizer, the only special token is ``<|endoftext|>``, for both ends of a text; it is not added by itself.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     text = builtin_text()
-    path = cache_folder() / f"bpe-{VOCABULARY}-{text.sha256[:16]}.json"
+    path = files.cache_folder() / f"bpe-{VOCABULARY}-{text.sha256[:16]}.json"
     tokenizer = None
-    with contextlib.suppress(Exception):  # absent or damaged: made again
+    with contextlib.suppress(Exception):  # absent or damaged: trained again
         tokenizer = Tokenizer.from_file(str(path))
     if tokenizer is None:
         tokenizer = Tokenizer(models.BPE())
@@ -42,7 +40,5 @@ def builtin_tokenizer() -> Any:
         tokenizer.train_from_iterator([text.content[:_TRAINING_CHARACTERS]], trainer)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-            tokenizer.save(str(unfinished))
-            os.replace(unfinished, path)
+            files.write(path, lambda unfinished: tokenizer.save(str(unfinished)))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)

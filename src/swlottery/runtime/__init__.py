@@ -1,1 +1,4 @@
-"""How a run lives on a machine: its folder, its tables, its checkpoints, its environment."""
+"""What any long job needs: files, locks, checkpoints, ranks, signals, Slurm, hardware. Knows nothing of the lottery.
+
+Imports only config and errors; every other room may import from here.
+"""

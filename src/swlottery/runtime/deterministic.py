@@ -1,8 +1,8 @@
-"""Strictly deterministic stretches of a run: its training steps and held-out losses.
+"""Strictly deterministic parts of a run: its training steps and held-out losses.
 
-`environment.pin` only warns of an operation that has no deterministic form, and then attention on a GPU adds up its gradients
-in whatever order threads come. Under the strict mode it does not, but an operation without such a form is an error there;
-outside of training some are needed (the finder's medians), and have no part in any weight.
+After `environment.pin`, torch only warns of an operation without a deterministic form, and attention on a GPU then adds
+its gradients in varying order. In strict mode attention is deterministic, but such an operation is an error. Outside
+of training a few are needed (the finder's medians), and no weight depends on them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """Deterministic algorithms without exception; behind it all is as it was before."""
+    """Deterministic algorithms without exception. On leaving, the mode is what it was before."""
     import torch
 
     before = torch.are_deterministic_algorithms_enabled()
@@ -33,9 +33,10 @@ def strict() -> Iterator[None]:
 
 
 class Deterministic:
-    """Where a network is `strict`ly deterministic: always, if it is known to bear it, else as `here` finds out.
+    """Makes the training of one network `strict`, where its operations allow that.
 
-    who: its name. possible: whether every operation of it has a deterministic form on the device; None: not known.
+    who: the network's name. possible: whether each of its operations has a deterministic form on the device; None: not
+    known, so that the first `here` tries it.
     """
 
     def __init__(self, who: str, device: torch.device, ranks: Ranks, possible: bool | None) -> None:
@@ -43,9 +44,10 @@ class Deterministic:
 
     @contextmanager
     def here(self, trial: Callable[[], object]) -> Iterator[None]:
-        """One stretch. trial: does once what the network does in training, where nothing is known of it.
+        """A context that is strict where that is possible. trial: runs the network once as in training.
 
-        Raises `BadInput` for an operation that has no deterministic form after all.
+        Raises:
+            BadInput: an operation has no deterministic form although ``possible`` said so.
         """
         if self.possible is None:
             self.possible = not any(self.ranks.gather(self._refused(trial)))
@@ -58,8 +60,8 @@ class Deterministic:
         except RuntimeError as error:
             if name := refused(error):
                 raise BadInput(
-                    f"{name} has no deterministic form on {self.device}, and {self.who} needs it: train on another device "
-                    "(--device cpu), or with another version of torch"
+                    f"{name} has no deterministic form on {self.device}, and {self.who} needs it: train on another "
+                    "device (--device cpu), or with another version of torch"
                 ) from None
             raise
 
@@ -76,6 +78,6 @@ class Deterministic:
 
 
 def refused(error: RuntimeError) -> str:
-    """The operation that torch refused, for an error of its that says so; else nothing."""
+    """The name of the operation that torch refused in strict mode; empty for any other error."""
     name, found, _ = str(error).partition(" does not have a deterministic implementation")
     return name.rpartition("\n")[2] if found else ""

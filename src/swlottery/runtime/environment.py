@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside its settings: threads, versions, and which kernels torch may choose."""
+"""What the bits of a run depend on besides its settings: threads, versions, hardware, and torch's choice of kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def describe(threads: int, device: torch.device | None = None) -> dict[str, Any]:
-    """Threads, versions, processor and GPU, as ``environment.json`` holds them. device: that of the run."""
+    """Threads, versions, processor and GPU, as in ``environment.json``. device: that of the run.
+
+    Not torch's ``collect_env``, which runs a dozen programs and returns a text.
+    """
     import torch
     import transformers
 
@@ -37,15 +40,15 @@ def cores() -> int:
 
 
 def pin(threads: int) -> None:
-    """Make torch compute the same bits each time on this machine. One thread gives other bits than two.
+    """Make torch compute the same bits each time on this machine. Another number of threads gives other bits.
 
-    What has no deterministic form is only warned of here; training is stricter (`runtime.deterministic`).
+    torch only warns of an operation without a deterministic form; `swlottery.runtime.deterministic` is stricter.
     """
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # A net for bugs, at a tenth of a step's time.
+    # It would only help to find bugs, and costs a tenth of a step's time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,11 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that appear complete or not at all; a lock on what only one job should make; the folder of caches."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+POLL = 0.2  # seconds between two attempts to get a lock
+
+
+def cache_folder() -> Path:
+    """Where swlottery keeps what it can make again: $SWLOTTERY_CACHE, $XDG_CACHE_HOME/swlottery, ~/.cache/swlottery."""
+    if own := os.environ.get("SWLOTTERY_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swlottery"
+
 
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
-    """Let ``fill`` write a file beside ``path``, make it durable, and rename it: no reader sees half of it."""
+    """Let ``fill`` write a file beside ``path``, sync it to disk, and rename it, so that no reader sees half of it."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         fill(unfinished)
@@ -28,28 +39,28 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all; its folder is made where it is missing."""
+    """`write` a text file in UTF-8. Its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
-    """A JSON file, whole or not at all."""
+    """`write_text` of JSON."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """A safetensors file, whole or not at all."""
+    """`write` a safetensors file."""
     from safetensors.torch import save_file
 
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with system_errors():
-        write(path, lambda unfinished: save_file(whole, unfinished, dict(metadata or {})))
+        write(path, lambda unfinished: save_file(on_cpu, unfinished, dict(metadata or {})))
 
 
 @contextlib.contextmanager
 def system_errors() -> Iterator[None]:
-    """What safetensors says of the system, such as that a disk is full, as the `OSError` that it is."""
+    """Raise an error of the system that safetensors reports, such as a full disk, as the `OSError` that it is."""
     from safetensors import SafetensorError
 
     try:
@@ -61,9 +72,38 @@ def system_errors() -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on disk."""
+    """Wait until a file, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock(place: Path, say: Callable[[str], None], poll: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Wait to be the only job that makes ``place``. The lock goes with its process, however that ends.
+
+    Not `filelock`: without flock it leaves a file behind when killed, or fails (ENOLCK on some NFS mounts).
+
+    say: called with a line when another job has the lock. poll: called while waiting, which its exceptions end.
+
+    Yields False on a file system without locks. There, several jobs may make ``place`` at once. So what they make must
+    be the same, and be written by `write`.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_name(f"{place.name}.lock").open("ab") as file:  # never removed: all jobs must lock the same file
+        locked = waiting = False
+        while not locked:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                if not waiting:
+                    say(f"waiting for another job that is making {place}")
+                waiting = True
+                time.sleep(POLL)
+                poll()
+            except OSError:  # a file system without locks
+                break
+        yield locked

@@ -1,8 +1,8 @@
-"""Gradients added over all ranks while the last backward pass of a step still goes on.
+"""Gradients summed over all ranks while the last backward pass of a step still runs.
 
-Not by DistributedDataParallel: it lays its buckets out anew after its first step, so that with three ranks or more a resumed
-run would add in another order, and get other bits. Here a bucket is what it is from the start, and they are sent in one
-order, whatever becomes complete first: a rank whose tokens met no expert of a bucket sends the same pieces as all others.
+Not DistributedDataParallel: it rearranges its buckets after the first step, so with three ranks or more a resumed run
+would add in another order and get other bits. Here the buckets never change and are sent in a fixed order, whichever
+is complete first. A rank whose tokens reached no expert of a bucket sends zeros, so that all ranks send the same.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET = 25 << 20
-"""Bytes of gradients that are sent together; a larger tensor goes alone."""
+"""Bytes of gradients that are sent together; a larger tensor is sent alone."""
 
 
 class Gradients:
-    """The gradients of a step's parameters. On one rank they are as torch leaves them, and nothing is hooked into anything.
+    """The gradients of a step's parameters. On one rank they are as torch leaves them, and no hook is set.
 
-    On several, each is a view into its bucket, so that nothing is copied to be sent, and where a parameter got none there
-    are zeros. `clear`, then every backward pass, `last` before the last one, then `Ranks.add_gradients`.
+    On several ranks each gradient is a view into its bucket, so that sending copies nothing, and a parameter without a
+    gradient has zeros. Order of calls: `clear`, every backward pass, with `last` before the last one, and then
+    `Ranks.add_gradients`.
     """
 
     def __init__(self, parameters: Iterable[Tensor], ranks: int) -> None:
@@ -45,11 +46,11 @@ class Gradients:
             bucket.clear()
 
     def last(self) -> None:
-        """The backward pass that comes is the step's last: what it completes may be sent."""
+        """The next backward pass is the step's last: buckets that it completes may be sent."""
         self.sending = True
 
     def finish(self) -> None:
-        """Send what is left, and wait for all. `RuntimeError` where a rank has gone."""
+        """Send what is left, and wait for all sums. `RuntimeError` where a rank is gone."""
         self._send(everything=True)
         if self.error is not None:
             raise self.error
@@ -69,12 +70,12 @@ class Gradients:
                 if self.error is None:
                     self.works.append(torch.distributed.all_reduce(self.buckets[self.sent].flat, async_op=True))
                 self.sent += 1
-        except RuntimeError as error:  # for `finish`: a backward pass is no place for it
+        except RuntimeError as error:  # raised by `finish`, not inside a backward pass
             self.error = error
 
 
 class _Bucket:
-    """Some parameters and one tensor that holds all their gradients. missing: how many are not complete."""
+    """Some parameters, and one tensor with all their gradients. missing: how many gradients are not complete."""
 
     def __init__(self, parameters: list[Tensor]) -> None:
         import torch
@@ -94,7 +95,7 @@ class _Bucket:
 
 
 def _parts(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """From the last parameter to the first, as a backward pass comes to them, in parts of `BUCKET` bytes."""
+    """The parameters from last to first, as a backward pass reaches them, in parts of `BUCKET` bytes."""
     parts: list[list[Tensor]] = []
     size = 0
     for parameter in reversed(parameters):

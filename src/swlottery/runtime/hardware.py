@@ -1,6 +1,6 @@
-"""What this machine has: which device a run takes, and which precision it multiplies fast.
+"""The machine: which device a run uses, which precision is fast there, and what of a GPU decides the bits of a run.
 
-Nothing here is a list of processors: torch, oneDNN and the driver are asked.
+There is no list of processors: torch, oneDNN and the driver are asked.
 """
 
 from __future__ import annotations
@@ -23,20 +23,28 @@ if TYPE_CHECKING:
     import torch
 
 _BFLOAT16_ISA = re.compile(r"BF16|AMX|FP16|AVX10|AVX2_VNNI_2|ALL|DEFAULT")
-"""The values of ONEDNN_MAX_CPU_ISA that leave oneDNN an instruction for bfloat16."""
+"""The values of ONEDNN_MAX_CPU_ISA with which oneDNN still has instructions for bfloat16."""
 
 SLURM_GPUS = (
-    "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "GPU_DEVICE_ORDINAL", "SLURM_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE",
+    "SLURM_JOB_GPUS",
+    "SLURM_STEP_GPUS",
+    "GPU_DEVICE_ORDINAL",
+    "SLURM_GPUS",
+    "SLURM_GPUS_ON_NODE",
+    "SLURM_GPUS_PER_NODE",
     "SLURM_GPUS_PER_TASK",
-)  # fmt: skip
-"""Where Slurm says that a job was given GPUs."""
+)
+"""Variables in which Slurm says that a job has GPUs."""
+
+_NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES and of Slurm's variables that mean no GPU."""
 
 
 def bfloat16(device: torch.device) -> tuple[bool, str]:
     """Whether a device multiplies bfloat16 faster than float32, and why, in a few words.
 
-    On a CPU only units of its own count: without them bfloat16 is emulated, up to 20 times slower than float32. What
-    ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY take away counts as missing.
+    A CPU needs units for it: emulated bfloat16 is up to 20 times slower than float32. Units that ONEDNN_MAX_CPU_ISA or
+    ATEN_CPU_CAPABILITY switch off do not count.
     """
     import torch
 
@@ -46,14 +54,15 @@ def bfloat16(device: torch.device) -> tuple[bool, str]:
         return fast, f"{name} has {'' if fast else 'no '}bfloat16 units"
     if device.type != "cpu":
         return False, f"unknown of {device.type}"
+    capability = torch.backends.cpu.get_cpu_capability()
     usable = bool(torch.backends.mkldnn.is_available()) and bool(  # type: ignore[no-untyped-call]
         torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
     )
-    if torch.backends.cpu.get_cpu_capability().startswith(("DEFAULT", "AVX")):  # x86: oneDNN also says yes to emulation
-        native = any(_torch_says(f"_is_{unit}_supported") for unit in ("avx512_bf16", "amx_tile"))
+    if capability.startswith(("DEFAULT", "AVX")):  # x86, where oneDNN also says yes to emulation
+        units = any(_torch_says(f"_is_{unit}_supported") for unit in ("avx512_bf16", "amx_tile"))
         allowed = _BFLOAT16_ISA.search((os.environ.get("ONEDNN_MAX_CPU_ISA") or "DEFAULT").upper()) is not None
-        usable = usable and native and allowed and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return usable, "this CPU has bfloat16 units" if usable else "this CPU has no bfloat16 units"
+        usable = usable and units and allowed and capability.startswith("AVX512")
+    return usable, f"this CPU has {'' if usable else 'no '}bfloat16 units"
 
 
 def _torch_says(name: str) -> bool:
@@ -77,7 +86,7 @@ def how_slow(device: torch.device) -> str:
 
 
 def slowdown(device: torch.device) -> float:
-    """How many times as long a matrix product takes in bfloat16 as in float32 here: medians of five, 50 ms in all."""
+    """How many times as long a matrix product takes in bfloat16 as in float32: medians of five, 50 ms in all."""
     import torch
 
     seconds = {}
@@ -97,40 +106,42 @@ def pick_device(device: str) -> torch.device:
     """The device of ``--device``. ``auto`` is the GPU; the CPU only where no GPU was given.
 
     Raises:
-        BadInput: no such device; or ``auto`` where a GPU was given that torch cannot use.
+        BadInput: there is no such device; or ``auto`` where a GPU was given that torch cannot use.
     """
     import torch
 
-    if device != "auto":
-        try:
-            picked = torch.device(device)
-        except RuntimeError:
-            raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
-        if picked.type not in ("cpu", "cuda"):
-            raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
-        if picked.type == "cpu":
-            return picked
-    if _cuda_works():
-        if device == "auto":
-            return torch.device("cuda")
-        if (picked.index or 0) >= torch.cuda.device_count():
-            raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
+    picked = torch.device("cuda") if device == "auto" else _parse(device)
+    if picked.type == "cpu":
         return picked
-    given = given_gpu(os.environ)
-    if given:
+    works = _cuda_works()
+    if works and (picked.index or 0) < torch.cuda.device_count():
+        return picked
+    if not works and (given := given_gpu(os.environ)):
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise BadInput(
-            f"--device {device}: a GPU was given ({given}), but this torch ({torch.__version__}, {build}) cannot use it: "
-            "install the build that fits the driver (SWLOTTERY_PIP hands options to pip; docs/slurm.md has the table), or "
-            "run with --device cpu"
+            f"--device {device}: a GPU was given ({given}), but this torch ({torch.__version__}, {build}) cannot use "
+            "it: install the build that fits the driver (SWLOTTERY_PIP hands options to pip; docs/slurm.md has the "
+            "table), or run with --device cpu"
         )
     if device != "auto":
         raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
     return torch.device("cpu")
 
 
+def _parse(device: str) -> torch.device:
+    import torch
+
+    try:
+        picked = torch.device(device)
+    except RuntimeError:
+        raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
+    if picked.type not in ("cpu", "cuda"):
+        raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
+    return picked
+
+
 def use(device: torch.device) -> None:
-    """Have everything that names no GPU mean this one: events, pinned memory, what is asked of the hardware."""
+    """Make ``device`` the current GPU: that of events, pinned memory and questions which name none."""
     import torch
 
     if device.type == "cuda" and device.index is not None:
@@ -140,27 +151,26 @@ def use(device: torch.device) -> None:
 def _cuda_works() -> bool:
     import torch
 
-    with warnings.catch_warnings():  # of a driver that is too old, which is said in words of our own
+    with warnings.catch_warnings():  # of a driver that is too old; `pick_device` says so in its own words
         warnings.simplefilter("ignore")
         return torch.cuda.is_available()
 
 
 def given_gpu(environment: Mapping[str, str]) -> str:
-    """By what a GPU was given to this process, in words; empty where none was.
+    """What says that this process was given a GPU: a variable, the driver. Empty where nothing does.
 
-    CUDA_VISIBLE_DEVICES set to nothing, -1 or NoDevFiles says that none was, whatever else is there.
+    CUDA_VISIBLE_DEVICES empty, -1 or NoDevFiles means that none was given, whatever else is there.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
+    if visible is not None and visible.strip() in _NO_GPU:
         return ""
     names = ["CUDA_VISIBLE_DEVICES"] if visible is not None else []
-    names += [name for name in SLURM_GPUS if environment.get(name, "").strip() not in ("", "0", "-1", "NoDevFiles")]
-    driver = driver_says()
-    return ", ".join([*(f"{name}={environment[name]}" for name in names[:1]), *([driver] if driver else [])])
+    names += [name for name in SLURM_GPUS if environment.get(name, "").strip() not in (*_NO_GPU, "0")]
+    return ", ".join(filter(None, [*(f"{name}={environment[name]}" for name in names[:1]), driver_says()]))
 
 
 def driver_says() -> str:
-    """The NVIDIA driver of this machine, in words, by ``nvidia-smi``; empty where none answers."""
+    """The version of the NVIDIA driver and its newest CUDA, by ``nvidia-smi``; empty where none answers."""
     if shutil.which("nvidia-smi") is None:
         return ""
     try:
@@ -172,28 +182,27 @@ def driver_says() -> str:
         return ""
     version = re.search(r"Driver Version:\s*([\d.]+)", said) or re.search(r"\b(\d{3}\.\d[\d.]*)", said)
     newest = re.search(r"CUDA Version:\s*([\d.]+)", said)
-    return (f"driver {version[1]}" if version else "a driver that answers") + (
-        f" for CUDA up to {newest[1]}" if newest else ""
-    )
+    driver = f"driver {version[1]}" if version else "a driver that answers"
+    return driver + (f" for CUDA up to {newest[1]}" if newest else "")
 
 
 def gpu(device: torch.device) -> dict[str, Any] | None:
-    """What of a GPU the bits of a run depend on: the card's name, and the versions of its libraries; None for a CPU."""
+    """What of a GPU decides the bits of a run: the card's name and its libraries' versions; None for a CPU."""
     import torch
 
     if device.type != "cuda":
         return None
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None  # type: ignore[no-untyped-call]
+    nccl = torch.cuda.nccl.version() if torch.distributed.is_nccl_available() else None  # type: ignore[no-untyped-call]
     return {
         "name": torch.cuda.get_device_name(device),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "nccl": nccl,
+        "nccl": ".".join(map(str, nccl)) if nccl else None,
     }
 
 
 def card(device: torch.device) -> str:
-    """By what one GPU is told from another, on any machine; empty for a CPU."""
+    """An identifier of one GPU among all machines; empty for a CPU."""
     import socket
 
     import torch
@@ -205,13 +214,15 @@ def card(device: torch.device) -> str:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise `BadInput` where torch.compile has no compiler to work with, before anything was trained."""
-    names = shlex.split(os.environ["CXX"])[:1] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    """Raise `BadInput` where torch.compile finds no compiler, before anything is trained."""
     if device.type == "cuda":
+        variable, names = "CC", ["gcc", "clang", "cc"]
         if importlib.util.find_spec("triton") is None:
             raise BadInput("--compile on a GPU needs the package triton: install it, or leave --compile away")
-        names = shlex.split(os.environ["CC"])[:1] if os.environ.get("CC") else ["gcc", "clang", "cc"]
+    else:
+        variable, names = "CXX", ["g++", "clang++", "c++"]
+    names = shlex.split(os.environ.get(variable, ""))[:1] or names
     if not any(shutil.which(name) for name in names):
         raise BadInput(
-            f"--compile needs a compiler ({', '.join(names)}), and none is here: load one, or leave --compile away"
+            f"--compile needs a compiler ({', '.join(names)}), and there is none: load one, or leave --compile away"
         )

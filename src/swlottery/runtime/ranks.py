@@ -1,43 +1,32 @@
 """Several processes that train one network: ``torch.distributed`` behind what a run needs of it.
 
-Every rank does the same, on its own part of each batch; the first one, the lead, also writes the files and the log. A
-collective gives all ranks the same bits, so that weights and masks stay equal without being sent around.
+Every rank does the same, on its own part of each batch. The first one, the lead, also writes the files and the log.
+A collective gives all ranks the same bits, so that weights and masks stay equal without being sent around.
 
-A rank that is gone or does not answer ends all others, by name. Each has a thread that writes a sign of life into the
-run's folder and reads those of the others: a process that was killed or stopped gives none, and one that is stuck gives
-signs but gets nowhere.
+A rank that is gone or stuck ends all others, which name it (`swlottery.runtime.watchdog`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from swlottery.errors import BadInput
 from swlottery.runtime.stop import Stopped
+from swlottery.runtime.watchdog import RankLost as RankLost
+from swlottery.runtime.watchdog import Watchdog
+from swlottery.runtime.watchdog import lost as lost
 
 if TYPE_CHECKING:
     from swlottery.runtime.gradients import Gradients
 
 T = TypeVar("T")
-
-
-class RankLost(Exception):
-    """Another rank is gone, or does not answer. The message names it; told: another rank has printed it."""
-
-    def __init__(self, message: str, told: bool = False) -> None:
-        super().__init__(message)
-        self.told = told
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Place:
     def of(cls, environment: Mapping[str, str]) -> Place:
         """From the variables of ``srun`` or ``torchrun``.
 
-        A batch script's own shell has SLURM_NTASKS and SLURM_PROCID as well, and is nobody's rank: only a step says.
+        A batch script's own shell is no rank, but has SLURM_NTASKS and SLURM_PROCID too; only a step has the others.
         """
         for names in (
             ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
@@ -61,22 +50,22 @@ class Place:
         ):
             with contextlib.suppress(KeyError, ValueError):
                 rank, size, local = (int(environment[name]) for name in names[:3])
-                # 4(x2),3: four tasks on each of two nodes, three on another. The largest is safe for threads.
+                # "4(x2),3" is 4 tasks on each of two nodes and 3 on a third. The largest starts no thread too many.
                 per_node = [int(part.partition("(")[0]) for part in environment.get(names[3], "1").split(",")]
                 return cls(rank, size, local, max(per_node))
         return cls()
 
 
 class Ranks:
-    """This process among those that train together; on its own, every method is trivial. `open` comes first."""
+    """This process among those that train together. Call `open` first. With one rank, every method is trivial."""
 
     def __init__(self, place: Place | None = None) -> None:
         self.place = place or Place()
         self.size, self.rank, self.lead = self.place.size, self.place.rank, self.place.rank == 0
         self.count = 0  # collectives so far
         self.where = "its start"
-        self.told: Exception | None = None  # what the lead has met, and tells
-        self.watchdog: _Watchdog | None = None
+        self.told: Exception | None = None  # an error of the lead's, which the lead reports
+        self.watchdog: Watchdog | None = None
 
     def check(self, micro_batch: int, grad_accum: int) -> None:
         """Raise `BadInput` where the forward passes of a step cannot be shared out evenly."""
@@ -95,7 +84,7 @@ class Ranks:
         )
 
     def choose_device(self, device: str) -> None:
-        """Have ``cuda`` mean this rank's own GPU; nothing where Slurm shows each task only its own.
+        """Make ``cuda`` mean this rank's own GPU; where Slurm shows each task only one GPU, that is the first.
 
         Raises:
             BadInput: ``device`` names one GPU for several ranks.
@@ -110,9 +99,12 @@ class Ranks:
             torch.cuda.set_device(self.place.local % torch.cuda.device_count())
 
     def open(self, timeout: float) -> None:
-        """Meet the other ranks. timeout: in seconds; who is silent for longer is lost.
+        """Connect to the other ranks, at MASTER_ADDR and MASTER_PORT.
 
-        The meeting place is in MASTER_ADDR and MASTER_PORT, as torch has it.
+        timeout: seconds after which a silent rank is lost.
+
+        Raises:
+            RankLost: the others did not connect in time.
         """
         if self.size == 1:
             return
@@ -120,7 +112,7 @@ class Ranks:
 
         self.timeout = timeout
         try:
-            # Twice the timeout: the watchdog, which has names, comes before gloo, which has none.
+            # Twice the timeout, so that the watchdog, which names the lost rank, comes before gloo, which does not.
             torch.distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 rank=self.rank,
@@ -134,13 +126,16 @@ class Ranks:
             ) from None
 
     def watch(self, folder: Path) -> None:
-        """Give signs of life in ``folder``/ranks from now on, and look at those of the others."""
-        if self.size > 1:
-            name = self.broadcast(f"{os.getpid()}-{time.time_ns()}")
-            self.watchdog = _Watchdog(self, folder / "ranks", name, self.timeout)
+        """Start the watchdog, whose files are in ``folder``/ranks."""
+        if self.size == 1:
+            return
+        name = self.broadcast(f"{os.getpid()}-{time.time_ns()}")
+        self.watchdog = Watchdog(self, folder / "ranks", name)
+        self.meet()  # every rank's file is there
+        self.watchdog.start()
 
     def close(self) -> None:
-        """Leave together: behind what the lead has written."""
+        """Leave together, when the lead has written everything."""
         if self.size == 1:
             return
         import torch
@@ -150,7 +145,7 @@ class Ranks:
             self.watchdog.end()
         torch.distributed.destroy_process_group()
 
-    # --- what the ranks tell each other
+    # --- collectives: every rank calls them, in the same order
 
     def add(self, *values: float) -> tuple[float, ...]:
         """Sums over all ranks, in float64."""
@@ -163,11 +158,11 @@ class Ranks:
         return tuple(tensor.tolist())
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Of each flag whether any rank has raised it."""
+        """Whether any rank has set the flag, for each flag."""
         return tuple(total > 0 for total in self.add(*(float(flag) for flag in flags)))
 
     def gather(self, content: T) -> list[T]:
-        """What every rank has to say, by rank."""
+        """The contents of all ranks, by rank."""
         if self.size == 1:
             return [content]
         import torch
@@ -177,15 +172,15 @@ class Ranks:
         return found
 
     def broadcast(self, content: T) -> T:
-        """What the lead has to say."""
+        """The lead's content, on every rank."""
         return self.gather(content if self.lead else None)[0]  # type: ignore[return-value]
 
     def meet(self) -> None:
-        """Go on when every rank has come here."""
+        """Wait for all ranks (a barrier)."""
         self.gather(None)
 
     def decide(self, decision: Callable[[], T]) -> T:
-        """Let the lead decide, and do as it does: its result, or its `BadInput`, on every rank."""
+        """Call ``decision`` on the lead only. All ranks return its result, or raise its `BadInput` or `OSError`."""
         result, error = None, None
         if self.lead:
             try:
@@ -199,13 +194,13 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def raise_any(self, error: BadInput | Stopped | None) -> None:
-        """Raise on all ranks what the first of them has met with."""
+        """Raise the error of the first rank that has one, on all ranks."""
         for one in self.gather(error):
             if one is not None:
                 raise one
 
     def same(self, digest: Callable[[], str], what: str) -> None:
-        """All ranks have the same; anything else is a defect, and ends the run. One that is alone asks for no digest."""
+        """Check that all ranks have the same ``digest`` of ``what``. A difference is a defect, and ends the run."""
         if self.size == 1:
             return
         found = self.gather(digest())
@@ -214,7 +209,7 @@ class Ranks:
             raise AssertionError(f"rank {other} has other {what} than rank 0: a defect of the training loop")
 
     def add_gradients(self, gradients: Gradients) -> None:
-        """Come back when the gradients of a step are those of all ranks together."""
+        """Wait until the gradients of a step are summed over all ranks."""
         if self.size > 1:
             self._collective(gradients.finish)
 
@@ -222,109 +217,8 @@ class Ranks:
         self.count += 1
         try:
             do()
-        except RuntimeError as error:  # a peer has gone, or the time is up
+        except RuntimeError as error:  # a rank is gone, or the time is up
             if self.watchdog is None:
                 raise RankLost(f"rank {self.rank} lost the others: {str(error).splitlines()[0]}") from None
             message, told = self.watchdog.verdict()
             raise RankLost(message, told) from None
-
-
-class _Watchdog(threading.Thread):
-    """Signs of life: a file for each rank, rewritten every few seconds.
-
-    Each rank compares by its own clock when it has last seen another's file change: no two clocks have to agree.
-    """
-
-    def __init__(self, ranks: Ranks, folder: Path, name: str, timeout: float) -> None:
-        super().__init__(daemon=True)
-        self.ranks, self.folder, self.timeout = ranks, folder, timeout
-        self.period = min(2.0, timeout / 5)
-        self.told = folder / f"lost-{name}"
-        self.ended = threading.Event()
-        self.beats = 0
-        now = time.monotonic()
-        self.seen: dict[int, tuple[float, dict[str, Any]]] = {rank: (now, {}) for rank in range(ranks.size)}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._beat()
-        ranks.meet()  # every file is there
-        self.start()
-
-    def run(self) -> None:
-        turn = time.monotonic()
-        while not self.ended.wait(self.period):
-            self._beat()
-            self._look()
-            before, turn = turn, time.monotonic()
-            if turn - before > 5 * self.period:  # this process was suspended, or its disk: so may the others have been
-                self.seen = {rank: (turn, sign) for rank, (_, sign) in self.seen.items()}
-            elif self._silent(self.timeout):
-                lost(*self._tell())  # the main thread stands in a collective, which no exception reaches
-
-    def end(self) -> None:
-        """No more signs."""
-        self.ended.set()
-        self.join()
-        self._file(self.ranks.rank).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
-    def verdict(self) -> tuple[str, bool]:
-        """Who is lost, after a collective has failed; and whether another rank has told it before."""
-        time.sleep(4 * self.period)  # so long the signs of the others are awaited, by the thread
-        return self._tell()
-
-    def _beat(self) -> None:
-        self.beats += 1
-        sign = {"beat": self.beats, "host": socket.gethostname(), "pid": os.getpid(), "count": self.ranks.count,
-                "where": self.ranks.where}  # fmt: skip
-        unfinished = self.folder / f".{self.ranks.rank}"
-        with contextlib.suppress(OSError):  # a full disk is for the main thread to tell
-            unfinished.write_text(json.dumps(sign))
-            unfinished.replace(self._file(self.ranks.rank))
-
-    def _look(self) -> None:
-        for rank, (_, before) in self.seen.items():
-            with contextlib.suppress(OSError, ValueError):
-                sign = json.loads(self._file(rank).read_text())
-                if sign != before:
-                    self.seen[rank] = (time.monotonic(), sign)
-
-    def _silent(self, seconds: float) -> list[int]:
-        now = time.monotonic()
-        return [rank for rank, (at, _) in self.seen.items() if rank != self.ranks.rank and now - at > seconds]
-
-    def _tell(self) -> tuple[str, bool]:
-        try:
-            with open(self.told, "x"):
-                told = False
-        except OSError:
-            told = True
-        return self._who(), told
-
-    def _who(self) -> str:
-        silent = self._silent(3 * self.period)
-        if silent:
-            return f"{self._names(silent)}: killed, stopped, or cut off; the job ends, and can be started again"
-        behind = min(sign.get("count", 0) for _, sign in self.seen.values())
-        stuck = [rank for rank, (_, sign) in self.seen.items() if sign.get("count", 0) == behind]
-        return f"{self._names(stuck, 'is stuck')}; the job ends, and can be started again"
-
-    def _names(self, ranks: list[int], what: str = "gives no sign of life") -> str:
-        signs = {rank: self.seen[rank][1] for rank in ranks}
-        return ", ".join(
-            f"rank {rank} (process {sign.get('pid', '?')} on {sign.get('host', '?')}) {what} since "
-            f"{sign.get('where', 'its start')}"
-            for rank, sign in signs.items()
-        )
-
-    def _file(self, rank: int) -> Path:
-        return self.folder / f"{rank}.json"
-
-
-def lost(message: str, told: bool) -> NoReturn:
-    """End this process at once: what torch would do at its end waits for ranks that are gone."""
-    if not told:
-        sys.stderr.write(f"swlottery: {message}\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)

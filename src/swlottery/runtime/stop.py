@@ -1,4 +1,4 @@
-"""Being asked to stop: by a scheduler that preempts, by a time limit that comes near, by Ctrl-C."""
+"""Requests to stop: from a scheduler that preempts or whose time limit is near, or by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Asked = Callable[[], bool]
+"""Whether this process was asked to stop."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and did so where it can go on."""
+    """The command was asked to stop, and stopped where it can go on later."""
 
 
 def never() -> bool:
-    """Nobody asks."""
+    """An `Asked` where nobody asks."""
     return False
 
 
 @contextmanager
 def flag(last: bool = False) -> Iterator[Asked]:
-    """A function that says whether SIGTERM, SIGUSR1 or SIGINT came. The handler only sets a flag: whoever works asks it
-    where the work can be left. A second Ctrl-C interrupts at once.
+    """Yield a function that says whether SIGTERM, SIGUSR1 or SIGINT came.
 
-    last: the process ends behind this. A signal that comes then finds nothing to stop, and must not undo the exit code.
+    The handler only sets a flag: whoever works asks for it where the work can be left. A second Ctrl-C interrupts at
+    once.
+
+    last: the process ends after this. A later signal has nothing to stop, and must not change the exit code.
     """
     asked = False
 
@@ -43,6 +46,6 @@ def flag(last: bool = False) -> Iterator[Asked]:
 
 
 def here(asked: Asked) -> None:
-    """Raise `Stopped` if that was asked for; for places where nothing has to be saved."""
+    """Raise `Stopped` if asked to stop; for places where nothing has to be saved."""
     if asked():
         raise Stopped
