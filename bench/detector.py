@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torch
 from scipy.stats import binomtest
 
+from planted import plant_input, plant_weight, random_probe
 from swlottery.config import KAPPA
 from swlottery.find import null
-from swlottery.find.planted import plant_input, plant_weight, random_probe
+from swlottery.find.activations import activations
 from swlottery.find.search import search
-from swlottery.find.watching import activations
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model

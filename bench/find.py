@@ -44,7 +44,7 @@ def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
 
     from swlottery.config import KAPPA
     from swlottery.find.forward import run_body
-    from swlottery.find.watching import scan
+    from swlottery.find.scan import scan
 
     if kind == "watched":
         scan(model, downs, probe, KAPPA / 2)

@@ -378,7 +378,9 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
 
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
-    from swlottery.find import planted, probe, run
+    sys.path.append(str(ROOT / "tests"))
+    import planted
+    from swlottery.find import probe, run
     from swlottery.models.architectures import Roles
     from swlottery.models.coordinates import Coordinate
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from planted import plant_input, plant_weight, random_probe
 from swlottery.config import KAPPA
 from swlottery.find import null
-from swlottery.find.planted import plant_input, plant_weight, random_probe
+from swlottery.find.activations import activations
 from swlottery.find.search import search
-from swlottery.find.watching import activations
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from tiny import VOCABULARY, tiny_model

@@ -15,7 +15,7 @@ from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text
 from swlottery.find import record as records
 from swlottery.find import run as finder
-from swlottery.find.planted import plant_input, plant_weight, random_probe
+from planted import plant_input, plant_weight, random_probe
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256

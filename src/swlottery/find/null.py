@@ -1,8 +1,8 @@
 """How large would the largest spike be if the weights were not aligned with their inputs?
 
-Each layer keeps its real inputs, massive ones included; the found weights are taken out; the rest of the matrix's
-entries are permuted, and y* = W_permuted · x is looked at as y was. Two nulls: ``entries`` permutes all entries of a
-matrix, ``rows`` permutes within rows, so that channels with large weights stay what they are.
+Each layer keeps its real inputs, massive ones included. The found weights are taken out, the rest of the matrix's entries
+are permuted, and y* = W_permuted · x is looked at as y was. There are two nulls: ``entries`` permutes all entries of a
+matrix, ``rows`` permutes within rows, so that channels with large weights keep them.
 
 One permutation a draw is applied to every matrix of a shape (for ``rows``, to every row). Such permutations are a group
 acting on all weights jointly, so the test is exact (Hemerik & Goeman 2018), and the draws are cheap. The statistic is
@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swlottery.find.spikes import RHO, Activations, larger_median, median_size
+from swlottery.find.activations import Activations
+from swlottery.find.spikes import RHO, larger_median, median_size
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import hardware
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 KINDS = ("entries", "rows")
 DRAWS = 199
 ROWS = 2048
-"""Tokens multiplied at once: what is made of them on the way takes little memory."""
+"""Tokens multiplied together, so that what is made of them on the way takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Null:
         return (1 + sum(ratio >= observed for ratio in self.largest)) / (len(self.largest) + 1)
 
     def firing(self, kappa: float) -> tuple[float, float, float]:
-        """The share of draws in which a spike stands above κ, with its 95 % Clopper–Pearson interval."""
+        """The share of draws with a ratio of κ or more, with its 95 % Clopper–Pearson interval."""
         from scipy.stats import binomtest
 
         fired = sum(ratio >= kappa for ratio in self.largest)
@@ -140,7 +141,10 @@ def _drawn(layer: Layer, kind: str, permutations: dict[tuple[int, ...], Tensor])
         products = permuted_products(x, matrix, kind, permutations[tuple(matrix.shape)])
         for rows, product in zip(torch.split(tokens, ROWS), products, strict=True):
             output.index_add_(0, rows, product.float())
-    added = output if down.post_norm is None else down.post_norm(output.to(down.weight.dtype)).float()
+    added = output
+    if down.post_norm is not None:
+        with torch.no_grad():
+            added = down.post_norm(output.to(down.weight.dtype)).float()
     return largest_ratio(output, added, layer.rms)
 
 

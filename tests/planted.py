@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import KAPPA
+from swlottery.find.activations import activations
 from swlottery.find.forward import run_body
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import RHO, medians
-from swlottery.find.watching import activations
+from swlottery.find.spikes import RHO, median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate
 
@@ -29,6 +29,11 @@ class Plant:
     coordinate: Coordinate
     token: int
     input: float
+
+
+def medians(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The medians of |output[tokens, channels]| over channels ``[tokens, 1]`` and over tokens ``[1, channels]``."""
+    return median_size(output, 1), median_size(output, 0)
 
 
 def random_probe(vocabulary: int, prompts: int = 3, length: int = 10, seed: int = 0) -> Probe:
