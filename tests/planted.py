@@ -2,7 +2,7 @@
 
 At one token one intermediate channel is made massive, through the mlp-in weights alone: the channel's row is turned
 towards what is special about that token. Then one weight of the down-projection is set so that the entry it feeds
-stands at a chosen multiple of the detection bound.
+is at a chosen multiple of the detection bound.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def plant_input(
 
 
 def plant_weight(model: nn.Module, roles: Roles, probe: Probe, plant: Plant, strength: float) -> None:
-    """Set the planted coordinate's weight so that its entry stands at ``strength`` times the detection bound."""
+    """Set the planted coordinate's weight so that its entry is ``strength`` times the detection bound."""
     down = roles.downs[plant.coordinate.layer]
     matrix = down.matrix(plant.coordinate.expert)
     out, in_ = plant.coordinate.out, plant.coordinate.in_

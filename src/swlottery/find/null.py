@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("entries", "rows")
-DRAWS = 199
 ROWS = 2048
 """Tokens multiplied together, so that what is made of them on the way takes little memory."""
 
@@ -95,8 +94,10 @@ def prepare(
     for down, now in zip(downs, everything, strict=True):
         device = now.output.device
         precision = _precision(device)
-        matrices = dict(_without(down, found, precision))
-        parts = [(inputs.tokens, inputs.values.to(precision), matrices[inputs.expert]) for inputs in now.inputs]
+        parts = [
+            (inputs.tokens, inputs.values.to(precision), _without(down, inputs.expert, found, precision))
+            for inputs in now.inputs
+        ]
         bias = torch.zeros(now.output.shape[1], device=device) if down.bias is None else down.bias.float()
         prepared.append(Layer(down, bias, parts, now.rms))
     return prepared
@@ -105,7 +106,7 @@ def prepare(
 def draws(
     prepared: Sequence[Layer],
     kind: str,
-    count: int = DRAWS,
+    count: int,
     seed: int = 0,
     shapes: Sequence[tuple[int, ...]] | None = None,
 ) -> Iterator[float]:
@@ -167,17 +168,13 @@ def _precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _without(
-    down: DownProjection, found: Sequence[Coordinate], precision: torch.dtype
-) -> list[tuple[int | None, Tensor]]:
-    """The matrices with the found weights at zero; those that hold none of them are not copied where they fit as is."""
-    layer = []
-    for expert, matrix in down.matrices():
-        rest = matrix.to(precision).contiguous()
-        mine = [c for c in found if (c.layer, c.expert) == (down.layer, expert)]
-        if mine and rest.data_ptr() == matrix.data_ptr():
-            rest = rest.clone()
-        for coordinate in mine:
-            rest[coordinate.out, coordinate.in_] = 0
-        layer.append((expert, rest))
-    return layer
+def _without(down: DownProjection, expert: int | None, found: Sequence[Coordinate], precision: torch.dtype) -> Tensor:
+    """A matrix with the found weights at zero; it is copied only where it has to be."""
+    matrix = down.matrix(expert)
+    rest = matrix.to(precision).contiguous()
+    mine = [c for c in found if (c.layer, c.expert) == (down.layer, expert)]
+    if mine and rest.data_ptr() == matrix.data_ptr():
+        rest = rest.clone()
+    for coordinate in mine:
+        rest[coordinate.out, coordinate.in_] = 0
+    return rest

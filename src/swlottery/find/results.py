@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swlottery import __version__
 from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text
 from swlottery.find.attribution import Contribution
@@ -55,6 +54,9 @@ class Results:
         import torch
         import transformers
 
+        import swlottery
+
+        packages = {"swlottery": swlottery, "torch": torch, "transformers": transformers}
         loaded, probe = self.loaded, self.probe
         return {
             "schema": SCHEMA_VERSION,
@@ -65,11 +67,7 @@ class Results:
             "stored_dtype": loaded.stored_dtype,
             "dtype": loaded.dtype,
             "device": loaded.device,
-            "versions": {
-                "swlottery": __version__,
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            "versions": {name: package.__version__ for name, package in packages.items()},
             "prompts": list(dict.fromkeys(probe.prompts)),
             "bos": sorted({"with" if flag else "without" for flag in probe.with_bos}),
             "probe_tokens": int(probe.valid.sum()),
@@ -84,27 +82,16 @@ class Results:
         return {"complete": search.complete, "layers": {"before": before, "after": after}}
 
     def _nulls(self) -> _Entry:
-        first = self.tested.nulls[0]
-        rate, *interval = first.firing(self.settings.kappa)
-        return {
-            "nulls": [_null(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls],
-            "false_positive_rate": {
-                "rate": rate,
-                "interval": interval,
-                "draws": len(first.largest),
-                "null": first.kind,
-            },
-        }
+        nulls = [_null(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
+        renamed = {"rate": "firing_rate", "interval": "firing_interval", "draws": "draws", "null": "kind"}
+        return {"nulls": nulls, "false_positive_rate": {name: nulls[0][key] for name, key in renamed.items()}}
 
     def _weights(self) -> _Entry:
         """The leader, the super weights, and the spikes that have none."""
         search, led = self.searched.search, self.searched.leader
+        lacks = led.lacks(self.settings.kappa)
         return {
-            "leader": {
-                **self._spike(led.entry),
-                **self._weight(led.contribution),
-                "lacks": led.lacks(self.settings.kappa),
-            },
+            "leader": {**self._spike(led.entry), **self._weight(led.contribution), "lacks": lacks},
             "eval_text": self.text.name,
             "eval_text_sha256": self.text.sha256,
             "super_weights": [

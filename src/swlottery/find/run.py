@@ -1,7 +1,7 @@
 """The finder from end to end: probe → spikes → search → null → ablation → verify → record.
 
-Nothing here prints or draws. `examine` is for whoever wants the record, and `find` for whoever goes through the events
-one by one. The model's weights are intact whenever an event is handed over.
+`examine` returns the record and calls an observer with the events on the way; `find` yields the events one by one.
+Nothing here prints or draws. The model's weights are intact whenever an event is handed over.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def _verification(
     evaluator = Evaluator(model, roles, windows, layers)
     yield paired("intact", (), evaluator.baseline, evaluator.baseline)
     rows = []
-    for row in verify(evaluator, found, cancelling, settings.controls, settings.kappa, settings.seed):
+    verified = verify(evaluator, found, cancelling, count=settings.controls, kappa=settings.kappa, seed=settings.seed)
+    for row in verified:
         rows.append(row)
         yield row
     return rows, evaluator.baseline

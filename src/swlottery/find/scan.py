@@ -66,7 +66,7 @@ class ScanHooks(LayerHooks):
         self.output: Peak | None = None
 
     def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
-        """Keep the batch's output until the block's end, and see to the largest entries."""
+        """Keep the batch's output until the block's end, and note the largest entries."""
         import torch
 
         first = self.batch.first
@@ -98,12 +98,14 @@ class ScanHooks(LayerHooks):
         self.candidates.append(self._candidates(self.rows(stream)))
         del self.values, self.sizes
         self.normed = None
-        if self.batches == 1:  # all tokens have been seen: of all layers nothing more than the spikes is kept
+        if self.batches == 1:  # all tokens have been seen: nothing but the spikes has to be kept of this layer
             self.reduced = self._reduce()
 
     def _candidates(self, stream: Tensor) -> tuple[Tensor, ...]:
-        """The entries that stand out of their token and of the stream: as Entries, with the median over channels only
-        and in place of the ratio."""
+        """The batch's entries above κ times the median over channels and above ρ times the stream's RMS.
+
+        Columns as in Entries, but with the median over channels in place of the ratio, and no last column.
+        """
         import torch
 
         added, sizes = self.values, self.sizes
@@ -120,7 +122,7 @@ class ScanHooks(LayerHooks):
         return tuple(column[rms_ratio >= RHO] for column in columns)
 
     def _reduce(self) -> LayerScan:
-        """Of the candidates those that stand out of their channel as well, now that all of it has been seen."""
+        """Of the candidates those above κ times the median over tokens too, now that all tokens have been seen."""
         import torch
 
         token, channel, value, over_channels, *rest = (

@@ -25,10 +25,8 @@ CRITICAL = 0.1
 INERT = 0.01
 """A smaller effect, in nats a token, is none."""
 
-CONTROLS = 20
 RANDOM_SETS = 3
 RESAMPLES = 9999
-
 
 Measure = Callable[[str, Sequence[Coordinate]], "Ablation"]
 """From a kind and the coordinates to set to zero to the row."""
@@ -98,11 +96,16 @@ def verify(
     evaluator: Evaluator,
     found: Sequence[Coordinate],
     cancelling: Sequence[Coordinate] = (),
-    count: int = CONTROLS,
+    *,
+    count: int,
     kappa: float = 0.0,
     seed: int = 0,
 ) -> Iterator[Ablation]:
     """Yield the rows of the verification; the weights are intact at every yield.
+
+    Args:
+        found: the candidates. cancelling: the largest weights of the cancellers that are verified.
+        count: how many controls in all. kappa: the bar of a spike, for the rows with the spike restored.
 
     Order: each weight alone; each again with its spike restored, where losing it costs anything; the set jointly, with
     each member left in, and the set that is left when idle members are dropped; controls; random sets of the same size;
