@@ -2,9 +2,9 @@
 
     python bench/detector.py [--draws 400] [--seeds 4] [--without-smollm2]
 
-First table: in a tiny random model of every architecture, one weight is planted at a random place and strength times the
-detection bound; how often is exactly that weight found? Second: SmolLM2-135M-Instruct (Q4_1) with its real inputs and permuted matrices;
-how often does a spike stand above the bar anywhere?
+First table: in a tiny random model of every architecture one weight is planted, at a random place and at a multiple of
+the detection bound. How often is exactly that weight found? Second: SmolLM2-135M-Instruct (Q4_1) with its real inputs
+and permuted matrices. How often is a spike above the bar anywhere?
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import torch
 from scipy.stats import binomtest
 
+from planted import plant_input, plant_weight, random_probe
 from swlottery.config import KAPPA
 from swlottery.find import null
-from swlottery.find.planted import plant_input, plant_weight, random_probe
+from swlottery.find.activations import activations
 from swlottery.find.search import search
-from swlottery.find.watching import activations
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
@@ -93,7 +93,8 @@ def false_alarms(count: int) -> None:
     pooled = float(output.abs().max() / output.abs().median())
     ours = null.largest_ratio(output, output, everything[layer].rms)
     print(
-        f"layer {layer} permuted once: max over the pooled median {pooled:,.0f}, over the larger of both medians {ours:.1f}"
+        f"layer {layer}, one permutation: max over the pooled median {pooled:,.0f}, over the larger of both medians "
+        f"{ours:.1f}"
     )
 
 

@@ -1,10 +1,11 @@
-"""What does watching cost? The search's forward pass against a bare one of the same model on the same tokens.
+"""What do the finder's hooks cost? The search's forward pass against a bare one of the same model on the same tokens.
 
     python bench/find.py [--model smollm2] [--dtype float32] [--prompts 16] [--length 512] [--runs 5] [--threads 2]
 
-Each pass runs in turn (bare, bare again, watched, keeping everything), so that a drift of the machine's speed falls on all
-alike; ratios are taken within a turn and their median is quoted. Bare against bare is the noise floor. Memory is the peak
-of the process in two passes above its level before them, each kind in a process of its own (on a GPU: of the allocator).
+Each pass runs in turn (bare, bare again, watched, keeping everything), so that a drift of the machine's speed falls on
+all alike. Ratios are taken within a turn and their median is quoted. Bare against bare is the noise floor. Memory is the
+peak of the process in two passes above its level before them, each kind in a process of its own (on a GPU: of the
+allocator).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
 
     from swlottery.config import KAPPA
     from swlottery.find.forward import run_body
-    from swlottery.find.watching import scan
+    from swlottery.find.scan import scan
 
     if kind == "watched":
         scan(model, downs, probe, KAPPA / 2)
@@ -63,7 +64,7 @@ def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
 def peak_memory(kind: str, arguments: argparse.Namespace, answer: Any) -> None:
     """In a process of its own: the peak during two passes above the level before them, in MiB.
 
-    Not only during the second: what the allocator keeps of the first would count for nothing then.
+    Not only during the second: what the allocator keeps of the first would then not count.
     """
     import torch
 

@@ -350,13 +350,13 @@ def random_model(name: str, size: Size) -> Any:
     from swlottery.models.load import Loaded
 
     torch.manual_seed(0)
+    tiny = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300}
     config = {
         "GPT-2 124M": lambda: GPT2Config(),
         "Llama 7B": lambda: LlamaConfig(),  # that of the first LLaMA 7B
-        "tiny GPT-2": lambda: GPT2Config(n_layer=2, n_embd=64, n_head=2, vocab_size=300),
-        "tiny Llama": lambda: LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                                          num_attention_heads=4, vocab_size=300),
-    }[name]()  # fmt: skip
+        "tiny GPT-2": lambda: GPT2Config(**tiny),
+        "tiny Llama": lambda: LlamaConfig(**tiny, intermediate_size=128),
+    }[name]()
     dtype = "bfloat16" if "Llama" in name else "float32"
     with torch.device(size.device):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
@@ -378,9 +378,12 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
 
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
-    from swlottery.find import planted, probe, run
+    from swlottery.find import probe, run
     from swlottery.models.architectures import Roles
     from swlottery.models.coordinates import Coordinate
+
+    sys.path.append(str(ROOT / "tests"))
+    import planted
 
     one_pass = beside("find").one_pass
     loaded = random_model(name, size)

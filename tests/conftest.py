@@ -165,7 +165,8 @@ def planted_gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> t
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from swlottery.find import planted, probe
+    import planted
+    from swlottery.find import probe
     from swlottery.models.architectures import Roles
     from swlottery.models.coordinates import Coordinate
 

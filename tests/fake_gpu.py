@@ -29,28 +29,83 @@ import torch
 NAME = "fakegpu"
 
 FACTORIES = (
-    "arange", "arange.start", "arange.start_step", "empty.memory_format", "empty_strided", "eye", "eye.m", "linspace",
-    "rand", "rand.generator", "randint", "randint.low", "randint.generator", "randint.low_generator", "randn",
-    "randn.generator", "randperm", "randperm.generator", "tril_indices", "triu_indices",
-)  # fmt: skip
+    "arange",
+    "arange.start",
+    "arange.start_step",
+    "empty.memory_format",
+    "empty_strided",
+    "eye",
+    "eye.m",
+    "linspace",
+    "rand",
+    "rand.generator",
+    "randint",
+    "randint.low",
+    "randint.generator",
+    "randint.low_generator",
+    "randn",
+    "randn.generator",
+    "randperm",
+    "randperm.generator",
+    "tril_indices",
+    "triu_indices",
+)
 """What makes a tensor out of nothing: torch's own ways would let an empty one grow, which a wrapper cannot follow."""
 
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
-ALIKE = {"aten::cat", "aten::stack", "aten::gather", "aten::scatter", "aten::index_add_", "aten::index_add",
-         "aten::index_copy_", "aten::index_select", "aten::take", "aten::mm", "aten::addmm", "aten::bmm"}  # fmt: skip
+ALIKE = {
+    "aten::cat",
+    "aten::stack",
+    "aten::gather",
+    "aten::scatter",
+    "aten::index_add_",
+    "aten::index_add",
+    "aten::index_copy_",
+    "aten::index_select",
+    "aten::take",
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+}
 """Of these CUDA takes not even a number from the CPU, nor does anything fused."""
 
-READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::unique_dim", "aten::equal",
-         "aten::unique_consecutive", "aten::masked_select", "aten::bincount", "aten::repeat_interleave"}  # fmt: skip
+READS = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::equal",
+    "aten::unique_consecutive",
+    "aten::masked_select",
+    "aten::bincount",
+    "aten::repeat_interleave",
+}
 """The host waits for a number, or for the size of the result."""
 
-NOT_DETERMINISTIC = {"aten::median.dim", "aten::median.dim_values", "aten::nanmedian.dim", "aten::kthvalue",
-                     "aten::kthvalue.values", "aten::put_", "aten::nll_loss2d_forward"}  # fmt: skip
+NOT_DETERMINISTIC = {
+    "aten::median.dim",
+    "aten::median.dim_values",
+    "aten::nanmedian.dim",
+    "aten::kthvalue",
+    "aten::kthvalue.values",
+    "aten::put_",
+    "aten::nll_loss2d_forward",
+}
 """What torch refuses on CUDA in strict determinism; and ``cumsum`` and ``histc`` of fractions."""
 
 PRODUCTS = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
-PRECISE = ("layer_norm", "cross_entropy_loss", "nll_loss", "nll_loss_nd", "exp", "log", "rsqrt", "pow.Tensor_Scalar",
-           "softmax.int", "log_softmax.int")  # fmt: skip
+PRECISE = (
+    "layer_norm",
+    "cross_entropy_loss",
+    "nll_loss",
+    "nll_loss_nd",
+    "exp",
+    "log",
+    "rsqrt",
+    "pow.Tensor_Scalar",
+    "softmax.int",
+    "log_softmax.int",
+)
 """Of what CUDA's autocast casts, as far as language models use it."""
 
 
@@ -122,9 +177,13 @@ class Gpu(torch.Tensor):
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> Gpu:
         made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
             device=torch.device(NAME, 0),
-        )  # fmt: skip
+        )
         made.inner = inner
         return made
 
@@ -204,7 +263,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _each(do: Callable[[Any], Any], nested: Any) -> Any:
-    """What ``do`` makes of everything in an operation's arguments or results. (torch's own way takes thrice as long.)"""
+    """What ``do`` makes of everything in an operation's arguments or results; torch's own way takes thrice as long."""
     if isinstance(nested, (list, tuple)):
         made = [_each(do, one) for one in nested]
         return made if isinstance(nested, list) else tuple(made)

@@ -200,7 +200,7 @@ def test_the_configs_it_names_are_those_there_are():
 
 
 def test_there_are_as_many_architectures_as_it_says():
-    from swlottery.models.architectures import ROWS
+    from swlottery.models.table import ROWS
 
     assert f"of {len(ROWS)}\narchitectures" in README or f"of {len(ROWS)} architectures" in README
 

@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from swlottery.find import forward, null, watching
-from swlottery.find.planted import plant_input, plant_weight, random_probe
-from swlottery.find.search import leader, search
-from swlottery.find.watching import Everything, activations, scan
+from planted import plant_input, plant_weight, random_probe
+from swlottery.find import forward, null
+from swlottery.find.activations import ActivationHooks, AllActivations, activations
+from swlottery.find.attribution import leader
+from swlottery.find.hooks import layer_groups
+from swlottery.find.scan import scan
+from swlottery.find.search import search
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from tiny import CONFIGS, LAYERS, VOCABULARY, tiny_model
@@ -40,9 +43,8 @@ def test_batches_hold_every_token_once_and_in_order():
     (whole,) = probe.batches(32)
     assert whole.count == 24 and torch.equal(whole.ids, probe.ids) and torch.equal(whole.valid, probe.valid)
     batches = probe.batches(16)
-    assert [(batch.first, batch.count, tuple(batch.ids.shape)) for batch in batches] == [
-        (0, 14, (2, 8)), (14, 10, (2, 7)),
-    ]  # fmt: skip
+    shapes = [(batch.first, batch.count, tuple(batch.ids.shape)) for batch in batches]
+    assert shapes == [(0, 14, (2, 8)), (14, 10, (2, 7))]
     tokens = torch.cat([batch.ids.flatten()[batch.valid] for batch in batches])
     assert torch.equal(tokens, probe.ids.flatten()[probe.valid])
     assert [batch.count for batch in probe.batches(1)] == [6, 8, 3, 7], "a prompt is never cut"
@@ -91,10 +93,8 @@ def test_chosen_tokens_are_those_rows_of_all(name, in_pieces):
         torch.testing.assert_close(some.output, whole.output[tokens], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(some.rms, whole.rms[tokens], rtol=1e-5, atol=1e-6)
         given = sorted((inputs.expert or 0, token) for inputs in some.inputs for token in inputs.tokens.tolist())
-        assert given == sorted(
-            (inputs.expert or 0, token)
-            for inputs in whole.inputs for token in inputs.tokens.tolist() if token in tokens.tolist()
-        )  # fmt: skip
+        every = [(inputs.expert or 0, token) for inputs in whole.inputs for token in inputs.tokens.tolist()]
+        assert given == sorted((expert, token) for expert, token in every if token in tokens.tolist())
         in_pieces()
 
 
@@ -120,7 +120,7 @@ def test_the_finder_in_pieces_finds_the_same(name, in_pieces):
 
 def looked(model, roles, probe, found):
     """The leader, and the draws of both nulls as the finder takes them: (ratios by kind, groups)."""
-    everything = Everything(model, roles.downs, probe)
+    everything = AllActivations(model, roles.downs, probe)
     led, ratios = None, {}
     for downs, group in everything:
         led = leader(downs, group, led)
@@ -140,7 +140,7 @@ def test_only_one_group_is_held_and_no_batch_is_larger_than_it_may_be(in_pieces)
     in_pieces()
     sizes, held = [], []
     handle = model.model.embed_tokens.register_forward_hook(lambda _, args, output: sizes.append(args[0].numel()))
-    for _, group in Everything(model, downs, random_probe(VOCABULARY, 12, 5)):
+    for _, group in AllActivations(model, downs, random_probe(VOCABULARY, 12, 5)):
         assert all(one() is None for one in held)
         held += [weakref.ref(now.output) for now in group]
     handle.remove()
@@ -165,6 +165,5 @@ def test_a_pass_runs_each_block_once_and_none_behind_the_last(in_pieces):
 def test_the_budget_is_a_part_of_the_weights():
     model = tiny_model("llama")
     assert forward.budget(model) == 64 << 20
-    assert watching._groups(
-        model, [watching._Keeper(down, random_probe(VOCABULARY).batches(99)) for down in Roles(model).downs]
-    ) == [range(LAYERS)]
+    batches = random_probe(VOCABULARY).batches(99)
+    assert layer_groups(model, [ActivationHooks(down, batches) for down in Roles(model).downs]) == [range(LAYERS)]

@@ -19,8 +19,10 @@ sys.exit(code)
 def peak(flags: list[str]) -> int:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "find", *flags],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return int(done.stdout.split()[-1])
 

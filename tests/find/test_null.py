@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from planted import plant_input, plant_weight, random_probe
 from swlottery.config import KAPPA
 from swlottery.find import null
-from swlottery.find.planted import plant_input, plant_weight, random_probe
+from swlottery.find.activations import activations
 from swlottery.find.search import search
-from swlottery.find.watching import activations
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from tiny import VOCABULARY, tiny_model
@@ -60,8 +60,8 @@ def test_a_plant_stands_far_above_its_null_and_is_taken_out_of_it(name):
         assert max(drawn.largest) < KAPPA
         assert drawn.p_value(found.removals[0].spike.ratio) == 1 / 40
         # Left in, the planted weight lands somewhere in every draw; taken out, it does not.
-        rest = null._without(roles.downs[1], found.coordinates, torch.float32)
-        assert dict(rest)[plant.coordinate.expert][5, 6] == 0
+        rest = null._without(roles.downs[1], plant.coordinate.expert, found.coordinates, torch.float32)
+        assert rest[5, 6] == 0
         assert roles.downs[1].matrix(plant.coordinate.expert)[5, 6] != 0
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from planted import medians, plant_input, plant_weight, random_probe
 from swlottery.config import KAPPA
 from swlottery.find import search as searching
-from swlottery.find import watching
-from swlottery.find.planted import plant_input, plant_weight, random_probe
+from swlottery.find.activations import activations
+from swlottery.find.attribution import leader
+from swlottery.find.scan import ScanHooks
 from swlottery.find.search import search
-from swlottery.find.spikes import RHO, Spike, medians
-from swlottery.find.watching import activations
+from swlottery.find.spikes import RHO, Spike
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate, zeroed
 from swlottery.models.lineage import weights_sha256
@@ -67,7 +68,7 @@ def test_a_random_model_has_no_super_weight_but_a_leader(name):
     probe = random_probe(VOCABULARY)
     assert search(model, roles.downs, probe).removals == []
     everything = activations(model, roles.downs, probe)
-    led = searching.leader(roles.downs, everything)
+    led = leader(roles.downs, everything)
     best = max(
         (float((inputs.values[row] * matrix * now.output[token, :, None].sign()).max()), down.layer)
         for down, now in zip(roles.downs, everything, strict=True)
@@ -160,15 +161,15 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     first = Spike(2, 4, 5, -900.0, 500.0, -900.0, 50.0, 30.0)
     near = Spike(2, 9, 5, 40.0, 25.0, 40.0, 9.0, 41.0)
     batches = random_probe(VOCABULARY).batches(100)
-    watch = watching._Watch(Roles(tiny_model("llama")).downs[2], batches, 20.0)
-    watch.begin(batches[0])
+    hooks = ScanHooks(Roles(tiny_model("llama")).downs[2], batches, 20.0)
+    hooks.begin(batches[0])
     stream = torch.full((30, HIDDEN), 0.2)
     output = torch.full((30, HIDDEN), 0.1)
     output[4, 5], output[9, 5] = first.value, near.value
     stream[4, 5], stream[9, 5] = first.stream, near.stream
-    watch.at_output([output], output)
-    watch.at_end(stream)
-    assert {spike.token for spike in watch.result().spikes} == {4, 9}
+    hooks.at_output([output], output)
+    hooks.at_end(stream)
+    assert {spike.token for spike in hooks.result().spikes} == {4, 9}
 
 
 def test_a_spike_that_many_weights_or_the_bias_make_has_no_super_weight():

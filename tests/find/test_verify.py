@@ -7,7 +7,9 @@ import torch
 from swlottery.config import KAPPA
 from swlottery.find import verify as verifying
 from swlottery.find.ablation import Evaluator
-from swlottery.find.verify import Ablation, paired, verdicts
+from swlottery.find.controls import controls, largest_others, random_set
+from swlottery.find.verdicts import Verdict, critical_sets, verdicts
+from swlottery.find.verify import Ablation, paired
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate, zeroed
 from swlottery.models.lineage import weights_sha256
@@ -145,7 +147,7 @@ def test_verdicts_on_one_weight(mean, half, control, word):
 
 def test_a_weight_whose_loss_helps_is_undetermined_and_no_text_would_decide():
     rows = [row_of("alone", [A], -0.02, 0.005)]
-    assert verdicts([A], rows, window=100) == [verifying.Verdict("undetermined", None)]
+    assert verdicts([A], rows, window=100) == [Verdict("undetermined", None)]
 
 
 def test_a_spread_of_rounding_still_has_an_interval():
@@ -177,7 +179,7 @@ def test_members_of_a_critical_set_that_are_not_idle():
         "jointly critical",
         "inert",
     ]
-    assert [joint.coordinates for joint in verifying.critical_sets(rows)] == [(A, B)]
+    assert [joint.coordinates for joint in critical_sets(rows)] == [(A, B)]
 
 
 class Arithmetic:
@@ -196,7 +198,7 @@ def test_idle_members_are_dropped_and_the_cost_bound_holds():
     roles = Roles(tiny_model("gpt2"))
     evaluator = Arithmetic(roles, lambda zero: 5.0 if {A, B} <= zero else 0.05 * len(zero & {A, B}))
     rows = list(verifying.verify(evaluator, [A, B, C], count=6))
-    sets = [joint.coordinates for joint in verifying.critical_sets(rows)]
+    sets = [joint.coordinates for joint in critical_sets(rows)]
     assert (A, B) in sets and not any(C in members for members in sets)
     words = [verdict.word for verdict in verdicts([A, B, C], rows, 100)]
     assert words == ["jointly critical", "jointly critical", "inert"]
@@ -215,7 +217,7 @@ def test_controls_are_nearest_in_magnitude_and_never_found():
     model = tiny_model("gpt2")
     downs = Roles(model).downs
     found = [Coordinate(0, 3, 5), Coordinate(0, 3, 6), Coordinate(2, 1, 1)]
-    pairs = verifying.controls(downs, found, 20)
+    pairs = controls(downs, found, 20)
     assert len(pairs) == 20 and len({control for _, control in pairs}) == 20
     assert not {control for _, control in pairs} & set(found)
     assert [sum(of == f for of, _ in pairs) for f in found] == [7, 7, 6]
@@ -231,7 +233,7 @@ def test_controls_are_nearest_in_magnitude_and_never_found():
 def test_controls_of_a_tiny_matrix_run_out_gracefully():
     model = tiny_model("gpt2")
     down = Roles(model).downs[0]
-    assert len(verifying.controls([down], [Coordinate(0, 0, 0)], 10**6)) == down.matrix().numel() - 1
+    assert len(controls([down], [Coordinate(0, 0, 0)], 10**6)) == down.matrix().numel() - 1
 
 
 def test_the_largest_others_and_random_sets():
@@ -239,7 +241,7 @@ def test_the_largest_others_and_random_sets():
     downs = Roles(model).downs
     downs[0].matrix()[3, 5], downs[0].matrix()[4, 4] = 9.0, -8.0
     found = [Coordinate(0, 3, 5)]
-    assert verifying.largest_others(downs, found) == [Coordinate(0, 4, 4)]
-    drawn = verifying.random_set(downs, [*found, Coordinate(2, 0, 0)], seed=3)
+    assert largest_others(downs, found) == [Coordinate(0, 4, 4)]
+    drawn = random_set(downs, [*found, Coordinate(2, 0, 0)], seed=3)
     assert [c.layer for c in drawn] == [0, 2] and not set(drawn) & set(found)
-    assert drawn == verifying.random_set(downs, [*found, Coordinate(2, 0, 0)], seed=3)
+    assert drawn == random_set(downs, [*found, Coordinate(2, 0, 0)], seed=3)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fake_gpu import NAME
+from planted import plant_input, plant_weight, random_probe
 from swlottery.cli import main
 from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text
 from swlottery.find import record as records
 from swlottery.find import run as finder
-from swlottery.find.planted import plant_input, plant_weight, random_probe
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256
@@ -27,10 +27,11 @@ def test_the_command_writes_the_record_of_the_cpu(planted_gpt2, found_record, gp
     """Search, nulls, verification, record and figures, of a network with a super weight."""
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice." for i in range(100)))
-    arguments = ["--model", str(planted_gpt2[0]), "--out", str(tmp_path / "record.json"), "--plots", str(tmp_path / "plots"),
-                 "--eval-text", str(text), "--eval-tokens", "2000", "--controls", "4", "--null-draws", "19"]  # fmt: skip
-    assert main(["find", *arguments]) == 0
-    mine, other = records.load(tmp_path / "record.json"), records.load(found_record)
+    record = tmp_path / "record.json"
+    places = ["--model", str(planted_gpt2[0]), "--out", str(record), "--plots", str(tmp_path / "plots")]
+    lengths = ["--eval-text", str(text), "--eval-tokens", "2000", "--controls", "4", "--null-draws", "19"]
+    assert main(["find", *places, *lengths]) == 0
+    mine, other = records.load(record), records.load(found_record)
     assert mine["device"] == f"{NAME}:0" and mine["weights_sha256"] == other["weights_sha256"]
     assert len(mine["super_weights"]) == len(other["super_weights"]) == 1
     for weight, plain in zip(mine["super_weights"], other["super_weights"], strict=True):
@@ -78,11 +79,7 @@ def test_every_part_gives_what_it_gives_on_the_cpu(name, gpu):
     mine, draws = found(model.to(NAME), probe, windows)
     (weight,), (other,) = mine.record["super_weights"], plain.record["super_weights"]
     for one in (weight, other):
-        assert (one["layer"], one["expert"], one["out"], one["in"]) == (
-            *coordinate[:1],
-            coordinate.expert,
-            *coordinate[1:3],
-        )
+        assert Coordinate.of(one) == coordinate
     assert mine.record["leader"]["in"] == plain.record["leader"]["in"]
     assert [(row.kind, row.coordinates) for row in mine.rows] == [(row.kind, row.coordinates) for row in plain.rows]
     for row, same in zip(mine.rows, plain.rows, strict=True):
@@ -96,5 +93,5 @@ def test_in_bfloat16(gpu):
     model.to(NAME, torch.bfloat16)
     windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
     finished, draws = found(model, probe, windows)
-    assert [(one["layer"], one["out"], one["in"]) for one in finished.record["super_weights"]] == [coordinate[:3]]
+    assert [Coordinate.of(one) for one in finished.record["super_weights"]] == [coordinate]
     assert len(draws) == 4 and np.isfinite([row.difference for row in finished.rows]).all()

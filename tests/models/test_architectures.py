@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from swlottery.errors import BadInput
-from swlottery.models.architectures import ROWS, Roles, row_of
+from swlottery.models.architectures import Roles
+from swlottery.models.table import ROWS, row_of
 from tiny import CONFIGS, HIDDEN, LAYERS, tiny_model
 
 REQUIRED = [

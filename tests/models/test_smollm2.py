@@ -12,9 +12,13 @@ from swlottery.models.coordinates import Coordinate
 pytestmark = [pytest.mark.slow, pytest.mark.smollm2]
 
 SUPER_WEIGHTS = {
-    Coordinate(11, 507, 1229), Coordinate(11, 507, 1487), Coordinate(2, 507, 430), Coordinate(2, 507, 90),
-    Coordinate(2, 260, 90), Coordinate(2, 260, 430),
-}  # fmt: skip
+    Coordinate(11, 507, 1229),
+    Coordinate(11, 507, 1487),
+    Coordinate(2, 507, 430),
+    Coordinate(2, 507, 90),
+    Coordinate(2, 260, 90),
+    Coordinate(2, 260, 430),
+}
 
 OWN_PROMPTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -80,8 +84,8 @@ def test_the_quickstart_ends_with_verdicts_and_a_lottery(script_root, script_env
     assert set(places) == {tuple(c)[:3] for c in SUPER_WEIGHTS}
     assert places[11, 507, 1229]["verdict"] == "critical"
     assert places[11, 507, 1229]["restored"]["perplexity_ratio"] == pytest.approx(1, abs=0.02)
-    critical = [{tuple(record["super_weights"][m][k] for k in ("layer", "out", "in")) for m in joint["members"]}
-                for joint in record["joint"] if joint["critical"]]  # fmt: skip
+    found = [(weight["layer"], weight["out"], weight["in"]) for weight in record["super_weights"]]
+    critical = [{found[member] for member in joint["members"]} for joint in record["joint"] if joint["critical"]]
     assert {(11, 507, 1229), (11, 507, 1487)} in critical
     idle_dropped = [joint for joint in record["joint"] if joint["kind"] == "joint" and len(joint["members"]) == 6]
     assert len(idle_dropped) == 1 and not idle_dropped[0]["critical"]
@@ -103,9 +107,8 @@ def test_the_quickstart_ends_with_verdicts_and_a_lottery(script_root, script_env
     (run,) = (script_root / "runs").iterdir()
     assert (run / "final" / "model.safetensors").exists()
     rows = (run / "rounds.csv").read_text().splitlines()
-    assert [row.split(",")[2] for row in rows[1:]] == [
-        "53084160", "42467328", "33973863", "27179091", "21743273", "17394619",
-    ]  # fmt: skip
+    remaining = [int(row.split(",")[2]) for row in rows[1:]]
+    assert remaining == [53084160, 42467328, 33973863, 27179091, 21743273, 17394619]
     for place in places:
         assert f"Super weight {place} was " in said, "one sentence for each"
     for name in ("round_1", "round_6", "magnitude", "perplexity"):

@@ -1,13 +1,13 @@
 """The loss of a model on held-out text with some weights set to zero.
 
-An ablation leaves everything in front of the first changed block as it was. So what enters that block is kept from the
-intact network, and only the blocks from there on are run again.
+An ablation changes nothing in front of the first changed block. So what enters that block is kept from the intact
+network, and only the blocks from there on are run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
@@ -37,19 +37,13 @@ class Evaluator:
     No set of weights is evaluated twice.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        roles: Roles,
-        windows: Tensor,
-        layers: Sequence[int],
-    ) -> None:
+    def __init__(self, model: nn.Module, roles: Roles, windows: Tensor, layers: Sequence[int]) -> None:
         import numpy as np
-        import torch
 
         self.model, self.roles = model, roles
         device = next(model.parameters()).device
-        self.batches = [batch.to(device) for batch in torch.split(windows, max(1, BATCH_TOKENS // windows.shape[1]))]  # type: ignore[no-untyped-call]
+        rows = max(1, BATCH_TOKENS // windows.shape[1])
+        self.batches = [windows[first : first + rows].to(device) for first in range(0, len(windows), rows)]
         width = next(model.parameters()).element_size()
         fits = windows.numel() * roles.hidden * width * len(set(layers)) <= CACHE_BYTES
         self.kept: list[dict[int, Any]] = [{} for _ in self.batches]
@@ -75,12 +69,11 @@ class Evaluator:
     def _ablated(self, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None) -> np.ndarray:
         first = min(coordinate.layer for coordinate in coordinates)
         resume = max((layer for layer in self.layers if layer <= first), default=0)
-        down = self.roles.downs[restored[0].layer] if restored else None
-        weight = down.matrix(restored[0].expert)[restored[0].out, restored[0].in_].item() if down and restored else 0.0
-        with zeroed(self.roles.downs, coordinates):
-            spikes_back = spike_restored(down, *restored, weight) if down and restored else nullcontext()
-            with spikes_back:
-                return self._run([resumed(self.roles.blocks, resume, kept.get(resume)) for kept in self.kept])
+        with ExitStack() as stack:
+            if restored:  # before the weight is zero: its value is needed
+                stack.enter_context(spike_restored(self.roles.downs[restored[0].layer], *restored))
+            stack.enter_context(zeroed(self.roles.downs, coordinates))
+            return self._run([resumed(self.roles.blocks, resume, kept.get(resume)) for kept in self.kept])
 
     def _run(self, contexts: Sequence[Any]) -> np.ndarray:
         import torch
@@ -99,21 +92,26 @@ class Evaluator:
 
     @contextmanager
     def _keeping(self, kept: dict[int, Any]) -> Iterator[None]:
+        """Keep what enters each of `layers`: what the block before it returns."""
+
         def keep(layer: int) -> Callable[..., None]:
             return lambda module, args, output: kept.__setitem__(layer, output)
 
-        handles = [self.roles.blocks[layer - 1].register_forward_hook(keep(layer)) for layer in self.layers]
-        try:
+        with ExitStack() as hooks:
+            for layer in self.layers:
+                hooks.enter_context(self.roles.blocks[layer - 1].register_forward_hook(keep(layer)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @contextmanager
-def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float, weight: float) -> Iterator[None]:
-    """While the weight is zero, give its channel what it gave at the tokens where the two together are a spike."""
+def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float) -> Iterator[None]:
+    """Give the channel what this weight gives it, at the tokens where the two together are a spike.
+
+    Entered while the weight has its value; the forward passes inside are those with the weight at zero.
+    """
     import torch
+
+    weight = down.matrix(coordinate.expert)[coordinate.out, coordinate.in_].item()
 
     def put_back(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         flat = output.reshape(-1, output.shape[-1]).clone()
@@ -127,8 +125,5 @@ def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float, w
         flat[:, coordinate.out] = torch.where(intact.abs() >= bar, intact, intact - given).to(flat.dtype)
         return flat.view_as(output)
 
-    handle = down.module.register_forward_hook(put_back)
-    try:
+    with down.module.register_forward_hook(put_back):
         yield
-    finally:
-        handle.remove()

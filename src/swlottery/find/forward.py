@@ -1,25 +1,25 @@
 """Forward passes over a probe whose memory does not grow with the number of prompts.
 
-The prompts run in batches of a bounded number of tokens. Where what is looked at in all layers together would not fit,
-the network runs a few layers at a time: what the last of them returned is kept, and the next layers go on from there.
-So one pass is done in all, and every number is the one that a whole pass gives.
+The prompts run in batches of a bounded number of tokens. Where the activations of all layers together would not fit, the
+network runs a few layers at a time: what the last of them returned is kept, and the next layers go on from there. So
+every layer is run once, and every number is the one that an ordinary pass gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BATCH_TOKENS = 2048
-"""Tokens that run at once, padding included. The default prompts are one batch whatever the tokenizer."""
+"""Tokens that run together, padding included. The default prompts are one batch whatever the tokenizer."""
 
 
 class _Reached(Exception):
-    """The block behind which nothing has to run any more has returned."""
+    """The last block that has to run has returned."""
 
 
 def run_body(model: nn.Module, ids: Tensor) -> None:
@@ -33,7 +33,7 @@ def run_body(model: nn.Module, ids: Tensor) -> None:
 
 @contextmanager
 def ending_at(block: nn.Module) -> Iterator[list[Any]]:
-    """End the forward pass inside the ``with`` block as soon as ``block`` has returned, and hand over what it returned.
+    """End the forward pass inside the ``with`` block as soon as ``block`` has returned; the list gets what it returned.
 
     Hooks that were put on the block before this one still run.
     """
@@ -43,13 +43,8 @@ def ending_at(block: nn.Module) -> Iterator[list[Any]]:
         returned.append(output)
         raise _Reached
 
-    handle = block.register_forward_hook(end)
-    try:
+    with block.register_forward_hook(end), suppress(_Reached):
         yield returned
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -70,7 +65,7 @@ def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[No
 
 
 def groups(sizes: Sequence[int], budget: int) -> list[range]:
-    """Consecutive stretches of ``sizes`` that add up to at most ``budget``; one that is larger stands alone."""
+    """Consecutive stretches of ``sizes`` that add up to at most ``budget``; a larger one is a stretch of its own."""
     ends, total = [0], 0
     for nth, size in enumerate(sizes):
         if total and total + size > budget:

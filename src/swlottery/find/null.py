@@ -1,8 +1,8 @@
 """How large would the largest spike be if the weights were not aligned with their inputs?
 
-Each layer keeps its real inputs, massive ones included; the found weights are taken out; the rest of the matrix's
-entries are permuted, and y* = W_permuted · x is looked at as y was. Two nulls: ``entries`` permutes all entries of a
-matrix, ``rows`` permutes within rows, so that channels with large weights stay what they are.
+Each layer keeps its real inputs, massive ones included. The found weights are taken out, the rest of the matrix's entries
+are permuted, and y* = W_permuted · x is looked at as y was. There are two nulls: ``entries`` permutes all entries of a
+matrix, ``rows`` permutes within rows, so that channels with large weights keep them.
 
 One permutation a draw is applied to every matrix of a shape (for ``rows``, to every row). Such permutations are a group
 acting on all weights jointly, so the test is exact (Hemerik & Goeman 2018), and the draws are cheap. The statistic is
@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swlottery.find.spikes import RHO, Activations, larger_median, median_size
+from swlottery.find.activations import Activations
+from swlottery.find.spikes import RHO, larger_median, median_size
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import hardware
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("entries", "rows")
-DRAWS = 199
 ROWS = 2048
-"""Tokens multiplied at once: what is made of them on the way takes little memory."""
+"""Tokens multiplied together, so that what is made of them on the way takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Null:
         return (1 + sum(ratio >= observed for ratio in self.largest)) / (len(self.largest) + 1)
 
     def firing(self, kappa: float) -> tuple[float, float, float]:
-        """The share of draws in which a spike stands above κ, with its 95 % Clopper–Pearson interval."""
+        """The share of draws with a ratio of κ or more, with its 95 % Clopper–Pearson interval."""
         from scipy.stats import binomtest
 
         fired = sum(ratio >= kappa for ratio in self.largest)
@@ -94,8 +94,10 @@ def prepare(
     for down, now in zip(downs, everything, strict=True):
         device = now.output.device
         precision = _precision(device)
-        matrices = dict(_without(down, found, precision))
-        parts = [(inputs.tokens, inputs.values.to(precision), matrices[inputs.expert]) for inputs in now.inputs]
+        parts = [
+            (inputs.tokens, inputs.values.to(precision), _without(down, inputs.expert, found, precision))
+            for inputs in now.inputs
+        ]
         bias = torch.zeros(now.output.shape[1], device=device) if down.bias is None else down.bias.float()
         prepared.append(Layer(down, bias, parts, now.rms))
     return prepared
@@ -104,7 +106,7 @@ def prepare(
 def draws(
     prepared: Sequence[Layer],
     kind: str,
-    count: int = DRAWS,
+    count: int,
     seed: int = 0,
     shapes: Sequence[tuple[int, ...]] | None = None,
 ) -> Iterator[float]:
@@ -140,7 +142,10 @@ def _drawn(layer: Layer, kind: str, permutations: dict[tuple[int, ...], Tensor])
         products = permuted_products(x, matrix, kind, permutations[tuple(matrix.shape)])
         for rows, product in zip(torch.split(tokens, ROWS), products, strict=True):
             output.index_add_(0, rows, product.float())
-    added = output if down.post_norm is None else down.post_norm(output.to(down.weight.dtype)).float()
+    added = output
+    if down.post_norm is not None:
+        with torch.no_grad():
+            added = down.post_norm(output.to(down.weight.dtype)).float()
     return largest_ratio(output, added, layer.rms)
 
 
@@ -163,17 +168,13 @@ def _precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def _without(
-    down: DownProjection, found: Sequence[Coordinate], precision: torch.dtype
-) -> list[tuple[int | None, Tensor]]:
-    """The matrices with the found weights at zero; those that hold none of them are not copied where they fit as is."""
-    layer = []
-    for expert, matrix in down.matrices():
-        rest = matrix.to(precision).contiguous()
-        mine = [c for c in found if (c.layer, c.expert) == (down.layer, expert)]
-        if mine and rest.data_ptr() == matrix.data_ptr():
-            rest = rest.clone()
-        for coordinate in mine:
-            rest[coordinate.out, coordinate.in_] = 0
-        layer.append((expert, rest))
-    return layer
+def _without(down: DownProjection, expert: int | None, found: Sequence[Coordinate], precision: torch.dtype) -> Tensor:
+    """A matrix with the found weights at zero; it is copied only where it has to be."""
+    matrix = down.matrix(expert)
+    rest = matrix.to(precision).contiguous()
+    mine = [c for c in found if (c.layer, c.expert) == (down.layer, expert)]
+    if mine and rest.data_ptr() == matrix.data_ptr():
+        rest = rest.clone()
+    for coordinate in mine:
+        rest[coordinate.out, coordinate.in_] = 0
+    return rest

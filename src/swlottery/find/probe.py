@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,14 @@ DEFAULT_PROMPTS = (
 )
 
 MIN_TOKENS = 12
-"""Fewer tokens in all leave no median over tokens to compare with."""
+"""With fewer tokens in all a median over tokens means nothing."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some prompts that follow each other, padded to the longest of them.
+    """Some consecutive prompts, padded to the longest of them.
 
-    ids, valid: as in Probe. first: how many of the probe's tokens stand before this batch's ``count``.
+    ids, valid: as in Probe. first: how many of the probe's tokens come before this batch's ``count`` tokens.
     """
 
     ids: Tensor
@@ -39,10 +39,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Probe:
-    """Prompts as one right-padded batch. In a causal model what stands behind a token cannot change it, so no
-    attention mask is needed.
+    """Prompts as one batch, padded on the right.
+
+    No attention mask is needed: in a causal model what comes after a token cannot change it.
 
     ids: ``[prompts, longest]``. valid: which entries are tokens, flattened to ``[prompts · longest]``.
+    prompts, with_bos, tokens: of each row its text, whether it begins with BOS, and its tokens as text.
     """
 
     ids: Tensor
@@ -61,16 +63,13 @@ class Probe:
             if nth > starts[-1] and longest * (nth + 1 - starts[-1]) > most:
                 starts.append(nth)
                 longest = length
-        return list(self._cut(starts, lengths))
-
-    def _cut(self, starts: Sequence[int], lengths: Sequence[int]) -> Iterator[Batch]:
-        first, valid = 0, self.valid.view_as(self.ids)
+        batches, first = [], 0
         for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True):
             longest = max(lengths[start:end])
             flat = valid[start:end, :longest].flatten()
-            count = int(flat.sum())
-            yield Batch(self.ids[start:end, :longest], flat, first, count)
-            first += count
+            batches.append(Batch(self.ids[start:end, :longest], flat, first, int(flat.sum())))
+            first += batches[-1].count
+        return batches
 
     def place(self, flat: int) -> tuple[int, int]:
         """(prompt, position) of the n-th valid token."""
@@ -80,17 +79,18 @@ class Probe:
     def describe(self, prompt: int, position: int) -> str:
         """A token for a person: ``token 0 'Apple' of prompt 1, without BOS``."""
         bos = ", after BOS" if self.with_bos[prompt] else ""
-        text = self.prompts.index(self.prompts[prompt]) if prompt >= 0 else 0
-        distinct = list(dict.fromkeys(self.prompts)).index(self.prompts[text]) + 1
-        return f"token {position} {self.tokens[prompt][position]!r} of prompt {distinct}{bos}"
+        number = list(dict.fromkeys(self.prompts)).index(self.prompts[prompt]) + 1
+        return f"token {position} {self.tokens[prompt][position]!r} of prompt {number}{bos}"
 
 
 def build(tokenizer: Any, prompts: Sequence[str], context: int, bos: str = "both", device: Any = "cpu") -> Probe:
     """Tokenise the prompts.
 
     Args:
+        tokenizer: a transformers tokenizer.
+        context: the most tokens that the model takes.
         bos: ``with`` the tokenizer's beginning-of-sequence token in front, ``without`` it, or ``both`` (each prompt
-            is then run twice); a tokenizer that has none always goes without.
+            is then run twice). A tokenizer that has none always goes without.
 
     Raises:
         BadInput: no prompt, an empty one, one longer than ``context`` tokens, or fewer than MIN_TOKENS in all.
@@ -99,28 +99,25 @@ def build(tokenizer: Any, prompts: Sequence[str], context: int, bos: str = "both
 
     if not prompts:
         raise BadInput("no prompt: give at least one with --prompt or --prompt-file")
-    first = tokenizer.bos_token_id
-    modes = {"both": (False, True), "with": (True,), "without": (False,)}[bos if first is not None else "without"]
-    sequences, texts, flags = [], [], []
-    for with_bos in modes:
-        for prompt in prompts:
-            ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt.strip() else []
-            if not ids:
-                raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
-            ids = ([first] if with_bos else []) + list(ids)
-            if len(ids) > context:
-                raise BadInput(f"a prompt of {len(ids)} tokens is longer than the model's context of {context}")
-            sequences.append(ids)
-            texts.append(prompt)
-            flags.append(with_bos)
-    if sum(map(len, sequences)) < MIN_TOKENS:
+    bos_token = tokenizer.bos_token_id
+    modes = {"both": (False, True), "with": (True,), "without": (False,)}[bos if bos_token is not None else "without"]
+    rows = [(with_bos, prompt) for with_bos in modes for prompt in prompts]
+    sequences = []
+    for with_bos, prompt in rows:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt.strip() else []
+        if not ids:
+            raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
+        sequences.append([*([bos_token] if with_bos else []), *ids])
+    lengths = [len(ids) for ids in sequences]
+    longest = max(lengths)
+    if longest > context:
+        raise BadInput(f"a prompt of {longest} tokens is longer than the model's context of {context}")
+    if sum(lengths) < MIN_TOKENS:
         raise BadInput(
-            f"the prompts hold {sum(map(len, sequences))} tokens; medians over tokens need at least {MIN_TOKENS}: give "
-            "a longer prompt or several"
+            f"the prompts hold {sum(lengths)} tokens; medians over tokens need at least {MIN_TOKENS}: give a longer "
+            "prompt or several"
         )
-    longest = max(map(len, sequences))
     padded = torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids in sequences], device=device)
-    lengths = torch.tensor([len(ids) for ids in sequences], device=device)
-    valid = (torch.arange(longest, device=device)[None] < lengths[:, None]).flatten()
+    valid = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).flatten().to(device)
     words = tuple(tuple(tokenizer.decode([token]) for token in ids) for ids in sequences)
-    return Probe(padded, valid, tuple(texts), tuple(flags), words)
+    return Probe(padded, valid, tuple(prompt for _, prompt in rows), tuple(with_bos for with_bos, _ in rows), words)

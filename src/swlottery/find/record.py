@@ -1,6 +1,6 @@
-"""The record: what was found in one model, as ``super_weights/<model>.json``.
+"""The record's file, ``super_weights/<model>.json``: what was found in one model.
 
-Written whole or not at all; read back through one loader that checks it against the schema in this package.
+It is written completely or not at all, and read through one loader that checks it against the schema in this package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def schema() -> Record:
 
 
 def save(record: Record, path: Path) -> None:
-    """Check a record and write it to ``path``, whole or not at all."""
+    """Check a record and write it to ``path``, completely or not at all."""
     _check(record, path)
     files.write_json(path, record, allow_nan=False)
 

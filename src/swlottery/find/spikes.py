@@ -9,20 +9,16 @@ and what is added to the residual stream there is at least
 
 - ρ times the root mean square of that stream before the addition.
 
-One pooled median would fire on any large token: at a token with a massive activation every channel is large. A spike
-*arrives* when the stream after the addition has its sign and at least half its size; otherwise the stream held the
-opposite there and the spike cancels it, which the last layers of many models do. What is added is the output itself,
-but for a norm behind the MLP (gemma, olmo2).
-
-Here is what a spike is, and how the entries that may be one are told from the rest; watching.py runs the network.
+One pooled median would fire on any large token: at a token with a massive activation every channel is large. What is
+added is the output itself, or what a norm behind the MLP makes of it (gemma, olmo2). A spike *arrives* when the stream
+after the addition has its sign and at least half its size. Otherwise the stream held the opposite there and the spike
+cancels it, which the last layers of many models do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from swlottery.models.architectures import Inputs
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +27,15 @@ RHO = 5.0
 """ρ. Five times the root mean square of the residual stream: far outside its bulk, whatever its scale."""
 
 CHUNK = 512
-"""Tokens looked at at once: a copy of their activations stays in the processor's cache, and takes no memory to speak of."""
+"""Tokens looked at together: a copy of their activations stays in the processor's cache and takes little memory."""
 _ENTRIES = 1 << 19
-"""Entries whose median over tokens is taken at once: it needs several times their memory."""
+"""Entries whose median over tokens is taken together: it needs several times their memory."""
 _TINY = 1e-30
+
+
+def arrives(added: Any, stream: Any) -> Any:
+    """Whether the stream afterwards has the sign of what was ``added`` and at least half its size: numbers or tensors."""
+    return (stream * added > 0) & (abs(stream) >= 0.5 * abs(added))
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,15 @@ class Spike:
 
     @property
     def arrives(self) -> bool:
-        """Whether the stream afterwards has the spike's sign and at least half its size."""
-        return self.stream * self.added > 0 and abs(self.stream) >= 0.5 * abs(self.added)
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The entry of largest magnitude in one layer's activations."""
-
-    value: float
-    token: int
-    channel: int
+        """Whether it is still there in the stream afterwards."""
+        return bool(arrives(self.added, self.stream))
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Every spike of a layer, one a row, ordered by (token, channel); ``median``: the larger of its two.
+    """All spikes of a layer, one a row, ordered by (token, channel).
 
-    The other columns are as in Spike.
+    median: the larger of the two medians. The other columns are as in Spike.
     """
 
     token: Tensor
@@ -85,46 +77,16 @@ class Entries:
     stream: Tensor
     median: Tensor
 
-    @property
-    def arrive(self) -> Tensor:
-        """As ``Spike.arrives``."""
-        return (self.stream * self.added > 0) & (self.stream.abs() >= 0.5 * self.added.abs())
-
-
-@dataclass(frozen=True)
-class LayerScan:
-    """One layer in one pass: its largest input and output entries, and its spikes: of each channel the largest that
-    arrives and the largest that is cancelled (``entries``: all of them). For experts the input is that at the token of
-    the largest output."""
-
-    layer: int
-    input: Peak
-    output: Peak
-    spikes: list[Spike]
-    entries: Entries | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Activations:
-    """One layer's down-projection over some or all tokens, in float32, for what a scan reduces away.
-
-    tokens: which of the probe's tokens the rows are. inputs: what enters each matrix, by the probe's tokens.
-    output: ``[tokens, out]``. added, stream: as in Spike, ``[tokens, out]``.
-    """
-
-    tokens: Tensor
-    inputs: list[Inputs]
-    output: Tensor
-    added: Tensor
-    stream: Tensor
-
-    @property
-    def rms(self) -> Tensor:
-        """The root mean square over channels of the residual stream before the addition, ``[tokens]``."""
-        import torch
-
-        parts = zip(torch.split(self.added, CHUNK), torch.split(self.stream, CHUNK), strict=True)
-        return torch.cat([rms_before(added, after) for added, after in parts])
+    def largest(self, layer: int) -> list[Spike]:
+        """Of each channel the largest spike that arrives and the largest that is cancelled, the largest first."""
+        columns = (self.token, self.channel, self.value, self.ratio, self.added, self.rms_ratio, self.stream)
+        best: dict[tuple[int, bool], Spike] = {}
+        for row in zip(*(column.tolist() for column in columns), strict=True):
+            spike = Spike(layer, *row)
+            key = (spike.out, spike.arrives)
+            if key not in best or spike.ratio > best[key].ratio:
+                best[key] = spike
+        return sorted(best.values(), key=lambda spike: -spike.ratio)
 
 
 def rms_before(added: Tensor, after: Tensor) -> Tensor:
@@ -137,32 +99,16 @@ def median_size(output: Tensor, dim: int) -> Tensor:
     return output.float().abs().median(dim=dim, keepdim=True).values.clamp_min(_TINY)
 
 
-def medians(output: Tensor) -> tuple[Tensor, Tensor]:
-    """The medians of |output[tokens, channels]| over channels ``[tokens, 1]`` and over tokens ``[1, channels]``."""
-    return median_size(output, 1), median_size(output, 0)
+def above_channels(output: Tensor, kappa: float, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of ``output[tokens, channels]`` at least κ times the median over channels: (token, channel, median).
 
-
-def above_medians(output: Tensor, kappa: float, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of ``output[tokens, channels]`` at least κ times both medians: (token, channel, ratio)."""
-    token, channel, over_channels = above_channels(output, kappa, tokens)
-    ratio = output[token, channel].float().abs() / larger_median(output, channel, over_channels)
-    spiky = ratio >= kappa
-    return token[spiky], channel[spiky], ratio[spiky]
-
-
-def above_channels(output: Tensor, kappa: float, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of ``output[tokens, channels]`` at least κ times their token's median over channels: (token, channel,
-    median).
-
-    Exact medians of every token would cost more than the forward pass they watch. So only those are taken that may be
-    exceeded, which a count decides without sorting; nothing is lost.
+    tokens: which rows to look at. Exact medians of all tokens would cost more than the forward pass. So a count first
+    decides, without sorting, which tokens may have such an entry; none is lost.
     """
     import torch
 
-    everywhere = torch.arange(len(output), device=output.device) if tokens is None else tokens
-    rows = _exceedable_rows(output, everywhere, kappa)
     found = []
-    for part in torch.split(rows, CHUNK):
+    for part in torch.split(_exceedable_rows(output, tokens, kappa), CHUNK):
         size = output[part].float().abs()
         over_channels = size.median(dim=1).values.clamp_min(_TINY)
         row, channel = (size >= kappa * over_channels[:, None]).nonzero(as_tuple=True)
@@ -184,8 +130,8 @@ def larger_median(output: Tensor, channel: Tensor, over_channels: Tensor) -> Ten
 def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
     """Those of ``rows`` whose largest entry may reach κ times their median.
 
-    How many entries are at most that peak over κ, 1 % of rounding allowed? The (lower) median is, where more than half
-    are.
+    It may where more than half of the entries are at most that peak over κ: the (lower) median then is so too. 1 % is
+    allowed for rounding.
     """
     import torch
 

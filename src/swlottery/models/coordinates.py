@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from swlottery.models.architectures import DownProjection
 
@@ -16,6 +16,15 @@ class Coordinate(NamedTuple):
     out: int
     in_: int
     expert: int | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Coordinate:
+        """The coordinate in an entry of a record or of an event."""
+        return cls(entry["layer"], entry["out"], entry["in"], entry["expert"])
+
+    def entry(self) -> dict[str, Any]:
+        """As the keys of a record."""
+        return {"layer": self.layer, "expert": self.expert, "out": self.out, "in": self.in_}
 
     def __str__(self) -> str:
         expert = "" if self.expert is None else f", expert {self.expert}"

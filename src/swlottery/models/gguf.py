@@ -38,7 +38,8 @@ def smollm2_file() -> Path:
         files = metadata.distribution(SMOLLM2_PACKAGE).files or []
     except metadata.PackageNotFoundError:
         raise BadInput(
-            f"the model 'smollm2' is carried by the package {SMOLLM2_PACKAGE}, which is not installed: {SMOLLM2_INSTALL}"
+            f"the model 'smollm2' is carried by the package {SMOLLM2_PACKAGE}, which is not installed: "
+            f"{SMOLLM2_INSTALL}"
         ) from None
     entry = next((file for file in files if file.suffix == ".gguf"), None)
     if entry is None or entry.hash is None:
@@ -57,22 +58,18 @@ def smollm2_file() -> Path:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: object) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):  # type: ignore[attr-defined]
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
 def converted_folder(path: Path) -> Path:
     """The plain model folder made from a GGUF file: from the cache, or converted now.
 
-    The folder is written beside its final place and renamed, so that a cut-off conversion leaves nothing that looks
-    whole, and of two jobs that convert at once one wins.
+    The folder is written beside its final place and renamed. So a conversion that is cut off leaves nothing that looks
+    complete, and of two jobs that convert at once one wins.
     """
     import transformers
 
@@ -123,8 +120,11 @@ def _convert(path: Path, folder: Path) -> None:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Remember what the package gguf has read: transformers parses a file's header three times, and builds the table of
-    names anew for each of a model's modules. Both take longer than the weights."""
+    """Remember what the package gguf has read.
+
+    transformers parses a file's header three times, and builds the table of names anew for each of a model's modules.
+    Both take longer than the weights.
+    """
     import gguf
 
     before: dict[str, Any] = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}

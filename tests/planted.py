@@ -2,7 +2,7 @@
 
 At one token one intermediate channel is made massive, through the mlp-in weights alone: the channel's row is turned
 towards what is special about that token. Then one weight of the down-projection is set so that the entry it feeds
-stands at a chosen multiple of the detection bound.
+is at a chosen multiple of the detection bound.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import KAPPA
+from swlottery.find.activations import activations
 from swlottery.find.forward import run_body
 from swlottery.find.probe import Probe
-from swlottery.find.spikes import RHO, medians
-from swlottery.find.watching import activations
+from swlottery.find.spikes import RHO, median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate
 
@@ -29,6 +29,11 @@ class Plant:
     coordinate: Coordinate
     token: int
     input: float
+
+
+def medians(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The medians of |output[tokens, channels]| over channels ``[tokens, 1]`` and over tokens ``[1, channels]``."""
+    return median_size(output, 1), median_size(output, 0)
 
 
 def random_probe(vocabulary: int, prompts: int = 3, length: int = 10, seed: int = 0) -> Probe:
@@ -68,7 +73,7 @@ def plant_input(
 
 
 def plant_weight(model: nn.Module, roles: Roles, probe: Probe, plant: Plant, strength: float) -> None:
-    """Set the planted coordinate's weight so that its entry stands at ``strength`` times the detection bound."""
+    """Set the planted coordinate's weight so that its entry is ``strength`` times the detection bound."""
     down = roles.downs[plant.coordinate.layer]
     matrix = down.matrix(plant.coordinate.expert)
     out, in_ = plant.coordinate.out, plant.coordinate.in_

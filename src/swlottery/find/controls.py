@@ -1,0 +1,67 @@
+"""What the candidates are compared with: ordinary weights of the same matrices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import islice
+
+from swlottery.models.architectures import DownProjection
+from swlottery.models.coordinates import Coordinate
+
+
+def controls(
+    downs: Sequence[DownProjection], found: Sequence[Coordinate], count: int
+) -> list[tuple[Coordinate, Coordinate]]:
+    """(found weight, control) pairs: weights of its matrix nearest to it in |w|, none of them found, none twice.
+
+    ``count`` in all, shared evenly among the found weights in their order. Where magnitudes tie, as they do in quantised
+    checkpoints, the place in the matrix decides.
+    """
+    import torch
+
+    taken = set(found)
+    pairs = []
+    for nth, coordinate in enumerate(found):
+        layer, out, in_, expert = coordinate
+        size = downs[layer].matrix(expert).float().abs()
+        wanted = count // len(found) + (nth < count % len(found))
+        order = torch.sort((size - size[out, in_]).abs().flatten(), stable=True).indices[: wanted + len(taken)]
+        near = (_at(place, size.shape[1], coordinate) for place in order.tolist())
+        chosen = list(islice((other for other in near if other not in taken), wanted))
+        taken.update(chosen)
+        pairs += [(coordinate, control) for control in chosen]
+    return pairs
+
+
+def random_set(downs: Sequence[DownProjection], found: Sequence[Coordinate], seed: int) -> list[Coordinate]:
+    """As many weights from the same matrices as ``found``, drawn uniformly, none of them found."""
+    draw = random.Random(seed)
+    drawn: list[Coordinate] = []
+    for layer, _, _, expert in found:
+        out, in_ = downs[layer].matrix(expert).shape
+        other = None
+        while other is None or other in found or other in drawn:
+            other = Coordinate(layer, draw.randrange(out), draw.randrange(in_), expert)
+        drawn.append(other)
+    return drawn
+
+
+def largest_others(downs: Sequence[DownProjection], found: Sequence[Coordinate]) -> list[Coordinate]:
+    """As many weights as ``found``, from the same matrices: the largest in magnitude that are not found."""
+    largest: list[Coordinate] = []
+    matrices: dict[tuple[int, int | None], list[Coordinate]] = {}
+    for coordinate in found:
+        matrices.setdefault((coordinate.layer, coordinate.expert), []).append(coordinate)
+    for (layer, expert), members in matrices.items():
+        matrix = downs[layer].matrix(expert)
+        order = matrix.float().abs().flatten().topk(min(2 * len(members), matrix.numel())).indices.tolist()
+        others = (_at(place, matrix.shape[1], members[0]) for place in order)
+        largest += islice((other for other in others if other not in found), len(members))
+    return largest
+
+
+def _at(place: int, width: int, coordinate: Coordinate) -> Coordinate:
+    """The weight at a flat place of the matrix that ``coordinate`` is in."""
+    out, in_ = divmod(place, width)
+    return coordinate._replace(out=out, in_=in_)

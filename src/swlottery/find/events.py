@@ -1,0 +1,75 @@
+"""What the finder says while it works: one value an event, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swlottery.data.evaluation import Text
+from swlottery.find.attribution import Contribution, Leader
+from swlottery.find.null import Null
+from swlottery.find.probe import Probe
+from swlottery.find.record import Record
+from swlottery.find.search import Search
+from swlottery.find.spikes import Spike
+from swlottery.find.verdicts import Verdict
+from swlottery.find.verify import Ablation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the finder will look at (only of `examine`). windows: the documents, ``[documents, tokens]``."""
+
+    probe: Probe
+    text: Text
+    windows: Tensor
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The search is over. ``cancelling``: for each canceller that is verified, its largest contribution."""
+
+    search: Search
+    leader: Leader
+    cancelling: list[tuple[Spike, Contribution]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One draw of a null is done; ``done`` of ``total``."""
+
+    kind: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The nulls are complete. observed: the largest ratio of a spike that arrives, or of the leader's entry."""
+
+    nulls: list[Null]
+    observed: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the verification will cost at most: passes over ``documents`` × ``window`` tokens of text."""
+
+    passes: int
+    documents: int
+    window: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everything is known. rows: those of the verification, which came as events of their own."""
+
+    record: Record
+    rows: list[Ablation]
+    verdicts: list[Verdict]
+
+
+Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Finished

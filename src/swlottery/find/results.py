@@ -1,0 +1,233 @@
+"""From the results of a find to its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swlottery.config import FindSettings
+from swlottery.data.evaluation import Text
+from swlottery.find.attribution import Contribution
+from swlottery.find.events import Searched, Tested
+from swlottery.find.null import Null
+from swlottery.find.probe import Probe
+from swlottery.find.record import SCHEMA_VERSION, Record
+from swlottery.find.scan import LayerScan
+from swlottery.find.search import Removal
+from swlottery.find.spikes import RHO, Spike
+from swlottery.find.verdicts import Verdict, critical_sets
+from swlottery.find.verify import Ablation
+from swlottery.models.architectures import DownProjection
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from swlottery.models.loaded import Loaded
+
+_Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a find has measured. baseline: the intact loss of each document. window: the tokens of a document."""
+
+    loaded: Loaded
+    probe: Probe
+    text: Text
+    settings: FindSettings
+    downs: Sequence[DownProjection]
+    searched: Searched
+    tested: Tested
+    rows: Sequence[Ablation]
+    verdicts: Sequence[Verdict]
+    baseline: np.ndarray
+    window: int
+
+    def record(self) -> Record:
+        """The record, as record.schema.json says."""
+        return {**self._origin(), **self._search(), **self._nulls(), **self._weights(), **self._verification()}
+
+    def _origin(self) -> _Entry:
+        """Which network was looked at, and with what."""
+        import torch
+        import transformers
+
+        import swlottery
+
+        packages = {"swlottery": swlottery, "torch": torch, "transformers": transformers}
+        loaded, probe = self.loaded, self.probe
+        return {
+            "schema": SCHEMA_VERSION,
+            "model": loaded.name,
+            "note": loaded.note,
+            "revision": loaded.revision,
+            "weights_sha256": loaded.weights_sha256,
+            "stored_dtype": loaded.stored_dtype,
+            "dtype": loaded.dtype,
+            "device": loaded.device,
+            "versions": {name: package.__version__ for name, package in packages.items()},
+            "prompts": list(dict.fromkeys(probe.prompts)),
+            "bos": sorted({"with" if flag else "without" for flag in probe.with_bos}),
+            "probe_tokens": int(probe.valid.sum()),
+            "kappa": self.settings.kappa,
+            "rho": RHO,
+            "seed": self.settings.seed,
+        }
+
+    def _search(self) -> _Entry:
+        search = self.searched.search
+        before, after = ([_layer(scan) for scan in scans] for scans in (search.before, search.after))
+        return {"complete": search.complete, "layers": {"before": before, "after": after}}
+
+    def _nulls(self) -> _Entry:
+        nulls = [_null(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
+        renamed = {"rate": "firing_rate", "interval": "firing_interval", "draws": "draws", "null": "kind"}
+        return {"nulls": nulls, "false_positive_rate": {name: nulls[0][key] for name, key in renamed.items()}}
+
+    def _weights(self) -> _Entry:
+        """The leader, the super weights, and the spikes that have none."""
+        search, led = self.searched.search, self.searched.leader
+        lacks = led.lacks(self.settings.kappa)
+        return {
+            "leader": {**self._spike(led.entry), **self._weight(led.contribution), "lacks": lacks},
+            "eval_text": self.text.name,
+            "eval_text_sha256": self.text.sha256,
+            "super_weights": [
+                {**self._removal(removal), **self._verified(removal, verdict)}
+                for removal, verdict in zip(search.removals, self.verdicts, strict=True)
+            ],
+            "cancellers": [
+                {**self._spike(spike), **self._weight(given), **_effect(self._row("canceller", given))}
+                for spike, given in self.searched.cancelling
+            ],
+            "near_misses": [self._spike(spike) for spike in sorted(search.near, key=lambda spike: -spike.ratio)],
+            "diffuse": [
+                {
+                    **self._spike(removal.spike),
+                    "bias_share": removal.bias_share,
+                    "largest_share": removal.largest[0].share if removal.largest else 0.0,
+                }
+                for removal in search.diffuse
+            ],
+        }
+
+    def _verification(self) -> _Entry:
+        """The text and the loss on it, and the rows of sets and controls."""
+        documents, loss = len(self.baseline), float(self.baseline.mean())
+        found = self.searched.search.coordinates
+        critical = critical_sets(self.rows, self.settings.seed)
+        joint = [row for row in self.rows if row.kind in ("joint", "left in")]
+        compared = [row for row in self.rows if row.kind in ("control", "random set", "largest others")]
+        return {
+            "documents": documents,
+            "eval_tokens": documents * self.window,
+            "baseline_nll": loss,
+            "baseline_perplexity": math.exp(loss),
+            "joint": [
+                {
+                    "kind": row.kind,
+                    "members": [found.index(coordinate) for coordinate in row.coordinates],
+                    "critical": row in critical,
+                    **_effect(row),
+                }
+                for row in joint
+            ],
+            "controls": [
+                {"kind": row.kind, "coordinates": [c.entry() for c in row.coordinates], **_effect(row)}
+                for row in compared
+            ],
+        }
+
+    def _spike(self, spike: Spike) -> _Entry:
+        prompt, position = self.probe.place(spike.token)
+        return {
+            "layer": spike.layer,
+            "out": spike.out,
+            "spike": spike.value,
+            "ratio": spike.ratio,
+            "added": spike.added,
+            "rms_ratio": spike.rms_ratio,
+            "stream": spike.stream,
+            "token": {
+                "prompt": self.probe.prompts[prompt],
+                "bos": self.probe.with_bos[prompt],
+                "position": position,
+                "text": self.probe.tokens[prompt][position],
+            },
+        }
+
+    def _weight(self, contribution: Contribution) -> _Entry:
+        c = contribution.coordinate
+        size = self.downs[c.layer].matrix(c.expert).abs()
+        return {
+            **c.entry(),
+            "module": self.downs[c.layer].path,
+            "value": contribution.value,
+            "rank": 1 + int((size > size[c.out, c.in_]).sum()),
+            "input": contribution.input,
+            "share": contribution.share,
+        }
+
+    def _removal(self, removal: Removal) -> _Entry:
+        return {
+            **self._spike(removal.spike),
+            **self._weight(removal.found),
+            "removal": removal.order,
+            "bias_share": removal.bias_share,
+            "contributions": [
+                {"in": one.coordinate.in_, "expert": one.coordinate.expert, "amount": one.amount, "share": one.share}
+                for one in removal.largest
+            ],
+        }
+
+    def _verified(self, removal: Removal, verdict: Verdict) -> _Entry:
+        alone, restored = (self._row(kind, removal.found) for kind in ("alone", "restored"))
+        return {
+            **_effect(alone),
+            "restored": _effect(restored) or None,
+            "verdict": verdict.word,
+            "tokens_to_decide": verdict.tokens,
+        }
+
+    def _row(self, kind: str, given: Contribution) -> Ablation | None:
+        """The row of one weight, if there is one."""
+        rows = (row for row in self.rows if (row.kind, row.coordinates) == (kind, (given.coordinate,)))
+        return next(rows, None)
+
+
+def _effect(row: Ablation | None) -> _Entry:
+    """The numbers of a row; none where there is no row."""
+    if row is None:
+        return {}
+    return {
+        "perplexity_ratio": row.perplexity_ratio,
+        "nll_difference": row.difference,
+        "nll_difference_interval": [row.low, row.high],
+    }
+
+
+def _layer(scan: LayerScan) -> _Entry:
+    return {
+        "layer": scan.layer,
+        "input": {"value": scan.input.value, "channel": scan.input.channel},
+        "output": {"value": scan.output.value, "channel": scan.output.channel},
+    }
+
+
+def _null(null: Null, observed: float, kappa: float) -> _Entry:
+    import numpy as np
+
+    rate, *interval = null.firing(kappa)
+    return {
+        "kind": null.kind,
+        "draws": len(null.largest),
+        "observed": observed,
+        "p_value": null.p_value(observed),
+        "median": float(np.median(null.largest)),
+        "quantile_95": float(np.quantile(null.largest, 0.95)),
+        "largest": max(null.largest),
+        "firing_rate": rate,
+        "firing_interval": interval,
+    }

@@ -1,0 +1,169 @@
+"""A model ready to be examined: its weights finite and hashed, its architecture known, and causal.
+
+Causal: it predicts each token from the earlier ones alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swlottery.errors import BadInput
+from swlottery.models.architectures import Roles
+from swlottery.models.lineage import weights_sha256
+from swlottery.models.names import slug
+from swlottery.runtime import hardware
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class Loaded:
+    """A model ready to be examined, and where it came from.
+
+    weights_sha256: of the weights as they are stored (see lineage.py). stored_dtype, dtype: the precision that they are
+    stored in, and the one that the model runs in. note: what kind of model it is, where that needs to be said.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    slug: str
+    revision: str | None
+    weights_sha256: str
+    stored_dtype: str
+    dtype: str
+    device: str
+    note: str = ""
+
+    @property
+    def context(self) -> int:
+        """The longest sequence in tokens that the model was made for."""
+        return context_of(self.model.config)
+
+
+def context_of(config: Any) -> int:
+    """The longest sequence in tokens that a model with this config was made for."""
+    config = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if getattr(config, key, None):
+            return int(getattr(config, key))
+    return 2048  # BLOOM and Falcon use ALiBi: no length is fixed, 2048 is what they were trained with
+
+
+def wrap(model: Any, tokenizer: Any, name: str = "", revision: str | None = None) -> Loaded:
+    """A model that is loaded already, ready to be examined where it is and in the precision that it is in.
+
+    The model stays as it is: neither its weights nor its mode or its device change.
+
+    Args:
+        model: a transformers causal language model with all its parameters on one device.
+        tokenizer: the tokenizer that it was trained with.
+        name: what the record calls it; the name that it was loaded by unless given.
+        revision: the branch, tag or commit that its weights are of, for the record.
+
+    Raises:
+        BadInput: weights that are not finite, not a causal LM, an architecture without a row in models/table.py.
+    """
+    name = name or str(getattr(model.config, "_name_or_path", "")) or str(model.config.model_type)
+    _check_weights(model, name)
+    dtype = _dtype_of(model)
+    with evaluating(model):
+        _check_behaviour(model, name, dtype)
+    lineage = weights_sha256(model)
+    return Loaded(model, tokenizer, name, slug(name), revision, lineage, dtype, dtype, str(model.device))
+
+
+def prepare(
+    model: Any, tokenizer: Any, name: str, revision: str | None, dtype: str, device: torch.device, note: str
+) -> Loaded:
+    """As `wrap`, for a model that was read just now: frozen, cast to ``dtype``, and moved to ``device``."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise BadInput(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
+    model.eval().requires_grad_(False)
+    stored = _dtype_of(model)
+    _check_weights(model, name)
+    lineage = weights_sha256(model)
+    run_dtype = _fast_dtype(model, stored, device) if dtype == "auto" else dtype
+    for parameter in model.parameters():  # buffers keep their precision: rotary frequencies in bfloat16 are wrong
+        parameter.data = parameter.data.to(getattr(torch, run_dtype))
+    model.to(device)
+    _check_behaviour(model, name, run_dtype)
+    return Loaded(model, tokenizer, name, slug(name), revision, lineage, stored, run_dtype, str(device), note)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, without dropout; afterwards each module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _dtype_of(model: Any) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _check_weights(model: Any, name: str) -> None:
+    import torch
+
+    for parameter_name, parameter in model.named_parameters():
+        if not all(torch.isfinite(end) for end in torch.aminmax(parameter.detach())):
+            raise BadInput(f"the weights of {name} are not finite: {parameter_name} holds NaN or infinity")
+
+
+def _check_behaviour(model: Any, name: str, dtype: str) -> None:
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.zeros(1, 8, dtype=torch.long, device=model.device), use_cache=False).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise BadInput(f"{name} overflows in {dtype}: use --dtype bfloat16 or float32")
+    if not is_causal(model):
+        raise BadInput(
+            f"{name} ({model.config.model_type}) is not a causal language model: changing the last token changes the "
+            "predictions before it"
+        )
+    Roles(model)  # refuses an architecture that it does not know
+
+
+def _fast_dtype(model: Any, stored: str, device: torch.device) -> str:
+    """The stored precision; float32 in place of 16 bits that a CPU has no units for, if the memory is there for it."""
+    import psutil
+    import torch
+
+    if device.type != "cpu" or stored not in ("bfloat16", "float16"):
+        return stored
+    if stored == "bfloat16" and hardware.bfloat16(device)[0]:
+        return stored
+    if stored == "float16" and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()):
+        return stored
+    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+    return "float32" if needed < 0.8 * psutil.virtual_memory().available else stored
+
+
+def is_causal(model: Any) -> bool:
+    """Whether changing the last token leaves the earlier logits alone: a check of behaviour, not of names."""
+    import torch
+
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = torch.arange(8, device=model.device).remainder(vocabulary)[None]
+    changed = tokens.clone()
+    changed[0, -1] = vocabulary - 1
+    with torch.no_grad():
+        first, second = (model(ids, use_cache=False).logits[:, :-1].float() for ids in (tokens, changed))
+    # Experts sum in another order when other tokens share them, so equality holds to rounding only.
+    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    return bool((first - second).abs().max() <= tolerance * first.abs().max().clamp_min(1e-6))
