@@ -1,4 +1,4 @@
-"""The log of a training: `swlottery.report.logs.train`, `train_tables`, `survival` and `words`."""
+"""The log of a training: `swlottery.report.logs`: `train`, `tables`, `survival`; and `report.words`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from made_run import Event, events, settings
 from swlottery.models.coordinates import Coordinate
 from swlottery.report import words
-from swlottery.report.logs.tables import plan, sentence, settings_lines
+from swlottery.report.logs.tables import outcome, plan, settings_lines
 from swlottery.report.logs.train import TrainLog
 
 START: Event = {
@@ -130,7 +130,7 @@ def test_every_setting_is_in_the_header_once_by_group_and_in_columns() -> None:
     for name in given:
         assert text.count(f" {name.replace('_', '-')} ") == (2 if name in ("model", "data") else 1), name
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        "model", "data", "training", "pruning", "following", "running",
+        "model", "data", "training", "pruning", "tracking", "running",
     ]  # fmt: skip
     assert "unheard-of 1,2" in lines[-1] and "compile yes" in text and "compile yes ·" not in text
     assert "start scratch ·" in text and "follow none ·" in text and "lr 0.0006 ·" in text
@@ -168,7 +168,7 @@ def test_later_rounds_are_titled_by_what_the_prune_before_left() -> None:
     ]
 
 
-def test_the_prune_names_sparsity_and_remaining_and_every_followed_weight() -> None:
+def test_the_prune_names_sparsity_and_remaining_and_every_tracked_weight() -> None:
     log, lines = opened()
     follow(log, SUPER, FOREIGN, LEADER, kinds=("control_rank", "control_both"))
     lines.clear()
@@ -179,28 +179,26 @@ def test_the_prune_names_sparsity_and_remaining_and_every_followed_weight() -> N
         "Prune 1: removed 200 of 1,000 weights, threshold 4.807960e-03",
         "         sparsity 20.00 %, remaining 80.00 % (800 of 1,000)",
         "",
-        "followed                    value  |w|/thr.  verdict  its matrix   in all",
+        "tracked                     value  |w|/thr.  outcome  its matrix   in all",
         "super weight (2, 447, 666)   -0.5   103.994     kept     75.00 %  50.00 %",
         "foreign weight (1, 5, 6)    0.004     0.832   PRUNED     25.00 %   4.17 %",
         "leader (0, 1, 2, expert 3)   0.01     2.080     kept           —        —",
-        "  its matrix: kept of those that stood before this prune; in all: of the whole matrix",
+        "  its matrix: kept of what remained before this prune; in all: of the whole matrix",
     ]
     lines.clear()
     second = [alive(SUPER, 0.001, True, False), alive(FOREIGN, 0.0, False, False), alive(LEADER, 0.01, True, True)]
     log.event(prune(2, 800, 640, second, {"control_rank": (19, 7), "control_both": (12, 0)}))
-    assert "super weight (2, 447, 666)  0.001     0.208     PRUNED     75.00 %  50.00 %  7/19  0/12" in lines
+    assert "super weight (2, 447, 666)  0.001     0.208       PRUNED     75.00 %  50.00 %  7/19  0/12" in lines
     assert "Prune 2: removed 160 of 800 weights, threshold 4.807960e-03" in lines
-    assert "foreign weight (1, 5, 6)        —         —  gone at 1     25.00 %   4.17 %     —     —" in lines
-    assert lines[-1] == (
-        "  its matrix, its controls: kept of those that stood before this prune; in all: of the whole matrix"
-    )
+    assert "foreign weight (1, 5, 6)        —         —  pruned in 1     25.00 %   4.17 %     —     —" in lines
+    assert lines[-1].startswith("  its matrix: ") and lines[-1].endswith("; controls: kept/remaining before")
 
 
-def test_a_weight_that_was_masked_before_the_first_step_is_gone_at_0() -> None:
+def test_a_weight_that_was_masked_before_the_first_step_is_not_said_to_be_pruned() -> None:
     log, lines = opened()
     follow(log, SUPER)
     log.event(prune(1, 1000, 800, [alive(SUPER, 0.0, False, False)], {}))
-    assert any("gone at 0" in line for line in lines) and not any("PRUNED" in line for line in lines)
+    assert any("masked at start" in line for line in lines) and not any("PRUNED" in line for line in lines)
 
 
 def test_a_random_prune_has_no_threshold() -> None:
@@ -221,25 +219,25 @@ def test_the_finder_says_what_was_found_kept_moved_and_lost() -> None:
                "weights": [LEADER | {"value": 1.0, "ratio": 8.2, "share": 0.4, "lacks": ["ratio 8.2 < κ = 40"]}]})  # fmt: skip
     assert lines[3:] == [
         "finder: super weight (2, 447, 666) (ratio 88.1, 72 % of its spike)",
-        "finder, of those before: kept (2, 447, 666); moved (1, 2, 3) to (1, 2, 9); lost (0, 0, 1), (3, 3, 3)",
+        "finder, of the tracked weights: kept (2, 447, 666); moved (1, 2, 3) to (1, 2, 9); lost (0, 0, 1), (3, 3, 3)",
         "finder: no super weight; leader (0, 1, 2, expert 3) (ratio 8.2, 40 % of its channel's output): ratio 8.2 < κ = 40",
     ]
 
 
-def test_the_followed_weights_are_introduced_with_rank_and_controls() -> None:
+def test_the_tracked_weights_are_introduced_with_rank_and_controls() -> None:
     log, lines = opened()
     follow(log, SUPER, LEADER)
     assert lines == [
         "",
-        "followed                    value  rank of |w| in its matrix       rank",
+        "tracked                     value  rank of |w| in its matrix       rank",
         "super weight (2, 447, 666)    1.5                   7 of 600  19 × 1.08",
         "leader (0, 1, 2, expert 3)    1.5                   7 of 600          —",
         "  controls (rank: nearest in rank):",
-        "  their number × |w| over the largest of them (above 1: none is as large); all are chosen among what prune 1 keeps",
+        "  their number × |w| over that of the largest one (above 1: none is as large); chosen among what prune 1 keeps",
     ]
     lines.clear()
     log.event({"event": "followed", "round": 1, "weights": [], "controls": []})
-    assert lines == ["no weight is followed"]
+    assert lines == ["no weight is tracked"]
 
 
 def fate(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
@@ -251,22 +249,22 @@ def fate(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
 
 
 def test_controls_that_prune_1_chose_are_not_held_against_a_weight_that_it_took() -> None:
-    assert sentence(fate(SUPER, 1), 5, {}).endswith("where 33.20 % of its matrix (the chance level) were kept.")
+    assert outcome(fate(SUPER, 1), 5, {}).endswith("Kept there: 33.20 % of its matrix (the chance level).")
 
 
 def test_sentences_say_round_sparsity_and_chance_level() -> None:
-    assert sentence(fate(SUPER, 3), 5, {}) == (
-        "Super weight (2, 447, 666) was pruned in round 3, at 48.80 % sparsity (51.20 % remaining), where 33.20 % of its "
-        "matrix (the chance level), 7 of 19 controls nearest in rank and 3 of 18 at equal |w|/σ elsewhere were kept."
+    assert outcome(fate(SUPER, 3), 5, {}) == (
+        "Super weight (2, 447, 666) was pruned in round 3, at 48.80 % sparsity (51.20 % remaining). Kept there: 33.20 % of "
+        "its matrix (the chance level), 7 of 19 controls nearest in rank, 3 of 18 controls at equal |w|/σ elsewhere."
     )
-    assert sentence(fate(FOREIGN, None, controls=False), 5, {"protect": "none"}) == (
-        "Foreign weight (1, 5, 6) was kept through round 5, at 48.80 % sparsity (51.20 % remaining), where 33.20 % of its "
-        "matrix (the chance level) were kept."
+    assert outcome(fate(FOREIGN, None, controls=False), 5, {"protect": "none"}) == (
+        "Foreign weight (1, 5, 6) was kept through round 5, at 48.80 % sparsity (51.20 % remaining). Kept there: 33.20 % of "
+        "its matrix (the chance level)."
     )
-    assert sentence(fate(LEADER, None, controls=False), 5, {"protect": "sw"}).startswith(
+    assert outcome(fate(LEADER, None, controls=False), 5, {"protect": "sw"}).startswith(
         "Leader (0, 1, 2, expert 3) was kept through round 5, protected (--protect sw), at 48.80 % sparsity"
     )
-    assert sentence(fate(SUPER, 0, controls=False), 5, {"force_prune": "sw"}).startswith(
+    assert outcome(fate(SUPER, 0, controls=False), 5, {"force_prune": "sw"}).startswith(
         "Super weight (2, 447, 666) was taken out before round 1 (--force-prune sw), at 48.80 %"
     )
 
@@ -278,7 +276,7 @@ def test_sentences_say_round_sparsity_and_chance_level() -> None:
         ([LEADER], "discover", ["A leader was", "It was found in the network of round 1", "All controls"]),
         ([SUPER, LEADER], "record.json", ["A super weight or a leader was", "All controls"]),
         ([FOREIGN], "discover", ["A foreign weight is a coordinate of another network", "All controls"]),
-        ([], "none", ["No weight was followed."]),
+        ([], "none", ["No weight was tracked."]),
     ],
 )
 def test_the_end_says_what_the_chance_level_means(weights: list[Event], super_weights: str, said: list[str]) -> None:
@@ -288,7 +286,7 @@ def test_the_end_says_what_the_chance_level_means(weights: list[Event], super_we
     text = " ".join(line.strip() for line in lines)
     everything = {
         "A super weight was", "A leader was", "A super weight or a leader was", "It was found in the network of round 1",
-        "A foreign weight is a coordinate of another network", "All controls", "No weight was followed.",
+        "A foreign weight is a coordinate of another network", "All controls", "No weight was tracked.",
     }  # fmt: skip
     assert {part for part in everything if part in text} == set(said)
 
@@ -308,7 +306,7 @@ def test_all_rounds_stand_in_one_table_at_the_end() -> None:
         "0         1,000  100.00 %    0.00 %       —             —  3.2500  3.5000     33.12      —  1 min 01 s",
         "1           800   80.00 %   20.00 %     200  4.807960e-03  3.2500  3.5000     33.12    1/1  1 min 01 s",
         "2           640   64.00 %   36.00 %     160  5.000000e-03  3.2500  3.5000     33.12    0/1  1 min 01 s",
-        "  alive: how many of the followed weights the mask keeps",
+        "  alive: how many of the tracked weights the mask keeps",
     ]
 
 
@@ -340,8 +338,8 @@ def test_a_whole_log_is_complete_and_at_most_120_columns_wide(weights: int) -> N
         *(f"Round {r} of 5: training under {left} % remaining" for r, left in
           enumerate(("100.00", "80.00", "64.00", "51.20", "40.96"), 1)),
         "Final ticket: training under 32.77 % remaining",
-        "All rounds: a mask, and the network trained under it (mask 0: before the first prune)",
-        "What became of the weights that were followed",
+        "All rounds: each mask, and the network trained under it (mask 0: before the first prune)",
+        "What became of the tracked weights",
         "Where everything is",
     ]  # fmt: skip
     assert lines[-6:] == [
@@ -357,7 +355,9 @@ def test_a_whole_log_is_complete_and_at_most_120_columns_wide(weights: int) -> N
     assert ("super weight (2, 46, 138)" in text) is False
     if weights == 6:
         assert re.search(r"Foreign weight \(3, 47, 204\) was pruned in round [23], at ", text)
-        assert "Leader (2, 46, 138) was kept through round 5, at 67.23 % sparsity (32.77 % remaining), where" in text
+        assert (
+            "Leader (2, 46, 138) was kept through round 5, at 67.23 % sparsity (32.77 % remaining). Kept there:" in text
+        )
 
 
 def test_no_coordinate_is_broken_over_two_lines() -> None:
@@ -377,14 +377,14 @@ def test_a_run_that_does_not_end_says_why_and_what_it_has(state: str, title: str
     assert ("asked to stop: the same command goes on from there" in lines) == (state == "stopped")
 
 
-def test_a_job_that_is_started_again_goes_on_in_its_log_and_tells_nothing_twice() -> None:
+def test_a_job_that_is_started_again_goes_on_in_its_log_and_repeats_nothing() -> None:
     log, lines = opened()
     history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
     log.replay(history)
     log.again(2, 4)
     assert lines == [
         "",
-        "started again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; what stands above is not told again",
+        "started again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; nothing above is repeated",
     ]
     lines.clear()
     log.quiet = True  # replayed

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from swlottery.find.record import Record
 from swlottery.find.verify import CRITICAL
 from swlottery.report.figures.style import BLUE, GREY, LINE, OCHRE, PINK, VERMILLION, log_ticks, look, page, save
-from swlottery.report.logs.find import place
+from swlottery.report.logs.verdicts import place
 
 VERDICTS = {
     "critical": ("o", VERMILLION), "jointly critical": ("s", OCHRE), "weak": ("^", BLUE), "inert": ("v", GREY),
