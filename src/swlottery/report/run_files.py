@@ -43,6 +43,11 @@ class Track:
     level: list[float] = field(default_factory=list)
     """The threshold that |w| was compared with, from ``over_threshold``; 0 where that says nothing."""
 
+    @property
+    def pruned_at(self) -> int | None:
+        """The position of the first evaluation whose mask no longer has the weight."""
+        return next((i for i, alive in enumerate(self.alive) if not alive), None)
+
 
 @dataclass
 class Run:
@@ -56,9 +61,9 @@ class Run:
     remaining: dict[int, float]
     """Round → the fraction of the weights that it trains under."""
     rounds: list[dict[str, str]]
-    followed: list[Track]
+    tracked: list[Track]
     controls: dict[Key, list[Track]]
-    """The primary controls of each followed weight, by its (layer, out, in)."""
+    """The primary controls of each tracked weight, by its (layer, out, in)."""
     boxes: list[Event]
 
     @property
@@ -96,7 +101,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def read_run(run: Path, watch: bool = True) -> Run:
-    """What the figures need of the four files; without ``watch``, the followed weights' tracks are left out."""
+    """What the figures need of the four files; without ``watch``, the tracked weights are left out."""
     start: Event = {}
     thresholds: dict[tuple[int, int], float | None] = {}
     remaining: dict[int, float] = {}

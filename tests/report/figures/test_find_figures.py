@@ -18,8 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from swlottery.find.record import Record, schema
-from swlottery.report.figures.find import ablations, activations, contributions, draw, forest
+from swlottery.report.figures.find import activations, contributions, draw
+from swlottery.report.figures.forest import ablations, forest
 from swlottery.report.figures.style import DPI, VERMILLION, look
+
+
+@pytest.fixture(autouse=True)
+def _look():
+    with look():
+        yield
+
 
 VERDICTS = ("critical", "jointly critical", "weak", "inert", "undetermined")
 
@@ -242,7 +250,7 @@ def test_without_super_weights_only_before_is_shown_and_the_leader_is_named() ->
     assert "before removal" in labels and "after removal" not in labels
     assert any("nothing was removed" in text for text in written(figure))
     texts = written(contributions(record))
-    assert "leader: layer 3, out 5, spike 12.3 (ratio 503)" in texts
+    assert "leader: layer 3, out 5\nspike 12.3 (ratio 503)" in texts
     assert any("The leader (3, 5, 7) is no super weight: ratio 8.2 < κ = 40" in text for text in texts)
     assert not any("taken out" in text for text in texts)
     assert any("No super weight" in text for text in written(ablations(record)))
@@ -251,14 +259,14 @@ def test_without_super_weights_only_before_is_shown_and_the_leader_is_named() ->
 def test_contributions_are_the_shares_of_the_record() -> None:
     record = synthetic(weights=2)
     first, second = contributions(record).axes
-    assert first.get_title(loc="left") == "removal 1: layer 0, out 507, spike 24,882 (ratio 503)"
+    assert first.get_title(loc="left") == "removal 1: layer 0, out 507\nspike 24,882 (ratio 503)"
     bars = dict(zip([label.get_text() for label in first.get_yticklabels()], first.patches, strict=True))
     shares = [given["share"] for given in record["super_weights"][0]["contributions"] if given["share"] >= 0.005]
     widths = {name: bar.get_width() for name, bar in bars.items()}
     assert widths.pop("the rest") == pytest.approx(100 * (1 - sum(shares)))
     assert widths == pytest.approx({f"in {1229 + j}": 100 * share for j, share in enumerate(shares)})
     taken = [name for name, bar in bars.items() if bar.get_facecolor() == to_rgba(VERMILLION)]
-    assert taken == ["in 1229"] and " 72 %  taken out" in [text.get_text() for text in first.texts]
+    assert taken == ["in 1229"] and " 72 %, taken out" in [text.get_text() for text in first.texts]
     bias = [label.get_text() for label in second.get_yticklabels()].index("the bias")
     assert second.patches[bias].get_width() == pytest.approx(2.0)
 
@@ -370,7 +378,7 @@ def test_names_are_drawn_as_they_are_but_short(tmp_path: Path, name: str, shown:
         warnings.simplefilter("error")
         draw(record, tmp_path)
     with look():
-        title, _, note = activations(record).texts
+        _, title, note = activations(record).texts
     assert shown in title.get_text() and len(title.get_text()) <= 75
     assert not title.get_parse_math() and not note.get_parse_math()
     assert note.get_text().count("\n") <= 3

@@ -108,11 +108,11 @@ class FindLog(Log):
 
     def _search(self, event: Searched) -> None:
         result = event.search
+        if result.near:
+            self.line("below the bar (other prompts may lift them above it):")
         for spike in sorted(result.near, key=lambda spike: -spike.ratio)[:8]:
-            self.line(
-                f"below the bar: layer {spike.layer}, out {spike.out}: {spike.value:,.1f}, ratio {spike.ratio:.1f}, "
-                f"{spike.ratio / self.kappa:.2f} of the bar; other prompts may lift it above"
-            )
+            where = f"layer {spike.layer}, out {spike.out}: {spike.value:,.1f}"
+            self.line(f"       {where}, ratio {spike.ratio:.1f} = {spike.ratio / self.kappa:.2f} of the bar")
         self.section("The search, from the last layer to the first")
         channels: set[tuple[int, int]] = set()
         for removal in result.removals:
