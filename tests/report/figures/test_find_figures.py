@@ -43,10 +43,22 @@ def ablation(difference: float, width: float = 0.05) -> Record:
 def weight(layer: int, out: int, in_: int, expert: int | None = None, spike: float = 24881.6) -> Record:
     token = {"prompt": "Apple Inc. is", "bos": True, "position": 0, "text": "Apple"}
     return {
-        "layer": layer, "out": out, "spike": spike, "ratio": 503.2, "added": spike, "rms_ratio": 2954.0,
-        "stream": spike, "token": token, "expert": expert, "module": f"model.layers.{layer}.mlp.down_proj", "in": in_,
-        "value": 5.9, "rank": 1, "input": 3064.8, "share": 0.72,
-    }  # fmt: skip
+        "layer": layer,
+        "out": out,
+        "spike": spike,
+        "ratio": 503.2,
+        "added": spike,
+        "rms_ratio": 2954.0,
+        "stream": spike,
+        "token": token,
+        "expert": expert,
+        "module": f"model.layers.{layer}.mlp.down_proj",
+        "in": in_,
+        "value": 5.9,
+        "rank": 1,
+        "input": 3064.8,
+        "share": 0.72,
+    }
 
 
 def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: bool = False) -> Record:
@@ -81,7 +93,7 @@ def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: b
         {"kind": "joint", "members": members, "critical": True} | ablation(9.0),
         {"kind": "joint", "members": members[:2], "critical": False} | ablation(0.5),
         {"kind": "left in", "members": members[1:], "critical": False} | ablation(0.4),
-    ]  # fmt: skip
+    ]
     sets = [
         *({"kind": "random set", "coordinates": [place] * weights} | ablation(0.001 * i, 0.002) for i in range(3)),
         {"kind": "largest others", "coordinates": [place] * weights} | ablation(0.004, 0.002),
@@ -90,22 +102,42 @@ def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: b
     null = {"draws": 199, "p_value": 0.005, "firing_rate": 0.0, "firing_interval": [0.0, 0.02]}
     cancellers = [weight(max(layers - 2, 0), 507, 678, spike=-14267.3), weight(layers - 1, 507, 1165, spike=-5798.0)]
     record = {
-        "schema": 1, "model": "smollm2", "note": "the Instruct model, quantised to Q4_1: full of tied weights",
-        "revision": None, "weights_sha256": "0" * 64, "stored_dtype": "float32", "dtype": "float32", "device": "cpu",
-        "versions": {}, "prompts": ["Apple Inc. is a worldwide tech company."], "bos": ["with"], "probe_tokens": 240,
-        "kappa": 40.0, "rho": 5.0, "seed": 0, "complete": True, "layers": {"before": peaks(3000), "after": peaks(0)},
+        "schema": 1,
+        "model": "smollm2",
+        "note": "the Instruct model, quantised to Q4_1: full of tied weights",
+        "revision": None,
+        "weights_sha256": "0" * 64,
+        "stored_dtype": "float32",
+        "dtype": "float32",
+        "device": "cpu",
+        "versions": {},
+        "prompts": ["Apple Inc. is a worldwide tech company."],
+        "bos": ["with"],
+        "probe_tokens": 240,
+        "kappa": 40.0,
+        "rho": 5.0,
+        "seed": 0,
+        "complete": True,
+        "layers": {"before": peaks(3000), "after": peaks(0)},
         "nulls": [
             {"kind": kind, "observed": 503.2, "median": 12.0, "quantile_95": 20.0, "largest": 22.0} | null
             for kind in ("entries", "rows")
         ],
         "false_positive_rate": {"rate": 0.0, "interval": [0.0, 0.02], "draws": 199, "null": "entries"},
         "leader": weight(3, 5, 7, spike=12.3) | {"lacks": ["ratio 8.2 < κ = 40", "1.2 < ρ = 5 times the stream's RMS"]},
-        "baseline_nll": 3.0, "baseline_perplexity": 20.09, "eval_text": "builtin", "eval_text_sha256": "0" * 64,
-        "eval_tokens": 1024, "documents": 32, "super_weights": found,
-        "cancellers": [spike | ablation(0.03) for spike in cancellers], "diffuse": [],
-        "joint": joint if weights > 1 else [], "controls": controls * (weights > 0) + sets * (weights > 1),
+        "baseline_nll": 3.0,
+        "baseline_perplexity": 20.09,
+        "eval_text": "builtin",
+        "eval_text_sha256": "0" * 64,
+        "eval_tokens": 1024,
+        "documents": 32,
+        "super_weights": found,
+        "cancellers": [spike | ablation(0.03) for spike in cancellers],
+        "diffuse": [],
+        "joint": joint if weights > 1 else [],
+        "controls": controls * (weights > 0) + sets * (weights > 1),
         "near_misses": [],
-    }  # fmt: skip
+    }
     jsonschema.validate(record, schema())
     return record
 

@@ -181,9 +181,13 @@ def test_the_band_is_that_of_the_primary_controls_that_remain(made: dict[str, Pa
 def test_six_weights_have_a_panel_each_and_are_named_by_their_kind(made: dict[str, Path]) -> None:
     titles = [axes.get_title(loc="left").split("\n")[0] for axes in panels(magnitude(read_run(made["six"])))]
     assert titles == [
-        "super weight (0, 44, 6)", "super weight (1, 45, 72)", "leader (2, 46, 138)", "foreign weight (3, 47, 204)",
-        "super weight (0, 48, 270)", "super weight (1, 49, 336)",
-    ]  # fmt: skip
+        "super weight (0, 44, 6)",
+        "super weight (1, 45, 72)",
+        "leader (2, 46, 138)",
+        "foreign weight (3, 47, 204)",
+        "super weight (0, 48, 270)",
+        "super weight (1, 49, 336)",
+    ]
 
 
 def test_rounds_are_named_with_what_they_train_under(made: dict[str, Path]) -> None:
@@ -299,7 +303,8 @@ def test_boxes_are_those_of_the_events(made: dict[str, Path]) -> None:
 def test_the_weight_and_both_thresholds_are_drawn_on_both_boxes(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
     axes = panels(round_boxes(run, 2))[0]
-    marks = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D" and len(line.get_xdata())}  # fmt: skip
+    drawn_marks = [line for line in axes.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    marks = {line.get_ydata()[0]: line.get_xdata()[0] for line in drawn_marks}
     values = {box["when"]: box["weights"][0]["value"] for box in boxes_of(run, 2) if box["layer"] == 0}
     assert marks == {1.0: values["before"], 0.0: values["after"]}
     dashed = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--")
@@ -337,7 +342,8 @@ def test_weights_found_at_the_end_of_round_1_join_the_box_of_their_matrix(made: 
     late = {"kind": "leader", "layer": 0, "expert": None, "out": 1, "in": 2, "value": 0.1, "alive": True}
     run.boxes.append(box | {"weights": [late]})
     axes = panels(round_boxes(run, 1))[0]
-    early = {one["when"]: one["weights"][0]["value"] for one in boxes_of(run, 1) if one["layer"] == 0 and one is not run.boxes[-1]}  # fmt: skip
+    others = [one for one in boxes_of(run, 1) if one["layer"] == 0 and one is not run.boxes[-1]]
+    early = {one["when"]: one["weights"][0]["value"] for one in others}
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         f"super weight (0, 44, 6)\nbefore {early['before']:.4g}, after {early['after']:.4g}",
         "leader (0, 1, 2)\nafter 0.1",

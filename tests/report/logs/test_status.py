@@ -16,10 +16,21 @@ import pytest
 from swlottery.report.logs.status import runs, table
 
 ALIVE: dict[str, Any] = {
-    "state": "running", "round": 2, "rounds": 5, "step": 120, "steps": 300, "train_loss": 3.41234, "val_loss": 3.5,
-    "followed": 3, "kind": "super_weight", "alive": 2, "seconds_left": 3725.0, "tokens_per_second": 1e4,
-    "pid": os.getpid(), "host": socket.gethostname(),
-}  # fmt: skip
+    "state": "running",
+    "round": 2,
+    "rounds": 5,
+    "step": 120,
+    "steps": 300,
+    "train_loss": 3.41234,
+    "val_loss": 3.5,
+    "followed": 3,
+    "kind": "super_weight",
+    "alive": 2,
+    "seconds_left": 3725.0,
+    "tokens_per_second": 1e4,
+    "pid": os.getpid(),
+    "host": socket.gethostname(),
+}
 
 
 def make(folder: Path, name: str, status: Any = None, **changed: Any) -> None:
@@ -70,9 +81,14 @@ def test_a_run_whose_process_has_gone_is_dead(tmp_path: Path, gone: int) -> None
     make(tmp_path, "strange", pid=0)
     make(tmp_path, "huge", pid=10**30)
     assert state(tmp_path) == {
-        "alive": "running", "dead": "dead", "elsewhere": "running", "ended": "stopped", "nobody": "running",
-        "strange": "running", "huge": "dead",
-    }  # fmt: skip
+        "alive": "running",
+        "dead": "dead",
+        "elsewhere": "running",
+        "ended": "stopped",
+        "nobody": "running",
+        "strange": "running",
+        "huge": "dead",
+    }
 
 
 def test_a_process_of_another_user_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,9 @@ def contributions(record: Record) -> Figure:
     for axes in grid[-columns:]:
         axes.set_xlabel("share of the spike (%)")
     low, high = grid[0].get_xlim()
-    grid[0].set_xlim(low, max(high, 100) + 0.45 * (max(high, 100) - low))  # room for the numbers
+    end = max(high, 100)
+    grid[0].set_xticks([share for share in grid[0].get_xticks() if low <= share <= end])
+    grid[0].set_xlim(low, end + 0.45 * (end - low))  # room for the numbers
     return figure
 
 

@@ -61,7 +61,8 @@ def _remarks(run: Run, tracks: Sequence[Track]) -> list[str]:
     unseen = any(at not in track.at for track in tracks for at in run.thresholds if at[0] == 1) and 2 in run.remaining
     return [
         run.remark,
-        "On top: the round, and the share of the weights that it trains under. Between rounds: prune, rewind. Threshold: of a prune at that step.",
+        "On top: the round, and the share of the weights that it trains under. Between rounds: prune, rewind.",
+        "Threshold: that of a prune at that step.",
         *([f"The first {MOST_DRAWN} tracked weights; {more} more are in watch.csv."] if more else []),
         *(["Weights found or chosen as controls at the end of round 1 were not tracked before."] if unseen else []),
     ]

@@ -36,8 +36,8 @@ def round_boxes(run: Run, round: int) -> Figure:
         return nothing(page(what, run.title, 1.0, [run.remark]), "No weight is tracked in this round.")
     remarks = [
         run.remark,
-        "Box: the middle half of the remaining weights, and their median. Whiskers: at most 1.5 times the box. Dots: the "
-        "smallest and the largest. Grey, between dashed lines: below the threshold, so pruned if the round ended there.",
+        "Box: the middle half of the remaining weights, and their median. Whiskers: at most 1.5 times the box. "
+        "Dots: the smallest and the largest. Grey, between dashed lines: below the threshold of a prune just then.",
     ]
     more = len(matrices) - MOST_DRAWN
     if more > 0:

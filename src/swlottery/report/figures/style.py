@@ -52,7 +52,7 @@ def look() -> Iterator[None]:
 
 def page(what: str, name: str, height: float, remarks: list[str]) -> Figure:
     """An empty figure of ``height`` inches under a header: what is shown, the name of the model, remarks in grey."""
-    small = [line for text in remarks for line in textwrap.wrap(short(text, 420), 112)]
+    small = [line for text in remarks for line in textwrap.wrap(short(text, 420), 122)]
     header = 0.52 + LINE * len(small)
     height += header
     figure = Figure(figsize=(WIDTH, height))

@@ -72,7 +72,7 @@ def perplexities(run: Run) -> Figure:
 
 
 def _scales(axes: Axes, x: list[float], y: list[float]) -> None:
-    """The most weights at the left; perplexities on a log scale where they differ much; room for numbers at the points."""
+    """The most weights at the left; a log scale for perplexities that differ much; room for the numbers."""
     room = max((max(x) / min(x)) ** 0.07, 1.03)
     axes.set_xscale("log")
     axes.set_xlim(max(x) * room, min(x) / room)

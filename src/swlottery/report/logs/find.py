@@ -65,7 +65,7 @@ class FindLog(Log):
             "precision": f"stored {loaded.stored_dtype}, run in {loaded.dtype}{why}",
             "device": f"{loaded.device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
             "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens",
-            "bar": f"a spike is κ = {settings.kappa:g} times both medians, and ρ = {RHO:g} times the residual stream's RMS",
+            "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
             "text": text.name,
             "documents": f"{len(windows)} of {windows.shape[1]} tokens, evenly spread over the text",
             "seed": str(settings.seed),
@@ -122,7 +122,7 @@ class FindLog(Log):
         for removal in result.diffuse:
             spike = removal.spike
             self.line(
-                f"diffuse: layer {spike.layer}, out {spike.out}: no single weight makes its spike of {spike.value:,.1f}\n"
+                f"diffuse: layer {spike.layer}, out {spike.out}: no single weight makes its spike, {spike.value:,.1f}\n"
                 f"           shares: {_shares(removal)}"
             )
         for spike, largest in event.cancelling:
@@ -149,7 +149,8 @@ class FindLog(Log):
         spike, found = removal.spike, removal.found
         self.line(
             f"removal {removal.order}: {found.coordinate}\n"
-            f"           weight {found.value:.4f} × input {found.input:,.1f} = {found.share:.0%} of a spike of {spike.value:,.1f}{rest}\n"
+            f"           weight {found.value:.4f} × input {found.input:,.1f} = {found.share:.0%} of a spike of "
+            f"{spike.value:,.1f}{rest}\n"
             f"           ratio {spike.ratio:.0f}, {spike.rms_ratio:,.0f} times the stream's RMS, "
             f"at {self.probe.describe(*self.probe.place(spike.token))}\n"
             f"           shares: {_shares(removal)}"
@@ -199,7 +200,7 @@ class FindLog(Log):
         self.end_bar()
         self.line(
             f"\nintact: perplexity {record['baseline_perplexity']:.2f} on {record['documents']} documents of "
-            f"{record['eval_tokens'] // record['documents']} tokens (short: not comparable with perplexities on long context)"
+            f"{record['eval_tokens'] // record['documents']} tokens (short: not comparable with long context)"
         )
         self.section("Verdicts")
         self.lines(verdicts.verdict_table(record))
@@ -207,7 +208,7 @@ class FindLog(Log):
             self.paragraph(sentence, 2)
 
     def compare(self, record: Record, before: Record | None) -> None:
-        """Say whether the earlier record at the same path has the same super weights. before: None where there is none."""
+        """Say whether the earlier record at the same path, if there was one, has the same super weights."""
         self.lines(verdicts.differences(record, before) if before else [])
 
     def footer(self, record: Record, out: Path, figures: Sequence[Path], seconds: float) -> None:

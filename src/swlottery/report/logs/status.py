@@ -1,4 +1,4 @@
-"""``swlottery status``: how every run of a folder stands, from its status.json."""
+"""``swlottery status``: the state of every run of a folder, from its status.json."""
 
 from __future__ import annotations
 
@@ -85,14 +85,13 @@ def table(rows: Sequence[Row]) -> str:
     """The table of `runs`, for a terminal; what a run that did not finish says stands below."""
     if not rows:
         return "no run here"
-    cells = [
-        [
-            _plain(row["run"]), row["state"], where(row), of(row["step"], row["steps"]), _loss(row["train_loss"]),
-            _loss(row["val_loss"]), duration(row["seconds_left"]) if row["state"] == "running" else NOTHING,
-            NOTHING if row["age"] is None else f"{duration(row['age'])} ago", _alive(row),
-        ]
-        for row in rows
-    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        losses = [_loss(row["train_loss"]), _loss(row["val_loss"])]
+        left = duration(row["seconds_left"]) if row["state"] == "running" else NOTHING
+        age = NOTHING if row["age"] is None else f"{duration(row['age'])} ago"
+        cells.append([_plain(row["run"]), row["state"], where(row), of(row["step"], row["steps"]), *losses, left, age])
+        cells[-1].append(_alive(row))
     heads = ["run", "state", "round", "step", "train", "val", "time left", "updated", "alive"]
     lines = words.table(heads, cells, left=2, width=10_000)
     said = [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
@@ -123,5 +122,5 @@ def _alive(row: Row) -> str:
     """``2/3 super weights``; a leader is named as one. Foreign weights are not counted."""
     if not row["followed"]:
         return NOTHING
-    kind = KINDS.get(row["kind"] or "", "weight")
-    return f"{row['alive'] if row['alive'] is not None else '?'}/{row['followed']} {kind}{'s' * (row['followed'] > 1)}".strip()
+    alive = "?" if row["alive"] is None else row["alive"]
+    return f"{alive}/{row['followed']} {KINDS.get(row['kind'] or '', 'weight')}{'s' * (row['followed'] > 1)}"

@@ -37,7 +37,7 @@ class Survival:
         return [
             *table(heads, rows),
             f"  controls ({legend}):",
-            "  their number × |w| over that of the largest one (above 1: none is as large); chosen among what prune 1 keeps",
+            "  their number × |w| over that of the largest (above 1: none is as large); all are among what prune 1 keeps",
         ]
 
     def locate(self, event: Event) -> None:

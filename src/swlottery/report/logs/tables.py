@@ -30,7 +30,8 @@ GROUPS = {
     "model": "model revision start init tokenizer vocabulary freeze_biases seed",
     "data": "data data_tokens context micro_batch grad_accum data_order data_seed",
     "training": "steps lr lr_schedule warmup weight_decay beta1 beta2 clip dtype device compile threads",
-    "pruning": "rounds prune_rate schedule one_shot scope criterion rewind rewind_step from_round_1 protect force_prune",
+    "pruning": "rounds prune_rate schedule one_shot scope criterion rewind rewind_step from_round_1 "
+    "protect force_prune",
     "tracking": "super_weights allow_foreign follow eval_steps eval_sequences",
     "running": "",
 }
@@ -182,8 +183,8 @@ def caveats(event: Event, settings: Mapping[str, Any]) -> list[str]:
         )
     if chosen:
         said.append(
-            f"A {chosen} was chosen because it is large in a trained network. The keep rate of its matrix is the chance "
-            "level of a coordinate fixed beforehand, which is too low here: compare it with its controls."
+            f"A {chosen} was chosen because it is large in a trained network. The keep rate of its matrix is the "
+            "chance level of a coordinate fixed beforehand, which is too low here: compare it with its controls."
         )
     if chosen and settings.get("super_weights") == "discover":
         said.append("It was found in the network of round 1: whether prune 1 keeps it is reported, never tested.")

@@ -36,7 +36,7 @@ class TrainLog(Log):
             super().line(text)
 
     def header(self, settings: Mapping[str, Any], start: Event, defaults: Mapping[str, Any] | None = None) -> None:
-        """What is run: the ``start`` event, every setting (marked where it is as in ``defaults``), what prunes leave."""
+        """What is run: the ``start`` event, every setting (marked if as in ``defaults``), what prunes leave."""
         self.settings, self.start = settings, start
         self.remaining[0] = start["counts"][0] / start["total"]
         self.line(f"swlottery {__version__} train: {count(start['prunes'], 'round')} of train, prune, rewind\n")
@@ -128,9 +128,10 @@ class TrainLog(Log):
         self.remaining[event["round"]] = event["remaining_fraction"]
         random = self.settings.get("criterion") == "random"
         how = "at random" if random else f"threshold {threshold(event['threshold'])}"
+        before = event["remaining"] + event["pruned"]
         self.line(
-            f"\nPrune {event['round']}: removed {event['pruned']:,} of {event['remaining'] + event['pruned']:,} weights, "
-            f"{how}\n         sparsity {percent(event['sparsity'])}, remaining {percent(event['remaining_fraction'])} "
+            f"\nPrune {event['round']}: removed {event['pruned']:,} of {before:,} weights, {how}\n"
+            f"         sparsity {percent(event['sparsity'])}, remaining {percent(event['remaining_fraction'])} "
             f"({event['remaining']:,} of {event['total']:,})"
         )
         self.lines(self.survival.prune(event))
