@@ -84,7 +84,7 @@ def events(
     main = [walk for walk in walks if not walk.of]
     kept = dict.fromkeys(sorted({walk.place["layer"] for walk in main}), MATRIX)
     prune: Event = {"pruned": None, "threshold": None}
-    fates: list[Event] = []
+    outcomes: list[Event] = []
     for r in range(1, rounds + 2):
         level = 0.012 * (1 + 0.55 * (r - 1))
         first = rewind if r > 1 else 0
@@ -202,11 +202,11 @@ def events(
             },
             rows,
         )
-        fates += [_fate(w, r, counts[r], kept, tallies) for w in main if w.alive and not after[id(w)]]
+        outcomes += [_outcome(w, r, counts[r], kept, tallies) for w in main if w.alive and not after[id(w)]]
         for walk in walks:
             walk.alive = after[id(walk)]
-    fates += [_fate(w, None, counts[-1], kept, tallies) for w in main if w.alive]
-    yield {"event": "finished", "weights": fates, "seconds": 15.25}, []
+    outcomes += [_outcome(w, None, counts[-1], kept, tallies) for w in main if w.alive]
+    yield {"event": "finished", "weights": outcomes, "seconds": 15.25}, []
 
 
 def _start(steps: int, rounds: int, rate: float, counts: Sequence[int]) -> Event:
@@ -266,7 +266,7 @@ def _fractions(count: int) -> Event:
     return {"remaining_fraction": count / TOTAL, "sparsity": 1 - count / TOTAL}
 
 
-def _fate(walk: Walk, r: int | None, count: int, kept: dict[int, int], tallies: list[Event]) -> Event:
+def _outcome(walk: Walk, r: int | None, count: int, kept: dict[int, int], tallies: list[Event]) -> Event:
     own = [{name: tally[name] for name in ("kind", "kept", "count")} for tally in tallies if tally["of"] == _of(walk)]
     rate = kept[walk.place["layer"]] / MATRIX
     return walk.place | {"pruned_in": r, **_fractions(count), "matrix_keep_rate": rate, "control_keep_rates": own}

@@ -25,7 +25,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The whole lines of a file, which may be missing: the last one is left out where it is only half written."""
+    """The lines of a file, which may be missing. A last line that is only half written is left out."""
     if path.exists():
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             yield from (line for line in file if line.endswith("\n"))
@@ -73,12 +73,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What stands above a figure: the model, or the folder's name while nothing more is known."""
+        """The name above a figure: the model, or the folder while nothing more is known."""
         return str(self.start.get("model") or self.name)
 
     @property
     def remark(self) -> str:
-        """What stands below: which run it is, and what cannot be seen in a figure."""
+        """Which run it is, and what cannot be seen in a figure."""
         known = [f"{name} {self.settings[name]}" for name in ("scope", "criterion", "rewind") if name in self.settings]
         return "; ".join([f"run {self.name}", *known])
 
@@ -116,7 +116,7 @@ def read_run(run: Path, watch: bool = True) -> Run:
             remaining[event["round"] + 1] = event["remaining_fraction"]
         elif event["event"] == "box":
             boxes.append(event)
-    followed: dict[Key, Track] = {}
+    tracked: dict[Key, Track] = {}
     controls: dict[tuple[Key, Key], Track] = {}
     for row in read_rows(run / "watch.csv") if watch else ():
         place, kind = key(row), row["kind"]
@@ -126,7 +126,7 @@ def read_run(run: Path, watch: bool = True) -> Run:
             of = tuple(int(part) for part in row["of"].split(":"))
             track = controls.setdefault((of, place), Track(kind, place))
         else:
-            track = followed.setdefault(place, Track(kind, place))
+            track = tracked.setdefault(place, Track(kind, place))
         size, over = abs(float(row["value"])), float(row["over_threshold"] or 0)
         track.at.append((int(row["round"]), int(row["step"])))
         track.size.append(size)
@@ -137,5 +137,5 @@ def read_run(run: Path, watch: bool = True) -> Run:
         grouped.setdefault(of, []).append(track)
     rounds = list(read_rows(run / "rounds.csv"))
     return Run(
-        run.name, read_settings(run), start, thresholds, remaining, rounds, list(followed.values()), grouped, boxes
+        run.name, read_settings(run), start, thresholds, remaining, rounds, list(tracked.values()), grouped, boxes
     )

@@ -195,7 +195,7 @@ def test_rounds_are_named_with_what_they_train_under(made: dict[str, Path]) -> N
     assert {"1\n100 %", "2\n80 %", "3\n64 %", "4\n51.2 %", "5\n41 %", "final\n32.8 %"} <= set(texts)
 
 
-def test_without_a_followed_weight_there_is_the_threshold_alone(made: dict[str, Path]) -> None:
+def test_without_a_tracked_weight_there_is_the_threshold_alone(made: dict[str, Path]) -> None:
     (axes,) = panels(magnitude(read_run(made["none"])))
     assert axes.get_title(loc="left") == "no weight is tracked: the threshold alone"
     assert len(labelled(axes, "threshold")) == 6
@@ -365,14 +365,14 @@ def test_an_empty_matrix_and_a_round_without_boxes_are_drawn(made: dict[str, Pat
 
 def test_half_written_last_lines_are_left_out(made: dict[str, Path], tmp_path: Path) -> None:
     events = write(tmp_path / "run", weights=1)
-    whole = read_run(tmp_path / "run")
+    complete = read_run(tmp_path / "run")
     for name, rest in (("metrics.jsonl", '{"event": "eval'), ("watch.csv", "6,300,super_w"), ("rounds.csv", "6,52")):
         with open(tmp_path / "run" / name, "a") as file:
             file.write(rest)
-    assert read_run(tmp_path / "run") == whole
+    assert read_run(tmp_path / "run") == complete
     assert len(list(read_events(tmp_path / "run"))) == len(events)
-    assert [round(100 * left, 2) for left in whole.remaining.values()] == [100, 80, 64, 51.2, 40.96, 32.77]
-    assert len(whole.tracked) == 1 and len(whole.controls[0, 44, 6]) == 19
+    assert [round(100 * left, 2) for left in complete.remaining.values()] == [100, 80, 64, 51.2, 40.96, 32.77]
+    assert len(complete.tracked) == 1 and len(complete.controls[0, 44, 6]) == 19
 
 
 def test_missing_files_make_an_empty_run(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_where_no_run_is_it_says_so(tmp_path: Path, name: str) -> None:
     assert table([]) == "no run here"
 
 
-def test_why_a_run_failed_stands_below_the_table(tmp_path: Path) -> None:
+def test_why_a_run_failed_is_below_the_table(tmp_path: Path) -> None:
     make(tmp_path, "run", state="failed", message="the loss is not finite at step 7")
     assert table(runs(tmp_path)).split("\n")[2:] == ["", "run: the loss is not finite at step 7"]
 
@@ -161,7 +161,7 @@ def test_nothing_in_a_run_can_steer_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in text and "\x07" not in text and "a?[2Jb?c" in text and len(text.split("\n")) == 4
 
 
-def test_what_is_followed_is_named(tmp_path: Path) -> None:
+def test_what_is_tracked_is_named(tmp_path: Path) -> None:
     make(tmp_path, "1", followed=1, alive=0, round=5)
     make(tmp_path, "2", followed=0, alive=0, kind=None)
     make(tmp_path, "3", followed=2, alive=None, kind="unheard of")

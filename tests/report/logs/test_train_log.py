@@ -121,7 +121,7 @@ def follow(log: TrainLog, *weights: Event, kinds: tuple[str, ...] = ("control_ra
     )
 
 
-def whole(**shape: Any) -> list[str]:
+def full_log(**shape: Any) -> list[str]:
     """All lines of the log of a made-up run."""
     lines: list[str] = []
     log = TrainLog(False, lambda text: lines.extend(text.split("\n")))
@@ -230,7 +230,7 @@ def test_the_prune_names_sparsity_and_remaining_and_every_tracked_weight() -> No
         "super weight (2, 447, 666)   -0.5   103.994     kept     75.00 %  50.00 %",
         "foreign weight (1, 5, 6)    0.004     0.832   PRUNED     25.00 %   4.17 %",
         "leader (0, 1, 2, expert 3)   0.01     2.080     kept           —        —",
-        "  its matrix: kept of what remained before this prune; in all: of the whole matrix",
+        "  its matrix: kept of what remained before this prune; in all: of the full matrix",
     ]
     lines.clear()
     second = [alive(SUPER, 0.001, True, False), alive(FOREIGN, 0.0, False, False), alive(LEADER, 0.01, True, True)]
@@ -299,14 +299,14 @@ def test_the_tracked_weights_are_introduced_with_rank_and_controls() -> None:
         "super weight (2, 447, 666)    1.5                   7 of 600  19 × 1.08",
         "leader (0, 1, 2, expert 3)    1.5                   7 of 600          —",
         "  controls (rank: nearest in rank):",
-        "  their number × |w| over that of the largest (above 1: none is as large); all are among what prune 1 keeps",
+        "  their number × |w| over that of the largest (above 1: none is as large); all among what prune 1 keeps",
     ]
     lines.clear()
     log.event({"event": "followed", "round": 1, "weights": [], "controls": []})
     assert lines == ["no weight is tracked"]
 
 
-def fate(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
+def became(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
     rates = [{"kind": "control_rank", "kept": 7, "count": 19}, {"kind": "control_sigma", "kept": 3, "count": 18}]
     return weight | {
         "pruned_in": pruned_in,
@@ -318,23 +318,22 @@ def fate(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
 
 
 def test_controls_that_prune_1_chose_are_not_held_against_a_weight_that_it_took() -> None:
-    assert outcome(fate(SUPER, 1), 5, {}).endswith("Kept there: 33.20 % of its matrix (the chance level).")
+    assert outcome(became(SUPER, 1), 5, {}).endswith("Kept there: 33.20 % of its matrix (the chance level).")
 
 
 def test_sentences_say_round_sparsity_and_chance_level() -> None:
-    assert outcome(fate(SUPER, 3), 5, {}) == (
+    assert outcome(became(SUPER, 3), 5, {}) == (
         "Super weight (2, 447, 666) was pruned in round 3, at 48.80 % sparsity (51.20 % remaining). "
-        "Kept there: 33.20 % of its matrix (the chance level), 7 of 19 controls nearest in rank, "
-        "3 of 18 controls at equal |w|/σ elsewhere."
+        "Kept there: 33.20 % of its matrix (the chance level); controls: rank 7/19, sigma 3/18."
     )
-    assert outcome(fate(FOREIGN, None, controls=False), 5, {"protect": "none"}) == (
+    assert outcome(became(FOREIGN, None, controls=False), 5, {"protect": "none"}) == (
         "Foreign weight (1, 5, 6) was kept through round 5, at 48.80 % sparsity (51.20 % remaining). "
         "Kept there: 33.20 % of its matrix (the chance level)."
     )
-    assert outcome(fate(LEADER, None, controls=False), 5, {"protect": "sw"}).startswith(
+    assert outcome(became(LEADER, None, controls=False), 5, {"protect": "sw"}).startswith(
         "Leader (0, 1, 2, expert 3) was kept through round 5, protected (--protect sw), at 48.80 % sparsity"
     )
-    assert outcome(fate(SUPER, 0, controls=False), 5, {"force_prune": "sw"}).startswith(
+    assert outcome(became(SUPER, 0, controls=False), 5, {"force_prune": "sw"}).startswith(
         "Super weight (2, 447, 666) was taken out before round 1 (--force-prune sw), at 48.80 %"
     )
 
@@ -352,7 +351,7 @@ def test_sentences_say_round_sparsity_and_chance_level() -> None:
 def test_the_end_says_what_the_chance_level_means(weights: list[Event], super_weights: str, said: list[str]) -> None:
     log, lines = opened()
     log.settings = {"super_weights": super_weights}
-    log.event({"event": "finished", "weights": [fate(weight, 2) for weight in weights], "seconds": 1.0})
+    log.event({"event": "finished", "weights": [became(weight, 2) for weight in weights], "seconds": 1.0})
     text = " ".join(line.strip() for line in lines)
     everything = {
         "A super weight was",
@@ -403,8 +402,8 @@ def test_a_resumed_log_goes_on_where_the_other_ended() -> None:
 
 
 @pytest.mark.parametrize("weights", [0, 1, 6])
-def test_a_whole_log_is_complete_and_at_most_120_columns_wide(weights: int) -> None:
-    lines = whole(weights=weights, steps=30)
+def test_a_log_is_complete_and_at_most_120_columns_wide(weights: int) -> None:
+    lines = full_log(weights=weights, steps=30)
     assert max(map(len, lines)) <= 120
     titles = [line for line, under in pairwise(lines) if under and set(under) == {"-"}]
     assert titles == [
@@ -438,7 +437,7 @@ def test_a_whole_log_is_complete_and_at_most_120_columns_wide(weights: int) -> N
 
 
 def test_no_coordinate_is_broken_over_two_lines() -> None:
-    lines = whole(weights=6, steps=30)
+    lines = full_log(weights=6, steps=30)
     assert not [line for line in lines if re.search(r"\(\d[\d, ]*$", line)]
     assert any("    (2, 46, 138)" in line for line in lines)
 

@@ -25,7 +25,7 @@ def runs(folder: Path) -> list[Row]:
     """One row a run in ``folder``, by name; of ``folder`` itself where that is a run.
 
     A row has ``run``, ``state`` (running, finished, stopped, failed; *dead*: says that it runs, but its process on
-    this host has gone; *unreadable* and *no status*: of status.json), ``kind`` of what is followed, ``message``,
+    this host has gone; *unreadable* and *no status*: of status.json), ``kind`` of what is tracked, ``message``,
     ``age`` (seconds since the last update), and what status.json says under `NUMBERS`; None where it says nothing.
     """
     if any((folder / name).is_file() for name in FILES):
@@ -82,7 +82,7 @@ def _age(status: Row) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table of `runs`, for a terminal; what a run that did not finish says stands below."""
+    """The table of `runs`, for a terminal; below it, why runs stopped or failed."""
     if not rows:
         return "no run here"
     cells = []
@@ -109,9 +109,9 @@ def where(row: Row) -> str:
     return f"final ({row['rounds']})" if final else of(row["round"], row["rounds"])
 
 
-def of(part: Any, whole: Any) -> str:
+def of(part: Any, total: Any) -> str:
     """``120 of 300``."""
-    return NOTHING if part is None else f"{part} of {'?' if whole is None else whole}"
+    return NOTHING if part is None else f"{part} of {'?' if total is None else total}"
 
 
 def _loss(value: float | None) -> str:

@@ -37,7 +37,7 @@ class Survival:
         return [
             *table(heads, rows),
             f"  controls ({legend}):",
-            "  their number × |w| over that of the largest (above 1: none is as large); all are among what prune 1 keeps",
+            "  their number × |w| over that of the largest (above 1: none is as large); all among what prune 1 keeps",
         ]
 
     def locate(self, event: Event) -> None:
@@ -67,7 +67,7 @@ class Survival:
             return []
         self.alive[event["round"]] = f"{sum(weight['alive'] for weight in event['weights'])}/{len(rows)}"
         heads = ["tracked", "value", "|w|/thr.", "outcome", "its matrix", "in all"]
-        legend = ["its matrix: kept of what remained before this prune", "in all: of the whole matrix"]
+        legend = ["its matrix: kept of what remained before this prune", "in all: of the full matrix"]
         legend += ["controls: kept/remaining before"] if kinds else []
         return ["", *table([*heads, *(CONTROLS[kind][0] for kind in kinds)], rows), f"  {'; '.join(legend)}"]
 

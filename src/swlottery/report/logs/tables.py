@@ -158,16 +158,13 @@ def outcome(weight: Event, rounds: int, settings: Mapping[str, Any]) -> str:
         what = f"taken out before round 1 (--force-prune {settings.get('force_prune')})"
     else:
         what = f"pruned in round {gone}"
-    kept = [f"{percent(weight['matrix_keep_rate'])} of its matrix (the chance level)"]
-    if gone != 1:  # the controls were chosen among what prune 1 kept
-        kept += [
-            f"{row['kept']} of {row['count']} controls {CONTROLS[row['kind']][1]}"
-            for row in weight["control_keep_rates"]
-        ]
+    controls = weight["control_keep_rates"] if gone != 1 else []  # they were chosen among what prune 1 kept
+    kept = ", ".join(f"{CONTROLS[row['kind']][0]} {row['kept']}/{row['count']}" for row in controls)
     name = named(weight)
     return (
         f"{name[0].upper()}{name[1:]} was {what}, at {percent(weight['sparsity'])} sparsity "
-        f"({percent(weight['remaining_fraction'])} remaining). Kept there: {', '.join(kept)}."
+        f"({percent(weight['remaining_fraction'])} remaining). Kept there: {percent(weight['matrix_keep_rate'])} "
+        f"of its matrix (the chance level)" + (f"; controls: {kept}." if kept else ".")
     )
 
 
@@ -184,7 +181,7 @@ def caveats(event: Event, settings: Mapping[str, Any]) -> list[str]:
     if chosen:
         said.append(
             f"A {chosen} was chosen because it is large in a trained network. The keep rate of its matrix is the "
-            "chance level of a coordinate fixed beforehand, which is too low here: compare it with its controls."
+            "chance level of a coordinate fixed beforehand, which it is not: compare it with its controls."
         )
     if chosen and settings.get("super_weights") == "discover":
         said.append("It was found in the network of round 1: whether prune 1 keeps it is reported, never tested.")
