@@ -56,12 +56,10 @@ def sentences(record: Record) -> list[str]:
     for joint in record["joint"]:
         if joint["critical"]:
             members = ", ".join(str(place(weights[member])) for member in joint["members"])
-            said.append(f"Critical together, and none of them idle: {members}. Without them: {_effect(joint)}.")
+            said.append(f"Critical together, none of them idle: {members}: {_effect(joint)}.")
     for canceller in record["cancellers"]:
-        said.append(
-            f"The spike at layer {canceller['layer']}, out {canceller['out']} cancels an earlier one, so it makes no "
-            f"super weight. Without its largest weight {place(canceller)}: {_effect(canceller)}."
-        )
+        spike = f"layer {canceller['layer']}, out {canceller['out']}"
+        said.append(f"Canceller, {spike}: without its largest weight {place(canceller)}: {_effect(canceller)}.")
     ordinary = [row["perplexity_ratio"] for row in record["controls"] if row["kind"] == "control"]
     if ordinary:
         said.append(f"The {len(ordinary)} controls: perplexity × {min(ordinary):.4f} to {max(ordinary):.4f}.")
