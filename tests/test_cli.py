@@ -120,9 +120,9 @@ def test_the_log_is_for_a_person_and_has_no_progress_bars(searched, planted_gpt2
     layer, out, in_, _ = planted_gpt2[1]
     for words in (
         f"removal 1: ({layer}, {out}, {in_})",
-        "draws, largest ratio anywhere",
+        "permuted within each row",
         "cost: at most",
-        f"({layer}, {out}, {in_}) is ",
+        f"\n({layer}, {out}, {in_})  ",
         "--super-weights",
         str(searched.folder / "r.json"),
         str(searched.folder / "plots" / "ablations.png"),
@@ -135,7 +135,7 @@ def test_the_log_compares_the_record_with_the_one_that_stood_there(searched, qui
     layer, out, in_, _ = planted_gpt2[1]
     (tmp_path / "r.json").write_text(json.dumps(searched.record))
     again = here(*quick("--dtype", "bfloat16"))
-    assert "The same 1 weights as in the record that stood here (dtype float32 → bfloat16)." in again.stdout
+    assert "The same 1 super weights as in the earlier record (dtype float32 → bfloat16)." in again.stdout
     other = here(*quick("--kappa", "1000"))
     assert f"gone: ({layer}, {out}, {in_})" in other.stdout and "kappa 40.0 → 1000.0" in other.stdout
 

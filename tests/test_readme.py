@@ -130,7 +130,7 @@ def test_its_quick_commands_run(
     environment = script_environment | {"SWLOTTERY_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([*words(smoke[0]), *fewer], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "What became of the weights that were followed" in done.stdout
+    assert "What became of the tracked weights" in done.stdout
     (first,) = there()
     assert words(smoke[0])[:2] == ["bash", "func_train.sh"]
     assert f"{first} is done" in called("train", *words(smoke[0])[2:], *fewer) and there() == {first}

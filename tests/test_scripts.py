@@ -71,7 +71,7 @@ def test_a_training_of_a_tiny_model(
         "Prune 2: removed",
         "sparsity 35.99 %, remaining 64.01 % (10,487 of 16,384)",
         "Final ticket: training under 64.01 % remaining",
-        "What became of the weights that were followed",
+        "What became of the tracked weights",
     ):
         assert part in text, part
     assert set(done.stdout.splitlines()) <= set(text.splitlines())

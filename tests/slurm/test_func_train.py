@@ -41,7 +41,7 @@ def test_the_log_of_a_real_run_tells_all_of_it(
         "remaining 49.01 %",  # floors of 16,384 at 0.3, twice
         "Final ticket: training under 49.01 % remaining",
         "All rounds",
-        "What became of the weights that were followed",
+        "What became of the tracked weights",
     ):
         assert part in text, part
     assert text.splitlines()[-2:] == [f"func_train: log {log}", "func_train: exit code 0"]
@@ -91,7 +91,7 @@ def test_find_then_train_as_the_readme_says(
     assert followed == [("super_weight", *places[0]), ("foreign", 0, 1, 2)]
     name = f"super weight ({', '.join(map(str, places[0]))})"
     assert f"{name} " in text
-    last = " ".join(text[text.index("What became of the weights that were followed") :].split())
+    last = " ".join(text[text.index("What became of the tracked weights") :].split())
     assert re.search(
         rf"S{re.escape(name[1:])} was (kept through round 2|pruned in round \d), at [\d.]+ % sparsity", last
     )

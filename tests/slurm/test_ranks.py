@@ -43,7 +43,7 @@ def test_two_tasks_train_as_one_does_and_stop_together(
     assert max(abs(a["val_loss"] - b["val_loss"]) for a, b in zip(one, two, strict=True)) < 1e-5
     assert (found[2] / "environment.json").read_text().count('"tasks": 2') == 1
     text = TRAIN.log_of(script_root, job).read_text()
-    assert text.count("What became of the weights that were followed") == 1  # one task writes
+    assert text.count("What became of the tracked weights") == 1  # one task writes
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The whole lines of a file, which may be missing: the last one is left out where it is only half written."""
+    """The lines of a file, which may be missing. A last line that is only half written is left out."""
     if path.exists():
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             yield from (line for line in file if line.endswith("\n"))
@@ -43,6 +43,11 @@ class Track:
     level: list[float] = field(default_factory=list)
     """The threshold that |w| was compared with, from ``over_threshold``; 0 where that says nothing."""
 
+    @property
+    def pruned_at(self) -> int | None:
+        """The position of the first evaluation whose mask no longer has the weight."""
+        return next((i for i, alive in enumerate(self.alive) if not alive), None)
+
 
 @dataclass
 class Run:
@@ -56,9 +61,9 @@ class Run:
     remaining: dict[int, float]
     """Round → the fraction of the weights that it trains under."""
     rounds: list[dict[str, str]]
-    followed: list[Track]
+    tracked: list[Track]
     controls: dict[Key, list[Track]]
-    """The primary controls of each followed weight, by its (layer, out, in)."""
+    """The primary controls of each tracked weight, by its (layer, out, in)."""
     boxes: list[Event]
 
     @property
@@ -68,12 +73,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What stands above a figure: the model, or the folder's name while nothing more is known."""
+        """The name above a figure: the model, or the folder while nothing more is known."""
         return str(self.start.get("model") or self.name)
 
     @property
     def remark(self) -> str:
-        """What stands below: which run it is, and what cannot be seen in a figure."""
+        """Which run it is, and what cannot be seen in a figure."""
         known = [f"{name} {self.settings[name]}" for name in ("scope", "criterion", "rewind") if name in self.settings]
         return "; ".join([f"run {self.name}", *known])
 
@@ -96,7 +101,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def read_run(run: Path, watch: bool = True) -> Run:
-    """What the figures need of the four files; without ``watch``, the followed weights' tracks are left out."""
+    """What the figures need of the four files; without ``watch``, the tracked weights are left out."""
     start: Event = {}
     thresholds: dict[tuple[int, int], float | None] = {}
     remaining: dict[int, float] = {}
@@ -111,7 +116,7 @@ def read_run(run: Path, watch: bool = True) -> Run:
             remaining[event["round"] + 1] = event["remaining_fraction"]
         elif event["event"] == "box":
             boxes.append(event)
-    followed: dict[Key, Track] = {}
+    tracked: dict[Key, Track] = {}
     controls: dict[tuple[Key, Key], Track] = {}
     for row in read_rows(run / "watch.csv") if watch else ():
         place, kind = key(row), row["kind"]
@@ -121,7 +126,7 @@ def read_run(run: Path, watch: bool = True) -> Run:
             of = tuple(int(part) for part in row["of"].split(":"))
             track = controls.setdefault((of, place), Track(kind, place))
         else:
-            track = followed.setdefault(place, Track(kind, place))
+            track = tracked.setdefault(place, Track(kind, place))
         size, over = abs(float(row["value"])), float(row["over_threshold"] or 0)
         track.at.append((int(row["round"]), int(row["step"])))
         track.size.append(size)
@@ -132,5 +137,5 @@ def read_run(run: Path, watch: bool = True) -> Run:
         grouped.setdefault(of, []).append(track)
     rounds = list(read_rows(run / "rounds.csv"))
     return Run(
-        run.name, read_settings(run), start, thresholds, remaining, rounds, list(followed.values()), grouped, boxes
+        run.name, read_settings(run), start, thresholds, remaining, rounds, list(tracked.values()), grouped, boxes
     )

@@ -1,4 +1,4 @@
-"""How weights, numbers and tables of a training run are written, in its log and its figures and by ``status``."""
+"""How weights, numbers and tables are written in logs, in figures and by ``status``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 WIDTH = 120
 KINDS = {"super_weight": "super weight", "leader": "leader", "foreign": "foreign weight"}
-"""The kinds of followed weights. A leader is never called a super weight."""
+"""The kinds of tracked weights. A leader is never called a super weight."""
 CONTROLS = {
     "control_rank": ("rank", "nearest in rank"),
     "control_sigma": ("sigma", "at equal |w|/σ elsewhere"),
@@ -40,7 +40,7 @@ def coordinate(written: str) -> Key:
 
 
 def named(weight: Mapping[str, Any]) -> str:
-    """A followed weight by its kind and coordinate: ``super weight (2, 447, 666)``."""
+    """A tracked weight by its kind and coordinate: ``super weight (2, 447, 666)``."""
     return f"{KINDS[weight['kind']]} {place(key(weight))}"
 
 
@@ -48,8 +48,8 @@ def percent(fraction: float | None) -> str:
     return NOTHING if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def share(part: int, whole: int) -> str:
-    return percent(part / whole if whole else None)
+def share(part: int, total: int) -> str:
+    return percent(part / total if total else None)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -76,12 +76,12 @@ def duration(seconds: float | None) -> str:
         return NOTHING
     if seconds < 10:
         return f"{max(seconds, 0):.1f} s"
-    whole = round(seconds)
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    rounded = round(seconds)
+    minutes, hours, days = rounded // 60, rounded // 3600, rounded // 86400
     if minutes < 1:
-        return f"{whole} s"
+        return f"{rounded} s"
     if hours < 1:
-        return f"{minutes} min {whole % 60:02} s"
+        return f"{minutes} min {rounded % 60:02} s"
     return f"{hours} h {minutes % 60:02} min" if days < 1 else f"{days} d {hours % 24:02} h"
 
 

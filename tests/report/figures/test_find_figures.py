@@ -18,8 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from swlottery.find.record import Record, schema
-from swlottery.report.figures.find import ablations, activations, contributions, draw, forest
+from swlottery.report.figures.find import activations, contributions, draw
+from swlottery.report.figures.forest import ablations, forest
 from swlottery.report.figures.style import DPI, VERMILLION, look
+
+
+@pytest.fixture(autouse=True)
+def _look():
+    with look():
+        yield
+
 
 VERDICTS = ("critical", "jointly critical", "weak", "inert", "undetermined")
 
@@ -35,10 +43,22 @@ def ablation(difference: float, width: float = 0.05) -> Record:
 def weight(layer: int, out: int, in_: int, expert: int | None = None, spike: float = 24881.6) -> Record:
     token = {"prompt": "Apple Inc. is", "bos": True, "position": 0, "text": "Apple"}
     return {
-        "layer": layer, "out": out, "spike": spike, "ratio": 503.2, "added": spike, "rms_ratio": 2954.0,
-        "stream": spike, "token": token, "expert": expert, "module": f"model.layers.{layer}.mlp.down_proj", "in": in_,
-        "value": 5.9, "rank": 1, "input": 3064.8, "share": 0.72,
-    }  # fmt: skip
+        "layer": layer,
+        "out": out,
+        "spike": spike,
+        "ratio": 503.2,
+        "added": spike,
+        "rms_ratio": 2954.0,
+        "stream": spike,
+        "token": token,
+        "expert": expert,
+        "module": f"model.layers.{layer}.mlp.down_proj",
+        "in": in_,
+        "value": 5.9,
+        "rank": 1,
+        "input": 3064.8,
+        "share": 0.72,
+    }
 
 
 def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: bool = False) -> Record:
@@ -73,7 +93,7 @@ def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: b
         {"kind": "joint", "members": members, "critical": True} | ablation(9.0),
         {"kind": "joint", "members": members[:2], "critical": False} | ablation(0.5),
         {"kind": "left in", "members": members[1:], "critical": False} | ablation(0.4),
-    ]  # fmt: skip
+    ]
     sets = [
         *({"kind": "random set", "coordinates": [place] * weights} | ablation(0.001 * i, 0.002) for i in range(3)),
         {"kind": "largest others", "coordinates": [place] * weights} | ablation(0.004, 0.002),
@@ -82,22 +102,42 @@ def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: b
     null = {"draws": 199, "p_value": 0.005, "firing_rate": 0.0, "firing_interval": [0.0, 0.02]}
     cancellers = [weight(max(layers - 2, 0), 507, 678, spike=-14267.3), weight(layers - 1, 507, 1165, spike=-5798.0)]
     record = {
-        "schema": 1, "model": "smollm2", "note": "the Instruct model, quantised to Q4_1: full of tied weights",
-        "revision": None, "weights_sha256": "0" * 64, "stored_dtype": "float32", "dtype": "float32", "device": "cpu",
-        "versions": {}, "prompts": ["Apple Inc. is a worldwide tech company."], "bos": ["with"], "probe_tokens": 240,
-        "kappa": 40.0, "rho": 5.0, "seed": 0, "complete": True, "layers": {"before": peaks(3000), "after": peaks(0)},
+        "schema": 1,
+        "model": "smollm2",
+        "note": "the Instruct model, quantised to Q4_1: full of tied weights",
+        "revision": None,
+        "weights_sha256": "0" * 64,
+        "stored_dtype": "float32",
+        "dtype": "float32",
+        "device": "cpu",
+        "versions": {},
+        "prompts": ["Apple Inc. is a worldwide tech company."],
+        "bos": ["with"],
+        "probe_tokens": 240,
+        "kappa": 40.0,
+        "rho": 5.0,
+        "seed": 0,
+        "complete": True,
+        "layers": {"before": peaks(3000), "after": peaks(0)},
         "nulls": [
             {"kind": kind, "observed": 503.2, "median": 12.0, "quantile_95": 20.0, "largest": 22.0} | null
             for kind in ("entries", "rows")
         ],
         "false_positive_rate": {"rate": 0.0, "interval": [0.0, 0.02], "draws": 199, "null": "entries"},
         "leader": weight(3, 5, 7, spike=12.3) | {"lacks": ["ratio 8.2 < κ = 40", "1.2 < ρ = 5 times the stream's RMS"]},
-        "baseline_nll": 3.0, "baseline_perplexity": 20.09, "eval_text": "builtin", "eval_text_sha256": "0" * 64,
-        "eval_tokens": 1024, "documents": 32, "super_weights": found,
-        "cancellers": [spike | ablation(0.03) for spike in cancellers], "diffuse": [],
-        "joint": joint if weights > 1 else [], "controls": controls * (weights > 0) + sets * (weights > 1),
+        "baseline_nll": 3.0,
+        "baseline_perplexity": 20.09,
+        "eval_text": "builtin",
+        "eval_text_sha256": "0" * 64,
+        "eval_tokens": 1024,
+        "documents": 32,
+        "super_weights": found,
+        "cancellers": [spike | ablation(0.03) for spike in cancellers],
+        "diffuse": [],
+        "joint": joint if weights > 1 else [],
+        "controls": controls * (weights > 0) + sets * (weights > 1),
         "near_misses": [],
-    }  # fmt: skip
+    }
     jsonschema.validate(record, schema())
     return record
 
@@ -242,7 +282,7 @@ def test_without_super_weights_only_before_is_shown_and_the_leader_is_named() ->
     assert "before removal" in labels and "after removal" not in labels
     assert any("nothing was removed" in text for text in written(figure))
     texts = written(contributions(record))
-    assert "leader: layer 3, out 5, spike 12.3 (ratio 503)" in texts
+    assert "leader: layer 3, out 5\nspike 12.3 (ratio 503)" in texts
     assert any("The leader (3, 5, 7) is no super weight: ratio 8.2 < κ = 40" in text for text in texts)
     assert not any("taken out" in text for text in texts)
     assert any("No super weight" in text for text in written(ablations(record)))
@@ -251,14 +291,14 @@ def test_without_super_weights_only_before_is_shown_and_the_leader_is_named() ->
 def test_contributions_are_the_shares_of_the_record() -> None:
     record = synthetic(weights=2)
     first, second = contributions(record).axes
-    assert first.get_title(loc="left") == "removal 1: layer 0, out 507, spike 24,882 (ratio 503)"
+    assert first.get_title(loc="left") == "removal 1: layer 0, out 507\nspike 24,882 (ratio 503)"
     bars = dict(zip([label.get_text() for label in first.get_yticklabels()], first.patches, strict=True))
     shares = [given["share"] for given in record["super_weights"][0]["contributions"] if given["share"] >= 0.005]
     widths = {name: bar.get_width() for name, bar in bars.items()}
     assert widths.pop("the rest") == pytest.approx(100 * (1 - sum(shares)))
     assert widths == pytest.approx({f"in {1229 + j}": 100 * share for j, share in enumerate(shares)})
     taken = [name for name, bar in bars.items() if bar.get_facecolor() == to_rgba(VERMILLION)]
-    assert taken == ["in 1229"] and " 72 %  taken out" in [text.get_text() for text in first.texts]
+    assert taken == ["in 1229"] and " 72 %, taken out" in [text.get_text() for text in first.texts]
     bias = [label.get_text() for label in second.get_yticklabels()].index("the bias")
     assert second.patches[bias].get_width() == pytest.approx(2.0)
 
@@ -370,7 +410,7 @@ def test_names_are_drawn_as_they_are_but_short(tmp_path: Path, name: str, shown:
         warnings.simplefilter("error")
         draw(record, tmp_path)
     with look():
-        title, _, note = activations(record).texts
+        _, title, note = activations(record).texts
     assert shown in title.get_text() and len(title.get_text()) <= 75
     assert not title.get_parse_math() and not note.get_parse_math()
     assert note.get_text().count("\n") <= 3

@@ -1,4 +1,4 @@
-"""The figures of a training: `swlottery.report.figures.train`, `round_figure`, `magnitude_figure`, `run_files`."""
+"""The figures of a training: `swlottery.report.figures`: `train`, `rounds`, `magnitude`; and `run_files`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, shape in CASES.items():
         write(folder / name, **shape)
     return {name: folder / name for name in CASES}
+
+
+@pytest.fixture(autouse=True)
+def _look():
+    with look():
+        yield
 
 
 def labelled(axes: Axes, label: str) -> list[tuple[list[float], list[float]]]:
@@ -106,7 +112,7 @@ def test_a_figure_that_fails_leaves_the_old_one(
 ) -> None:
     (path, _) = draw_run(made["two weights"], tmp_path)
     old = path.read_bytes()
-    monkeypatch.setattr("swlottery.report.figures.style.os.replace", lambda *_: 1 / 0)
+    monkeypatch.setattr("swlottery.report.figures.style.files.os.replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         draw_run(made["two weights"], tmp_path)
     assert path.read_bytes() == old and len(list(tmp_path.iterdir())) == 2
@@ -119,7 +125,7 @@ def test_magnitudes_are_those_of_the_table_one_round_behind_the_other(made: dict
     folder = made["two weights"]
     rows = [row for row in read_rows(folder / "watch.csv") if row["kind"] == "super_weight" and row["in"] == "6"]
     axes = panels(magnitude(read_run(folder)))[0]
-    lines = labelled(axes, "the followed weight")
+    lines = labelled(axes, "the tracked weight")
     assert len(lines) == 6
     for round, (x, y) in enumerate(lines, 1):
         assert x == [300 * (round - 1) + step for step in range(0, 301, 30)]
@@ -142,12 +148,12 @@ def test_the_threshold_and_the_prune_are_marked(made: dict[str, Path]) -> None:
     assert [level for _, y in lines for level in y] == [event["threshold"] for event in events]
     assert kept.get_title(loc="left") == "super weight (0, 44, 6): kept by all 5 prunes; 19 of 19 controls remain"
     assert pruned.get_title(loc="left").startswith("super weight (1, 45, 72): pruned in round ")
-    end = next(i for i, alive in enumerate(run.followed[1].alive) if not alive)
-    round, step = run.followed[1].at[end]
-    assert labelled(pruned, "pruned here") == [([300 * (round - 1) + step], [run.followed[1].size[end]])]
-    assert step == 300 and run.followed[1].size[end] > 0
+    end = next(i for i, alive in enumerate(run.tracked[1].alive) if not alive)
+    round, step = run.tracked[1].at[end]
+    assert labelled(pruned, "pruned here") == [([300 * (round - 1) + step], [run.tracked[1].size[end]])]
+    assert step == 300 and run.tracked[1].size[end] > 0
     assert not labelled(kept, "pruned here")
-    beyond = [x for x, _ in labelled(pruned, "the followed weight")]
+    beyond = [x for x, _ in labelled(pruned, "the tracked weight")]
     assert max(map(max, beyond)) == 300 * round
 
 
@@ -167,16 +173,21 @@ def test_the_band_is_that_of_the_primary_controls_that_remain(made: dict[str, Pa
     found = sorted({float(y) for x, y in corners if x == 1050})
     assert found == pytest.approx([alive[0], alive[-1]])
     assert {str(band.get_label()) for band in axes.collections} == {
-        "controls that remain: all", "the middle half of them",
-    }  # fmt: skip
+        "controls that remain",
+        "their middle half",
+    }
 
 
 def test_six_weights_have_a_panel_each_and_are_named_by_their_kind(made: dict[str, Path]) -> None:
     titles = [axes.get_title(loc="left").split("\n")[0] for axes in panels(magnitude(read_run(made["six"])))]
     assert titles == [
-        "super weight (0, 44, 6)", "super weight (1, 45, 72)", "leader (2, 46, 138)", "foreign weight (3, 47, 204)",
-        "super weight (0, 48, 270)", "super weight (1, 49, 336)",
-    ]  # fmt: skip
+        "super weight (0, 44, 6)",
+        "super weight (1, 45, 72)",
+        "leader (2, 46, 138)",
+        "foreign weight (3, 47, 204)",
+        "super weight (0, 48, 270)",
+        "super weight (1, 49, 336)",
+    ]
 
 
 def test_rounds_are_named_with_what_they_train_under(made: dict[str, Path]) -> None:
@@ -184,18 +195,16 @@ def test_rounds_are_named_with_what_they_train_under(made: dict[str, Path]) -> N
     assert {"1\n100 %", "2\n80 %", "3\n64 %", "4\n51.2 %", "5\n41 %", "final\n32.8 %"} <= set(texts)
 
 
-def test_without_a_followed_weight_there_is_the_threshold_alone(made: dict[str, Path]) -> None:
+def test_without_a_tracked_weight_there_is_the_threshold_alone(made: dict[str, Path]) -> None:
     (axes,) = panels(magnitude(read_run(made["none"])))
-    assert axes.get_title(loc="left") == "no weight is followed: the threshold alone"
+    assert axes.get_title(loc="left") == "no weight is tracked: the threshold alone"
     assert len(labelled(axes, "threshold")) == 6
 
 
 def test_a_run_that_goes_on_is_drawn_as_far_as_it_came(made: dict[str, Path]) -> None:
     run = read_run(made["cut in round 2"])
     axes = panels(magnitude(run))[0]
-    assert (
-        axes.get_title(loc="left") == "super weight (0, 44, 6)\nkept by 1 of 5 prunes so far; 19 of 19 controls remain"
-    )
+    assert axes.get_title(loc="left") == "super weight (0, 44, 6)\nkept by 1 of 5 so far; 19 of 19 controls remain"
     assert axes.get_xlim()[1] == Clock(run).end and 300 < Clock(run).end < 600
     begun = read_run(made["cut in round 1"])
     assert "not pruned yet" in panels(magnitude(begun))[0].get_title(loc="left")
@@ -204,7 +213,7 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_came(made: dict[str, Path]) ->
 
 def test_what_prune_1_took_is_not_compared_with_controls_chosen_after_it(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
-    track = run.followed[1]
+    track = run.tracked[1]
     track.alive = [at < (1, 300) for at in track.at]
     title = panels(magnitude(run))[1].get_title(loc="left")
     assert title == "super weight (1, 45, 72): pruned in round 1"
@@ -212,17 +221,17 @@ def test_what_prune_1_took_is_not_compared_with_controls_chosen_after_it(made: d
 
 def test_a_weight_found_at_the_end_of_round_1_is_said_to_be_watched_from_there(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
-    assert not any("was not watched" in text for text in written(magnitude(run)))
-    track = run.followed[0]
+    assert not any("were not tracked before" in text for text in written(magnitude(run)))
+    track = run.tracked[0]
     for name in ("at", "size", "alive", "level"):
         del getattr(track, name)[1:10]
-    assert any("was not watched in its course" in text for text in written(magnitude(run)))
+    assert any("were not tracked before" in text for text in written(magnitude(run)))
 
 
 def test_by_layer_the_threshold_is_that_of_the_weights_matrix(made: dict[str, Path], tmp_path: Path) -> None:
     run = read_run(made["by layer"])
     shown = [level for _, y in labelled(panels(magnitude(run))[0], "threshold") for level in y]
-    assert shown == pytest.approx([level for level in run.followed[0].level if level])
+    assert shown == pytest.approx([level for level in run.tracked[0].level if level])
     run.thresholds.update(dict.fromkeys(run.thresholds, 9.0))
     again = [level for _, y in labelled(panels(magnitude(run))[0], "threshold") for level in y]
     assert again == shown
@@ -277,7 +286,7 @@ def boxes_of(run: Run, round: int) -> list[dict[str, Any]]:
 def test_boxes_are_those_of_the_events(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
     figure = round_boxes(run, 1)
-    assert "Round 1 of 5, trained under 100.00 % remaining: the matrices of the followed weights" in written(figure)
+    assert "Round 1 of 5, trained under 100.00 % remaining: the tracked weights' matrices" in written(figure)
     first = panels(figure)[0]
     assert first.get_title(loc="left") == f"transformer.h.0.mlp.c_proj.weight: {MATRIX:,} weights remain"
     before, after = (box for box in boxes_of(run, 1) if box["layer"] == 0)
@@ -294,7 +303,8 @@ def test_boxes_are_those_of_the_events(made: dict[str, Path]) -> None:
 def test_the_weight_and_both_thresholds_are_drawn_on_both_boxes(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
     axes = panels(round_boxes(run, 2))[0]
-    marks = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D" and len(line.get_xdata())}  # fmt: skip
+    drawn_marks = [line for line in axes.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    marks = {line.get_ydata()[0]: line.get_xdata()[0] for line in drawn_marks}
     values = {box["when"]: box["weights"][0]["value"] for box in boxes_of(run, 2) if box["layer"] == 0}
     assert marks == {1.0: values["before"], 0.0: values["after"]}
     dashed = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--")
@@ -332,7 +342,8 @@ def test_weights_found_at_the_end_of_round_1_join_the_box_of_their_matrix(made: 
     late = {"kind": "leader", "layer": 0, "expert": None, "out": 1, "in": 2, "value": 0.1, "alive": True}
     run.boxes.append(box | {"weights": [late]})
     axes = panels(round_boxes(run, 1))[0]
-    early = {one["when"]: one["weights"][0]["value"] for one in boxes_of(run, 1) if one["layer"] == 0 and one is not run.boxes[-1]}  # fmt: skip
+    others = [one for one in boxes_of(run, 1) if one["layer"] == 0 and one is not run.boxes[-1]]
+    early = {one["when"]: one["weights"][0]["value"] for one in others}
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         f"super weight (0, 44, 6)\nbefore {early['before']:.4g}, after {early['after']:.4g}",
         "leader (0, 1, 2)\nafter 0.1",
@@ -345,7 +356,7 @@ def test_an_empty_matrix_and_a_round_without_boxes_are_drawn(made: dict[str, Pat
         box |= {"count": 0} | dict.fromkeys(("minimum", "low", "q1", "median", "q3", "high", "maximum"))
     assert panels(round_boxes(run, 3))[0].get_title(loc="left").endswith(": 0 weights remain")
     figure = round_boxes(read_run(made["none"]), 6)
-    assert "No weight is followed in this round: there is no matrix to show." in written(figure)
+    assert "No weight is tracked in this round." in written(figure)
     assert any(text.startswith("Final ticket, trained under 32.77 % remaining") for text in written(figure))
 
 
@@ -354,19 +365,19 @@ def test_an_empty_matrix_and_a_round_without_boxes_are_drawn(made: dict[str, Pat
 
 def test_half_written_last_lines_are_left_out(made: dict[str, Path], tmp_path: Path) -> None:
     events = write(tmp_path / "run", weights=1)
-    whole = read_run(tmp_path / "run")
+    complete = read_run(tmp_path / "run")
     for name, rest in (("metrics.jsonl", '{"event": "eval'), ("watch.csv", "6,300,super_w"), ("rounds.csv", "6,52")):
         with open(tmp_path / "run" / name, "a") as file:
             file.write(rest)
-    assert read_run(tmp_path / "run") == whole
+    assert read_run(tmp_path / "run") == complete
     assert len(list(read_events(tmp_path / "run"))) == len(events)
-    assert [round(100 * left, 2) for left in whole.remaining.values()] == [100, 80, 64, 51.2, 40.96, 32.77]
-    assert len(whole.followed) == 1 and len(whole.controls[0, 44, 6]) == 19
+    assert [round(100 * left, 2) for left in complete.remaining.values()] == [100, 80, 64, 51.2, 40.96, 32.77]
+    assert len(complete.tracked) == 1 and len(complete.controls[0, 44, 6]) == 19
 
 
 def test_missing_files_make_an_empty_run(tmp_path: Path) -> None:
     run = read_run(tmp_path)
-    assert (run.settings, run.start, run.thresholds, run.rounds, run.followed) == ({}, {}, {}, [], [])
+    assert (run.settings, run.start, run.thresholds, run.rounds, run.tracked) == ({}, {}, {}, [], [])
     assert run.title == tmp_path.name and run.prunes == 0
     (tmp_path / "settings.json").write_text("[1")
     assert [path.name for path in draw_run(tmp_path, tmp_path / "plots")] == ["magnitude.png", "perplexity.png"]
@@ -379,7 +390,7 @@ def test_a_table_without_thresholds_is_read(made: dict[str, Path], tmp_path: Pat
     column = rows[0].split(",").index("over_threshold")
     bare = [",".join("" if i == column else cell for i, cell in enumerate(row.split(","))) for row in rows[1:]]
     (tmp_path / "watch.csv").write_text("\n".join([rows[0], *bare, ""]))
-    assert set(read_run(tmp_path).followed[0].level) == {0.0}
+    assert set(read_run(tmp_path).tracked[0].level) == {0.0}
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -387,7 +398,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     events[0]["model"] = "costs $5 and $x^2$\n" + "long/" * 40
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     with look():
-        title = perplexities(read_run(tmp_path)).texts[0].get_text()
+        title = perplexities(read_run(tmp_path)).texts[1].get_text()
     assert title.startswith("costs $5 and $x^2$ long/") and len(title) <= 75
 
 

@@ -16,10 +16,21 @@ import pytest
 from swlottery.report.logs.status import runs, table
 
 ALIVE: dict[str, Any] = {
-    "state": "running", "round": 2, "rounds": 5, "step": 120, "steps": 300, "train_loss": 3.41234, "val_loss": 3.5,
-    "followed": 3, "kind": "super_weight", "alive": 2, "seconds_left": 3725.0, "tokens_per_second": 1e4,
-    "pid": os.getpid(), "host": socket.gethostname(),
-}  # fmt: skip
+    "state": "running",
+    "round": 2,
+    "rounds": 5,
+    "step": 120,
+    "steps": 300,
+    "train_loss": 3.41234,
+    "val_loss": 3.5,
+    "followed": 3,
+    "kind": "super_weight",
+    "alive": 2,
+    "seconds_left": 3725.0,
+    "tokens_per_second": 1e4,
+    "pid": os.getpid(),
+    "host": socket.gethostname(),
+}
 
 
 def make(folder: Path, name: str, status: Any = None, **changed: Any) -> None:
@@ -70,9 +81,14 @@ def test_a_run_whose_process_has_gone_is_dead(tmp_path: Path, gone: int) -> None
     make(tmp_path, "strange", pid=0)
     make(tmp_path, "huge", pid=10**30)
     assert state(tmp_path) == {
-        "alive": "running", "dead": "dead", "elsewhere": "running", "ended": "stopped", "nobody": "running",
-        "strange": "running", "huge": "dead",
-    }  # fmt: skip
+        "alive": "running",
+        "dead": "dead",
+        "elsewhere": "running",
+        "ended": "stopped",
+        "nobody": "running",
+        "strange": "running",
+        "huge": "dead",
+    }
 
 
 def test_a_process_of_another_user_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +150,7 @@ def test_where_no_run_is_it_says_so(tmp_path: Path, name: str) -> None:
     assert table([]) == "no run here"
 
 
-def test_why_a_run_failed_stands_below_the_table(tmp_path: Path) -> None:
+def test_why_a_run_failed_is_below_the_table(tmp_path: Path) -> None:
     make(tmp_path, "run", state="failed", message="the loss is not finite at step 7")
     assert table(runs(tmp_path)).split("\n")[2:] == ["", "run: the loss is not finite at step 7"]
 
@@ -145,7 +161,7 @@ def test_nothing_in_a_run_can_steer_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in text and "\x07" not in text and "a?[2Jb?c" in text and len(text.split("\n")) == 4
 
 
-def test_what_is_followed_is_named(tmp_path: Path) -> None:
+def test_what_is_tracked_is_named(tmp_path: Path) -> None:
     make(tmp_path, "1", followed=1, alive=0, round=5)
     make(tmp_path, "2", followed=0, alive=0, kind=None)
     make(tmp_path, "3", followed=2, alive=None, kind="unheard of")

@@ -1,4 +1,4 @@
-"""The log of a training: `swlottery.report.logs.train`, `train_tables`, `survival` and `words`."""
+"""The log of a training: `swlottery.report.logs`: `train`, `tables`, `survival`; and `report.words`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,31 @@ import pytest
 from made_run import Event, events, settings
 from swlottery.models.coordinates import Coordinate
 from swlottery.report import words
-from swlottery.report.logs.tables import plan, sentence, settings_lines
+from swlottery.report.logs.tables import outcome, plan, settings_lines
 from swlottery.report.logs.train import TrainLog
 
 START: Event = {
-    "event": "start", "model": "tiny", "note": "", "lineage": "ab" * 32, "parameters": 2000, "scope": "mlp", "total": 1000,
-    "matrices": 1, "context": 4, "device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}, "prunes": 2, "steps": 10,
-    "tokens_per_step": 32, "rates": ["0.2", "0.2"], "counts": [1000, 800, 640], "from_round_1": None, "followed": [],
+    "event": "start",
+    "model": "tiny",
+    "note": "",
+    "lineage": "ab" * 32,
+    "parameters": 2000,
+    "scope": "mlp",
+    "total": 1000,
+    "matrices": 1,
+    "context": 4,
+    "device": "cpu",
+    "threads": 1,
+    "versions": {"torch": "2.13.0"},
+    "prunes": 2,
+    "steps": 10,
+    "tokens_per_step": 32,
+    "rates": ["0.2", "0.2"],
+    "counts": [1000, 800, 640],
+    "from_round_1": None,
+    "followed": [],
     "data": {"name": "builtin", "train_tokens": 640, "validation_tokens": 64, "sha256": "cd" * 32},
-}  # fmt: skip
+}
 SUPER: Event = {"kind": "super_weight", "layer": 2, "expert": None, "out": 447, "in": 666}
 LEADER: Event = {"kind": "leader", "layer": 0, "expert": 3, "out": 1, "in": 2}
 FOREIGN: Event = {"kind": "foreign", "layer": 1, "expert": None, "out": 5, "in": 6}
@@ -28,30 +44,55 @@ FOREIGN: Event = {"kind": "foreign", "layer": 1, "expert": None, "out": 5, "in":
 
 def evaluation(round: int, step: int, loss: float | None, val: float = 3.5) -> Event:
     return {
-        "event": "evaluation", "round": round, "step": step, "steps": 10, "train_loss": loss, "val_loss": val,
-        "val_perplexity": 33.1155, "gradient_norm": None, "threshold": 0.004,
-        "tokens_per_second": None if loss is None else 1234.5, "seconds_left": None if loss is None else 125.4,
-    }  # fmt: skip
+        "event": "evaluation",
+        "round": round,
+        "step": step,
+        "steps": 10,
+        "train_loss": loss,
+        "val_loss": val,
+        "val_perplexity": 33.1155,
+        "gradient_norm": None,
+        "threshold": 0.004,
+        "tokens_per_second": None if loss is None else 1234.5,
+        "seconds_left": None if loss is None else 125.4,
+    }
 
 
 def trained(mask: int, remaining: int, pruned: int | None = None, threshold: float | None = None) -> Event:
     return {
-        "event": "round", "round": mask, "total": 1000, "remaining": remaining, "remaining_fraction": remaining / 1000,
-        "sparsity": 1 - remaining / 1000, "pruned": pruned, "threshold": threshold, "train_loss": 3.25, "val_loss": 3.5,
-        "val_perplexity": 33.1155, "seconds": 61.0,
-    }  # fmt: skip
+        "event": "round",
+        "round": mask,
+        "total": 1000,
+        "remaining": remaining,
+        "remaining_fraction": remaining / 1000,
+        "sparsity": 1 - remaining / 1000,
+        "pruned": pruned,
+        "threshold": threshold,
+        "train_loss": 3.25,
+        "val_loss": 3.5,
+        "val_perplexity": 33.1155,
+        "seconds": 61.0,
+    }
 
 
 def prune(round: int, before: int, remaining: int, weights: list[Event], kept: dict[str, tuple[int, int]]) -> Event:
     return {
-        "event": "prune", "round": round, "total": 1000, "remaining": remaining, "remaining_fraction": remaining / 1000,
-        "sparsity": 1 - remaining / 1000, "pruned": before - remaining, "threshold": 4.80796e-3, "seconds": 61.0,
+        "event": "prune",
+        "round": round,
+        "total": 1000,
+        "remaining": remaining,
+        "remaining_fraction": remaining / 1000,
+        "sparsity": 1 - remaining / 1000,
+        "pruned": before - remaining,
+        "threshold": 4.80796e-3,
+        "seconds": 61.0,
         "matrices": {"h.2.w": {"before": 400, "kept": 300}, "h.1.w": {"before": 100, "kept": 25}},
         "weights": weights,
         "controls": [
-            {"of": [2, 447, 666], "kind": kind, "count": 19, "before": was, "kept": now} for kind, (was, now) in kept.items()
+            {"of": [2, 447, 666], "kind": kind, "count": 19, "before": was, "kept": now}
+            for kind, (was, now) in kept.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def alive(weight: Event, value: float, before: bool, after: bool) -> Event:
@@ -72,14 +113,15 @@ def follow(log: TrainLog, *weights: Event, kinds: tuple[str, ...] = ("control_ra
         log.event({"event": "box", "round": 1, "when": "after", "path": path, "weights": [weight]})
     log.event(
         {
-            "event": "followed", "round": 1,
+            "event": "followed",
+            "round": 1,
             "weights": [weight | {"value": 1.5, "rank": 7, "matrix_size": 600} for weight in weights],
             "controls": [{"of": [2, 447, 666], "kind": kind, "count": 19, "gap": 1.0837} for kind in kinds],
         }
-    )  # fmt: skip
+    )
 
 
-def whole(**shape: Any) -> list[str]:
+def full_log(**shape: Any) -> list[str]:
     """All lines of the log of a made-up run."""
     lines: list[str] = []
     log = TrainLog(False, lambda text: lines.extend(text.split("\n")))
@@ -130,8 +172,13 @@ def test_every_setting_is_in_the_header_once_by_group_and_in_columns() -> None:
     for name in given:
         assert text.count(f" {name.replace('_', '-')} ") == (2 if name in ("model", "data") else 1), name
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
-        "model", "data", "training", "pruning", "following", "running",
-    ]  # fmt: skip
+        "model",
+        "data",
+        "training",
+        "pruning",
+        "tracking",
+        "running",
+    ]
     assert "unheard-of 1,2" in lines[-1] and "compile yes" in text and "compile yes ·" not in text
     assert "start scratch ·" in text and "follow none ·" in text and "lr 0.0006 ·" in text
     assert {line[10:11] for line in lines} == {" "} and max(map(len, lines)) <= 120
@@ -168,7 +215,7 @@ def test_later_rounds_are_titled_by_what_the_prune_before_left() -> None:
     ]
 
 
-def test_the_prune_names_sparsity_and_remaining_and_every_followed_weight() -> None:
+def test_the_prune_names_sparsity_and_remaining_and_every_tracked_weight() -> None:
     log, lines = opened()
     follow(log, SUPER, FOREIGN, LEADER, kinds=("control_rank", "control_both"))
     lines.clear()
@@ -179,28 +226,26 @@ def test_the_prune_names_sparsity_and_remaining_and_every_followed_weight() -> N
         "Prune 1: removed 200 of 1,000 weights, threshold 4.807960e-03",
         "         sparsity 20.00 %, remaining 80.00 % (800 of 1,000)",
         "",
-        "followed                    value  |w|/thr.  verdict  its matrix   in all",
+        "tracked                     value  |w|/thr.  outcome  its matrix   in all",
         "super weight (2, 447, 666)   -0.5   103.994     kept     75.00 %  50.00 %",
         "foreign weight (1, 5, 6)    0.004     0.832   PRUNED     25.00 %   4.17 %",
         "leader (0, 1, 2, expert 3)   0.01     2.080     kept           —        —",
-        "  its matrix: kept of those that stood before this prune; in all: of the whole matrix",
+        "  its matrix: kept of what remained before this prune; in all: of the full matrix",
     ]
     lines.clear()
     second = [alive(SUPER, 0.001, True, False), alive(FOREIGN, 0.0, False, False), alive(LEADER, 0.01, True, True)]
     log.event(prune(2, 800, 640, second, {"control_rank": (19, 7), "control_both": (12, 0)}))
-    assert "super weight (2, 447, 666)  0.001     0.208     PRUNED     75.00 %  50.00 %  7/19  0/12" in lines
+    assert "super weight (2, 447, 666)  0.001     0.208       PRUNED     75.00 %  50.00 %  7/19  0/12" in lines
     assert "Prune 2: removed 160 of 800 weights, threshold 4.807960e-03" in lines
-    assert "foreign weight (1, 5, 6)        —         —  gone at 1     25.00 %   4.17 %     —     —" in lines
-    assert lines[-1] == (
-        "  its matrix, its controls: kept of those that stood before this prune; in all: of the whole matrix"
-    )
+    assert "foreign weight (1, 5, 6)        —         —  pruned in 1     25.00 %   4.17 %     —     —" in lines
+    assert lines[-1].startswith("  its matrix: ") and lines[-1].endswith("; controls: kept/remaining before")
 
 
-def test_a_weight_that_was_masked_before_the_first_step_is_gone_at_0() -> None:
+def test_a_weight_that_was_masked_before_the_first_step_is_not_said_to_be_pruned() -> None:
     log, lines = opened()
     follow(log, SUPER)
     log.event(prune(1, 1000, 800, [alive(SUPER, 0.0, False, False)], {}))
-    assert any("gone at 0" in line for line in lines) and not any("PRUNED" in line for line in lines)
+    assert any("masked at start" in line for line in lines) and not any("PRUNED" in line for line in lines)
 
 
 def test_a_random_prune_has_no_threshold() -> None:
@@ -215,58 +260,80 @@ def test_the_finder_says_what_was_found_kept_moved_and_lost() -> None:
     log, lines = opened()
     spot = SUPER | {"value": 1.0, "ratio": 88.12, "share": 0.72, "lacks": []}
     moved = [{"from": [1, 2, 3], "to": [1, 2, 9]}]
-    log.event({"event": "found", "round": 2, "kind": "super_weight", "weights": [spot], "kept": [[2, 447, 666]],
-               "moved": moved, "lost": [[0, 0, 1], [3, 3, 3]]})  # fmt: skip
-    log.event({"event": "found", "round": 2, "kind": "leader", "kept": [], "moved": [], "lost": [],
-               "weights": [LEADER | {"value": 1.0, "ratio": 8.2, "share": 0.4, "lacks": ["ratio 8.2 < κ = 40"]}]})  # fmt: skip
+    log.event(
+        {
+            "event": "found",
+            "round": 2,
+            "kind": "super_weight",
+            "weights": [spot],
+            "kept": [[2, 447, 666]],
+            "moved": moved,
+            "lost": [[0, 0, 1], [3, 3, 3]],
+        }
+    )
+    log.event(
+        {
+            "event": "found",
+            "round": 2,
+            "kind": "leader",
+            "kept": [],
+            "moved": [],
+            "lost": [],
+            "weights": [LEADER | {"value": 1.0, "ratio": 8.2, "share": 0.4, "lacks": ["ratio 8.2 < κ = 40"]}],
+        }
+    )
     assert lines[3:] == [
         "finder: super weight (2, 447, 666) (ratio 88.1, 72 % of its spike)",
-        "finder, of those before: kept (2, 447, 666); moved (1, 2, 3) to (1, 2, 9); lost (0, 0, 1), (3, 3, 3)",
-        "finder: no super weight; leader (0, 1, 2, expert 3) (ratio 8.2, 40 % of its channel's output): ratio 8.2 < κ = 40",
+        "finder, of the tracked weights: kept (2, 447, 666); moved (1, 2, 3) to (1, 2, 9); lost (0, 0, 1), (3, 3, 3)",
+        "finder: no super weight; leader (0, 1, 2, expert 3) (ratio 8.2, 40 % of its channel's output): "
+        "ratio 8.2 < κ = 40",
     ]
 
 
-def test_the_followed_weights_are_introduced_with_rank_and_controls() -> None:
+def test_the_tracked_weights_are_introduced_with_rank_and_controls() -> None:
     log, lines = opened()
     follow(log, SUPER, LEADER)
     assert lines == [
         "",
-        "followed                    value  rank of |w| in its matrix       rank",
+        "tracked                     value  rank of |w| in its matrix       rank",
         "super weight (2, 447, 666)    1.5                   7 of 600  19 × 1.08",
         "leader (0, 1, 2, expert 3)    1.5                   7 of 600          —",
         "  controls (rank: nearest in rank):",
-        "  their number × |w| over the largest of them (above 1: none is as large); all are chosen among what prune 1 keeps",
+        "  their number × |w| over that of the largest (above 1: none is as large); all among what prune 1 keeps",
     ]
     lines.clear()
     log.event({"event": "followed", "round": 1, "weights": [], "controls": []})
-    assert lines == ["no weight is followed"]
+    assert lines == ["no weight is tracked"]
 
 
-def fate(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
+def became(weight: Event, pruned_in: int | None, controls: bool = True) -> Event:
     rates = [{"kind": "control_rank", "kept": 7, "count": 19}, {"kind": "control_sigma", "kept": 3, "count": 18}]
     return weight | {
-        "pruned_in": pruned_in, "sparsity": 0.488, "remaining_fraction": 0.512, "matrix_keep_rate": 0.332,
+        "pruned_in": pruned_in,
+        "sparsity": 0.488,
+        "remaining_fraction": 0.512,
+        "matrix_keep_rate": 0.332,
         "control_keep_rates": rates if controls else [],
-    }  # fmt: skip
+    }
 
 
 def test_controls_that_prune_1_chose_are_not_held_against_a_weight_that_it_took() -> None:
-    assert sentence(fate(SUPER, 1), 5, {}).endswith("where 33.20 % of its matrix (the chance level) were kept.")
+    assert outcome(became(SUPER, 1), 5, {}).endswith("Kept there: 33.20 % of its matrix (the chance level).")
 
 
 def test_sentences_say_round_sparsity_and_chance_level() -> None:
-    assert sentence(fate(SUPER, 3), 5, {}) == (
-        "Super weight (2, 447, 666) was pruned in round 3, at 48.80 % sparsity (51.20 % remaining), where 33.20 % of its "
-        "matrix (the chance level), 7 of 19 controls nearest in rank and 3 of 18 at equal |w|/σ elsewhere were kept."
+    assert outcome(became(SUPER, 3), 5, {}) == (
+        "Super weight (2, 447, 666) was pruned in round 3, at 48.80 % sparsity (51.20 % remaining). "
+        "Kept there: 33.20 % of its matrix (the chance level); controls: rank 7/19, sigma 3/18."
     )
-    assert sentence(fate(FOREIGN, None, controls=False), 5, {"protect": "none"}) == (
-        "Foreign weight (1, 5, 6) was kept through round 5, at 48.80 % sparsity (51.20 % remaining), where 33.20 % of its "
-        "matrix (the chance level) were kept."
+    assert outcome(became(FOREIGN, None, controls=False), 5, {"protect": "none"}) == (
+        "Foreign weight (1, 5, 6) was kept through round 5, at 48.80 % sparsity (51.20 % remaining). "
+        "Kept there: 33.20 % of its matrix (the chance level)."
     )
-    assert sentence(fate(LEADER, None, controls=False), 5, {"protect": "sw"}).startswith(
+    assert outcome(became(LEADER, None, controls=False), 5, {"protect": "sw"}).startswith(
         "Leader (0, 1, 2, expert 3) was kept through round 5, protected (--protect sw), at 48.80 % sparsity"
     )
-    assert sentence(fate(SUPER, 0, controls=False), 5, {"force_prune": "sw"}).startswith(
+    assert outcome(became(SUPER, 0, controls=False), 5, {"force_prune": "sw"}).startswith(
         "Super weight (2, 447, 666) was taken out before round 1 (--force-prune sw), at 48.80 %"
     )
 
@@ -278,18 +345,23 @@ def test_sentences_say_round_sparsity_and_chance_level() -> None:
         ([LEADER], "discover", ["A leader was", "It was found in the network of round 1", "All controls"]),
         ([SUPER, LEADER], "record.json", ["A super weight or a leader was", "All controls"]),
         ([FOREIGN], "discover", ["A foreign weight is a coordinate of another network", "All controls"]),
-        ([], "none", ["No weight was followed."]),
+        ([], "none", ["No weight was tracked."]),
     ],
 )
 def test_the_end_says_what_the_chance_level_means(weights: list[Event], super_weights: str, said: list[str]) -> None:
     log, lines = opened()
     log.settings = {"super_weights": super_weights}
-    log.event({"event": "finished", "weights": [fate(weight, 2) for weight in weights], "seconds": 1.0})
+    log.event({"event": "finished", "weights": [became(weight, 2) for weight in weights], "seconds": 1.0})
     text = " ".join(line.strip() for line in lines)
     everything = {
-        "A super weight was", "A leader was", "A super weight or a leader was", "It was found in the network of round 1",
-        "A foreign weight is a coordinate of another network", "All controls", "No weight was followed.",
-    }  # fmt: skip
+        "A super weight was",
+        "A leader was",
+        "A super weight or a leader was",
+        "It was found in the network of round 1",
+        "A foreign weight is a coordinate of another network",
+        "All controls",
+        "No weight was tracked.",
+    }
     assert {part for part in everything if part in text} == set(said)
 
 
@@ -308,7 +380,7 @@ def test_all_rounds_stand_in_one_table_at_the_end() -> None:
         "0         1,000  100.00 %    0.00 %       —             —  3.2500  3.5000     33.12      —  1 min 01 s",
         "1           800   80.00 %   20.00 %     200  4.807960e-03  3.2500  3.5000     33.12    1/1  1 min 01 s",
         "2           640   64.00 %   36.00 %     160  5.000000e-03  3.2500  3.5000     33.12    0/1  1 min 01 s",
-        "  alive: how many of the followed weights the mask keeps",
+        "  alive: how many of the tracked weights the mask keeps",
     ]
 
 
@@ -330,20 +402,22 @@ def test_a_resumed_log_goes_on_where_the_other_ended() -> None:
 
 
 @pytest.mark.parametrize("weights", [0, 1, 6])
-def test_a_whole_log_is_complete_and_at_most_120_columns_wide(weights: int) -> None:
-    lines = whole(weights=weights, steps=30)
+def test_a_log_is_complete_and_at_most_120_columns_wide(weights: int) -> None:
+    lines = full_log(weights=weights, steps=30)
     assert max(map(len, lines)) <= 120
     titles = [line for line, under in pairwise(lines) if under and set(under) == {"-"}]
     assert titles == [
         "Settings (· at its default)",
         "What each prune will leave",
-        *(f"Round {r} of 5: training under {left} % remaining" for r, left in
-          enumerate(("100.00", "80.00", "64.00", "51.20", "40.96"), 1)),
+        *(
+            f"Round {r} of 5: training under {left} % remaining"
+            for r, left in enumerate(("100.00", "80.00", "64.00", "51.20", "40.96"), 1)
+        ),
         "Final ticket: training under 32.77 % remaining",
-        "All rounds: a mask, and the network trained under it (mask 0: before the first prune)",
-        "What became of the weights that were followed",
+        "All rounds: each mask, and the network trained under it (mask 0: before the first prune)",
+        "What became of the tracked weights",
         "Where everything is",
-    ]  # fmt: skip
+    ]
     assert lines[-6:] == [
         "run      runs/r",
         "table    runs/r/rounds.csv",
@@ -357,11 +431,13 @@ def test_a_whole_log_is_complete_and_at_most_120_columns_wide(weights: int) -> N
     assert ("super weight (2, 46, 138)" in text) is False
     if weights == 6:
         assert re.search(r"Foreign weight \(3, 47, 204\) was pruned in round [23], at ", text)
-        assert "Leader (2, 46, 138) was kept through round 5, at 67.23 % sparsity (32.77 % remaining), where" in text
+        assert (
+            "Leader (2, 46, 138) was kept through round 5, at 67.23 % sparsity (32.77 % remaining). Kept there:" in text
+        )
 
 
 def test_no_coordinate_is_broken_over_two_lines() -> None:
-    lines = whole(weights=6, steps=30)
+    lines = full_log(weights=6, steps=30)
     assert not [line for line in lines if re.search(r"\(\d[\d, ]*$", line)]
     assert any("    (2, 46, 138)" in line for line in lines)
 
@@ -377,14 +453,15 @@ def test_a_run_that_does_not_end_says_why_and_what_it_has(state: str, title: str
     assert ("asked to stop: the same command goes on from there" in lines) == (state == "stopped")
 
 
-def test_a_job_that_is_started_again_goes_on_in_its_log_and_tells_nothing_twice() -> None:
+def test_a_job_that_is_started_again_goes_on_in_its_log_and_repeats_nothing() -> None:
     log, lines = opened()
     history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
     log.replay(history)
     log.again(2, 4)
     assert lines == [
         "",
-        "started again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; what stands above is not told again",
+        "started again. Round 2 of 2: training under 80.00 % remaining: going on from step 4; "
+        "nothing above is repeated",
     ]
     lines.clear()
     log.quiet = True  # replayed
@@ -425,9 +502,21 @@ def test_unknown_events_pass_in_silence() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "written"),
-    [(None, "—"), (float("inf"), "—"), (0.04, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),
-     (3599.4, "59 min 59 s"), (3599.6, "1 h 00 min"), (86399, "23 h 59 min"), (90000, "1 d 01 h"), (-3, "0.0 s")],
-)  # fmt: skip
+    [
+        (None, "—"),
+        (float("inf"), "—"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (86399, "23 h 59 min"),
+        (90000, "1 d 01 h"),
+        (-3, "0.0 s"),
+    ],
+)
 def test_durations(seconds: float | None, written: str) -> None:
     assert words.duration(seconds) == written
 

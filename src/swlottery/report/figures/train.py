@@ -1,22 +1,27 @@
 """The figures of ``swlottery train``, drawn from the files of a run folder and nothing else.
 
-``round_<r>.png``: the weights of each followed weight's matrix, before and after the training of round r.
-``magnitude.png``: |w| of each followed weight against the threshold and its controls, over all rounds.
+``round_<r>.png``: the weights of each tracked weight's matrix, before and after the training of round r.
+``magnitude.png``: |w| of each tracked weight against the threshold and its controls, over all rounds.
 ``perplexity.png``: what remains, and what it costs (as figure 1 of Frankle & Carbin 2019, arXiv:1803.03635).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from swlottery.report.figures.magnitude import magnitude
 from swlottery.report.figures.rounds import round_boxes
 from swlottery.report.figures.style import BLUE, GREY, log_ticks, look, nothing, page, save
 from swlottery.report.run_files import Run, read_run, read_settings
 from swlottery.report.words import perplexity
+
+MOST_NAMED = 8
+"""Up to so many masks, each point has its number on the axis and the mask's name."""
 
 
 def draw_round(run: Path, plots: Path, round: int) -> Path:
@@ -30,46 +35,54 @@ def draw_run(run: Path, plots: Path) -> list[Path]:
     """Write ``magnitude.png`` and ``perplexity.png`` of a run, finished or not; returns their paths."""
     read = read_run(run)
     with look():
-        return [
-            save(magnitude(read), plots / "magnitude.png"),
-            save(perplexities(read), plots / "perplexity.png"),
-        ]
+        return [save(magnitude(read), plots / "magnitude.png"), save(perplexities(read), plots / "perplexity.png")]
 
 
 def perplexities(run: Run) -> Figure:
     """Validation perplexity of the network trained under each mask, against the weights that the mask leaves."""
     what = "What remains, and the perplexity of the network trained under it"
-    figure = page(run.title, what, 3.4, [run.remark, "Dashed: the perplexity under mask 0."])
+    figure = page(what, run.title, 3.4, [run.remark, "Dashed: the perplexity under mask 0, before the first prune."])
     rows = [row for row in run.rounds if row["val_perplexity"]]
     if not rows:
-        nothing(figure, "No round has been trained to its end yet.")
-        return figure
+        return nothing(figure, "No round has been trained to its end yet.")
     axes = figure.subplots()
     x = [100 * float(row["remaining_fraction"]) for row in rows]
     y = [float(row["val_perplexity"]) for row in rows]
-    axes.axhline(y[0], color=GREY, lw=0.9, ls="--")
-    axes.plot(x, y, color=BLUE, marker="o", ms=5, lw=1.4)
-    for row, left, cost in zip(rows, x, y, strict=True):
-        axes.annotate(
-            perplexity(cost) + f"\nmask {row['round']}" * (len(x) <= 8), (left, cost), (0, 8), textcoords="offset points", ha="center",
-            fontsize=8 if len(x) <= 8 else 7, bbox={"fc": "white", "ec": "none", "pad": 0.6}, zorder=3,
-        )  # fmt: skip
-    span = max(y) - min(y) or 0.1 * max(y)
-    axes.set_ylim(max(min(y) - 0.1 * span, 0), max(y) + 0.25 * span)
-    axes.set_xscale("log")
-    low, high = min(x), max(x)
-    room = max((high / low) ** 0.06, 1.03)
-    axes.set_xlim(high * room, low / room)
-    if len(x) <= 8:
+    axes.axhline(y[0], color=GREY, lw=1, ls="--")
+    axes.plot(x, y, color=BLUE, marker="o", lw=1.6)
+    few = len(x) <= MOST_NAMED
+    for i, (left, cost) in enumerate(zip(x, y, strict=True)):
+        beside = y[max(i - 1, 0) : i] + y[i + 1 : i + 2]
+        above = not beside or cost >= sum(beside) / len(beside)  # on the side of the point where the line does not run
+        text = [perplexity(cost), *([f"mask {rows[i]['round']}"] if few else [])]
+        place: dict[str, Any] = {
+            "xytext": (0, 7 if above else -7),
+            "textcoords": "offset points",
+            "va": "bottom" if above else "top",
+        }
+        paper = {"fc": "white", "ec": "none", "pad": 0.4}
+        axes.annotate("\n".join(text), (left, cost), **place, ha="center", fontsize=8, bbox=paper, zorder=3)
+    _scales(axes, x, y)
+    if few:
         axes.set_xticks(x, [f"{left:.4g}" for left in x])
         axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        log_ticks(axes.xaxis, axes.get_xlim(), lambda left: f"{left:g}")
-    if max(y) > 8 * min(y):
-        axes.set_yscale("log")
-        axes.set_ylim(min(y) / 1.2, max(y) * (max(y) / min(y)) ** 0.2)
-        log_ticks(axes.yaxis, axes.get_ylim(), lambda cost: f"{cost:,g}")
-    axes.grid(axis="y")
     axes.set_xlabel("weights remaining (% of those in scope, log scale; dense at the left, sparser to the right)")
     axes.set_ylabel("perplexity on validation text" + ", log scale" * (axes.get_yscale() == "log"))
     return figure
+
+
+def _scales(axes: Axes, x: list[float], y: list[float]) -> None:
+    """The most weights at the left; a log scale for perplexities that differ much; room for the numbers."""
+    room = max((max(x) / min(x)) ** 0.07, 1.03)
+    axes.set_xscale("log")
+    axes.set_xlim(max(x) * room, min(x) / room)
+    log_ticks(axes.xaxis, axes.get_xlim(), lambda left: f"{left:g}")
+    if max(y) > 8 * min(y):
+        room = (max(y) / min(y)) ** 0.2
+        axes.set_yscale("log")
+        axes.set_ylim(min(y) / room, max(y) * room)
+        log_ticks(axes.yaxis, axes.get_ylim(), lambda cost: f"{cost:,g}")
+    else:
+        span = max(y) - min(y) or 0.1 * max(y)
+        axes.set_ylim(max(min(y) - 0.25 * span, 0), max(y) + 0.25 * span)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))

@@ -1,4 +1,4 @@
-"""``swlottery status``: how every run of a folder stands, from its status.json."""
+"""``swlottery status``: the state of every run of a folder, from its status.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def runs(folder: Path) -> list[Row]:
     """One row a run in ``folder``, by name; of ``folder`` itself where that is a run.
 
     A row has ``run``, ``state`` (running, finished, stopped, failed; *dead*: says that it runs, but its process on
-    this host has gone; *unreadable* and *no status*: of status.json), ``kind`` of what is followed, ``message``,
+    this host has gone; *unreadable* and *no status*: of status.json), ``kind`` of what is tracked, ``message``,
     ``age`` (seconds since the last update), and what status.json says under `NUMBERS`; None where it says nothing.
     """
     if any((folder / name).is_file() for name in FILES):
@@ -82,17 +82,16 @@ def _age(status: Row) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table of `runs`, for a terminal; what a run that did not finish says stands below."""
+    """The table of `runs`, for a terminal; below it, why runs stopped or failed."""
     if not rows:
         return "no run here"
-    cells = [
-        [
-            _plain(row["run"]), row["state"], where(row), of(row["step"], row["steps"]), _loss(row["train_loss"]),
-            _loss(row["val_loss"]), duration(row["seconds_left"]) if row["state"] == "running" else NOTHING,
-            NOTHING if row["age"] is None else f"{duration(row['age'])} ago", _alive(row),
-        ]
-        for row in rows
-    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        losses = [_loss(row["train_loss"]), _loss(row["val_loss"])]
+        left = duration(row["seconds_left"]) if row["state"] == "running" else NOTHING
+        age = NOTHING if row["age"] is None else f"{duration(row['age'])} ago"
+        cells.append([_plain(row["run"]), row["state"], where(row), of(row["step"], row["steps"]), *losses, left, age])
+        cells[-1].append(_alive(row))
     heads = ["run", "state", "round", "step", "train", "val", "time left", "updated", "alive"]
     lines = words.table(heads, cells, left=2, width=10_000)
     said = [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
@@ -110,9 +109,9 @@ def where(row: Row) -> str:
     return f"final ({row['rounds']})" if final else of(row["round"], row["rounds"])
 
 
-def of(part: Any, whole: Any) -> str:
+def of(part: Any, total: Any) -> str:
     """``120 of 300``."""
-    return NOTHING if part is None else f"{part} of {'?' if whole is None else whole}"
+    return NOTHING if part is None else f"{part} of {'?' if total is None else total}"
 
 
 def _loss(value: float | None) -> str:
@@ -123,5 +122,5 @@ def _alive(row: Row) -> str:
     """``2/3 super weights``; a leader is named as one. Foreign weights are not counted."""
     if not row["followed"]:
         return NOTHING
-    kind = KINDS.get(row["kind"] or "", "weight")
-    return f"{row['alive'] if row['alive'] is not None else '?'}/{row['followed']} {kind}{'s' * (row['followed'] > 1)}".strip()
+    alive = "?" if row["alive"] is None else row["alive"]
+    return f"{alive}/{row['followed']} {KINDS.get(row['kind'] or '', 'weight')}{'s' * (row['followed'] > 1)}"

@@ -1,0 +1,65 @@
+"""What every log is made of: lines, titles, paragraphs, and a progress bar below them on a terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from swlottery.report.words import WIDTH
+
+_COORDINATE = re.compile(r"\(\d+(, (expert )?\d+)+\)")
+print_line: Callable[[str], None] = partial(print, flush=True)
+
+
+class Log:
+    """Lines of text, by ``write``. bars: whether there is a terminal to draw progress bars on (stderr)."""
+
+    def __init__(self, bars: bool, write: Callable[[str], None] = print_line) -> None:
+        self.bars, self.write = bars, write
+        self.bar: Any = None
+
+    def line(self, text: str = "") -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        self.write(text)
+
+    def lines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.line(text)
+
+    def section(self, title: str) -> None:
+        self.end_bar()
+        self.line(f"\n{title}\n{'-' * len(title)}")
+
+    def paragraph(self, text: str, indent: int = 4) -> None:
+        """A sentence or a list, over as many lines as it needs. Coordinates are not broken."""
+        joined = _COORDINATE.sub(lambda found: found[0].replace(" ", "\xa0"), text)
+        for line in textwrap.wrap(joined, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False):
+            self.line(line.replace("\xa0", " "))
+
+    def facts(self, facts: Mapping[str, str], indent: int) -> None:
+        """Names and what they are, one below the other; those without a text are left out."""
+        for name, text in facts.items():
+            for part in text.split("\n") if text else []:
+                self.paragraph(f"{name:<{indent}}{part}", indent)
+                name = ""
+
+    def start_bar(self, total: int | None, what: str, unit: str, done: int = 0) -> None:
+        if self.bars:
+            from tqdm import tqdm
+
+            kept = {"unit": unit, "unit_scale": unit == "token", "leave": False, "dynamic_ncols": True}
+            self.bar = tqdm(total=total, initial=done, desc=what, file=sys.stderr, **kept)
+
+    def move_bar(self, steps: int = 1) -> None:
+        if self.bar is not None:
+            self.bar.update(steps)
+
+    def end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None

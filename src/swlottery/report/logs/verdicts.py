@@ -1,0 +1,104 @@
+"""What a record says of its weights, and how it differs from an earlier record, in tables and sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swlottery.find.record import Record
+from swlottery.find.verify import CRITICAL, INERT
+from swlottery.models.coordinates import Coordinate
+from swlottery.report.words import NOTHING, table
+
+MEANING = {
+    "critical": f"critical: alone, its interval is above {CRITICAL} nat and it costs more than any control",
+    "jointly critical": "jointly critical: not critical alone, but needed in a set that is",
+    "weak": "weak: its interval is above 0",
+    "inert": f"inert: its interval is inside ±{INERT} nat",
+    "undetermined": "undetermined: its interval is too wide to say",
+}
+
+
+def place(weight: Record) -> Coordinate:
+    """The coordinate of an entry of a record."""
+    return Coordinate(weight["layer"], weight["out"], weight["in"], weight["expert"])
+
+
+def verdict_table(record: Record) -> list[str]:
+    """The super weights with their verdicts, and what those mean. recovered: of the loss, with the spike put back."""
+    weights = record["super_weights"]
+    if not weights:
+        return []
+    cells = []
+    for weight in weights:
+        low, high = weight["nll_difference_interval"]
+        difference, restored = weight["nll_difference"], weight["restored"]
+        recovered = f"{1 - restored['nll_difference'] / difference:.0%}" if restored and difference > 0 else NOTHING
+        effect = [f"× {weight['perplexity_ratio']:.4g}", f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        cells.append([str(place(weight)), weight["verdict"], *effect, recovered])
+    heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "95 % interval", "recovered"]
+    verdicts = {weight["verdict"] for weight in weights}
+    legend = [text for verdict, text in MEANING.items() if verdict in verdicts]
+    legend.append("recovered: how much of the loss, with the weight's spike alone put back")
+    return [*table(heads, cells, left=2), *(f"  {text}" for text in legend)]
+
+
+def sentences(record: Record) -> list[str]:
+    """What the table of verdicts does not say: undetermined weights, sets, cancellers, controls."""
+    weights = record["super_weights"]
+    said = []
+    for weight in weights:
+        if weight["verdict"] == "undetermined":
+            tokens = weight["tokens_to_decide"]
+            needed = (
+                f"about {tokens:,} tokens would decide" if tokens else "if anything, the model is better without it"
+            )
+            said.append(f"{place(weight)} is undetermined: {needed}.")
+    for joint in record["joint"]:
+        if joint["critical"]:
+            members = ", ".join(str(place(weights[member])) for member in joint["members"])
+            said.append(f"Critical together, none of them idle: {members}: {_effect(joint)}.")
+    for canceller in record["cancellers"]:
+        spike = f"layer {canceller['layer']}, out {canceller['out']}"
+        said.append(f"Canceller, {spike}: without its largest weight {place(canceller)}: {_effect(canceller)}.")
+    ordinary = [row["perplexity_ratio"] for row in record["controls"] if row["kind"] == "control"]
+    if ordinary:
+        said.append(f"The {len(ordinary)} controls: perplexity × {min(ordinary):.4f} to {max(ordinary):.4f}.")
+    if not weights:
+        said.append("No super weight: nothing to verify.")
+    if record["note"]:
+        said.append(f"All this is about {record['note']}.")
+    return said
+
+
+def _effect(ablation: Record) -> str:
+    return f"perplexity × {ablation['perplexity_ratio']:.4g} (ΔNLL {ablation['nll_difference']:+.3f} nat)"
+
+
+def differences(record: Record, before: Record) -> list[str]:
+    """How the super weights differ from those of ``before``, an earlier record at the same path, and why."""
+    if before["weights_sha256"] != record["weights_sha256"]:
+        return ["The earlier record was made from other weights. It is replaced."]
+    changed = [
+        f"{name} {_short(before[name])} → {_short(record[name])}"
+        for name in ("prompts", "bos", "dtype", "kappa")
+        if before[name] != record[name]
+    ]
+    settings = "; ".join(changed) or "the same settings"
+    new, old = ({place(weight): weight for weight in one["super_weights"]} for one in (record, before))
+    if set(new) == set(old):
+        return [f"The same {len(new)} super weights as in the earlier record ({settings})."]
+    new_only = [_difference("new", new[at], before, "before", record["kappa"]) for at in sorted(set(new) - set(old))]
+    old_only = [_difference("gone", old[at], record, "now", record["kappa"]) for at in sorted(set(old) - set(new))]
+    return [f"Not the super weights of the earlier record ({settings}):", *new_only, *old_only]
+
+
+def _difference(word: str, weight: Record, other: Record, when: str, kappa: float) -> str:
+    """A super weight of one record only, and how near its channel comes to the bar in the ``other``."""
+    near = {(spike["layer"], spike["out"]): spike["ratio"] for spike in other["near_misses"]}
+    ratio = near.get((weight["layer"], weight["out"]))
+    level = f"its channel is at {ratio / kappa:.2f} of it" if ratio else "it is well below"
+    return f"  {word}: {place(weight)}, at {weight['ratio'] / kappa:.2f} of the bar; {when} {level}"
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} prompts" if isinstance(value, list) and len(value) > 2 else str(value)
