@@ -17,8 +17,9 @@ import pytest
 from lottery.runs import forked
 from studies import write
 from swlottery.cli import main
+from swlottery.study import states as states_of
 from swlottery.study import sweep as sweeps
-from swlottery.study.sweep import flags_of, stand
+from swlottery.study.sweep import flags_of
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points run in forked processes, which need not import torch, and draw nothing. As they do run: the test of signals."""
+    """Points run in forked processes: these need not import torch, and draw nothing. The test of signals runs them as
+    users do."""
 
     def train(point: str, log: Path, *_: Any) -> int:
         return forked(["train", "--point", point], log)
@@ -40,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(root: Path) -> dict[str, str]:
-    return {one.label: one.state for one in stand(root / "runs" / "small")}
+    return {one.label: one.state for one in states_of.states(root / "runs" / "small")}
 
 
 def test_points_run_in_turn_and_only_what_is_open_runs_again(
@@ -168,15 +170,15 @@ def test_a_point_that_is_not_there(
 def test_points_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
     """Numbers of tokens were numbers, and 0 was the default."""
     old = {"data": "owner/set", "dtype": "float32", "data_tokens": 0, "steps": 7}
-    assert sweeps._named(old) == sweeps._named({"data": "owner/set", "steps": 7})
-    assert sweeps._named({**old, "data_tokens": 500}) == sweeps._named(
+    assert states_of._identity(old) == states_of._identity({"data": "owner/set", "steps": 7})
+    assert states_of._identity({**old, "data_tokens": 500}) == states_of._identity(
         {"data": "owner/set", "steps": 7, "data_tokens": "500"}
     )
-    assert sweeps._named({**old, "data_tokens": "0"}) != sweeps._named({"data": "owner/set", "steps": 7}), (
+    assert states_of._identity({**old, "data_tokens": "0"}) != states_of._identity({"data": "owner/set", "steps": 7}), (
         "all, by name"
     )
     (tmp_path / "points").mkdir()
     line = {"label": "a", "settings": {"data_tokens": 500, "steps": 7}}
     (tmp_path / "points" / "1.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "points" / "1.job").write_text("12\n")
-    assert sweeps._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
+    assert states_of._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
