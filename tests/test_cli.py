@@ -29,8 +29,9 @@ def swlottery(*arguments, **options):
 
 
 def here(*arguments):
-    """What `swlottery` gives, but in this process, which has imported torch. Bars of libraries that were loaded before the
-    command could hush them are left out."""
+    """What `swlottery` gives, but in this process, which has imported torch.
+
+    Progress bars of libraries that were loaded before the command could quiet them are left out."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -88,9 +89,25 @@ def quick_in(folder, model):
 
     def arguments(*more):
         return (
-            "find", "--model", model, "--out", folder / "r.json", "--plots", folder / "plots",
-            "--eval-text", text, "--eval-tokens", "1000", "--controls", "2", "--null-draws", "3", "--device", "cpu", *more,
-        )  # fmt: skip
+            "find",
+            "--model",
+            model,
+            "--out",
+            folder / "r.json",
+            "--plots",
+            folder / "plots",
+            "--eval-text",
+            text,
+            "--eval-tokens",
+            "1000",
+            "--controls",
+            "2",
+            "--null-draws",
+            "3",
+            "--device",
+            "cpu",
+            *more,
+        )
 
     return arguments
 
