@@ -73,30 +73,21 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
 @contextlib.contextmanager
 def _examined(model: nn.Module, tokenizer: Any) -> Iterator[Loaded]:
     """A model in memory as the finder takes it: in evaluation mode and without gradients; afterwards as before."""
-    from swlottery.models.architectures import Roles
-    from swlottery.models.lineage import weights_sha256
-    from swlottery.models.load import Loaded, is_causal, slug
+    from swlottery.models.load import wrap
 
     if tokenizer is None:
         raise BadInput("a loaded model needs its tokenizer: find(model, tokenizer)")
-    Roles(model)  # refuses an architecture that is not known
-    training = {module: module.training for module in model.modules()}
+    loaded = wrap(model, tokenizer)
+    modes = {module: module.training for module in model.modules()}
     needed = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval().requires_grad_(False)
     try:
-        if not is_causal(model):
-            raise BadInput(f"{type(model).__name__} is not a causal language model: its predictions see later tokens")
-        config: Any = model.config
-        name = getattr(config, "_name_or_path", "") or type(model).__name__
-        first = next(model.parameters())
-        dtype = str(first.dtype).removeprefix("torch.")
-        lineage = weights_sha256(model)
-        yield Loaded(model, tokenizer, name, slug(name), None, lineage, dtype, dtype, str(first.device))
+        yield loaded
     finally:
-        for module, was in training.items():
-            module.training = was
-        for parameter, was in needed.items():
-            parameter.requires_grad_(was)
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in needed.items():
+            parameter.requires_grad_(requires_grad)
 
 
 def train(settings: TrainSettings, root: str | Path = ".") -> Path:
@@ -211,7 +202,7 @@ def apply(masks: Masks, model: nn.Module) -> None:
 
     In a training loop call it between ``loss.backward()`` and the clipping or the step. Masked weights then take no
     part in either, and stay zero under an optimizer that was made after the prune. One that was made before holds
-    moments which move them: call it behind ``optimizer.step()`` as well.
+    moments which move them: call it after ``optimizer.step()`` as well.
 
     Raises:
         BadInput: the model has no such parameter, or of another shape.
@@ -229,7 +220,7 @@ def track(model: nn.Module, coordinates: Sequence[Sequence[int]], masks: Masks |
     """Look at single weights of the MLP down-projections, as they are now.
 
     Args:
-        coordinates: (layer, out, in) of each, 0-based, and the expert behind them where there are experts.
+        coordinates: (layer, out, in) of each, 0-based, and then the expert where there are experts.
         masks: as from `prune`; None: nothing is masked.
 
     Returns:

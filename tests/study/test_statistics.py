@@ -40,7 +40,7 @@ def test_two_coordinates_by_hand() -> None:
 
 
 def test_survival_among_controls_by_hand() -> None:
-    """Two networks with two controls each, of which none was kept, but the followed weight: 1/3 · 1/3, two-sided."""
+    """Two networks with two controls each, of which none was kept, but the tracked weight was: 1/3 · 1/3, two-sided."""
     found = survival_test([True, True], [0, 0], [2, 2])
     assert math.isclose(found.p, 2 / 9) and math.isclose(found.expected, 2 / 3)
     assert survival_test([True, True], [2, 2], [2, 2]).p == 1.0  # all were kept: nothing is learned
@@ -55,7 +55,7 @@ def test_one_stratum_is_fishers_exact_test() -> None:
 
 
 def by_enumeration(values: list[float], controls: list[list[float]]) -> float:
-    """The p-value of `rank_test`: every way in which each network's followed weight could be another of its weights."""
+    """The p-value of `rank_test`: every way in which each network's tracked weight could be another of its weights."""
 
     def rank(value: float, others: list[float]) -> float:
         return sum((c < value) + (c == value) / 2 for c in others) / len(others)

@@ -53,8 +53,8 @@ def sweep(settings: SweepSettings, root: Path) -> int:
 
 def _dry_run(study: Study) -> int:
     for point in study.points:
-        behind = f"   (behind {point.parent})" if point.parent else ""
-        print(f"{point.label}{behind}: swlottery train {sweeps.flags_of(point.settings)}")
+        branch = f"   (branches from {point.parent})" if point.parent else ""
+        print(f"{point.label}{branch}: swlottery train {sweeps.flags_of(point.settings)}")
     print(f"{words.count(len(study.points), 'point')}; nothing was submitted")
     return DONE
 

@@ -318,3 +318,29 @@ def is_causal(model: Any) -> bool:
     # Experts sum in another order when other tokens share them, so equality holds to rounding only.
     tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
     return bool((first - second).abs().max() <= tolerance * first.abs().max().clamp_min(1e-6))
+
+
+def wrap(model: Any, tokenizer: Any) -> Loaded:
+    """A model that is loaded already, ready to be examined where it is and in the precision that it is in.
+
+    Raises:
+        BadInput: weights that are not finite, not a causal LM, an architecture without a row.
+    """
+    import torch
+
+    name = str(getattr(model.config, "_name_or_path", "") or model.config.model_type)
+    Roles(model)  # refuses an architecture that it does not know
+    for parameter_name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise BadInput(f"the weights of {name} are not finite: {parameter_name} holds NaN or infinity")
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        causal = is_causal(model)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if not causal:
+        raise BadInput(f"{name} is not a causal language model: its predictions change with later tokens")
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return Loaded(model, tokenizer, name, slug(name), None, weights_sha256(model), dtype, dtype, str(model.device))

@@ -194,7 +194,7 @@ def _shifts(
 ) -> tuple[float, tuple[float, float]]:
     """The shift at which the mean rank is ½, and the smallest and largest that are not rejected.
 
-    The mean rank falls as the weights are moved down, and changes only where one meets a control. So only these
+    The mean rank decreases as the weights are moved down, and changes only where one meets a control. So only these
     differences are tried, a value between each two of them, and one beyond them all.
     """
     differences = np.unique(np.concatenate([v - c for v, c in zip(values, others, strict=True)]))

@@ -63,7 +63,7 @@ class Study:
 
 
 def read(path: Path, root: Path) -> Study:
-    """Read a study and work out its points. root: where its ``config`` is looked for if it is not found as it stands.
+    """Read a study and work out its points. root: where its ``config`` is looked for too.
 
     Raises:
         BadInput: a file that cannot be read, an unknown name, settings that a run refuses, two equal points.

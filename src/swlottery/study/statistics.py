@@ -83,7 +83,7 @@ def survival_curve(last: ArrayLike, pruned: ArrayLike) -> tuple[list[float], lis
 def typical_values(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """The interval of the centre of symmetric differences, one a network: exact, without a normal law (Hartigan 1969).
 
-    The centre falls with equal probability between any two neighbours of the 2ⁿ − 1 sorted means of all subsets. As
+    The centre is with equal probability between any two neighbours of the 2ⁿ − 1 sorted means of all subsets. As
     many of these gaps are cut off at either end as the level allows. Of more than 16 differences: 2¹⁶ random subsets.
     """
     values = np.asarray(differences, dtype=float)

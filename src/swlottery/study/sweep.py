@@ -86,7 +86,7 @@ def submit(
 ) -> Iterator[tuple[str, int]]:
     """Submit points as array jobs, one after the other; (the job's number, how many points) of each.
 
-    The points that train from the start come first, those that branch from another behind them. There are more arrays
+    The points that train from the start come first, those that branch from another after them. There are more arrays
     where the cluster's are too small. Each waits for the one before it, so that never more than ``at_once`` tasks run,
     and for parents that are in the queue already.
 
