@@ -17,6 +17,7 @@ import pytest
 from lottery.runs import forked
 from studies import write
 from swlottery.cli import main
+from swlottery.study import grid
 from swlottery.study import states as states_of
 from swlottery.study import sweep as sweeps
 from swlottery.study.sweep import flags_of
@@ -182,3 +183,46 @@ def test_points_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
     (tmp_path / "points" / "1.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "points" / "1.job").write_text("12\n")
     assert states_of._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
+
+
+def test_arrays_follow_each_other_and_the_parents_in_the_queue(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arrays of two: three points from the start, three that branch, of which one is of a parent that runs already."""
+    arms = {"a": {}, "b": {"seed": 1}, "c": {"seed": 2}, "d": {"seed": 3}}
+    branches = {f"{arm}2": {**own, "prune_rate": 0.3, "from_round_1": arm} for arm, own in arms.items() if arm != "b"}
+    given: list[list[str]] = []
+
+    def submit(script: Path, arguments: list[str], options: list[str], folder: Path) -> str:
+        assert (script, folder, arguments[0]) == (root / "func_train.sh", root, "--point")
+        given.append(options)
+        return str(100 + len(given))
+
+    monkeypatch.setattr("swlottery.runtime.slurm.here", lambda: True)
+    monkeypatch.setattr("swlottery.runtime.slurm.largest_array", lambda: 2)
+    monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
+    monkeypatch.setattr("swlottery.runtime.slurm.queued", lambda jobs: {"50_0": "RUNNING"} if "50" in set(jobs) else {})
+    path = write(root, root / "model", arms | branches)
+    assert main(["sweep", str(path)]) == 2 and "func_train.sh is missing" in capsys.readouterr().err
+    (root / "func_train.sh").touch()
+    assert main(["sweep", str(path), "--sbatch=--array=3"]) == 2 and "the sweep's own" in capsys.readouterr().err
+    folder = root / "runs" / "small"
+    (folder / "points").mkdir(parents=True)
+    (folder / "points" / "1.job").write_text("50\n")
+    point = grid.read(path, root).placed(root).points[0]
+    (folder / "points" / "1.jsonl").write_text(json.dumps({"label": "a", "settings": point.settings}) + "\n")
+    assert main(["sweep", str(path), "--at-once", "1", "--sbatch=--partition=gpu"]) == 0
+    arrays = [next(option for option in options if option.startswith("--array")) for options in given]
+    assert arrays == ["--array=0-1%1", "--array=0-0%1", "--array=0-1%1", "--array=0-0%1"]
+    behind = [[option for option in options if option.startswith("--dependency")] for options in given]
+    assert behind[0] == []
+    assert behind[1] == ["--dependency=afterany:101"]
+    assert behind[2] == ["--dependency=afterany:102:50"], "a2 branches from a, which runs in job 50"
+    assert behind[3] == ["--dependency=afterany:103"]
+    assert all(options[0] == "--partition=gpu" and "--job-name=small" in options for options in given)
+    files = [path for path in sorted((folder / "points").glob("*.jsonl")) if path.stem != "1"]
+    assert [path.with_suffix(".job").read_text() for path in files] == ["101\n", "102\n", "103\n", "104\n"]
+    labels = [[json.loads(line)["label"] for line in path.read_text().splitlines()] for path in files]
+    assert labels == [["b", "c"], ["d"], ["a2", "c2"], ["d2"]]
+    said = capsys.readouterr().out
+    assert "7 points: 1 running, 6 new" in said and "submitted 2 points as job 103" in said
