@@ -24,6 +24,10 @@ def __getattr__(name: str) -> Any:
     return getattr(api, name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 class _Package(ModuleType):
     """Importing the subpackage ``find`` sets an attribute of that name, which must not hide the function."""
 
