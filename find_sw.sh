@@ -7,7 +7,7 @@
 # The flags are those of `swlottery find`: bash find_sw.sh --help. The log is
 # super_weights/src/slurm_sw_out/checkmodel_<job>.out, and ends with the line "find_sw: exit code N".
 #
-# Only what is the same on every cluster stands here. Partition, account, GPU, memory come from the command line
+# This file holds only what is the same on every cluster. Partition, account, GPU, memory come from the command line
 # (sbatch --partition=gpu --gres=gpu:1 find_sw.sh ...) or from SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_GRES, ...
 #SBATCH --job-name=find_sw
 #SBATCH --output=super_weights/src/slurm_sw_out/checkmodel_%j.out
@@ -21,7 +21,7 @@ set -euo pipefail
 is_root() { [ -f "$1/pyproject.toml" ] && [ -d "$1/src/swlottery" ]; }
 
 # sbatch runs a copy of this file from its spool folder, in the folder that it was submitted from (or that -D names).
-# So a copy that stands in no repository was started by sbatch; one that does was started by hand, even if that was
+# So a copy outside of any repository was started by sbatch; one inside was started by hand, even if that was
 # inside of an allocation (salloc, srun), where SLURM_JOB_ID is set as well.
 SWLOTTERY_ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 batch=no

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Five rounds of training, pruning and rewinding, with every super weight followed. Do they survive?
+# Five rounds of training, pruning and rewinding, with every super weight tracked. Do they survive?
 #
 #     sbatch func_train.sh [flags]            from the repository's root; from elsewhere: sbatch -D ROOT ROOT/func_train.sh [flags]
 #     bash func_train.sh [flags]              from anywhere, without Slurm
@@ -7,7 +7,7 @@
 # The flags are those of `swlottery train`: bash func_train.sh --help. The log is
 # logs/lth_hf_out_<job>.out, and ends with the line "func_train: exit code N".
 #
-# Only what is the same on every cluster stands here. Partition, account, GPU, memory come from the command line
+# This file holds only what is the same on every cluster. Partition, account, GPU, memory come from the command line
 # (sbatch --partition=gpu --gres=gpu:1 func_train.sh ...) or from SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_GRES, ...
 #SBATCH --job-name=func_train
 #SBATCH --output=logs/lth_hf_out_%j.out
@@ -23,7 +23,7 @@ set -euo pipefail
 is_root() { [ -f "$1/pyproject.toml" ] && [ -d "$1/src/swlottery" ]; }
 
 # sbatch runs a copy of this file from its spool folder, in the folder that it was submitted from (or that -D names).
-# So a copy that stands in no repository was started by sbatch; one that does was started by hand, even if that was
+# So a copy outside of any repository was started by sbatch; one inside was started by hand, even if that was
 # inside of an allocation (salloc, srun), where SLURM_JOB_ID is set as well.
 SWLOTTERY_ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 batch=no

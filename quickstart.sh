@@ -1,8 +1,8 @@
 #!/bin/bash
 # From a clean clone to a first result: sets up the environment, finds the super weights of SmolLM2-135M and shows that
 # they matter, then takes the model through five rounds of training, pruning and rewinding, and shows whether they
-# survive, and makes a page of it, report.html. A quarter of an hour on two cores. The model comes with a package, so no model hub is asked.
-# Flags go on to `swlottery find`.
+# survive, and makes a page of it, report.html. A quarter of an hour on two cores. The model comes with a package, so
+# no model hub is asked. Flags go on to `swlottery find`.
 set -euo pipefail
 SWLOTTERY_ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 source "$SWLOTTERY_ROOT/scripts/venv.sh"

@@ -150,7 +150,7 @@ swlottery_setup() {
     if [ -z "$venv" ]; then
         venv=${SWLOTTERY_VENV:-$SWLOTTERY_ROOT/.venv}
         SWLOTTERY_PIP=${SWLOTTERY_PIP-$(cat -- "$venv/.swlottery-pip" 2>/dev/null || true)}
-        unset PYTHONPATH # a cluster's modules put packages there, which would stand before the ones pinned here
+        unset PYTHONPATH # a cluster's modules put packages there, which would hide the ones pinned here
         hash=$(swlottery_hash)
         swlottery_is_current "$venv" "$hash" || swlottery_locked "$venv" swlottery_build "$venv" "$hash" || exit
     fi

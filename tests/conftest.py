@@ -117,9 +117,14 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder)
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(vocabulary), n_positions=512, n_embd=32, n_layer=2, n_head=2,
-        bos_token_id=vocabulary[end], eos_token_id=vocabulary[end],
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        n_positions=512,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=vocabulary[end],
+        eos_token_id=vocabulary[end],
+    )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
 
@@ -132,10 +137,25 @@ def find_flags(tiny_gpt2: Path, tmp_path: Path) -> Callable[[Path], list[str]]:
 
     def flags(record: Path) -> list[str]:
         return [
-            "--model", str(tiny_gpt2), "--out", str(record), "--plots", str(tmp_path / "plots"),
-            "--eval-text", str(text), "--eval-tokens", "2000",
-            "--controls", "2", "--null-draws", "9", "--device", "cpu", "--dtype", "float32",
-        ]  # fmt: skip
+            "--model",
+            str(tiny_gpt2),
+            "--out",
+            str(record),
+            "--plots",
+            str(tmp_path / "plots"),
+            "--eval-text",
+            str(text),
+            "--eval-tokens",
+            "2000",
+            "--controls",
+            "2",
+            "--null-draws",
+            "9",
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+        ]
 
     return flags
 
@@ -148,9 +168,18 @@ def train_flags(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
     def flags(**changes: object) -> list[str]:
         settings: dict[str, object] = {
-            "model": tiny_gpt2, "data": text, "context": 32, "micro_batch": 2, "steps": 6, "rounds": 2, "lr": 1e-2,
-            "eval_steps": 3, "eval_sequences": 4, "threads": 1, "device": "cpu",
-        } | changes  # fmt: skip
+            "model": tiny_gpt2,
+            "data": text,
+            "context": 32,
+            "micro_batch": 2,
+            "steps": 6,
+            "rounds": 2,
+            "lr": 1e-2,
+            "eval_steps": 3,
+            "eval_sequences": 4,
+            "threads": 1,
+            "device": "cpu",
+        } | changes
         return [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
     return flags
@@ -193,8 +222,25 @@ def found_record(planted_gpt2: tuple[Path, object], tmp_path_factory: pytest.Tem
     text = folder / "text.txt"
     text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice." for i in range(100)))
     code = main(
-        ["find", "--model", str(planted_gpt2[0]), "--out", str(folder / "record.json"), "--plots", str(folder / "plots"),
-         "--eval-text", str(text), "--eval-tokens", "2000", "--controls", "4", "--null-draws", "19", "--device", "cpu"]
-    )  # fmt: skip
+        [
+            "find",
+            "--model",
+            str(planted_gpt2[0]),
+            "--out",
+            str(folder / "record.json"),
+            "--plots",
+            str(folder / "plots"),
+            "--eval-text",
+            str(text),
+            "--eval-tokens",
+            "2000",
+            "--controls",
+            "4",
+            "--null-draws",
+            "19",
+            "--device",
+            "cpu",
+        ]
+    )
     assert code == 0
     return folder / "record.json"

@@ -14,9 +14,19 @@ def write(root: Path, model: Path, arms: Mapping[str, Any], **settings: object) 
     text = root / "text.txt"
     text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would read twice, {i % 7}." for i in range(200)))
     common = {
-        "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "steps": 4, "rounds": 1, "lr": 1e-2,
-        "eval_steps": 2, "eval_sequences": 4, "threads": 1, "device": "cpu", "super_weights": "none",
-    }  # fmt: skip
+        "model": str(model),
+        "data": str(text),
+        "context": 32,
+        "micro_batch": 2,
+        "steps": 4,
+        "rounds": 1,
+        "lr": 1e-2,
+        "eval_steps": 2,
+        "eval_sequences": 4,
+        "threads": 1,
+        "device": "cpu",
+        "super_weights": "none",
+    }
     path = root / "study.yaml"
     path.write_text(yaml.safe_dump({"name": "small", "settings": common | settings, "arms": dict(arms)}))
     return path

@@ -29,8 +29,9 @@ def swlottery(*arguments, **options):
 
 
 def here(*arguments):
-    """What `swlottery` gives, but in this process, which has imported torch. Bars of libraries that were loaded before the
-    command could hush them are left out."""
+    """What `swlottery` gives, but in this process, which has imported torch.
+
+    Progress bars of libraries that were loaded before the command could quiet them are left out."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -49,13 +50,24 @@ def refused(result, words):
     assert re.search(words, lines[0]), lines[0]
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys; sys.argv = ['swlottery', 'find', '--help']\nimport swlottery.cli as c\n"
-    code += "try: c.main()\nexcept SystemExit as e: assert e.code == 0\n"
-    code += "assert not {'torch', 'transformers', 'numpy', 'scipy'} & set(sys.modules), 'heavy'"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (["--help"], 0, "sweep"),
+        (["find", "--help"], 0, "--eval-tokens"),
+        (["train", "--help"], 0, "[300 steps]"),
+        (["train", "--step", "5"], 2, "did you mean --steps?"),
+        (["train", "--steps", "0"], 2, "must be at least 1"),
+        (["fnd"], 2, "invalid choice"),
+    ],
+)
+def test_help_and_a_typo_do_not_wait_for_torch(given, code, words):
+    script = f"import sys, swlottery.cli as c\ntry: code = c.main({given!r})\nexcept SystemExit as e: code = e.code\n"
+    script += f"assert code == {code}, code\n"
+    script += "assert not {'torch', 'transformers', 'numpy', 'scipy'} & set(sys.modules), 'heavy'"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "--eval-tokens" in result.stdout
+    assert words in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("given", [["--model", "./nowhere"], ["--eval-text", "/nowhere.txt"]])
@@ -88,9 +100,25 @@ def quick_in(folder, model):
 
     def arguments(*more):
         return (
-            "find", "--model", model, "--out", folder / "r.json", "--plots", folder / "plots",
-            "--eval-text", text, "--eval-tokens", "1000", "--controls", "2", "--null-draws", "3", "--device", "cpu", *more,
-        )  # fmt: skip
+            "find",
+            "--model",
+            model,
+            "--out",
+            folder / "r.json",
+            "--plots",
+            folder / "plots",
+            "--eval-text",
+            text,
+            "--eval-tokens",
+            "1000",
+            "--controls",
+            "2",
+            "--null-draws",
+            "3",
+            "--device",
+            "cpu",
+            *more,
+        )
 
     return arguments
 

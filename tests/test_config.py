@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from swlottery import config
 from swlottery.cli import main
-from swlottery.config import TrainSettings, from_file
+from swlottery.config import FindSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BadInput
 
 
@@ -20,6 +21,10 @@ def test_the_defaults_are_sound():
     assert TrainSettings().rates() == [Decimal("0.2")] * 5
 
 
+FROM_1 = "micro_batch grad_accum steps rounds eval_steps eval_sequences checkpoint_steps".split()  # noqa: SIM905
+FROM_0 = """lr warmup weight_decay clip seed data_seed threads context vocabulary data_tokens checkpoint_seconds
+    beta1 beta2""".split()  # noqa: SIM905
+CHOICES = "start init data_order scope criterion rewind protect force_prune lr_schedule dtype".split()  # noqa: SIM905
 BAD = [
     ({"prune_rate": "0"}, "--prune-rate 0: a fraction between 0 and 1"),
     ({"prune_rate": "1e-999999999"}, "--prune-rate 1e-999999999: a fraction between 0 and 1"),
@@ -48,22 +53,18 @@ BAD = [
     ({"follow": ["2,447"]}, "--follow 2,447: give a coordinate as LAYER,OUT,IN, such as 2,447,666"),
     ({"follow": ["2,447,666", "a,b,c"]}, "--follow a,b,c: give a coordinate"),
     ({"follow": ["2,-4,6"]}, "--follow 2,-4,6: give a coordinate"),
-    *[({name: 0}, f"--{name.replace('_', '-')} 0: must be at least 1") for name in (
-        "micro_batch", "grad_accum", "steps", "rounds", "eval_steps", "eval_sequences", "checkpoint_steps")],
-    *[({name: -1}, f"--{name.replace('_', '-')} -1: must be at least 0") for name in (
-        "lr", "warmup", "weight_decay", "clip", "seed", "data_seed", "threads", "context", "vocabulary", "data_tokens",
-        "checkpoint_seconds", "beta1", "beta2")],
-    *[({name: value}, f"--{name.replace('_', '-')} {value:g}: must be at least 0, and finite")
-      for name in ("lr", "clip", "beta1") for value in (float("nan"), float("inf"))],
+    *[({name: 0}, f"{flag_of(name)} 0: must be at least 1") for name in FROM_1],
+    *[({name: -1}, f"{flag_of(name)} -1: must be at least 0") for name in FROM_0],
+    *[({name: math.nan}, f"{flag_of(name)} nan: must be at least 0, and finite") for name in ("lr", "clip", "beta1")],
+    *[({name: math.inf}, f"{flag_of(name)} inf: must be at least 0, and finite") for name in ("lr", "clip", "beta1")],
     ({"seed": 2**63}, "and finite"),
     ({"beta1": 1.0}, "--beta1 1: must be below 1"),
     ({"beta2": 1.5}, "--beta2 1.5: must be below 1"),
-    *[({name: "other"}, f"--{name.replace('_', '-')} other: choose from ") for name in (
-        "start", "init", "data_order", "scope", "criterion", "rewind", "protect", "force_prune", "lr_schedule", "dtype")],
-]  # fmt: skip
+    *[({name: "other"}, f"{flag_of(name)} other: choose from ") for name in CHOICES],
+]
 
 
-@pytest.mark.parametrize(("changes", "words"), BAD, ids=[" ".join(map(str, *changes.items())) if len(changes) == 1 else str(i) for i, (changes, _) in enumerate(BAD)])  # fmt: skip
+@pytest.mark.parametrize(("changes", "words"), BAD, ids=str)
 def test_what_cannot_be_meant(changes, words):
     with pytest.raises(BadInput) as caught:
         TrainSettings(**changes).check()
@@ -81,6 +82,27 @@ def test_rates_and_coordinates():
     assert TrainSettings(prune_rate="0.1", rounds=2).rates() == [Decimal("0.1")] * 2
     follow = ["2,447,666", "(1, 2, 3)"]
     assert TrainSettings(follow=follow).coordinates() == [(2, 447, 666), (1, 2, 3)]
+
+
+def test_every_setting_says_what_it_does_and_its_limits_are_checked() -> None:
+    with pytest.raises(BadInput, match="--kappa 1: must be at least 2"):
+        FindSettings(kappa=1.0).check_limits()
+    with pytest.raises(BadInput, match="--bos never: choose from both, with, without"):
+        FindSettings(bos="never").check_limits()
+    FindSettings().check_limits()
+    for field in [*dataclasses.fields(FindSettings), *dataclasses.fields(TrainSettings)]:
+        is_number = field.type in ("int", "float") and "seed" not in field.name
+        assert not is_number or field.metadata["unit"] or field.name in NO_UNIT, field.name
+
+
+NO_UNIT = {"grad_accum", "lr", "weight_decay", "beta1", "beta2", "clip"}
+
+
+def test_what_affects_only_later_rounds_is_what_a_branch_may_change() -> None:
+    assert {"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"} == config.ELSEWHERE
+    settings = """rounds prune_rate schedule one_shot data_order scope criterion rewind rewind_step from_round_1
+        super_weights allow_foreign follow protect force_prune eval_steps eval_sequences compile"""
+    assert {*settings.split()} | config.ELSEWHERE == config.LATER
 
 
 # Config files
@@ -113,10 +135,19 @@ def test_values_of_every_kind(written):
     rewind: none
     """
     expected = {
-        "lr": 0.0006, "clip": 1.0, "weight_decay": 0.1, "steps": 10, "freeze_biases": True, "prune_rate": "0.1",
-        "schedule": "0.1,0.29", "follow": ["2,447,666", "1,2,3"], "model": "876812", "revision": None,
-        "super_weights": "none", "rewind": "none",
-    }  # fmt: skip
+        "lr": 0.0006,
+        "clip": 1.0,
+        "weight_decay": 0.1,
+        "steps": 10,
+        "freeze_biases": True,
+        "prune_rate": "0.1",
+        "schedule": "0.1,0.29",
+        "follow": ["2,447,666", "1,2,3"],
+        "model": "876812",
+        "revision": None,
+        "super_weights": "none",
+        "rewind": "none",
+    }
     got = from_file(written(text), TrainSettings)
     assert got == expected
     assert {name: type(value) for name, value in got.items()} == {name: type(value) for name, value in expected.items()}
@@ -258,37 +289,9 @@ def refused(arguments: list[str], words: str, capsys) -> None:
 
 def test_every_flag_of_the_page_is_there():
     """The names that scripts outside the repository rely on."""
-    settled = [
-        "model",
-        "start",
-        "init",
-        "data",
-        "context",
-        "micro_batch",
-        "grad_accum",
-        "steps",
-        "rounds",
-        "prune_rate",
-        "schedule",
-        "one_shot",
-        "data_order",
-        "scope",
-        "criterion",
-        "rewind_step",
-        "rewind",
-        "super_weights",
-        "allow_foreign",
-        "protect",
-        "force_prune",
-        "lr",
-        "warmup",
-        "lr_schedule",
-        "weight_decay",
-        "dtype",
-        "device",
-        "compile",
-        "seed",
-        "data_seed",
-        "runs",
-    ]
-    assert set(settled) <= {field.name for field in dataclasses.fields(config.TrainSettings)}
+    settled = """
+        model start init data context micro_batch grad_accum steps rounds prune_rate schedule one_shot
+        data_order scope criterion rewind_step rewind super_weights allow_foreign protect force_prune lr
+        warmup lr_schedule weight_decay dtype device compile seed data_seed runs
+    """
+    assert set(settled.split()) <= {field.name for field in dataclasses.fields(config.TrainSettings)}

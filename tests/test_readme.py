@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from swlottery import cli
+from swlottery.commands import find
 from swlottery.config import FindSettings, TrainSettings, from_file
 from swlottery.data import builtin
 
@@ -91,7 +92,7 @@ def test_a_command_is_good(line):
     if kind is TrainSettings:
         made.check()
     else:
-        cli._check_find(made)
+        find.check(made)
 
 
 def test_its_quick_commands_run(

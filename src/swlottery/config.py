@@ -1,4 +1,4 @@
-"""Every setting once: its name, default, and what it does. ``cli.py`` turns them into flags."""
+"""Every setting once: its name, default, unit, limits, and what it does. ``cli.py`` turns settings into flags."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -16,140 +17,195 @@ KAPPA = 40.0
 """κ. One constant for all models: twice the 95th percentile of the permutation null on a real one (docs/method.md)."""
 MAX_WEIGHTS = 32
 """The most weights that a search takes out."""
-BOS_MODES = ("both", "with", "without")
-DTYPES = ("auto", "float32", "bfloat16")
-"""Precisions of training."""
 
 
-def setting(default: Any, help: str, **flag: Any) -> Any:
-    """A setting; ``flag`` holds what its command-line flag needs beyond name, type and default."""
-    metadata = {"help": help, "flag": flag}
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    metavar: str | None = None,
+    choices: tuple[str, ...] = (),
+    least: float = 0,
+    below: float | None = None,
+    affects: Literal["all", "later", "nothing"] = "all",
+) -> Any:
+    """One setting.
+
+    Args:
+        unit: of a number.
+        metavar: what ``--help`` writes for the value; N of an integer and X of a fraction where it is not given.
+        least, below: the limits of a number.
+        affects: all results, only those later than the first training, or nothing.
+    """
+    flag: dict[str, Any] = {}
+    if isinstance(default, bool):
+        flag["action"] = "store_true"
+    elif choices:
+        flag["choices"] = choices
+    else:
+        flag["metavar"] = metavar or {int: "N", float: "X"}.get(type(default))
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+        flag["action"] = "append"
+    metadata = {"help": help, "flag": flag, "unit": unit, "least": least, "below": below, "affects": affects}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
+later = partial(setting, affects="later")
+"""A setting that changes nothing about the first training."""
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting: ``--eval-tokens`` of ``eval_tokens``."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass
-class FindSettings:
+class Settings:
+    """What the settings of all commands have in common."""
+
+    def check_limits(self) -> None:
+        """Raise `BadInput` for a value that is not among its setting's choices, or not within its limits."""
+        for one in dataclasses.fields(self):
+            value, flag, about = getattr(self, one.name), flag_of(one.name), one.metadata
+            choices = about.get("flag", {}).get("choices")
+            if choices and value not in choices:
+                raise BadInput(f"{flag} {value}: choose from {', '.join(choices)}")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                if not about["least"] <= value < 2**63:
+                    raise BadInput(f"{flag} {value:g}: must be at least {about['least']:g}, and finite")
+                if about["below"] is not None and value >= about["below"]:
+                    raise BadInput(f"{flag} {value:g}: must be below {about['below']:g}")
+
+
+@dataclass
+class FindSettings(Settings):
     """The settings of ``swlottery find``."""
 
     model: str = setting("smollm2", "a preset (smollm2), a hub id, a folder, or a GGUF file", metavar="NAME")
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     start: str = setting(
         "pretrained",
-        "pretrained weights, or scratch: gpt2, gpt2-medium, gpt2-large, gpt2-xl or gpt2-mini from its config, at random",
+        "pretrained weights, or scratch: gpt2, gpt2-medium, gpt2-large, gpt2-xl or gpt2-mini with random ones",
         choices=("pretrained", "scratch"),
     )
     dtype: str = setting(
         "auto",
-        "precision to run in; auto: as stored, float32 on a CPU that is slow at 16 bits",
+        "precision to run in; auto: as stored, or float32 on a CPU that is slow at 16 bits",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
-    prompt: list[str] = setting(
-        [],
-        "a prompt to look for spikes with, instead of the default ones; may be repeated",
-        action="append",
-        metavar="TEXT",
-    )
+    prompt: list[str] = setting([], "look for spikes with this one, not with the six; repeatable", metavar="TEXT")
     prompt_file: str | None = setting(None, "a file of prompts, one a line", metavar="FILE")
     bos: str = setting(
-        "both", "run prompts with the beginning-of-sequence token, without it, or both ways", choices=BOS_MODES
+        "both", "the prompts with BOS in front, without it, or both", choices=("both", "with", "without")
     )
-    kappa: float = setting(KAPPA, "a spike stands κ times above both medians", metavar="X")
-    max_weights: int = setting(MAX_WEIGHTS, "the most weights to take out", metavar="N")
-    null_draws: int = setting(199, "draws of each permutation null", metavar="N")
+    kappa: float = setting(KAPPA, "a spike is so many times as large as both medians (κ)", unit="× median", least=2)
+    max_weights: int = setting(MAX_WEIGHTS, "the most weights to take out", unit="weights", least=1)
+    null_draws: int = setting(199, "draws of each permutation null", unit="draws", least=1)
     eval_text: str = setting("builtin", "held-out text: builtin, a file, a folder, or a hub data set", metavar="SRC")
-    eval_tokens: int = setting(1024, "tokens of it to verify on", metavar="N")
-    eval_context: int = setting(512, "the most tokens in one document of it", metavar="N")
-    controls: int = setting(20, "ordinary weights to compare with", metavar="N")
-    seed: int = setting(0, "seed of the nulls, the random sets and the bootstrap", metavar="N")
+    eval_tokens: int = setting(1024, "how much of it to verify on", unit="tokens", least=1)
+    eval_context: int = setting(512, "the longest document of it", unit="tokens", least=16)
+    controls: int = setting(20, "ordinary weights to compare with", unit="weights", least=1)
+    seed: int = setting(0, "seed of the nulls, the random sets and the bootstrap")
     out: str | None = setting(None, "the record (default: super_weights/<model>.json)", metavar="RECORD.json")
     plots: str | None = setting(None, "folder of the figures (default: plots/<model>)", metavar="FOLDER")
     check: str | None = setting(None, "only say whether this record belongs to the model", metavar="RECORD.json")
 
 
-ELSEWHERE = frozenset({"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"})
-"""Settings of training that change nothing about what a run computes."""
-
-LATER = ELSEWHERE | {
-    "rounds", "prune_rate", "schedule", "one_shot", "data_order", "scope", "criterion", "rewind", "rewind_step", "from_round_1",
-    "super_weights", "allow_foreign", "follow", "protect", "force_prune", "eval_steps", "eval_sequences", "compile",
-}  # fmt: skip
-"""Those that change nothing about the first training."""
-
-
 @dataclass
-class TrainSettings:
+class TrainSettings(Settings):
     """The settings of ``swlottery train``; a config file holds the same names."""
 
     # the network at step 0
-    model: str = setting("openai-community/gpt2", "a preset, a hub id, a folder, a GGUF file; from scratch a GPT-2 size",
-                         metavar="NAME")  # fmt: skip
+    model: str = setting(
+        "openai-community/gpt2", "a preset, a hub id, a folder, a GGUF file; from scratch a GPT-2 size", metavar="NAME"
+    )
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     start: str = setting("pretrained", "pretrained weights, or from scratch", choices=("pretrained", "scratch"))
     init: str = setting("gpt2", "initialisation from scratch", choices=("gpt2", "xavier", "kaiming"))
-    tokenizer: str = setting("auto", "from scratch: builtin, a hub id or a folder; auto: GPT-2's where the data come from "
-                             "the hub, else builtin", metavar="NAME")  # fmt: skip
-    vocabulary: int = setting(0, "rows of the embedding from scratch; 0: as many as the tokenizer has", metavar="N")
-    freeze_biases: bool = setting(False, "all biases, LayerNorm's too, stay at zero", action="store_true")
+    tokenizer: str = setting(
+        "auto",
+        "from scratch: builtin, a hub id or a folder; auto: GPT-2's for data from the hub, else builtin",
+        metavar="NAME",
+    )
+    vocabulary: int = setting(0, "rows of the embedding from scratch; 0: as many as the tokenizer has", unit="tokens")
+    freeze_biases: bool = setting(False, "all biases, LayerNorm's too, stay at zero")
     # the data
-    data: str = setting("builtin", "builtin, a text file, a folder, wikitext, openwebtext, or another hub data set",
-                        metavar="SRC")  # fmt: skip
-    data_tokens: str = setting("auto", "use so many tokens of it (of a hub data set: to train on); 0: all; auto: of a hub "
-                               "data set as many as the rounds can read, else all", metavar="N|auto")  # fmt: skip
-    context: int = setting(0, "tokens of a sequence; 0: as many as the model was made for, at most 1024", metavar="N")
-    micro_batch: int = setting(8, "sequences in one forward pass", metavar="N")
-    grad_accum: int = setting(1, "forward passes in one step, over all GPUs", metavar="N")
+    data: str = setting("builtin", "builtin, a file, a folder, wikitext, openwebtext, or a hub data set", metavar="SRC")
+    data_tokens: str = setting(
+        "auto",
+        "use so many of the data; 0: all; auto: of a hub data set as many as the rounds can read, else all",
+        unit="tokens",
+        metavar="N|auto",
+    )
+    context: int = setting(0, "length of a sequence; 0: what the model was made for, at most 1024", unit="tokens")
+    micro_batch: int = setting(8, "size of one forward pass", unit="sequences", least=1)
+    grad_accum: int = setting(1, "forward passes in one step, over all GPUs", least=1)
     # the rounds
-    steps: int = setting(300, "steps T of a round", metavar="N")
-    rounds: int = setting(5, "rounds of training, pruning and rewinding", metavar="N")
-    prune_rate: str = setting("0.2", "fraction of the remaining weights that a round prunes", metavar="P")
-    schedule: str = setting("", "one fraction a round, instead of --prune-rate", metavar="A,B,…")
-    one_shot: bool = setting(False, "one prune, to what all rounds would leave", action="store_true")
-    data_order: str = setting("same", "the same batches each round, or fresh ones", choices=("same", "fresh"))
-    scope: str = setting("attn+c_proj", "what may be pruned", choices=("attn+c_proj", "linear", "mlp", "all"))
-    criterion: str = setting("global-magnitude", "which weights go first",
-                             choices=("global-magnitude", "layer-magnitude", "random"))  # fmt: skip
-    rewind: str = setting("weights", "rewind weights, only the learning rate, or nothing",
-                          choices=("weights", "lr", "none"))  # fmt: skip
-    rewind_step: int = setting(0, "step k of the first training to rewind to", metavar="K")
-    from_round_1: str | None = setting(None, "branch from this run's trained round-1 network", metavar="RUN")
+    steps: int = setting(300, "length T of a round", unit="steps", least=1)
+    rounds: int = later(5, "how often to train, prune and rewind", unit="rounds", least=1)
+    prune_rate: str = later("0.2", "fraction of the remaining weights that a round prunes", metavar="P")
+    schedule: str = later("", "one fraction a round, instead of --prune-rate", metavar="A,B,…")
+    one_shot: bool = later(False, "one prune, to what all rounds would leave")
+    data_order: str = later("same", "the same batches each round, or fresh ones", choices=("same", "fresh"))
+    scope: str = later("attn+c_proj", "what may be pruned", choices=("attn+c_proj", "linear", "mlp", "all"))
+    criterion: str = later(
+        "global-magnitude", "which weights go first", choices=("global-magnitude", "layer-magnitude", "random")
+    )
+    rewind: str = later(
+        "weights", "rewind weights, only the learning rate, or nothing", choices=("weights", "lr", "none")
+    )
+    rewind_step: int = later(0, "step k of the first training to rewind to", unit="steps", metavar="K")
+    from_round_1: str | None = later(None, "branch from this run's trained round-1 network", metavar="RUN")
     # the super weights
-    super_weights: str = setting(
+    super_weights: str = later(
         "discover", "a record of find_sw.sh; discover: find them in the round-1 network; or none", metavar="RECORD"
     )
-    allow_foreign: bool = setting(False, "follow a record of another network too, labelled foreign",
-                                  action="store_true")  # fmt: skip
-    follow: list[str] = setting([], "follow this coordinate too, labelled foreign; may be repeated", action="append",
-                                metavar="LAYER,OUT,IN")  # fmt: skip
-    protect: str = setting("none", "sw: the super weights are never pruned", choices=("none", "sw"))
-    force_prune: str = setting("none", "sw: masked from the start; controls: as many matched controls instead",
-                               choices=("none", "sw", "controls"))  # fmt: skip
+    allow_foreign: bool = later(False, "track a record of another network too, labelled foreign")
+    follow: list[str] = later([], "track this coordinate too, labelled foreign; repeatable", metavar="LAYER,OUT,IN")
+    protect: str = later("none", "sw: the super weights are never pruned", choices=("none", "sw"))
+    force_prune: str = later(
+        "none",
+        "sw: masked from the start; controls: as many matched controls instead",
+        choices=("none", "sw", "controls"),
+    )
     # the optimiser
-    lr: float = setting(6e-4, "peak learning rate", metavar="X")
-    lr_schedule: str = setting("constant", "after the warm-up: constant, or cosine to a tenth",
-                               choices=("constant", "cosine"))  # fmt: skip
-    warmup: int = setting(0, "steps of linear warm-up", metavar="N")
-    weight_decay: float = setting(0.1, "AdamW's weight decay, of matrices only", metavar="X")
-    beta1: float = setting(0.9, "AdamW's β1", metavar="X")
-    beta2: float = setting(0.95, "AdamW's β2", metavar="X")
-    clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", metavar="X")
+    lr: float = setting(6e-4, "peak learning rate")
+    lr_schedule: str = setting(
+        "constant", "after the warm-up: constant, or cosine to a tenth", choices=("constant", "cosine")
+    )
+    warmup: int = setting(0, "length of the linear warm-up", unit="steps")
+    weight_decay: float = setting(0.1, "AdamW's weight decay, of matrices only")
+    beta1: float = setting(0.9, "AdamW's β1", below=1)
+    beta2: float = setting(0.95, "AdamW's β2", below=1)
+    clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping")
     # how it runs
-    dtype: str = setting("auto", "of matrix products; weights stay float32. auto: bfloat16 where the device multiplies it "
-                         "fast, else float32", choices=DTYPES)  # fmt: skip
+    dtype: str = setting(
+        "auto",
+        "of matrix products; weights stay float32. auto: bfloat16 where the device multiplies it fast, else float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
-    compile: bool = setting(False, "torch.compile", action="store_true")
-    threads: int = setting(0, "CPU threads; 0: as many as there are cores, kept for the whole run", metavar="N")
-    seed: int = setting(0, "seed of the initialisation and of ties", metavar="N")
-    data_seed: int = setting(0, "seed of the batches", metavar="N")
-    eval_steps: int = setting(100, "steps between evaluations", metavar="N")
-    eval_sequences: int = setting(32, "held-out sequences of an evaluation", metavar="N")
-    checkpoint_steps: int = setting(1000, "most steps between checkpoints", metavar="N")
-    checkpoint_seconds: float = setting(300, "most seconds between checkpoints", metavar="X")
-    rank_timeout: float = setting(300, "several tasks: seconds after which a silent one is given up", metavar="X")
-    runs: str | None = setting(None, "folder of the runs (default: runs)", metavar="FOLDER")
-    plots: str | None = setting(None, "folder of the figures (default: plots/<run>)", metavar="FOLDER")
+    compile: bool = later(False, "torch.compile")
+    threads: int = setting(0, "of the CPU; 0: as many as there are cores, kept for the whole run", unit="threads")
+    seed: int = setting(0, "seed of the initialisation and of ties")
+    data_seed: int = setting(0, "seed of the batches")
+    eval_steps: int = later(100, "between evaluations", unit="steps", least=1)
+    eval_sequences: int = later(32, "size of an evaluation's held-out text", unit="sequences", least=1)
+    checkpoint_steps: int = setting(1000, "at most, between checkpoints", unit="steps", least=1, affects="nothing")
+    checkpoint_seconds: float = setting(
+        300, "at most, between checkpoints", unit="seconds", metavar="X", affects="nothing"
+    )
+    rank_timeout: float = setting(
+        300, "until a silent task is given up", unit="seconds", metavar="X", affects="nothing"
+    )
+    runs: str | None = setting(None, "folder of the runs (default: runs)", metavar="FOLDER", affects="nothing")
+    plots: str | None = setting(
+        None, "folder of the figures (default: plots/<run>)", metavar="FOLDER", affects="nothing"
+    )
 
     def rates(self) -> list[Decimal]:
         """The fraction of each prune, one a round."""
@@ -182,21 +238,7 @@ class TrainSettings:
 
     def check(self) -> None:
         """Raise `BadInput` for what cannot be meant; what depends on the model or the data is checked there."""
-        least = {"micro_batch": 1, "grad_accum": 1, "steps": 1, "rounds": 1, "eval_steps": 1, "eval_sequences": 1,
-                 "checkpoint_steps": 1}  # fmt: skip
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            flag = f"--{one.name.replace('_', '-')}"
-            choices = one.metadata["flag"].get("choices")
-            if choices and value not in choices:
-                raise BadInput(f"{flag} {value}: choose from {', '.join(choices)}")
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                low = least.get(one.name, 0)
-                if not low <= value < 2**63:
-                    raise BadInput(f"{flag} {value:g}: must be at least {low}, and finite")
-        for name in ("beta1", "beta2"):
-            if getattr(self, name) >= 1:
-                raise BadInput(f"--{name} {getattr(self, name):g}: must be below 1")
+        self.check_limits()
         if self.rewind_step >= self.steps:
             raise BadInput(
                 f"--rewind-step {self.rewind_step}: a round has {self.steps} steps; rewind to an earlier one"
@@ -213,20 +255,28 @@ class TrainSettings:
 
 
 @dataclass
-class SweepSettings:
+class SweepSettings(Settings):
     """The settings of ``swlottery sweep``; ``study`` is its only argument."""
 
     study: str
-    dry_run: bool = setting(False, "print every point's flags, and do nothing", action="store_true")
-    local: bool = setting(False, "run the points here, though there is a Slurm", action="store_true")
+    dry_run: bool = setting(False, "print every point's flags, and do nothing")
+    local: bool = setting(False, "run the points here, though there is a Slurm")
     at_once: int = setting(
-        0,
-        "most points that run at the same time; 0: as many as the cluster lets; here, one after the other",
-        metavar="N",
+        0, "the most at a time; 0: as many as the cluster lets, or here one after the other", unit="points"
     )
     sbatch: str = setting(
         "", "options for sbatch, in one word: --sbatch='--partition=gpu --gres=gpu:1'", metavar="OPTIONS"
     )
+
+
+def _affecting(*results: str) -> frozenset[str]:
+    return frozenset(one.name for one in dataclasses.fields(TrainSettings) if one.metadata["affects"] in results)
+
+
+ELSEWHERE = _affecting("nothing")
+"""Settings of training that change nothing about what a run computes."""
+LATER = ELSEWHERE | _affecting("later")
+"""Those that change nothing about the first training."""
 
 
 def _rate(flag: str, text: str) -> Decimal:
@@ -240,13 +290,20 @@ def _rate(flag: str, text: str) -> Decimal:
     return rate
 
 
+# Files of settings
+
+
 def from_file(path: Path, kind: type) -> dict[str, Any]:
     """The settings in a config file: a flat YAML mapping of setting names to values.
 
     Raises `BadInput` for a file that cannot be read, an unknown name (with the nearest known one), a value of another
     type.
     """
-    return check_values(path, read_yaml(path, "config", "settings: write one 'name: value' a line"), kind)
+    content = read_yaml(path, "config", "settings: write one 'name: value' a line")
+    try:
+        return check_values(content, kind)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:
@@ -267,16 +324,16 @@ def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:
     return loaded
 
 
-def check_values(path: Path, values: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
-    """Settings as a file gives them, of the types that they should have; path: the file, for complaints."""
-    hints = get_type_hints(kind or TrainSettings)
-    return {name: _value(path, name, value, hints) for name, value in values.items()}
+def check_values(values: Mapping[Any, Any], kind: type = TrainSettings) -> dict[str, Any]:
+    """Settings as a file gives them, of the types that they should have. `BadInput` for those that cannot be."""
+    hints = get_type_hints(kind)
+    return {name: _value(name, value, hints) for name, value in values.items()}
 
 
-def _value(path: Path, name: Any, value: Any, hints: dict[str, Any]) -> Any:
+def _value(name: Any, value: Any, hints: Mapping[str, Any]) -> Any:
     if name not in hints:
         near = difflib.get_close_matches(str(name), hints, n=1)
-        raise BadInput(f"{path}: unknown setting {name}" + (f": did you mean {near[0]}?" if near else ""))
+        raise BadInput(f"unknown setting {name}" + (f": did you mean {near[0]}?" if near else ""))
     wanted = hints[name]
     if wanted == list[str]:
         items = value if isinstance(value, list) else [value]
@@ -285,13 +342,13 @@ def _value(path: Path, name: Any, value: Any, hints: dict[str, Any]) -> Any:
         try:
             return float(str(value))  # YAML reads 6e-4 as text
         except ValueError:
-            raise BadInput(f"{path}: {name}: {value!r} is not a number") from None
+            raise BadInput(f"{name}: {value!r} is not a number") from None
     if wanted in (int, bool):
         if type(value) is not wanted:
-            raise BadInput(f"{path}: {name}: {value!r} is not {'a whole number' if wanted is int else 'true or false'}")
+            raise BadInput(f"{name}: {value!r} is not {'a whole number' if wanted is int else 'true or false'}")
         return value
     if value is None and wanted is not str:
         return None
     if value is None or isinstance(value, dict):
-        raise BadInput(f"{path}: {name}: {value!r} is not text")
+        raise BadInput(f"{name}: {value!r} is not text")
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -7,6 +7,6 @@ DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
 class BadInput(Exception):
     """What the user asked for cannot be done.
 
-    The message is a single line that says what was wrong and what to do. ``cli.py`` prints it on stderr and exits
-    with code 2; nothing has been written by then.
+    The message is one line that says what was wrong and what to do. ``cli.py`` prints it on stderr and exits with
+    code 2; nothing has been written by then.
     """

@@ -115,8 +115,8 @@ def test_an_array_that_is_too_large_is_cut_and_its_parts_follow_each_other(
     tiny_gpt2: Path,
     monkeypatch: Any,
 ) -> None:
+    from swlottery.commands.sweep import SweepSettings, sweep
     from swlottery.runtime import slurm
-    from swlottery.study.sweep import SweepSettings, sweep
 
     for name, value in cluster.environment(script_environment).items():
         monkeypatch.setenv(name, value)

@@ -76,7 +76,7 @@ def test_no_label_leads_out_of_the_studys_folder(tmp_path: Path) -> None:
         ("grid: {seed: [1, 2, 3], data_seed: [1, 2, 3], lr: " + str(list(range(1, 20_000))) + "}", "at most 100,000"),
         ("config: missing.yaml", "cannot read the config"),
     ],
-)  # fmt: skip
+)
 def test_bad_studies_are_refused(text: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=re.escape(complaint)):
         read(study(tmp_path, text), tmp_path)

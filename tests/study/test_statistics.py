@@ -40,7 +40,7 @@ def test_two_coordinates_by_hand() -> None:
 
 
 def test_survival_among_controls_by_hand() -> None:
-    """Two networks with two controls each, of which none was kept, but the followed weight: 1/3 · 1/3, two-sided."""
+    """Two networks with two controls each, of which none was kept, but the tracked weight was: 1/3 · 1/3, two-sided."""
     found = survival_test([True, True], [0, 0], [2, 2])
     assert math.isclose(found.p, 2 / 9) and math.isclose(found.expected, 2 / 3)
     assert survival_test([True, True], [2, 2], [2, 2]).p == 1.0  # all were kept: nothing is learned
@@ -55,7 +55,7 @@ def test_one_stratum_is_fishers_exact_test() -> None:
 
 
 def by_enumeration(values: list[float], controls: list[list[float]]) -> float:
-    """The p-value of `rank_test`: every way in which each network's followed weight could be another of its weights."""
+    """The p-value of `rank_test`: every way in which each network's tracked weight could be another of its weights."""
 
     def rank(value: float, others: list[float]) -> float:
         return sum((c < value) + (c == value) / 2 for c in others) / len(others)
@@ -102,7 +102,7 @@ def test_a_shift_is_found_again() -> None:
 
 
 def simulated(rng: np.random.Generator, seeds: int, shift: float) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A study in which the followed weight is exchangeable but for a shift; all of a network share a large common part."""
+    """A study in which the tracked weight is exchangeable but for a shift; a network shares a large part."""
     values, controls = [], []
     for _ in range(seeds):
         drawn = rng.normal(scale=3) + rng.normal(size=20)
@@ -124,7 +124,7 @@ def test_a_shift_of_one_and_a_half_is_seen() -> None:
 
 
 def test_a_thousand_studies_are_calibrated_and_see_a_shift() -> None:
-    """Ten networks: at no shift a difference is claimed at a rate whose interval holds 5 %, at one and a half in four of five."""
+    """Ten networks: without a shift 5 % are within the interval of the rate of claims; at 1.5 it is four of five."""
     low, high = proportion(round(1000 * power(10, 0.0, studies=1000)), 1000)
     assert low <= 0.05 <= high
     assert power(10, 1.5) >= 0.8

@@ -17,8 +17,10 @@ import pytest
 from lottery.runs import forked
 from studies import write
 from swlottery.cli import main
+from swlottery.study import grid
+from swlottery.study import states as states_of
 from swlottery.study import sweep as sweeps
-from swlottery.study.sweep import flags_of, stand
+from swlottery.study.sweep import flags_of
 
 
 @pytest.fixture
@@ -30,7 +32,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points run in forked processes, which need not import torch, and draw nothing. As they do run: the test of signals."""
+    """Points run in forked processes: these need not import torch, and draw nothing. The test of signals runs them as
+    users do."""
 
     def train(point: str, log: Path, *_: Any) -> int:
         return forked(["train", "--point", point], log)
@@ -40,7 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(root: Path) -> dict[str, str]:
-    return {one.label: one.state for one in stand(root / "runs" / "small")}
+    return {one.label: one.state for one in states_of.states(root / "runs" / "small")}
 
 
 def test_points_run_in_turn_and_only_what_is_open_runs_again(
@@ -114,7 +117,7 @@ def test_a_dry_run_prints_flags_and_does_nothing(
     assert main(["sweep", str(path), "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("a: swlottery train --") and "--follow 0,1,2 --follow 1,2,3" in said[0]
-    assert said[1].startswith("b   (behind a): swlottery train") and "--one-shot" in said[1]
+    assert said[1].startswith("b   (branches from a): swlottery train") and "--one-shot" in said[1]
     assert f"--from-round-1 {root / 'runs' / 'small' / 'a'}" in said[1] and said[2] == "2 points; nothing was submitted"
     assert not (root / "runs").exists()
 
@@ -168,15 +171,58 @@ def test_a_point_that_is_not_there(
 def test_points_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
     """Numbers of tokens were numbers, and 0 was the default."""
     old = {"data": "owner/set", "dtype": "float32", "data_tokens": 0, "steps": 7}
-    assert sweeps._named(old) == sweeps._named({"data": "owner/set", "steps": 7})
-    assert sweeps._named({**old, "data_tokens": 500}) == sweeps._named(
+    assert states_of._identity(old) == states_of._identity({"data": "owner/set", "steps": 7})
+    assert states_of._identity({**old, "data_tokens": 500}) == states_of._identity(
         {"data": "owner/set", "steps": 7, "data_tokens": "500"}
     )
-    assert sweeps._named({**old, "data_tokens": "0"}) != sweeps._named({"data": "owner/set", "steps": 7}), (
+    assert states_of._identity({**old, "data_tokens": "0"}) != states_of._identity({"data": "owner/set", "steps": 7}), (
         "all, by name"
     )
     (tmp_path / "points").mkdir()
     line = {"label": "a", "settings": {"data_tokens": 500, "steps": 7}}
     (tmp_path / "points" / "1.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "points" / "1.job").write_text("12\n")
-    assert sweeps._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
+    assert states_of._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
+
+
+def test_arrays_follow_each_other_and_the_parents_in_the_queue(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arrays of two: three points from the start, three that branch, of which one is of a parent that runs already."""
+    arms = {"a": {}, "b": {"seed": 1}, "c": {"seed": 2}, "d": {"seed": 3}}
+    branches = {f"{arm}2": {**own, "prune_rate": 0.3, "from_round_1": arm} for arm, own in arms.items() if arm != "b"}
+    given: list[list[str]] = []
+
+    def submit(script: Path, arguments: list[str], options: list[str], folder: Path) -> str:
+        assert (script, folder, arguments[0]) == (root / "func_train.sh", root, "--point")
+        given.append(options)
+        return str(100 + len(given))
+
+    monkeypatch.setattr("swlottery.runtime.slurm.here", lambda: True)
+    monkeypatch.setattr("swlottery.runtime.slurm.largest_array", lambda: 2)
+    monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
+    monkeypatch.setattr("swlottery.runtime.slurm.queued", lambda jobs: {"50_0": "RUNNING"} if "50" in set(jobs) else {})
+    path = write(root, root / "model", arms | branches)
+    assert main(["sweep", str(path)]) == 2 and "func_train.sh is missing" in capsys.readouterr().err
+    (root / "func_train.sh").touch()
+    assert main(["sweep", str(path), "--sbatch=--array=3"]) == 2 and "the sweep's own" in capsys.readouterr().err
+    folder = root / "runs" / "small"
+    (folder / "points").mkdir(parents=True)
+    (folder / "points" / "1.job").write_text("50\n")
+    point = grid.read(path, root).placed(root).points[0]
+    (folder / "points" / "1.jsonl").write_text(json.dumps({"label": "a", "settings": point.settings}) + "\n")
+    assert main(["sweep", str(path), "--at-once", "1", "--sbatch=--partition=gpu"]) == 0
+    arrays = [next(option for option in options if option.startswith("--array")) for options in given]
+    assert arrays == ["--array=0-1%1", "--array=0-0%1", "--array=0-1%1", "--array=0-0%1"]
+    behind = [[option for option in options if option.startswith("--dependency")] for options in given]
+    assert behind[0] == []
+    assert behind[1] == ["--dependency=afterany:101"]
+    assert behind[2] == ["--dependency=afterany:102:50"], "a2 branches from a, which runs in job 50"
+    assert behind[3] == ["--dependency=afterany:103"]
+    assert all(options[0] == "--partition=gpu" and "--job-name=small" in options for options in given)
+    files = [path for path in sorted((folder / "points").glob("*.jsonl")) if path.stem != "1"]
+    assert [path.with_suffix(".job").read_text() for path in files] == ["101\n", "102\n", "103\n", "104\n"]
+    labels = [[json.loads(line)["label"] for line in path.read_text().splitlines()] for path in files]
+    assert labels == [["b", "c"], ["d"], ["a2", "c2"], ["d2"]]
+    said = capsys.readouterr().out
+    assert "7 points: 1 running, 6 new" in said and "submitted 2 points as job 103" in said

@@ -65,3 +65,17 @@ def write_status(folder: Path, state: str, content: Mapping[str, Any]) -> None:
     """Say for ``swlottery status`` how the run stands."""
     process = {"pid": os.getpid(), "host": socket.gethostname(), "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     files.write_json(folder / "status.json", {"state": state, **content, **process})
+
+
+def is_gone(status: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote this status ran here, and runs no more. Of another host nothing is known."""
+    pid = status.get("pid")
+    if status.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it is there, and another user's
+        return False
+    return False

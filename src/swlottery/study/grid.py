@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ MOST = 100_000
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a study. label: readable, a name of a folder, its own; settings: those that are given; parent: the label
-    of the point whose first round it branches from."""
+    """One run of a study.
+
+    label: readable, unique, the name of its folder. settings: those that the study gives. parent: the label of the
+    point whose first round it branches from.
+    """
 
     label: str
     settings: dict[str, Any]
@@ -41,112 +45,132 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
-    """What a file of a study says, with every point worked out."""
+    """A study's name and all its points."""
 
     name: str
     points: list[Point]
 
+    def placed(self, root: Path) -> Study:
+        """The study with its folders below ``root`` in the settings: of runs, of figures, of the parents of runs."""
+        runs, plots = (root.absolute() / folder / self.name for folder in ("runs", "plots"))
+        points = []
+        for point in self.points:
+            places = {"runs": str(runs / point.label), "plots": str(plots / point.label)}
+            if point.parent:
+                places["from_round_1"] = str(runs / point.parent)
+            points.append(replace(point, settings={**point.settings, **places}))
+        return Study(self.name, points)
+
 
 def read(path: Path, root: Path) -> Study:
-    """Read a study and work out its points. root: where its ``config`` is looked for if it is not found as it stands.
+    """Read a study and work out its points. root: where its ``config`` is looked for too.
 
     Raises:
-        BadInput: a file that cannot be read, an unknown name, settings that a run refuses, two points that are the same.
+        BadInput: a file that cannot be read, an unknown name, settings that a run refuses, two equal points.
     """
     content = read_yaml(path, "study", f"study: it needs {', '.join(PARTS)}")
+    try:
+        return _study(content, path.stem, root)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _study(content: Mapping[Any, Any], stem: str, root: Path) -> Study:
     for part in content:
         if part not in PARTS:
             near = difflib.get_close_matches(str(part), PARTS, n=1)
-            raise BadInput(f"{path}: unknown part {part}" + (f": did you mean {near[0]}?" if near else ""))
-    name = str(content.get("name", path.stem))
+            raise BadInput(f"unknown part {part}" + (f": did you mean {near[0]}?" if near else ""))
+    name = str(content.get("name", stem))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise BadInput(f"{path}: name: {name!r} is no name of a folder: letters, digits, '.', '_' and '-'")
-    common = _config(path, content.get("config"), root) | check_values(path, _mapping(path, content, "settings"))
-    points = []
-    for coordinates in _grid(path, _mapping(path, content, "grid")):
-        arms = _mapping(path, content, "arms") or {"": {}}
-        for arm, own in arms.items():
-            if not isinstance(own, dict):
-                raise BadInput(f"{path}: arms: {arm} holds no settings: write 'name: value' below it")
-            points.append(_point(path, common, coordinates, str(arm), own, [str(each) for each in arms]))
-    _refuse_twins(path, points)
+        raise BadInput(f"name: {name!r} is no name of a folder: letters, digits, '.', '_' and '-'")
+    common = _config(content.get("config"), root) | check_values(_mapping(content, "settings"))
+    arms = {str(arm): own for arm, own in (_mapping(content, "arms") or {"": {}}).items()}
+    for arm, own in arms.items():
+        if not isinstance(own, dict):
+            raise BadInput(f"arms: {arm} holds no settings: write 'name: value' below it")
+    grid = _combinations(_mapping(content, "grid"))
+    points = [_point(common, values, arm, own, arms) for values in grid for arm, own in arms.items()]
+    _check_labels(points)
+    _refuse_twins(points)
     return Study(name, points)
 
 
-def _config(path: Path, config: Any, root: Path) -> dict[str, Any]:
+def _config(config: Any, root: Path) -> dict[str, Any]:
     if config is None:
         return {}
     given = Path(str(config))
     return from_file(given if given.exists() else root / given, TrainSettings)
 
 
-def _mapping(path: Path, content: Mapping[str, Any], part: str) -> dict[str, Any]:
+def _mapping(content: Mapping[Any, Any], part: str) -> dict[Any, Any]:
     found = content.get(part) or {}
     if not isinstance(found, dict):
-        raise BadInput(f"{path}: {part}: write one 'name: value' a line")
+        raise BadInput(f"{part}: write one 'name: value' a line")
     return found
 
 
-def _grid(path: Path, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _combinations(grid: Mapping[Any, Any]) -> list[dict[str, Any]]:
     """Every combination, the last name changing fastest."""
-    number = 1
     for names, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise BadInput(f"{path}: grid: {names}: give a list of values")
-        number *= len(values)
+            raise BadInput(f"grid: {names}: give a list of values")
+    number = math.prod(map(len, grid.values()))
     if number > MOST:
-        raise BadInput(f"{path}: {number:,} points of the grid: at most {MOST:,}")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        raise BadInput(f"{number:,} points of the grid: at most {MOST:,}")
+    return [dict(zip(map(str, grid), values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def _point(
-    path: Path,
-    common: Mapping[str, Any],
-    coordinates: Mapping[str, Any],
-    arm: str,
-    own: Mapping[str, Any],
-    arms: list[str],
+    common: Mapping[str, Any], values: Mapping[str, Any], arm: str, own: Mapping[str, Any], arms: Collection[str]
 ) -> Point:
-    place = [f"{str(names).partition('+')[0].strip()}{value}" for names, value in coordinates.items()]
+    """The point at some values of the grid; arm, own: the arm and its settings; arms: the labels of all arms."""
+    place = [f"{names.partition('+')[0].strip()}{value}" for names, value in values.items()]
     label = _label([*place, arm])
-    at = {name.strip(): value for names, value in coordinates.items() for name in str(names).split("+")}
-    settings = dict(common) | check_values(path, at) | check_values(path, own)
+    at = {name.strip(): value for names, value in values.items() for name in names.split("+")}
+    settings = dict(common) | check_values(at) | check_values(own)
     for name in ("runs", "plots"):
         if name in settings:
-            raise BadInput(f"{path}: {name} is not for a study: every point has a folder of its own")
-    parent = settings.get("from_round_1")
-    if parent in arms:
-        if parent == arm:
-            raise BadInput(f"{path}: arms: {arm} branches from itself")
+            raise BadInput(f"{name} is not for a study: every point has a folder of its own")
+    parent = None
+    if (other := settings.get("from_round_1")) in arms:
+        if other == arm:
+            raise BadInput(f"arms: {arm} branches from itself")
         del settings["from_round_1"]
-        parent = _label([*place, parent])
-    else:
-        parent = None
+        parent = _label([*place, str(other)])
     try:
         TrainSettings(**settings).check()
     except BadInput as error:
-        raise BadInput(f"{path}: point {label}: {error}") from None
+        raise BadInput(f"point {label}: {error}") from None
     return Point(label, settings, parent)
 
 
-def _label(parts: list[str]) -> str:
+def _label(parts: Sequence[str]) -> str:
     return re.sub(r"[^A-Za-z0-9._+=-]", "_", "-".join(part for part in parts if part)).strip(".") or "point"
 
 
-def _refuse_twins(path: Path, points: list[Point]) -> None:
-    """Two points with one name would share a folder; two with the same settings would do the same twice.
+def _check_labels(points: Sequence[Point]) -> None:
+    """Every point needs a folder of its own, and a parent that is no branch itself."""
+    known: dict[str, Point] = {}
+    for point in points:
+        if point.label in known:
+            raise BadInput(f"two points are called {point.label}")
+        if point.label in ("points", "logs"):
+            raise BadInput(f"a point cannot be called {point.label}: the study's folder has one of that name")
+        known[point.label] = point
+    for point in points:
+        if point.parent and point.parent not in known:
+            raise BadInput(f"no point is called {point.parent}, from which others branch")
+        if point.parent and (first := known[point.parent].parent):
+            raise BadInput(f"{point.parent} branches from {first}, and another branches from it: one step only")
+
+
+def _refuse_twins(points: Sequence[Point]) -> None:
+    """Two points with the same settings would do the same twice.
 
     With a constant rate from step 0 on, rewinding the learning rate and rewinding nothing are the same.
     """
-    labels: set[str] = set()
     seen: dict[str, str] = {}
-    parents = {point.parent for point in points if point.parent}
     for point in points:
-        if point.label in labels:
-            raise BadInput(f"{path}: two points are called {point.label}")
-        if point.label in ("points", "logs"):
-            raise BadInput(f"{path}: a point cannot be called {point.label}: the study's folder has one of that name")
-        labels.add(point.label)
         settings = TrainSettings(**point.settings)
         named = changed(settings) | {"from_round_1": point.parent}
         constant = settings.lr_schedule == "constant" and not settings.warmup and settings.rewind_step == 0
@@ -154,11 +178,5 @@ def _refuse_twins(path: Path, points: list[Point]) -> None:
             named["rewind"] = "lr or none"
         key = repr(sorted(named.items(), key=lambda pair: pair[0]))
         if key in seen:
-            raise BadInput(f"{path}: the points {seen[key]} and {point.label} are the same run")
+            raise BadInput(f"the points {seen[key]} and {point.label} are the same run")
         seen[key] = point.label
-        if point.label in parents and point.parent:
-            raise BadInput(
-                f"{path}: {point.label} branches from {point.parent}, and another branches from it: one step only"
-            )
-    for parent in parents - labels:
-        raise BadInput(f"{path}: no point is called {parent}, from which others branch")

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from swlottery.config import ELSEWHERE, TrainSettings
@@ -17,11 +18,10 @@ def changed(settings: TrainSettings) -> dict[str, Any]:
 
     Before there was ``auto``, a run was in float32 by default, and numbers of tokens were no text.
     """
-    defaults = TrainSettings()
     found = {
         one.name: getattr(settings, one.name)
         for one in dataclasses.fields(settings)
-        if one.name not in ELSEWHERE and getattr(settings, one.name) != getattr(defaults, one.name)
+        if one.name not in ELSEWHERE and getattr(settings, one.name) != getattr(TrainSettings(), one.name)
     }
     if found.get("dtype") == "float32":
         del found["dtype"]
@@ -37,14 +37,34 @@ def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str
 
     contents: hashes of the files that settings name (the record, the round-1 network): a path alone says too little.
     """
-    named = {key: value for key, value in changed(settings).items() if key not in contents}
-    text = json.dumps([named, dict(contents)], sort_keys=True, ensure_ascii=False)
     rate = "schedule" if settings.schedule else f"p{settings.prune_rate}"
     parts = [
         slug if settings.start == "scratch" else f"{slug}-{settings.start}",
         rate + ("-one-shot" if settings.one_shot else ""),
         f"T{settings.steps}",
         f"d{settings.data_seed}",
-        hashlib.sha256(text.encode()).hexdigest()[:8],
+        digest(settings, contents),
     ]
     return "-".join(parts)
+
+
+def digest(settings: TrainSettings, contents: Mapping[str, str]) -> str:
+    """The hash with which the name ends: eight hexadecimal digits. contents: as for `name`."""
+    named = {key: value for key, value in changed(settings).items() if key not in contents}
+    text = json.dumps([named, dict(contents)], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def contents(settings: TrainSettings) -> dict[str, str]:
+    """The hashes of the files that settings name: of the record, and of the round-1 network to branch from.
+
+    Raises:
+        OSError: a file that is not there.
+    """
+    found = {}
+    if settings.from_round_1:
+        round_1 = Path(settings.from_round_1, "round_1", "round.json")
+        found["from_round_1"] = str(json.loads(round_1.read_text(encoding="utf-8"))["weights_sha256"])
+    if settings.super_weights not in ("discover", "none"):
+        found["super_weights"] = hashlib.sha256(Path(settings.super_weights).read_bytes()).hexdigest()
+    return found

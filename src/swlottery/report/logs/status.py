@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,6 +12,7 @@ from typing import Any
 
 from swlottery.report import words
 from swlottery.report.words import KINDS, NOTHING, duration, number
+from swlottery.runtime.folder import is_gone
 
 Row = dict[str, Any]
 FILES = ("settings.json", "status.json", "metrics.jsonl")
@@ -57,20 +56,6 @@ def _row(run: Path) -> Row:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_gone(status: Row) -> bool:
-    """Whether the process that wrote this ran here, and runs no more. Of another host nothing is known."""
-    pid = status.get("pid")
-    if status.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # it is there, and another user's
-        return False
-    return False
 
 
 def _age(status: Row) -> float | None:

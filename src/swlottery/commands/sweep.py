@@ -1,0 +1,75 @@
+"""``swlottery sweep``: run every point of a study, as array jobs or here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from swlottery.config import SweepSettings
+from swlottery.errors import DONE, FAILED, STOPPED, BadInput
+from swlottery.report import words
+from swlottery.report.logs.study import counts
+from swlottery.runtime import slurm
+from swlottery.study import sweep as sweeps
+from swlottery.study.grid import Point, Study, read
+from swlottery.study.states import OPEN, last_line, states
+
+
+def sweep(settings: SweepSettings, root: Path) -> int:
+    """Submit the open points of a study, or run them here. Returns the exit code: 0 done, 75 stopped, 1 a point failed.
+
+    root: the folder of ``runs``, ``plots`` and func_train.sh.
+
+    Raises:
+        BadInput: a study that cannot be read; no func_train.sh in ``root``; Slurm refuses.
+    """
+    settings.check_limits()
+    study = read(Path(settings.study), root).placed(root)
+    if settings.dry_run:
+        return _dry_run(study)
+    script = root.absolute() / "func_train.sh"
+    by_slurm = slurm.here() and not settings.local
+    options = sweeps.sbatch_options(settings.sbatch)
+    if by_slurm and not script.is_file():
+        raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")
+    folder = root.absolute() / "runs" / study.name
+    sweeps.write_study(folder, study)
+    now = {one.label: one for one in states(folder)}
+    waiting = [point for point in study.points if now[point.label].state in OPEN]
+    for one in now.values():
+        if one.state == "failed":
+            print(f"failed: {one.label}: {one.reason}")
+    print(counts(list(now.values())))
+    if not waiting:
+        print("nothing to run")
+        return DONE
+    if not by_slurm:
+        return _run_here(waiting, settings.at_once, folder, root)
+    for job, number in sweeps.submit(waiting, now, folder, script, options, settings.at_once):
+        print(f"submitted {words.count(number, 'point')} as job {job}; logs {folder / 'logs'}/{job}_*.out")
+    print(f"to see their states: swlottery status {os.path.relpath(folder)}")
+    return DONE
+
+
+def _dry_run(study: Study) -> int:
+    for point in study.points:
+        branch = f"   (branches from {point.parent})" if point.parent else ""
+        print(f"{point.label}{branch}: swlottery train {sweeps.flags_of(point.settings)}")
+    print(f"{words.count(len(study.points), 'point')}; nothing was submitted")
+    return DONE
+
+
+def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path) -> int:
+    def began(number: int, point: Point, log: Path) -> None:
+        print(f"{number} of {len(waiting)}: {point.label}, log {log}", flush=True)
+
+    def ended(point: Point, log: Path, code: int) -> None:
+        if code not in (DONE, STOPPED):
+            print(f"failed: {point.label}: exit code {code}: {last_line(log)}", flush=True)
+
+    codes = sweeps.run_here(waiting, folder, root, began, ended, at_once)
+    if STOPPED in codes:
+        print("stopped: the same command goes on from there")
+        return STOPPED
+    print(f"{codes.count(DONE)} done, {len(codes) - codes.count(DONE)} failed")
+    return DONE if codes.count(DONE) == len(codes) else FAILED
