@@ -378,7 +378,8 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
 
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
-    from swlottery.find import probe, run
+    from swlottery.find import events, probe, run
+    from swlottery.find.verify import Ablation
     from swlottery.models.architectures import Roles
     from swlottery.models.coordinates import Coordinate
 
@@ -410,18 +411,18 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     done()
     started, rows = time.perf_counter(), 0
     for event in run.find(loaded, prompts, Text("random tokens", "random tokens", "0" * 64), windows, settings):
-        rows += isinstance(event, run.Ablation)
+        rows += isinstance(event, Ablation)
         phase = {
-            run.Searched: ("search, leader", f"{int(prompts.valid.sum())} tokens"),
-            run.Tested: ("nulls", f"2 × {size.draws} draws"),
-            run.Finished: ("verification", f"{rows} rows over {size.documents[0]} × {size.documents[1]} tokens"),
+            events.Searched: ("search, leader", f"{int(prompts.valid.sum())} tokens"),
+            events.Tested: ("nulls", f"2 × {size.draws} draws"),
+            events.Finished: ("verification", f"{rows} rows over {size.documents[0]} × {size.documents[1]} tokens"),
         }.get(type(event))
         if phase is not None:
             done()
             now = time.perf_counter()
             yield {"what": f"{title}: {phase[0]}", "seconds": f"{now - started:.2f}", "": phase[1]}
             started = now
-        if isinstance(event, run.Finished):
+        if isinstance(event, events.Finished):
             found = [(one["layer"], one["out"], one["in"]) for one in event.record["super_weights"]]
             yield {"what": f"{title}: found", "seconds": "", "": f"{found}, planted {tuple(plant.coordinate[:3])}"}
 

@@ -114,7 +114,7 @@ def test_its_commands_parse(line: str) -> None:
 def test_every_flag_and_variable_of_it_exists() -> None:
     ours = {*FLAGS, *(field.name for field in dataclasses.fields(SweepSettings))}
     scripts = "".join(path.read_text() for path in (REPOSITORY / "scripts").iterdir())
-    text = scripts + (REPOSITORY / "src" / "swlottery" / "data" / "builtin.py").read_text()
+    text = scripts + (REPOSITORY / "src" / "swlottery" / "runtime" / "files.py").read_text()
     for name in set(re.findall(r"`(?:--)([a-z][a-z-]*)`", SLURM)) - {"requeue"}:  # that is sbatch's
         assert name.replace("-", "_") in ours, name
     for name in set(re.findall(r"SWLOTTERY_[A-Z0-9]+", SLURM)):

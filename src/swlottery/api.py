@@ -6,10 +6,8 @@ No function changes the environment, signals or (but for the time of `train`) th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
     from swlottery.find.record import Record
     from swlottery.lottery.masks import Masks
-    from swlottery.models.load import Loaded
 
 
 def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) -> Record:
@@ -51,43 +48,18 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
         raise BadInput(f"find: {error}") from None
     if chosen.out or chosen.plots or chosen.check:
         raise BadInput("find() returns the record and writes nothing: leave out, plots and check away")
-    from swlottery.data.evaluation import read_text
-    from swlottery.find.run import Finished
-    from swlottery.find.run import find as search
-
-    examined: AbstractContextManager[Loaded]
-    if isinstance(model, str | Path):
-        find_command.check(chosen)
-        examined = contextlib.nullcontext(find_command.load(chosen))
-    else:
-        chosen.check_limits()
-        examined = _examined(model, tokenizer)
-    with examined as loaded:
-        text = read_text(chosen.eval_text)
-        probe, windows = find_command.inputs(loaded, text, chosen)
-        *_, last = search(loaded, probe, text, windows, chosen)
-    assert isinstance(last, Finished)
-    return last.record
-
-
-@contextlib.contextmanager
-def _examined(model: nn.Module, tokenizer: Any) -> Iterator[Loaded]:
-    """A model in memory as the finder takes it: in evaluation mode and without gradients; afterwards as before."""
+    from swlottery.find.run import examine
     from swlottery.models.load import wrap
 
-    if tokenizer is None:
+    chosen.check_limits()
+    if isinstance(model, str | Path):
+        find_command.check(chosen)
+        loaded = find_command.load(chosen)
+    elif tokenizer is None:
         raise BadInput("a loaded model needs its tokenizer: find(model, tokenizer)")
-    loaded = wrap(model, tokenizer)
-    modes = {module: module.training for module in model.modules()}
-    needed = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.eval().requires_grad_(False)
-    try:
-        yield loaded
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for parameter, requires_grad in needed.items():
-            parameter.requires_grad_(requires_grad)
+    else:
+        loaded = wrap(model, tokenizer)
+    return examine(loaded, chosen, prompts=find_command.prompts(chosen))
 
 
 def train(settings: TrainSettings, root: str | Path = ".") -> Path:

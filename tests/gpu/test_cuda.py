@@ -124,7 +124,8 @@ def found_on(device: str, folder: Path) -> dict[str, Any]:
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
     from swlottery.find import probe
-    from swlottery.find.run import Finished, find
+    from swlottery.find.events import Finished
+    from swlottery.find.run import find
     from swlottery.models import load as model
 
     loaded = model.load(str(folder), device=device)

@@ -13,11 +13,9 @@ from swlottery.config import FindSettings
 from swlottery.errors import DONE, BadInput
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
-    from swlottery.data.evaluation import Text
-    from swlottery.find.probe import Probe
-    from swlottery.find.record import Record
+    from swlottery.find.events import Event
     from swlottery.models.load import Loaded
     from swlottery.report.logs.find import FindLog
 
@@ -39,6 +37,7 @@ def find(settings: FindSettings, root: Path) -> int:
 
     from swlottery.data.evaluation import read_text
     from swlottery.find import record as records
+    from swlottery.find.run import examine
     from swlottery.runtime import hardware
 
     # A missing text is refused before torch is imported, a GPU that cannot be used before anything is written.
@@ -55,7 +54,7 @@ def find(settings: FindSettings, root: Path) -> int:
     from swlottery.report.logs.find import FindLog
 
     log = FindLog(bars=sys.stderr.isatty())
-    record = _search(loaded, text, settings, log, started)
+    record = examine(loaded, settings, text, prompts(settings), _observer(loaded, settings, log, started))
     log.compare(record, before)
     out.parent.mkdir(parents=True, exist_ok=True)
     records.save(record, out)
@@ -100,29 +99,17 @@ def load(settings: FindSettings) -> Loaded:
     return models.load(settings.model, settings.revision, settings.dtype, settings.device)
 
 
-def inputs(loaded: Loaded, text: Text, settings: FindSettings) -> tuple[Probe, Tensor]:
-    """The prompts as one batch, and the held-out documents ``[documents, tokens]``."""
-    from swlottery.data.evaluation import evaluation_windows
-    from swlottery.find import probe as probes
+def _observer(loaded: Loaded, settings: FindSettings, log: FindLog, started: float) -> Callable[[Event], None]:
+    """Writes the log while the search goes. started: when, in seconds of the monotonic clock."""
+    from swlottery.find.events import Prepared
 
-    probe = probes.build(loaded.tokenizer, prompts(settings), loaded.context, settings.bos, loaded.device)
-    context = min(settings.eval_context, loaded.context)
-    return probe, evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, context)
-
-
-def _search(loaded: Loaded, text: Text, settings: FindSettings, log: FindLog, started: float) -> Record:
-    """Search and verify, and write the log while it goes. started: when, in seconds of the monotonic clock."""
-    from swlottery.find import run
-
-    probe, windows = inputs(loaded, text, settings)
-    log.header(loaded, probe, text, windows, settings, time.monotonic() - started)
-    record: Record = {}
-    with contextlib.closing(run.find(loaded, probe, text, windows, settings)) as events:
-        for event in events:
+    def observe(event: Event) -> None:
+        if isinstance(event, Prepared):
+            log.header(loaded, event.probe, event.text, event.windows, settings, time.monotonic() - started)
+        else:
             log.event(event)
-            if isinstance(event, run.Finished):
-                record = event.record
-    return record
+
+    return observe
 
 
 def _check_record(settings: FindSettings, path: Path) -> int:

@@ -33,19 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-__all__ = [
-    "Ablation",
-    "Drawn",
-    "Event",
-    "Finished",
-    "Planned",
-    "Prepared",
-    "Searched",
-    "Tested",
-    "examine",
-    "find",
-]
-
 CANCELLERS = 4
 """At most so many cancelling spikes are verified, the largest first."""
 

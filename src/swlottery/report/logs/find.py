@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from swlottery import __version__
 from swlottery.config import FindSettings
+from swlottery.find.events import Drawn, Event, Finished, Planned, Searched, Tested
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
-from swlottery.find.run import Drawn, Event, Finished, Planned, Searched, Tested
+from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
-from swlottery.find.spikes import RHO, LayerScan
+from swlottery.find.spikes import RHO
 from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
