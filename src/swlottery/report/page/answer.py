@@ -1,8 +1,9 @@
-"""What a report is made of: sections, each a question, its answer in words, tables and a figure. Pages are written from them."""
+"""What a report is made of: answers, each with its tables and figures. Pages are written from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,16 @@ class Table:
     @property
     def cells(self) -> list[list[Any]]:
         return [list(row.values()) for row in self.rows]
+
+    @property
+    def columns(self) -> list[tuple[str, list[Any]]]:
+        return [(head, [row[head] for row in self.rows]) for head in self.heads]
+
+    def csv(self) -> str:
+        """The table as CSV, with numbers in full."""
+        import pandas
+
+        return str(pandas.DataFrame(self.rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 @dataclass(frozen=True)
@@ -105,23 +116,41 @@ UNSAID = "These runs are too few to tell."
 
 @dataclass(frozen=True)
 class Section:
-    """One question. short: the answer in a line for the top of the page. answer: the same with its
-    numbers. Both are worked out from the data. remark: how."""
+    """The older form of an `Answer`: used until every question gives one."""
 
     name: str
     title: str
     answer: list[str]
     tables: list[Table]
     pictures: list[Picture]
-    remark: str
-    short: str
+    method: str
+    verdict: str
+    number: str = ""
+    networks: int | None = None
+
+    @property
+    def question(self) -> str:
+        return self.title
+
+    @property
+    def sentence(self) -> str:
+        return " ".join(self.answer)
+
+    @property
+    def short(self) -> str:
+        return self.verdict
 
     @classmethod
     def of(
-        cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
-        remark: str = "", short: str = "",
-    ) -> Section:  # fmt: skip
-        """Without the tables and figures that have nothing to show. short: the first sentence of the answer, unless given."""
+        cls,
+        name: str,
+        title: str,
+        answer: list[str],
+        tables: Iterable[Table],
+        pictures: Iterable[Picture | None] = (),
+        remark: str = "",
+        short: str = "",
+    ) -> Section:
         there = [picture for picture in pictures if picture is not None]
         brief = short or (answer[0] if answer else UNSAID)
         return cls(name, title, answer, [table for table in tables if table.rows], there, remark, brief)
@@ -129,8 +158,6 @@ class Section:
 
 def cell(value: Any) -> str:
     """A cell as it is written."""
-    import math
-
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):
@@ -172,3 +199,10 @@ def span(low: float, high: float, digits: str) -> str:
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"
+
+
+def by_arm(numbers: Mapping[str, str]) -> str:
+    """One number of each arm, for the summary: ``20 % × 5: 0.71; 10 % × 10: 0.55``. A single one needs no name."""
+    if len(numbers) == 1:
+        return next(iter(numbers.values()))
+    return "; ".join(f"{arm}: {number}" for arm, number in numbers.items())

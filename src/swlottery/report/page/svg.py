@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -52,10 +53,11 @@ def svg(figure: Figure, name: str, alternative: str, page: bool) -> str:
     for stand_in, (inside, outside) in THEME.items():
         text = text.replace(stand_in, inside if page else outside)
     if page:
+        named = escape(alternative).replace("\\", r"\\")
         text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text)
         text = re.sub(
             r'<svg [^>]*viewBox="([^"]*)"[^>]*>',
-            rf'<svg viewBox="\1" role="img" aria-label="{alternative}">',
+            rf'<svg viewBox="\1" role="img" aria-label="{named}">',
             text,
             count=1,
         )
