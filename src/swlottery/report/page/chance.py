@@ -39,7 +39,9 @@ def drawn(study: Study) -> Answer | None:
         "chance",
         "Is a coordinate fixed beforehand kept other than by chance?",
         together(dict(zip(judged, _verdicts(list(judged.values()), near=near), strict=True))),
-        number=by_arm({arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm])}" for arm in judged}),
+        number=by_arm(
+            {arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm in judged}
+        ),
         networks=max(row["networks"] for row in rows),
         sentence=f"Over 1,000 coordinates drawn once, the dispersion of how many networks keep each is {listed(told)}; "
         "chance gives 1."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values, is_bracketed, rank_test
 from swlottery.report.page.rate import paired
@@ -61,7 +61,7 @@ def prediction(study: Study) -> Answer | None:
         "prediction",
         "Does |θ_0| predict which weights are kept?",
         together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
-        number=by_arm({arm: f"AUC {ends[arm]['by |θ_0|']:.3f} {interval(*intervals[arm])}" for arm in ends}),
+        number=by_arm({arm: f"AUC {ends[arm]['by |θ_0|']:.3f}{within(interval(*intervals[arm]))}" for arm in ends}),
         networks=max(row["networks"] for row in rows),
         sentence=f"|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of {listed(told)}, where ½ "
         "is chance and 1 is certain."
@@ -150,7 +150,7 @@ def again(study: Study) -> Answer | None:
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
         number=by_arm(
-            {arm: f"{sum(judged[arm]) / len(judged[arm]):.2f} {interval(*intervals[arm])}" for arm in judged}
+            {arm: f"{sum(judged[arm]) / len(judged[arm]):.2f}{within(interval(*intervals[arm], 2))}" for arm in judged}
         ),
         networks=max(row["networks"] for row in rows),
         sentence=f"The finder finds the followed weight again {listed(told)}." if told else "",

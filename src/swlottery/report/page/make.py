@@ -10,8 +10,8 @@ from pathlib import Path
 from swlottery import __version__
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
-from swlottery.report.page import html, markdown
-from swlottery.report.page.answer import Answer
+from swlottery.report.page import charts, html, markdown
+from swlottery.report.page.answer import Answer, Picture
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import Facts, collect
 from swlottery.report.page.html import RunPage
@@ -22,8 +22,6 @@ from swlottery.report.words import count
 from swlottery.runtime import files
 
 TITLE = "Super weights and the lottery: what these runs say"
-LEAD = "survival"
-"""The figure that comes first, under the table of answers."""
 
 
 def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
@@ -37,8 +35,8 @@ def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
     facts = collect(paths)
     study = Study(facts)
     found = answers(study)
+    lead = lead_of(study, found)
     pictures = [picture for answer in found for picture in answer.pictures]
-    lead = next((picture for picture in pictures if picture.name == LEAD), None)
     made = f"Made by swlottery {__version__} report, from {count(len(facts['runs']), 'run')}."
     tables = out.with_name(f"{out.stem}_tables")
     _write_tables(facts, found, tables)
@@ -47,12 +45,19 @@ def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
     if into is not None:
         beside = into.with_suffix("")
         _write_tables(facts, found, beside)
-        for picture in pictures:
+        for picture in [*pictures, lead] if lead else pictures:
             drawing = svg(picture.figure, f"figure-{picture.name}", picture.alternative, page=False)
             files.write_text(beside / f"{picture.name}.svg", drawing)
         files.write_text(into, markdown.text(TITLE, found, lead, made, beside.name))
         written += [into, beside]
     return written
+
+
+def lead_of(study: Study, found: Sequence[Answer]) -> Picture | None:
+    """The figure that comes first: survival. Where there are many arms, of those alone that differ in their rate."""
+    if study.rated and len(study.rated) < len(study.arms) and (short := charts.survival(study, study.rated, "lead")):
+        return short
+    return next((picture for answer in found for picture in answer.pictures if picture.name == "survival"), None)
 
 
 def run_pages(study: Study) -> list[RunPage]:

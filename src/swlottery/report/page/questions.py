@@ -72,7 +72,7 @@ QUESTIONS: list[Callable[[Study], Any]] = [
     causes.matrices,
     causes.rewinding,
     causes.cost,
-    first_runs.first_runs,
+    first_runs.answer,
 ]
 
 
