@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swlottery.report.page.whole import Whole
+from swlottery.report.page.stored import StoredRun
 from swlottery.report.run_files import read_events, read_settings
 
 
@@ -58,7 +58,7 @@ def correlation(run: Path) -> float:
     """Spearman's, between |θ_T1| and |θ_0|, over all c_proj weights."""
     from scipy.stats import spearmanr
 
-    whole = Whole(run)
+    whole = StoredRun(run)
     sizes = [
         np.concatenate([np.abs(t).reshape(-1) for t in (whole.tensors(f) or {}).values()])
         for f in ("theta_0.safetensors", "round_1/model.safetensors")

@@ -17,7 +17,7 @@ import numpy as np
 from swlottery.config import TrainSettings
 from swlottery.data.tokens import prepare
 from swlottery.lottery import start
-from swlottery.report.page.whole import Whole
+from swlottery.report.page.stored import StoredRun
 from swlottery.report.run_files import read_settings
 from swlottery.report.words import key, place
 from swlottery.watch.tracked import look
@@ -35,7 +35,7 @@ def main() -> None:
     print("network                  in front         with other prompts")
     for path in sorted(arguments.study.glob("*/*/round_1/round.json")):
         run = path.parents[1]
-        if (name := Whole(run).network) in seen:
+        if (name := StoredRun(run).network) in seen:
             continue  # a branch has a copy of its parent's
         seen.add(name)
         settings = read_settings(run)
