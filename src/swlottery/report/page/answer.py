@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -172,3 +172,10 @@ def span(low: float, high: float, digits: str) -> str:
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"
+
+
+def by_arm(numbers: Mapping[str, str]) -> str:
+    """One number of each arm, for the summary: ``20 % × 5: 0.71; 10 % × 10: 0.55``. A single one needs no name."""
+    if len(numbers) == 1:
+        return next(iter(numbers.values()))
+    return "; ".join(f"{arm}: {number}" for arm, number in numbers.items())

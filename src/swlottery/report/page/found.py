@@ -9,7 +9,7 @@ from swlottery.report.page import charts
 from swlottery.report.page.answer import Row, Section, Table, listed, p_value
 from swlottery.report.page.arms import Study
 from swlottery.report.page.ranks import Values, is_bracketed, rank_test
-from swlottery.report.page.rate import in_words, paired
+from swlottery.report.page.rate import paired
 from swlottery.study import statistics as inference
 
 
@@ -39,10 +39,6 @@ def prediction(study: Study) -> Section | None:
         else []
     )
     differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
-    if differences:
-        answer.append(
-            f"Between the rates, larger − smaller at equal remaining weights, it differs by {in_words(differences, 4)}."
-        )
     fits: list[Row] = [
         {"arm": study.title(arm), "networks": len(now), "prunes": int(now["prunes"].iloc[0]), "b, of |θ_T1|": float(now["trained"].mean()), "c, of |θ_0|": float(now["initial"].mean()), "R²": float(now["r_squared"].mean())}
         for arm in study.arms if len(now := study.rows("regression", study.units(arm).values()))

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from swlottery.report import words
-from swlottery.report.page import causes, chance, critical, first_runs, found, gradient, growth, kept, rate
+from swlottery.report.page import (
+    chance,
+    cost,
+    critical,
+    first_runs,
+    found,
+    gradient,
+    growth,
+    matrices,
+    rate,
+    rewinding,
+    size,
+    survival,
+)
 from swlottery.report.page.answer import Row, Section, Table, listed
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import UNREADABLE
@@ -11,14 +26,14 @@ from swlottery.report.page.facts import UNREADABLE
 
 def answers(study: Study) -> list[Section]:
     """What was run, then every question that the runs can say something of."""
-    fixed, contrast = chance.section(study), rate.contrast(study)
-    first = first_runs.section(fixed, contrast)
+    fixed, contrast = chance.section(study), rate.answer(study)
+    first = first_runs.section(fixed, cast(Section, contrast))
     sections = [
-        fixed, kept.survival(study), contrast, growth.section(study), gradient.section(study), critical.section(study),
-        kept.size(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study), causes.rewinding(study),
-        causes.cost(study),
+        fixed, survival.answer(study), contrast, growth.answer(study), gradient.answer(study), critical.answer(study),
+        size.answer(study), found.prediction(study), found.again(study), found.twins(study), matrices.answer(study), rewinding.answer(study),
+        cost.answer(study),
     ]  # fmt: skip
-    there = [section for section in sections if section is not None]
+    there = [cast(Section, section) for section in sections if section is not None]
     return [what_was_run(study), *([first, *there] if fixed and contrast else [*there, first])]
 
 
