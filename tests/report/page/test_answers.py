@@ -405,7 +405,7 @@ def coordinates(same: bool, networks: int = 10) -> Rows:
 
 
 def test_coordinates_that_are_kept_again_and_again_break_the_symmetry() -> None:
-    section = chance.section(study(coordinates(same=True)))
+    section = chance.drawn(study(coordinates(same=True)))
     assert section is not None
     (row,) = table(section, "chance")
     assert (
@@ -414,18 +414,19 @@ def test_coordinates_that_are_kept_again_and_again_break_the_symmetry() -> None:
         and row["kept"] == 5000
         and row["expected"] == 5000
     )
-    assert "the symmetry argument fails there" in section.answer[0]
-    assert section.short == "1,000 coordinates fixed beforehand are not kept as chance gives in 20 % × 1."
+    assert section.verdict == "yes" and section.networks == 10
+    assert section.number.startswith(f"dispersion {row['dispersion']:.2f} [")
     assert row["chance, low"] < 1 < row["chance, high"] < row["dispersion"]
 
 
 def test_coordinates_kept_by_chance_do_not() -> None:
-    section = chance.section(study(coordinates(same=False)))
+    section = chance.drawn(study(coordinates(same=False)))
     assert section is not None
     (row,) = table(section, "chance")
     assert 0.9 < row["dispersion"] < 1.1 and row["p"] > 0.01
-    assert "no sign that the same ones are kept again and again" in section.answer[0]
-    assert section.short == "1,000 coordinates fixed beforehand are kept as chance gives."
+    assert section.verdict == "no" and f"{row['dispersion']:.2f} at 20 % × 1" in section.sentence
+    few = chance.drawn(study(coordinates(same=False, networks=2)))
+    assert few is not None and few.verdict == "too few networks to tell" and few.number == ""
 
 
 def test_coordinates_kept_too_evenly_are_not_kept_again_and_again() -> None:
@@ -437,12 +438,11 @@ def test_coordinates_kept_too_evenly_are_not_kept_again_and_again() -> None:
         rows["fixed"].append({**row, "run": f"s{at + 2}", "bits": mirrored})
     for name in ("s2", "s3"):
         masks(rows, name, 0.2, 1)
-    section = chance.section(study(rows))
+    section = chance.drawn(study(rows))
     assert section is not None
     (row,) = table(section, "chance")
     assert row["dispersion"] == 0 and row["p"] < 0.01
-    assert "no sign that the same ones are kept again and again" in section.answer[0]
-    assert "more evenly than independent networks would in 20 % × 1, so it fails there too" in section.answer[0]
+    assert section.verdict == "yes" and "dispersion 0.00 [0, 0]" in section.number
 
 
 def test_weights_of_other_networks_are_looked_up_each_once() -> None:
@@ -460,13 +460,14 @@ def test_weights_of_other_networks_are_looked_up_each_once() -> None:
                         "matrix_keep_rate": 0.5,
                     }
                 )
-    section = chance.section(study(rows))
+    section = chance.elsewhere(study(rows))
     assert section is not None
     (row,) = table(section, "elsewhere_by_arm")
     assert (row["networks"], row["kept"], row["expected"]) == (4, 3, 2.0)
     assert row["p"] == pytest.approx(2 * 5 / 16)
-    assert "was kept 3 of 4 times at 20 % × 1" in section.answer[1] and "what chance gives" in section.answer[1]
-    assert section.short.endswith("like any other, as far as 4 networks can tell: kept 3 of 4 times at 20 % × 1, where chance gives 2.0.")  # fmt: skip
+    assert "was kept 3 of 4 times at 20 % × 1" in section.sentence and "2.0 (p = 0.62)" in section.sentence
+    assert section.verdict == "too few networks to tell", "even four of four would have had p = 0.125"
+    assert section.number == f"kept 0.75 {row['95 % interval of the kept fraction']}, chance 0.50"
 
 
 def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
@@ -476,12 +477,10 @@ def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
         masks(rows, f"s{network}", 0.2, 2)
         kept(rows, f"s{network}", 1, 0.8, True, kind="foreign", weight="(2, 447, 666)")
         kept(rows, f"s{network}", 2, 0.64, network < 3, kind="foreign", weight="(2, 447, 666)")
-    section = chance.section(study(rows))
-    assert section is not None
-    assert section.answer == [
-        "Coordinates that were followed though they come from elsewhere: kept (2, 447, 666) in 3 of 6 networks at 20 % × 2, where 3.0 are expected (p = 1)."
-    ]
-    assert section.short == section.answer[0]
+    assert chance.drawn(study(rows)) is None and chance.elsewhere(study(rows)) is None
+    section = chance.foreign(study(rows))
+    assert section is not None and (section.networks, section.verdict) == (6, "no")
+    assert "3 of 6 times at 20 % × 2, (2, 447, 666)" in section.sentence and "3.0 (p = 1)" in section.sentence
 
 
 # --- c, d, e, f, g
@@ -505,14 +504,15 @@ def test_twins() -> None:
             }
         )
     section = found.twins(study(rows))
-    assert (
-        section is not None
-        and "8 of 10 networks have the same weight in front (95 % interval 44 to 97 %), so the initialisation fixes it."
-        in section.answer[0]
-    )
-    assert section.answer[1] == "In the other twin its |w| stands at percentile 99.00 to 99.00 of its matrix."
-    assert "mean rank among its controls is 1.00 (p < 0.0001" in section.answer[2]
-    assert section.short == section.answer[0]
+    assert section is not None and section.verdict == "yes"
+    assert section.number == "8 of 10 twins agree [0.44, 0.97]" and section.networks == 10
+    assert "percentile 99.00 to 99.00 of its matrix" in section.sentence
+    assert "mean rank 1.00 (p < 0.0001) among its controls" in section.sentence
+    for agree, verdict in ((7, "too few networks to tell"), (0, "no")):
+        for network, row in enumerate(rows["twins"]):
+            row["found_again"] = network < agree
+        section = found.twins(study(rows))
+        assert section is not None and section.verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -680,8 +680,9 @@ def test_what_the_initialisation_tells_of_the_kept() -> None:
     ]
     section = found.prediction(study(rows))
     assert section is not None
-    assert section.short == section.answer[0]
-    assert "0.650 at 20 % × 5 (32.8 % remaining) and 0.700 at 10 % × 10 (34.9 % remaining)" in section.short
+    assert "0.650 at 20 % × 5 (32.8 % remaining) and 0.700 at 10 % × 10 (34.9 % remaining)" in section.sentence
+    assert section.number == "20 % × 5: AUC 0.650; 10 % × 10: AUC 0.700", "three networks give no interval …"
+    assert section.verdict == "too few networks to tell" and section.networks == 3
 
 
 def test_weights_that_are_found_again_move_or_are_lost() -> None:
@@ -702,8 +703,9 @@ def test_weights_that_are_found_again_move_or_are_lost() -> None:
         (2, 1, 1, 1),
         (3, 0, 2, 1),
     ]
-    assert "was found in at least one by 1 of 3 networks; another had taken its place in at least one in 2, and in 1" in section.answer[0]  # fmt: skip
-    assert section.short == "The finder finds it again in 1 of 6 later rounds at 20 % × 2."
+    assert [row["share"] for row in table(section, "again_shares")] == [0.5, 0.0, 0.0]
+    assert "in 1 of 6 later rounds at 20 % × 2" in section.sentence and section.number == "0.17"
+    assert section.verdict == "too few networks to tell"
 
 
 @pytest.mark.parametrize(("shift", "told"), [(1.0, "changes"), (0.0, "was not found to change")])
@@ -729,8 +731,8 @@ def test_nothing_at_all_still_gives_sections() -> None:
     rows["runs"].append({"run": "broken", "state": "damaged", "message": "KeyError: 'steps'"})
     sections = answers(study(rows))
     assert [section.name for section in sections] == ["runs", "first_runs"]
-    assert sections[0].short == " ".join(sections[0].answer) and "do not bear on it" in sections[1].short
-    assert "Not readable, and left out: broken." in sections[0].answer
+    assert sections[0].verdict == "1 run in 1 arm, 0 finished"
+    assert "Not readable, and left out: broken." in sections[0].sentence
     assert {row["run"]: row["state"] for row in table(sections[0], "unfinished")} == {
         "begun": "running",
         "broken": "damaged",
@@ -744,11 +746,8 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     for row in coordinates(same=False, networks=1)["fixed"]:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
     sections = answers(study(rows))
-    assert [section.name for section in sections[:5]] == ["runs", "first_runs", "chance", "survival", "contrast"]
-    assert (
-        sections[1].short.startswith("Their coordinate came from another network")
-        and sections[1].answer[-1] == sections[4].answer[-1]
-    )
+    assert [section.name for section in sections[:3]] == ["runs", "survival", "contrast"]
+    assert sections[-1].name == "first_runs" and "a coordinate of another network" in sections[-1].verdict
     names = [one.name for section in sections for one in section.tables]
     assert {"perplexity_differences", "perplexity_points"} < set(names)
     assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)

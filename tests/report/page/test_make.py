@@ -17,6 +17,7 @@ from swlottery.cli import main
 from swlottery.lottery import masks as masking
 from swlottery.report.page.facts import collect
 from swlottery.report.page.make import log_of
+from swlottery.report.page.verdict import RULE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -160,12 +161,13 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
     assert f"wrote    {out}" in capsys.readouterr().out
     page = out.read_text()
     assert "Not readable, and left out: " in page
-    short = re.search(r"<nav aria-label='The answers in short'>(.*?)</nav>", page)
-    assert short is not None and "<p><a href='#runs'>What was run</a> 2 runs in 2 arms" in short[1]
-    assert re.search("[0-9]\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}[0-9]", short[1])
-    linked = re.findall(r"<a href='#([^']+)'>", short[1])
-    assert len(linked) > 4 and all(f"<section id='{name}'" in page for name in linked) and linked[-1] == "each-run"
-    assert "\n- **What was run** 2 runs in 2 arms" in (tmp_path / "page.md").read_text()
+    short = re.search(r'<table class="summary".*?</table>', page, re.S)
+    assert short is not None and re.search('<a href="#runs">What was run.</a>.*?<div>2 runs in 2 arms', short[0])
+    assert re.search("[0-9]\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}[0-9]", short[0])
+    linked = re.findall('<a href="#([^"]+)">', short[0])
+    assert len(linked) > 4 and all(f'<section id="{name}"' in page for name in [*linked, "each-run"])
+    assert page.count(RULE) == 1 and page.index(RULE) < page.index("<svg") < page.index("<section"), "what comes first"
+    assert "\n| [What was run?](#what-was-run) | 2 runs in 2 arms" in (tmp_path / "page.md").read_text()
     for name in ("empty", "&lt;b&gt;foreign", settings.parent.name):
         assert name in page
     assert "its weights or masks are damaged" in page

@@ -19,11 +19,11 @@ from matplotlib.ticker import MaxNLocator
 
 from swlottery.find.record import Record
 from swlottery.find.verify import CRITICAL
-from swlottery.report.figures.style import BLUE, GREY, LINE, ORANGE, PURPLE, VERMILLION, log_ticks, look, page, save
+from swlottery.report.figures.style import BLUE, GREY, LINE, OCHRE, PINK, VERMILLION, log_ticks, look, page, save
 from swlottery.report.logs.find import place
 
 VERDICTS = {
-    "critical": ("o", VERMILLION), "jointly critical": ("s", ORANGE), "weak": ("^", BLUE), "inert": ("v", GREY),
+    "critical": ("o", VERMILLION), "jointly critical": ("s", OCHRE), "weak": ("^", BLUE), "inert": ("v", GREY),
     "undetermined": ("d", GREY),
 }  # fmt: skip
 MOST_NAMED = 12
@@ -72,7 +72,7 @@ def activations(record: Record) -> Figure:
         x = [spike["layer"] for spike in record["cancellers"]]
         y = [abs(spike["spike"]) for spike in record["cancellers"]]
         label = "a spike that cancels an earlier one"
-        lower.plot(x, y, "D", color=PURPLE, mfc="none", ms=9, mew=1.8, clip_on=False, label=label)
+        lower.plot(x, y, "D", color=PINK, mfc="none", ms=9, mew=1.8, clip_on=False, label=label)
     lower.set_xlabel("layer (0-based)")
     lower.set_xlim(-0.6, len(layers["before"]) - 0.4)
     lower.xaxis.set_major_locator(MaxNLocator(20, integer=True))
@@ -158,7 +158,7 @@ def forest(record: Record) -> list[Row]:
         label = f"{', '.join(members[:8])}{more} together" + ", critical" * row["critical"]
         colour = VERMILLION if row["critical"] else GREY
         together[frozenset(row["members"])] = Row(label, [row], "s", colour, filled=row["critical"])
-    cancelling = [Row(str(place(row)), [row], "D", PURPLE, filled=False) for row in record["cancellers"]]
+    cancelling = [Row(str(place(row)), [row], "D", PINK, filled=False) for row in record["cancellers"]]
     controls = [row for row in others if row["kind"] == "control"]
     ordinary = [Row(f"{len(controls)} weights nearest in |w|, each alone", controls, ".")] if controls else []
     for kind, words in (("random set", "weights at random"), ("largest others", "largest other weights")):

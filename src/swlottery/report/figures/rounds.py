@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from swlottery.report.figures.style import BLUE, GREY, LINE, ORANGE, PURPLE, VERMILLION, nothing, page
+from swlottery.report.figures.style import BLUE, GREY, LINE, OCHRE, PINK, VERMILLION, nothing, page
 from swlottery.report.run_files import Event, Run
 from swlottery.report.words import Key, key, named, percent
 
 ROWS = {"before": 1.0, "after": 0.0}
 """Where the box before training lies, and that after it."""
-MARKS = [("D", VERMILLION), ("s", ORANGE), ("^", PURPLE), ("v", BLUE), ("o", VERMILLION), ("P", ORANGE)]
+MARKS = [("D", VERMILLION), ("s", OCHRE), ("^", PINK), ("v", BLUE), ("o", VERMILLION), ("P", OCHRE)]
 MOST_DRAWN = 12
 """The most matrices that have a panel; metrics.jsonl has them all."""
 

@@ -17,13 +17,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
-# Okabe & Ito's colours, which differ for every kind of colour vision; shapes differ as well.
-VERMILLION, BLUE, PURPLE, ORANGE, GREY = "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#666666"
-WIDTH, LINE, DPI = 8.0, 0.15, 150  # of a figure and of a line of text, in inches; pixels an inch
-LOOK = {
-    "font.size": 8, "axes.titlesize": 7.5, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "grid.color": "#DDDDDD", "text.parse_math": False,  # the name of a model may hold a $
-}  # fmt: skip
+BLUE, VERMILLION, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+OCHRE, SKY, VIOLET, GREY = "#8a6d00", "#56b4e9", "#7b4ea3", "#767676"
+COLOURS = (BLUE, VERMILLION, GREEN, PINK, OCHRE, SKY, VIOLET, GREY)
+"""Safe for every kind of colour vision (after Okabe & Ito); on white and on dark paper. Shapes differ as well."""
+WIDTH, LINE, DPI = 7.5, 0.16, 160  # of a figure and of a line of text, in inches; pixels an inch
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.parse_math": False,  # the name of a model may hold a $
+}
+"""What all figures of the project share. A page adds colours of text and grid, for light and dark."""
+LOOK = STYLE | {"grid.color": "#dddddd", "axes.grid.axis": "y", "legend.fontsize": 8}
 
 
 @contextmanager

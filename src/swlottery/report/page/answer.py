@@ -1,7 +1,8 @@
-"""What a report is made of: sections, each a question, its answer in words, tables and a figure. Pages are written from them."""
+"""What a report is made of: answers, each with its tables and figures. Pages are written from them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,16 @@ class Table:
     @property
     def cells(self) -> list[list[Any]]:
         return [list(row.values()) for row in self.rows]
+
+    @property
+    def columns(self) -> list[tuple[str, list[Any]]]:
+        return [(head, [row[head] for row in self.rows]) for head in self.heads]
+
+    def csv(self) -> str:
+        """The table as CSV, with numbers in full."""
+        import pandas
+
+        return str(pandas.DataFrame(self.rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 @dataclass(frozen=True)
@@ -82,55 +93,9 @@ class Answer:
         shown = [picture for picture in pictures if picture is not None]
         return cls(name, question, verdict, number, networks, sentence, [t for t in tables if t.rows], shown, method)
 
-    # What the older `Section` offers, as long as there are both.
-    @property
-    def title(self) -> str:
-        return self.question
-
-    @property
-    def short(self) -> str:
-        return self.verdict
-
-    @property
-    def answer(self) -> list[str]:
-        return [self.sentence] if self.sentence else []
-
-    @property
-    def remark(self) -> str:
-        return self.method
-
-
-UNSAID = "These runs are too few to tell."
-
-
-@dataclass(frozen=True)
-class Section:
-    """One question. short: the answer in a line for the top of the page. answer: the same with its
-    numbers. Both are worked out from the data. remark: how."""
-
-    name: str
-    title: str
-    answer: list[str]
-    tables: list[Table]
-    pictures: list[Picture]
-    remark: str
-    short: str
-
-    @classmethod
-    def of(
-        cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
-        remark: str = "", short: str = "",
-    ) -> Section:  # fmt: skip
-        """Without the tables and figures that have nothing to show. short: the first sentence of the answer, unless given."""
-        there = [picture for picture in pictures if picture is not None]
-        brief = short or (answer[0] if answer else UNSAID)
-        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, brief)
-
 
 def cell(value: Any) -> str:
     """A cell as it is written."""
-    import math
-
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):

@@ -25,7 +25,7 @@ Pairs = list[tuple[str, str]]
 """Runs of two arms that share round 1."""
 CAPTION = "d = log q(first arm) − log q(second arm): above 0, the first rate brings the weight closer to pruning"
 METHOD = (
-    "q is the fraction of all weights that remain when pruning reaches this one, in the network trained under the mask. "
+    "q is the fraction of all weights that remain when pruning reaches this one, in a network trained under the mask. "
     "The test shown is that with the smallest p. Yes needs the same sign in the bracketed networks, no needs all "
     "intervals within half a standard deviation of the controls. Weights that prune 1 took are left out."
 )

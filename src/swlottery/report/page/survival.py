@@ -15,7 +15,7 @@ from swlottery.study import statistics as inference
 
 METHOD = (
     "Compare arms at equal remaining weights, never at equal rounds. Intervals: Clopper–Pearson, one weight a network. "
-    "The test against the controls is exact and stratified by network; it leaves out weights that prune 1 took, because "
+    "The test against the controls is exact and stratified by network; it leaves out weights that prune 1 took: the "
     "controls are chosen among those that prune 1 keeps."
 )
 
