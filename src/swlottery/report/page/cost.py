@@ -30,10 +30,14 @@ def answer(study: Study) -> Answer | None:
         "What does pruning cost?",
         together({arm: _way(*two) for arm, two in ends.items()}),
         number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
-        networks=min((last["runs"] for _, last in ends.values()), default=None),
+        networks=min((len(study.units(arm)) for arm in study.rated if study.title(arm) in ends), default=None),
         sentence=_sentence(ends, differences) if ends else "",
         tables=[
-            Table("perplexity", "of the network trained under each mask: median over runs, and range", rows),
+            Table(
+                "perplexity",
+                "validation perplexity of the network trained under each mask: median over runs, and range",
+                rows,
+            ),
             Table("perplexity_differences", f"held-out loss, nat, {BETWEEN}", differences),
             Table("perplexity_points", "the same in each network", each_difference),
         ],
@@ -74,9 +78,6 @@ def _sentence(ends: dict[str, tuple[Row, Row]], differences: list[Row]) -> str:
     ]
     text = f"Median validation perplexity goes {listed(parts)}"
     for row in differences[-1:]:
-        interval = within(row["95 % interval"])
-        text += (
-            f"; with {row['remaining, %']:.1f} % remaining, {row['first arm']} has a loss of {row['difference']:+.4f}"
-        )
-        text += f"{interval} nat above {row['second arm']}"
+        text += f"; with {row['remaining, %']:.1f} % remaining, the loss at {row['first arm']} − that at {row['second arm']}"
+        text += f" is {row['difference']:+.4f}{within(row['95 % interval'])} nat"
     return f"{text}."

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from swlottery.report.page import charts, ranks
-from swlottery.report.page.answer import Answer, Row, Table
+from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values
 from swlottery.report.page.rate import BETWEEN, paired, rates
@@ -31,18 +31,20 @@ def answer(study: Study) -> Answer | None:
     ranked: list[Row] = []
     verdicts = {}
     for coarse, fine in rates(study):
-        names = f"{study.title(fine)} against {study.title(coarse)}"
+        names = f"{study.title(fine)} over {study.title(coarse)}"
         own, each = ranks.joined(_sizes(study, coarse, fine, column) for column in ("gradient", "update"))
         ranks.family(own)
         tests |= {f"{row['of']}, {names}": row for row in own}
         ranked += each
         if len(own) == 2:
             verdicts[names] = _verdict(own)
+    ordinary = [f"{math.exp(row['controls, log ratio']):.2f}" for row in tests.values()]
+    then = f"; in round 2, the ratios of the controls are {listed(ordinary)}"
     alone, each = paired(study, partial(_log_gradient, study))
     return Answer.of(
         "gradient",
         "Does it see less gradient at the smaller rate?",
-        **ranks.summary(tests, "log ratio") | {"verdict": together(verdicts)},
+        **ranks.summary(tests, "log ratio", then=then) | {"verdict": together(verdicts)},
         tables=[
             Table(
                 "gradient", "percentiles within its matrix: means over the evaluations of round 2 and networks", rows

@@ -12,7 +12,7 @@ from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, wit
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import factor, typical
 from swlottery.report.page.rate import BETWEEN, differences, paired
-from swlottery.report.page.verdict import NO, YES, by_interval, together
+from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
 
 SAME = 0.01
@@ -92,8 +92,10 @@ def _row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
 
 def _verdict(there: Grown) -> str:
     low, high = inference.typical_values([mine for mine, _ in there.values()])
-    found = by_interval(low, high, 0.0, SAME)
-    return {YES: "they grow" if low > 0 else "they shrink", NO: "they keep their size"}.get(found, found)
+    if max(-low, high) < SAME:
+        return "they keep their size"
+    found = by_interval(low, high, 0.0)
+    return {YES: "they grow" if low > 0 else "they shrink"}.get(found, found)
 
 
 def _times(row: Row, there: Grown) -> str:

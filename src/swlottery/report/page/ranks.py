@@ -55,29 +55,27 @@ def family(rows: Sequence[Row]) -> None:
         row[POWER] = 100 * inference.power(row["networks"], 1.0, level=0.05 / len(rows))
 
 
-def summary(tests: Mapping[str, Row], quantity: str, of: str = "") -> dict[str, Any]:
+def summary(tests: Mapping[str, Row], quantity: str, of: str = "", then: str = "") -> dict[str, Any]:
     """Verdict, number, networks and sentence of an answer that rests on tests, one an arm.
 
-    quantity: what is compared with the controls.
+    quantity: what is compared with the controls. then: the end of the sentence. A null result never comes without its
+    power.
     """
     judged = {arm: row for arm, row in tests.items() if row["networks"] > 1}
     shifts = {arm: f"{row[f'shift{of}']:+.3f}{within(row['95 % interval'])}" for arm, row in judged.items()}
     parts = [
-        f"{shifts[arm]} at {arm} (mean rank {row[f'mean rank{of}']:.2f}, {odds(row)})" for arm, row in judged.items()
+        f"{shifts[arm]} ({arm}: mean rank {row[f'mean rank{of}']:.2f}, {p_value(row['p (Holm)'])} by Holm, "
+        f"power {row[POWER]:.0f} %)"
+        for arm, row in judged.items()
     ]
     return {
         "verdict": together({arm: by_test(row["p (Holm)"], row[POWER]) for arm, row in judged.items()}),
-        "number": by_arm({arm: f"{quantity} {shift}" for arm, shift in shifts.items()}),
+        "number": by_arm({arm: f"shift of {quantity} {shift}" for arm, shift in shifts.items()}),
         "networks": min((row["networks"] for row in tests.values()), default=None),
-        "sentence": f"{quantity} of the tracked weight is above that of its controls by {listed(parts)}."
+        "sentence": f"The tracked weight's {quantity} is above its controls' by {listed(parts)}{then}."
         if parts
         else "",
     }
-
-
-def odds(row: Row) -> str:
-    """``p = 0.2 by Holm, power 88 %``: a null result never comes without its power."""
-    return f"{p_value(row['p (Holm)'])} by Holm, power {row[POWER]:.0f} %"
 
 
 def is_bracketed(study: Study, run: str) -> bool:

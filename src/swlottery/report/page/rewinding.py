@@ -5,7 +5,7 @@ from __future__ import annotations
 from swlottery.report.page import charts, ranks
 from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.rate import log_ratios
+from swlottery.report.page.rate import NEARER, log_ratios
 
 METHOD = (
     "q is the fraction of all weights that remain when pruning reaches this one. Holm over the arms of a set-up. "
@@ -23,9 +23,13 @@ def answer(study: Study) -> Answer | None:
     return Answer.of(
         "rewinding",
         "Does rewinding matter?",
-        **ranks.summary({row["arm"]: row for row in rows}, "d", " of d"),
+        **ranks.summary({row["arm"]: row for row in rows}, "d", " of d", NEARER),
         tables=[
-            Table("rewinding", "d = log q(arm) − log q(plain arm), after round 2", rows),
+            Table(
+                "rewinding",
+                "d = log q(arm) − log q(plain arm), after round 2: above 0, the arm brings it nearer to pruning",
+                rows,
+            ),
             Table("rewinding_points", "the rank of d in each network", points),
         ],
         pictures=[charts.strip("rewound", points, "rank of d", label, charts.CIRCLES, reference=0.5)],
