@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 import pytest
 
 from made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, weights
-from swlottery.report.page import causes, chance, critical, found, growth, rate
+from swlottery.report.page import chance, cost, critical, found, growth, matrices, rate, rewinding, size, survival
 from swlottery.report.page import gradient as gradient_of
-from swlottery.report.page import kept as keeping
 from swlottery.report.page.arms import name_of, without_folders
 from swlottery.report.page.questions import answers
 from swlottery.study.statistics import power
@@ -98,15 +98,15 @@ def ranked(above: bool, networks: int = 10) -> Rows:
 
 
 def test_a_weight_above_its_controls_everywhere_is_more_than_its_size() -> None:
-    section = keeping.size(study(ranked(above=True)))
+    section = size.answer(study(ranked(above=True)))
     assert section is not None
     (row,) = table(section, "size")
     assert row["mean rank"] == 1.0 and math.isclose(row["p"], 2 / 20**10) and row["networks"] == 10
-    assert "p < 0.0001 by Holm): larger than an ordinary weight of its size" in section.answer[0]
-    assert section.short == "After round 2 it is larger than ordinary weights of its size at 20 % × 5 (mean rank 1.00 among them), where ½ is chance."  # fmt: skip
+    assert section.verdict == "yes" and section.networks == 10
+    assert section.number == f"shift of log|w| {row['shift']:+.3f} {row['95 % interval']}" and row["shift"] > 0
+    assert "20 % × 5: mean rank 1.00, p < 0.0001 by Holm" in section.sentence
     (inside,) = table(section, "size_sensitivity")
-    assert inside["networks"] == 10  # by |θ_T1| it stands in the middle
-    assert "in the 10 networks where controls stand on both sides of it 1.00." in section.answer[0]
+    assert inside["networks"] == 10 and inside["mean rank"] == 1.0, "by |θ_T1| it is in the middle"
 
 
 def test_controls_matched_at_initialisation_are_another_comparison() -> None:
@@ -116,7 +116,7 @@ def test_controls_matched_at_initialisation_are_another_comparison() -> None:
         for n in range(10)
         for at in CONTROLS
     ]
-    section = keeping.size(study(rows))
+    section = size.answer(study(rows))
     assert section is not None
     found = {row["only or against"]: row for row in table(section, "size_sensitivity")}
     assert (
@@ -132,25 +132,24 @@ def test_rates_are_one_family_in_each_set_up() -> None:
         )
     for name in ("weights", "kept", "rounds"):
         rows[name] += [{**row, "run": "long-" + row["run"]} for row in rows[name]]
-    section = keeping.size(study(rows))
+    section = size.answer(study(rows))
     assert section is not None and [row["p (Holm)"] == row["p"] for row in table(section, "size")] == [True, True]
 
 
-def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
-    section = keeping.size(study(ranked(above=False)))
-    assert section is not None and "not told from an ordinary weight of its size" in section.answer[0]
-    assert section.short.startswith("After round 2 it is not told from ordinary weights of its size at 20 % × 5 (")
+def test_a_weight_in_the_middle_of_its_controls_is_an_ordinary_one_where_the_power_suffices() -> None:
+    section = size.answer(study(ranked(above=False)))
+    assert section is not None and section.verdict == "no"
     (row,) = table(section, "size")
-    assert row["power at 1 sd, %"] == 100 * power(10, 1.0)
-    assert f"is found in at least {row['power at 1 sd, %']:.0f} % of studies with as many networks" in section.answer[0]
+    assert row["power at 1 sd, %"] == 100 * power(10, 1.0) > 80
+    assert f"power {row['power at 1 sd, %']:.0f} %" in section.sentence
+    few = size.answer(study(ranked(above=False, networks=5)))
+    assert few is not None and few.verdict == "too few networks to tell" and few.networks == 5
 
 
 def test_one_network_gives_no_answer() -> None:
-    section = keeping.size(study(ranked(above=True, networks=1)))
-    assert section is not None and section.answer == [
-        "One network gives no test of whether its weight is more than its size."
-    ]
-    assert section.short == section.answer[0]
+    section = size.answer(study(ranked(above=True, networks=1)))
+    assert section is not None and section.verdict == "too few networks to tell"
+    assert (section.networks, section.number, section.sentence) == (1, "", "")
 
 
 def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
@@ -159,7 +158,7 @@ def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
         if row["run"] == "s0" and row["kind"] == "leader" and row["round"] == 2:
             row |= {"over_threshold": 0.0, "alive": False}
     rows["kept"][0]["alive"] = False
-    section = keeping.size(study(rows))
+    section = size.answer(study(rows))
     assert section is not None
     (row,) = table(section, "size")
     assert (row["networks"], row["left out"]) == (2, 1)
@@ -216,15 +215,15 @@ def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows
 
 
 def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
-    section = rate.contrast(study(two_rates(0.5, bracketed=True)))
+    section = rate.answer(study(two_rates(0.5, bracketed=True)))
     assert section is not None
     rows = table(section, "contrast")
     assert [row["masks"] for row in rows] == ["1 ~ 2", "2 ~ 4", "5 ~ 10"]
     assert all(row["p (Holm)"] < 1e-3 and row["networks"] == 10 and 0.35 < row["shift of d"] < 0.65 for row in rows)
-    assert section.answer[0].startswith("20 % × 5 and 10 % × 10 treat the followed weight differently")
-    assert section.short == "Yes: 20 % × 5 brings the followed weight nearer to its fall than 10 % × 10 does."
-    other = rate.contrast(study(two_rates(-0.5, bracketed=True)))
-    assert other is not None and "brings the followed weight less near to its fall than 10 % × 10" in other.short
+    assert section.verdict == "yes" and section.number.startswith("shift of d +0.") and section.networks == 10
+    assert "20 % × 5 against 10 % × 10: mean rank" in section.sentence and "p < 0.0001 by Holm" in section.sentence
+    other = rate.answer(study(two_rates(-0.5, bracketed=True)))
+    assert other is not None and other.verdict == "yes" and other.number.startswith("shift of d -0.")
 
 
 def test_the_rate_matters_if_one_of_its_differences_is_borne_out() -> None:
@@ -233,25 +232,25 @@ def test_the_rate_matters_if_one_of_its_differences_is_borne_out() -> None:
         {"p (Holm)": 0.01, "their mean rank": rank, "mean rank of d": 0.9, "shift of d": shift, "within ½ sd": False, "networks": 10}
         for rank, shift in ((0.8, 0.5), (0.2, 0.5))
     ]  # fmt: skip
-    assert rate._in_short("a", "b", rows) == "Yes: a brings the followed weight nearer to its fall than b does."
+    assert rate._verdict(rows) == "yes" and rate._verdict(rows[1:]) == "too few networks to tell"
 
 
 def test_a_difference_that_no_bracketed_network_can_bear_out_is_not_the_rates() -> None:
-    section = rate.contrast(study(two_rates(0.5)))
-    assert section is not None and section.short.startswith("Not shown: ")
-    assert "there is no network where controls stand on both sides of it to say the same, so" in section.answer[0]
+    section = rate.answer(study(two_rates(0.5)))
+    assert section is not None and section.verdict == "too few networks to tell"
+    assert {row["bracketed networks"] for row in table(section, "contrast")} == {0}
 
 
 def test_no_difference_between_the_rates_is_not_claimed() -> None:
-    section = rate.contrast(study(two_rates(0.0, 40)))
-    assert section is not None and "no difference was found" in section.answer[0]
-    assert "the intervals lie within half a standard deviation of the controls: no effect" in section.answer[0]
-    assert section.short == "No: 20 % × 5 and 10 % × 10 bring the followed weight as near to its fall, to half a standard deviation of its controls."  # fmt: skip
-    few = rate.contrast(study(two_rates(0.0, 2)))
-    assert few is not None and "too wide to exclude one of half a standard deviation (undetermined)" in few.answer[0]
+    section = rate.answer(study(two_rates(0.0, 40)))
+    assert section is not None and section.verdict == "no" and section.networks == 40
+    assert all(row["within ½ sd"] and row["p (Holm)"] > 0.05 for row in table(section, "contrast"))
+    few = rate.answer(study(two_rates(0.0, 2)))
+    assert few is not None and few.verdict == "too few networks to tell" and few.networks == 2
     assert table(few, "contrast")[0]["power at 1 sd, %"] == 100 * power(2, 1.0, level=0.05 / 3), "Holm's first of three"
-    assert "is found in at least 11 % of studies" in few.answer[0]
-    assert few.short == "Not shown: no difference between 20 % × 5 and 10 % × 10 was found, and 2 networks are too few to exclude a small one."  # fmt: skip
+    assert "power 11 %" in few.sentence
+    one = rate.answer(study(two_rates(0.0, 1)))
+    assert one is not None and (one.verdict, one.number) == ("too few networks to tell", "")
 
 
 def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> None:
@@ -264,7 +263,7 @@ def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> N
             row["value"] = 2.0 if row["kind"] == "leader" else 1.0
         elif network < 3 and row["kind"] == "leader" and row["run"].startswith("p20"):  # and the effect is the opposite
             row["percentile_remaining"] = 100 - (100 - row["percentile_remaining"]) * math.exp(-1.5)
-    section = rate.contrast(study(rows))
+    section = rate.answer(study(rows))
     assert section is not None
     first = table(section, "contrast")[0]
     assert (
@@ -272,13 +271,12 @@ def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> N
         and first["their mean rank"] < 0.5 < first["mean rank of d"]
         and first["p (Holm)"] < 0.05
     )
-    assert "do not say the same, so the rate is not shown to matter" in section.answer[0]
-    assert section.short == "Not shown: a difference between 20 % × 5 and 10 % × 10 is not borne out where controls stand on both sides of the weight."  # fmt: skip
+    assert section.verdict == "too few networks to tell"
 
 
 def test_losses_at_equal_remaining_weights_by_hand() -> None:
     """A loss of 5 + mask/10: 20 % leaves after m prunes what 10 % leaves after 2.118 m, of which it makes ten; beyond, nothing is said."""
-    section = causes.cost(study(two_rates(0.0, 3)))
+    section = cost.answer(study(two_rates(0.0, 3)))
     assert section is not None
     points = table(section, "perplexity_points")
     assert len(points) == 12 and {row["run"] for row in points} == {"p20-0", "p20-1", "p20-2"}
@@ -289,15 +287,12 @@ def test_losses_at_equal_remaining_weights_by_hand() -> None:
     assert [row["remaining, %"] for row in table(section, "perplexity_differences")] == pytest.approx(
         [80, 64, 51.2, 40.96]
     )
-    assert "rises from 148.4 to 244.7" in section.answer[0]
-    assert section.short.startswith(
-        "Held-out perplexity rises from 148.4 to 244.7 at 20 % × 5 and rises from 148.4 to "
-    )
-    assert (
-        section.answer[-1].endswith(" at 41.0 % (too few networks for an interval).") and "∞" not in section.answer[-1]
-    )
-    enough = causes.cost(study(two_rates(0.0, 6)))
-    assert enough is not None and "] at 41.0 % (each interval for itself)." in enough.answer[-1]
+    assert section.verdict == "perplexity rises" and section.networks == 3
+    assert section.number.startswith("20 % × 5: 244.7 [244.7, 244.7]; 10 % × 10: ")
+    assert "from 148.4 to 244.7 at 20 % × 5" in section.sentence and "41.0 % remaining" in section.sentence
+    assert section.sentence.endswith(f" is {found[-1]:+.4f} nat.") and "∞" not in section.sentence
+    enough = cost.answer(study(two_rates(0.0, 6)))
+    assert enough is not None and enough.sentence.endswith("] nat.")
     (axes,) = section.pictures[0].figure.axes
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * (6 + 11), "one a run and mask"
@@ -307,7 +302,7 @@ def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out(
     rows = two_rates(0.5, 6)
     next(row for row in rows["runs"] if row["run"] == "p10-0")["state"] = "running"
     next(row for row in rows["kept"] if row["run"] == "p20-1")["alive"] = False
-    section = rate.contrast(study(rows))
+    section = rate.answer(study(rows))
     assert section is not None
     assert {(row["networks"], row["left out"]) for row in table(section, "contrast")} == {(4, 1)}
 
@@ -324,29 +319,21 @@ def stood(controls: int, lost: int = 0, networks: int = 8) -> Rows:
 
 
 def test_where_nothing_was_lost_survival_tells_nothing() -> None:
-    section = keeping.survival(study(stood(controls=19)))
-    assert section is not None
-    assert section.answer[0].startswith(
-        "At 20 % × 2, 8 of 8 followed weights in 8 networks were kept to the end (95 % interval 63 to 100 %), when 64.00 % of the weights remained, 50.0 % of those in their matrices and 100.0 % of their controls."
-    )
-    assert (
-        section.answer[1] == "Nothing that was followed was pruned; what tells more is how near the weights came to it."
-    )
-    assert "nothing is said of weights whose loss wrecks a model" in section.answer[2]
-    assert section.short == (
-        "Kept to the end: 8 of 8 at 20 % × 2 (64.0 % of all weights remain, 50.0 % of those in their matrices and 100.0 % of their controls). "
-        "They are leaders: no network here has a super weight."
-    )
+    section = survival.answer(study(stood(controls=19)))
+    assert section is not None and section.networks == 8
+    assert (section.verdict, section.number) == ("8 of 8 kept to the end", "100 % [63.1, 100]")
+    assert "Of the leaders, pruning kept 8 of 8 at 20 % × 2" in section.sentence
+    assert "64.00 % remain, of their matrices 50.0 %, of their controls 100.0 %; p = 1 by Holm" in section.sentence
 
 
 def test_survival_against_the_controls() -> None:
-    section = keeping.survival(study(stood(controls=4)))
+    section = survival.answer(study(stood(controls=4)))
     assert section is not None
     (test,) = table(section, "survival_tests")
     assert (
         test["kept"] == 8 and test["expected"] == pytest.approx(8 * 5 / 20) and test["p"] == pytest.approx(2 * 0.25**8)
     )
-    assert any("it was kept 8 times in 8" in sentence for sentence in section.answer)
+    assert section.verdict == "8 of 8 kept to the end, more often than controls" and "p < 0.0001" in section.sentence
     first, second = table(section, "survival")
     assert (first["remaining, %"], second["remaining, %"], second["controls kept, %"]) == (
         80.0,
@@ -363,15 +350,14 @@ def test_what_is_lost_at_random_or_still_goes_is_not_told_of_the_rates() -> None
         masks(rows, name, 0.2, 2)
         weights(rows, name, 1, {}, [{}])
         kept(rows, name, 1, 0.8, False)
-    section = keeping.survival(study(rows))
-    assert section is not None and "3 of 3 followed weights in 3 networks" in section.answer[0]
-    assert section.answer[1].startswith("Nothing that was followed was pruned")
+    section = survival.answer(study(rows))
+    assert section is not None and (section.verdict, section.networks) == ("3 of 3 kept to the end", 3)
     assert {row["arm"] for row in table(section, "survival")} == {"20 % × 2", "20 % × 2, random"}
 
 
 def test_where_nothing_was_lost_at_two_rates_survival_does_not_tell_them_apart() -> None:
-    section = keeping.survival(study(two_rates(0.0, 3)))
-    assert section is not None and "survival cannot tell one rate from another" in section.answer[2]
+    section = survival.answer(study(two_rates(0.0, 3)))
+    assert section is not None and "survival cannot tell one rate from another" in section.sentence
 
 
 def test_a_run_that_lost_one_of_two_super_weights_has_lost_one() -> None:
@@ -381,10 +367,9 @@ def test_a_run_that_lost_one_of_two_super_weights_has_lost_one() -> None:
     weights(rows, "a", 1, {}, [{}], kind="super_weight")
     kept(rows, "a", 1, 0.8, True, kind="super_weight")
     kept(rows, "a", 1, 0.8, False, kind="super_weight", weight="(0, 1, 1)")
-    section = keeping.survival(study(rows))
-    assert section is not None and "1 of 2 followed weights in 1 network were kept to the end" in section.answer[0]
-    assert len(section.answer) == 1
-    assert section.short.startswith("Kept to the end: 1 of 2 at 20 % × 1 (") and "leader" not in section.short
+    section = survival.answer(study(rows))
+    assert section is not None and section.verdict == "1 of 2 kept to the end" and section.networks == 1
+    assert section.number == "50 %" and "Of the super weights, pruning kept 1 of 2 at 20 % × 1" in section.sentence
 
 
 # --- a
@@ -516,34 +501,32 @@ def test_twins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "told", "short"),
-    [
-        (0.5, "shrinks: at 64.0 % remaining it is 0.25 times", "shrinks, to 0.25 times its size after round 1,"),
-        (2.0, "grows: at 64.0 % remaining it is 4.00 times", "grows, to 4.00 times its size after round 1,"),
-        (1.001, "keeps its size: at 64.0 % remaining it is 1.00 times", "keeps its size"),
-    ],
+    ("factor", "verdict", "times"),
+    [(0.5, "they shrink", "0.25"), (2.0, "they grow", "4.00"), (1.001, "they keep their size", "1.00")],
 )
-def test_the_growth_of_survivors_by_hand(factor: float, told: str, short: str) -> None:
-    """Followed weights change by a factor a round, controls by three, whatever their signs; one weight is pruned in round 2."""
+def test_the_growth_of_survivors_by_hand(factor: float, verdict: str, times: str) -> None:
+    """Tracked weights change by a factor a round, controls by three, whatever their signs; one is pruned in round 2."""
     rows: Rows = {}
-    for network in range(3):
+    for network in range(7):
         run(rows, f"s{network}", network, rounds=2)
         masks(rows, f"s{network}", 0.2, 2)
         for round_ in (1, 2, 3):
-            value = 0.0 if network == 2 and round_ == 3 else (-1) ** network * factor ** (round_ - 1)
+            value = 0.0 if network == 6 and round_ == 3 else (-1) ** network * factor ** (round_ - 1)
             controls = [{"value": -(3.0 ** (round_ - 1))} for _ in range(19)] if round_ < 3 else [{"value": None}] * 19
             weights(rows, f"s{network}", round_, {"value": value}, controls)
-    section = growth.section(study(rows))
-    assert section is not None and told in section.answer[0] and "2 networks)" in section.answer[0]
-    assert section.short == f"A followed weight that is kept {short} at 20 % × 2 (64.0 % remaining)."
+    section = growth.answer(study(rows))
+    assert section is not None and (section.verdict, section.networks) == (verdict, 6)
+    assert section.number.startswith(f"{times} times [")
+    assert f"{section.number} its size after round 1 at 20 % × 2 (64.0 % remaining;" in section.sentence
+    assert f"{factor:.2f} times [" in section.sentence, "from round 2 on"
     second, third = table(section, "sizes")
     assert (second["networks"], second["followed, times"], second["controls, times"]) == (
-        3,
+        7,
         pytest.approx(factor),
         pytest.approx(3.0),
     )
     assert (third["networks"], third["followed, times"], third["controls, times"]) == (
-        2,
+        6,
         pytest.approx(factor**2),
         None,
     )
@@ -551,18 +534,19 @@ def test_the_growth_of_survivors_by_hand(factor: float, told: str, short: str) -
 
 
 @pytest.mark.parametrize(
-    ("gradient", "update", "told"),
+    ("gradient", "update", "networks", "verdict"),
     [
-        (0.5, 0.5, "its |gradient| is smaller and its |update| is smaller; as the guess has it"),
-        (0.5, 1.0, "its |gradient| is smaller; the guess needs both to be smaller, and is not shown"),
-        (2.0, 0.5, "its |gradient| is larger and its |update| is smaller; the guess needs both"),
-        (1.0, 1.0, "no difference was found; a shift of one standard deviation"),
+        (0.5, 0.5, 10, "yes"),
+        (0.5, 1.0, 10, "too few networks to tell"),
+        (0.5, 1.0, 14, "no"),
+        (2.0, 0.5, 10, "no"),
+        (1.0, 1.0, 10, "too few networks to tell"),
     ],
 )
-def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float, told: str) -> None:
+def test_less_gradient_needs_a_smaller_update_too(gradient: float, update: float, networks: int, verdict: str) -> None:
     rows: Rows = {}
     random = np.random.default_rng(2)
-    for network in range(10):
+    for network in range(networks):
         for name, part in (("p20", 0.2), ("p10", 0.1)):
             run(rows, f"{name}-{network}", network, prune_rate=str(part))
             masks(rows, f"{name}-{network}", part, 5)
@@ -571,22 +555,18 @@ def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float,
                 {column: float(np.exp(0.05 * random.normal())) for column in ("gradient", "update")} for _ in range(19)
             ]
             weights(rows, f"{name}-{network}", 2, own, noise)
-    section = gradient_of.section(study(rows))
-    assert section is not None and told in section.answer[1]
-    differs = "against them, its |gradient| is smaller and its |update| is smaller for the followed weight"
-    assert section.short.startswith("At 10 % × 5 ordinary weights of its size have 1.0")
-    assert ("; the followed weight is not told from them." in section.short) == ("no difference" in told)
-    assert section.short.endswith(f"{differs}.") == ("as the guess has it" in told)
-    assert (
-        f"the followed weight {gradient:.2f} times the |gradient|" in section.answer[0]
-        and "against 20 % × 5 (at 80 %)" in section.answer[0]
+    section = gradient_of.answer(study(rows))
+    assert section is not None and (section.verdict, section.networks) == (verdict, networks)
+    assert re.match(
+        r"\|gradient\|, 10 % × 5 over 20 % × 5: shift of log ratio .*; \|update\|, 10 % × 5", section.number
     )
+    assert re.search(r"the ratios of the controls are (0\.9|1\.0)\d and (0\.9|1\.0)\d\.$", section.sentence)
     (row, _) = table(section, "gradient_contrast")
     assert row["log ratio"] == pytest.approx(math.log(gradient)) and abs(row["controls, log ratio"]) < 0.02
-    assert len(table(section, "gradient_points")) == 2 * 10 * 3
+    assert len(table(section, "gradient_points")) == 2 * networks * 3
 
 
-def test_a_super_weight_that_would_fall_early_is_named() -> None:
+def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
     rows: Rows = {}
     for seed in (1, 2):
         for name, changed in (
@@ -602,17 +582,15 @@ def test_a_super_weight_that_would_fall_early_is_named() -> None:
             rows.setdefault("found", []).append({
                 "run": f"pruned{seed}", "round": round_, "kind": "super_weight" if seed == 1 else "leader", "weights": weight, "kept": "", "moved": "", "lost": OWN,
             })  # fmt: skip
-    section = critical.section(study(rows))
+    section = critical.answer(study(rows))
     assert section is not None
-    assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
+    assert section.verdict == "1 of 1 pruned below 67.23 % sparsity; not replaced by training"
+    assert section.number == "60.00 % sparsity; +0.400 nat" and section.networks == 1
+    assert {row["weight"] for row in table(section, "critical")} == {OWN}
     assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
-    assert "raise the loss by 2.00 nat; the first training makes up for 75 % of that" in section.answer[1]
-    assert section.short == f"{section.answer[0]} {section.answer[2]}"
-    assert "cost the final ticket +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
-    assert (
-        section.answer[3]
-        == "Where they were pruned first, the finder still found 1 weight in the last network of 1 of 2 runs; 1 weight of these it found in no last network that was not pruned so."
-    )
+    assert "cost 2.00 nat, of which training recovers 75 %" in section.sentence
+    assert "the final ticket is +0.400 nat" in section.sentence and "(2 runs)" in section.sentence
+    assert "super weights in 1 of 2 final tickets without them, 1 of these new" in section.sentence
     assert [(row["run"], row["found"]) for row in table(section, "found_last")] == [
         ("pruned1", "(0, 9, 9)"),
         ("pruned2", "(0, 9, 9)"),
@@ -641,34 +619,40 @@ def what_is_left(**shares: dict[str, Any]) -> Rows:
 
 
 def test_random_pruning_and_the_matrices() -> None:
-    section = causes.matrices(study(what_is_left(r={"share": 0.8, "criterion": "random"}, g={"share": 0.6})))
-    assert section is not None and "to 0.00 points, as it must" in section.answer[0]
-    assert section.answer[1].startswith("After three prunes (51.2 % of all weights remaining) the followed weight was kept in 3 of 3 ")  # fmt: skip
-    assert section.answer[2] == section.short == "Of c_proj, 51.2 % under 20 % × 5, random and 21.6 % under 20 % × 5 remain."  # fmt: skip
+    section = matrices.answer(study(what_is_left(r={"share": 0.8, "criterion": "random"}, g={"share": 0.6})))
+    assert section is not None and section.number == "51.2 % [51.2, 51.2]" and section.networks == 3
+    assert section.verdict == "20 % × 5, random keeps most, in every network"
+    assert section.sentence.startswith(
+        "With 51.2 % of all weights remaining, c_proj keeps 51.2 % [51.2, 51.2] under 20 %"
+    )
+    assert section.sentence.endswith("and 21.6 % [21.6, 21.6] under 20 % × 5 (tracked weight kept in 3 of 3).")
 
 
 @pytest.mark.parametrize(
-    ("xavier", "layer", "told"),
+    ("xavier", "layer", "order"),
     [
-        (0.9, 0.8, "Xavier keeps more of c_proj than every other arm, in every network."),
-        (
-            0.7,
-            0.8,
-            "That only Xavier keeps c_proj is not so: 20 % × 5, layer-magnitude keeps at least as much; among arms with a global threshold it does keep most.",
-        ),
-        (0.5, 0.8, "That only Xavier keeps c_proj is not so: 20 % × 5, layer-magnitude keeps at least as much."),
+        (0.9, 0.8, [", xavier", ", layer-magnitude", ""]),
+        (0.7, 0.8, [", layer-magnitude", ", xavier", ""]),
+        (0.5, 0.8, [", layer-magnitude", "", ", xavier"]),
     ],
 )
-def test_whether_only_xavier_keeps_c_proj(xavier: float, layer: float, told: str) -> None:
+def test_whether_only_xavier_keeps_c_proj(xavier: float, layer: float, order: list[str]) -> None:
     made = what_is_left(
         x={"share": xavier, "init": "xavier"},
         plain={"share": 0.6},
         layer={"share": layer, "criterion": "layer-magnitude"},
+        rewound={"share": 0.99, "rewind": "none"},
     )
-    section = causes.matrices(study(made))
-    assert section is not None
-    assert section.short == f"{told} Without Xavier the followed weight was kept in 3 of 3 networks under 20 % × 5."
-    assert all(sentence in section.answer for sentence in section.short.split(". ")[1:])
+    section = matrices.answer(study(made))
+    assert section is not None and section.verdict == f"20 % × 5{order[0]} keeps most, in every network"
+    places = [section.sentence.index(f"under 20 % × 5{arm} (tracked weight kept in 3 of 3)") for arm in order]
+    assert places == sorted(places) and "rewind" not in section.sentence, "one arm of each initialisation and criterion"
+
+
+def test_one_initialisation_and_criterion_are_not_compared() -> None:
+    section = matrices.answer(study(what_is_left(plain={"share": 0.6}, rewound={"share": 0.99, "rewind": "none"})))
+    assert section is not None and section.verdict.startswith("nothing to compare") and section.sentence == ""
+    assert len(table(section, "matrices")) == 6
 
 
 def test_what_the_initialisation_tells_of_the_kept() -> None:
@@ -708,21 +692,18 @@ def test_weights_that_are_found_again_move_or_are_lost() -> None:
     assert section.verdict == "too few networks to tell"
 
 
-@pytest.mark.parametrize(("shift", "told"), [(1.0, "changes"), (0.0, "was not found to change")])
-def test_what_rewinding_changes(shift: float, told: str) -> None:
+@pytest.mark.parametrize(("shift", "verdict"), [(1.0, "yes"), (0.0, "no")])
+def test_what_rewinding_changes(shift: float, verdict: str) -> None:
     rows = two_rates(shift)
     for row in rows["runs"]:  # what was the second rate is now the plain one, and the first does not rewind
         changed = {"rounds": 5, "prune_rate": "0.2"} | ({"rewind": "none"} if row["run"].startswith("p20") else {})
         row["settings"] = json.dumps(json.loads(row["settings"]) | changed)
-    section = causes.rewinding(study(rows))
-    assert section is not None and section.answer[0].startswith(f"20 % × 5, rewind none {told} how near")
+    section = rewinding.answer(study(rows))
+    assert section is not None and (section.verdict, section.networks) == (verdict, 10)
     (row,) = table(section, "rewinding")
     assert (row["p (Holm)"] < 0.05) == (shift > 0) and row["networks"] == 10
-    assert section.short == (
-        "20 % × 5, rewind none changes how near the followed weight comes to its fall."
-        if shift
-        else "Not shown: no change in how near the followed weight comes to its fall was found under 20 % × 5, rewind none."
-    )
+    assert section.number == f"shift of d {row['shift of d']:+.3f} {row['95 % interval']}"
+    assert f"(20 % × 5, rewind none: mean rank {row['mean rank of d']:.2f}, p " in section.sentence
 
 
 def test_nothing_at_all_still_gives_sections() -> None:
@@ -777,14 +758,12 @@ def test_growth_against_random_pruning_in_networks_that_kept_the_weight_under_bo
                     {"value": 0.0 if (name, network, round_) == ("random", 2, 2) else size},
                     [],
                 )
-    section = growth.section(study(rows))
+    section = growth.answer(study(rows))
     assert section is not None
     (row,) = table(section, "sizes_against_random")
     assert (row["arm"], row["networks"], row["difference"]) == ("20 % × 1", 2, pytest.approx(math.log(0.5)))
-    assert (
-        "at 80.0 % it is 0.50 times as large as after random pruning of as many (2 networks that kept it there)"
-        in section.answer[0]
-    )
+    assert "0.50 times that after random pruning to 80.0 %" in section.sentence
+    assert section.verdict == "too few networks to tell"
 
 
 def test_a_table_has_the_same_columns_in_every_row() -> None:

@@ -93,68 +93,6 @@ class Answer:
         shown = [picture for picture in pictures if picture is not None]
         return cls(name, question, verdict, number, networks, sentence, [t for t in tables if t.rows], shown, method)
 
-    # What the older `Section` offers, as long as there are both.
-    @property
-    def title(self) -> str:
-        return self.question
-
-    @property
-    def short(self) -> str:
-        return self.verdict
-
-    @property
-    def answer(self) -> list[str]:
-        return [self.sentence] if self.sentence else []
-
-    @property
-    def remark(self) -> str:
-        return self.method
-
-
-UNSAID = "These runs are too few to tell."
-
-
-@dataclass(frozen=True)
-class Section:
-    """The older form of an `Answer`: used until every question gives one."""
-
-    name: str
-    title: str
-    answer: list[str]
-    tables: list[Table]
-    pictures: list[Picture]
-    method: str
-    verdict: str
-    number: str = ""
-    networks: int | None = None
-
-    @property
-    def question(self) -> str:
-        return self.title
-
-    @property
-    def sentence(self) -> str:
-        return " ".join(self.answer)
-
-    @property
-    def short(self) -> str:
-        return self.verdict
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        title: str,
-        answer: list[str],
-        tables: Iterable[Table],
-        pictures: Iterable[Picture | None] = (),
-        remark: str = "",
-        short: str = "",
-    ) -> Section:
-        there = [picture for picture in pictures if picture is not None]
-        brief = short or (answer[0] if answer else UNSAID)
-        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, brief)
-
 
 def cell(value: Any) -> str:
     """A cell as it is written."""

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from swlottery.report import words
-from swlottery.report.page import causes, chance, critical, first_runs, found, gradient, growth, kept, rate
+from swlottery.report.page import (
+    chance,
+    cost,
+    critical,
+    first_runs,
+    found,
+    gradient,
+    growth,
+    matrices,
+    rate,
+    rewinding,
+    size,
+    survival,
+)
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import UNREADABLE
@@ -55,23 +67,23 @@ def what_was_run(study: Study) -> Answer:
     )
 
 
-QUESTIONS: list[Callable[[Study], Any]] = [
+QUESTIONS: list[Callable[[Study], Answer | None]] = [
     what_was_run,
-    kept.survival,
-    rate.contrast,
-    kept.size,
+    survival.answer,
+    rate.answer,
+    size.answer,
     chance.drawn,
     chance.elsewhere,
     chance.foreign,
-    growth.section,
-    gradient.section,
-    critical.section,
+    growth.answer,
+    gradient.answer,
+    critical.answer,
     found.prediction,
     found.again,
     found.twins,
-    causes.matrices,
-    causes.rewinding,
-    causes.cost,
+    matrices.answer,
+    rewinding.answer,
+    cost.answer,
     first_runs.answer,
 ]
 
