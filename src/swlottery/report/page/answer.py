@@ -18,7 +18,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """One table. name: of its CSV file. rows: by column; a cell is text, a number, or None where there is nothing to say."""
+    """One table.
+
+    name: of its CSV file. rows: by column; a cell is text, a number, or None where there is nothing to say.
+    """
 
     name: str
     caption: str
@@ -61,8 +64,8 @@ class Picture:
 class Answer:
     """What the runs say to one question.
 
-    name: of its section, an id in the page. verdict: at most twelve words. number: the number that it rests on, with its
-    interval. networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
+    name: of its section, an id in the page. verdict: at most twelve words. number: what it rests on, with its interval.
+    networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
     """
 
     name: str

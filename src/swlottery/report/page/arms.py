@@ -1,7 +1,7 @@
 """Which runs belong together: the arm of each, and the networks that are the unit of every test.
 
-An arm is named from a run's own settings, never from how it differs from the others at hand: a run has the same name in every
-report. Runs whose trainings differ (another T, another model, …) are never pooled.
+An arm is named from a run's own settings, never from how it differs from the others at hand: a run has the same name in
+every report. Runs whose trainings differ (another T, another model, …) are never pooled.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ USUAL = {
 class Arm:
     """Runs with one procedure in one set-up.
 
-    rate: of each prune, None where they differ. plain: global magnitude pruning, rewound to where the training began, with
-    nothing protected or forced: plain arms differ in their rate alone.
+    rate: of each prune, None where they differ. plain: global magnitude pruning, rewound to where the training began,
+    with nothing protected or forced: plain arms differ in their rate alone.
     """
 
     setup: str
@@ -136,7 +136,7 @@ class Study:
         return [arm for arms in self.rates for arm in arms]
 
     def units(self, arm: Arm, finished: bool = False) -> dict[str, str]:
-        """One run for each network that was begun from another θ_0, by its hash: of doubles one that has finished, if one has.
+        """One run for each network, by the hash of its θ_0: of several one that has finished, if one has.
 
         finished: leave out networks whose run has not.
         """
@@ -156,7 +156,7 @@ class Study:
         return "super weight" if rows is not None and (rows["kind"] == "super_weight").any() else "leader"
 
     def at(self, run: str, round_: int, column: str) -> tuple[float | None, dict[str, float]]:
-        """A column of ``weights`` at the end of a round: of the followed weight, and of each of its controls that has it."""
+        """A column of ``weights`` at the end of a round: of the followed weight, and of its controls that have it."""
         if (run, round_) not in self._rounds_of:
             return None, {}
         rows, others = self._rounds_of[run, round_]
@@ -204,11 +204,11 @@ class Study:
         return float(found.iloc[0]) if len(found) else None
 
     def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
-        """q of the followed weight and of each control: the fraction of the weights in scope that may remain at most for this
-        weight to be pruned.
+        """q of the followed weight and of each control: the fraction of the weights in scope that may remain at most
+        for this weight to be pruned.
 
-        (1 − percentile among the remaining) · remaining, in the network that was trained in ``round_``; of a weight that was
-        pruned before, as it was then.
+        (1 − percentile among the remaining) · remaining, in the network that was trained in ``round_``; of a weight
+        that was pruned before, as it was then.
         """
         remaining = self.remaining(run)
         own: float | None = None

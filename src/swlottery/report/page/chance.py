@@ -65,9 +65,9 @@ def drawn(study: Study) -> Answer | None:
                 band=("chance, low", "chance, high"),
             )
         ],
-        method="Dispersion: the variance over coordinates of the number of networks that keep each, over its mean when the "
-        "kept ones are permuted within each matrix of each network (999 draws, two-sided). Above 1, the same ones are kept "
-        f"again and again. Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
+        method="Dispersion: the variance over coordinates of the number of networks that keep each, over its mean when "
+        "the kept ones are permuted within each matrix of each network (999 draws, two-sided). Above 1, the same ones "
+        f"are kept again and again. Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
     )
 
 
@@ -106,8 +106,8 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
     if not table.rows:
         return None
     told = [
-        f"{row['kept']} of {row['networks']} times at {arm}, where the keep rates of its matrix say {row['expected']:.1f} "
-        f"({p_value(row['p'])})"
+        f"{row['kept']} of {row['networks']} times at {arm}, where the keep rates of its matrix say "
+        f"{row['expected']:.1f} ({p_value(row['p'])})"
         for arm, row in judged.items()
     ]
     shares = {arm: f"kept {row['kept'] / row['networks']:.2f} {row[KEPT]}" for arm, row in judged.items()}
@@ -169,8 +169,10 @@ def _unpacked(bits: str, number: int) -> np.ndarray:
 
 
 def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
-    """Each network looks up the weight of the network before it, in the order of their seeds: so every network and every
-    weight counts once. And all pairs, which are not independent."""
+    """Each network looks up the weight of the network before it, in the order of their seeds.
+
+    So every network and every weight counts once. And all pairs, which are not independent.
+    """
     rows = study.facts["elsewhere"]
     names = list(study.units(arm, finished=True).values())
     now = rows[rows["run"].isin(names) & (rows["round"] == last)]

@@ -38,7 +38,7 @@ def remaining_axis(axes: Axes, least: float) -> None:
 
 
 def survival(study: Study, arms: Sequence[Arm] | None = None, name: str = "survival") -> Picture | None:
-    """The kept fraction against remaining weights: followed weights, controls, the matrix. Kaplan & Meier for the followed.
+    """The kept fraction against remaining weights: followed weights (Kaplan & Meier), their controls, their matrix.
 
     arms: all of the study, if None.
     """
@@ -58,14 +58,14 @@ def survival(study: Study, arms: Sequence[Arm] | None = None, name: str = "survi
             axes.set_title(f"{study.title(arm)}: {count(len(tables), 'run')}")
         _labels(figure, grid, "remaining weights, %", "kept")
     told = [
-        f"{study.title(arm)}: followed weights {sum(bool(t['alive'].iloc[-1]) for t in tables)} of {len(tables)} at the end"
+        f"{study.title(arm)}: {sum(bool(table['alive'].iloc[-1]) for table in tables)} of {len(tables)}"
         for arm, tables in drawn
     ]
     caption = (
-        "Kept weights against remaining weights. The step line is the Kaplan–Meier curve of the followed weights, one a "
-        "run; runs that are not finished are censored at their last prune."
+        "Kept weights against remaining weights. The step line is the Kaplan–Meier curve of the followed weights, "
+        "one a run; runs that are not finished are censored at their last prune."
     )
-    return Picture(name, figure, caption, f"Fractions kept, against remaining weights. {'; '.join(told)}.")
+    return Picture(name, figure, caption, f"Followed weights kept at the end. {'; '.join(told)}.")
 
 
 def _survival_of_arm(axes: Axes, tables: Sequence[DataFrame]) -> None:
@@ -268,8 +268,8 @@ def boxes(study: Study) -> Picture | None:
         _labels(figure, grid, "round: before training (left), after it (right)", "value of a weight")
     told = [f"{title} ends at {float(rows['value'].iloc[-1]):.3g}".replace("\n", ", ") for title, rows in drawn]
     caption = (
-        "The remaining weights of the followed weight's matrix: median, quartiles, whiskers of at most 1.5 times the box, "
-        "smallest and largest. The first network of each arm."
+        "The remaining weights of the followed weight's matrix: median, quartiles, whiskers of at most 1.5 times the "
+        "box, smallest and largest. The first network of each arm."
     )
     alternative = f"Boxplots of a matrix by round, with the followed weight. {'; '.join(told)}."
     return Picture("boxes", figure, caption, alternative)

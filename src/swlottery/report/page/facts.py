@@ -1,11 +1,13 @@
-"""What a report needs of runs, as tables. A folder of runs becomes such tables, and a folder of such tables can stand for the
-runs it was made from: so a study that was run in parts, or elsewhere, is put together.
+"""What a report needs of runs, as tables.
 
-``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of each, at
-the last step of every round, of the followed weights and their primary controls; ``initial``: the controls matched on |θ_0|,
-to the end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its controls. ``found``: what the
-finder found in each trained network. ``boxes``: the boxplots. The other tables come from stored masks and weights:
-`swlottery.report.page.stored`.
+A folder of runs becomes such tables, and a folder of such tables can stand for the runs it was made from: so a study
+that was run in parts, or elsewhere, is put together.
+
+``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of
+each, at the last step of every round, of the followed weights and their primary controls; ``initial``: the controls
+matched on |θ_0|, to the end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its
+controls. ``found``: what the finder found in each trained network. ``boxes``: the boxplots. The other tables come from
+stored masks and weights: `swlottery.report.page.stored`.
 """
 
 from __future__ import annotations

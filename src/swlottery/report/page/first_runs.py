@@ -24,8 +24,9 @@ THRESHOLDS = {"10 %": 4.807960e-03, "20 %": 9.359073e-03}
 
 
 def answer(_: Study) -> Answer:
-    """Why was (2, 447, 666) kept at 20 % and lost at 10 %? The same for every study: these runs are not among its own."""
+    """Why was (2, 447, 666) kept at 20 % and lost at 10 %? The same in every report: these runs are not its own."""
     rows: list[Row] = [dict(zip(HEADS, row, strict=True)) for row in ROWS]
+    caption = "corrected: what became of (2, 447, 666), and the keep rate of its matrix at that prune"
     return Answer.of(
         "first_runs",
         "Why kept at 20 % and lost at 10 %? The first five runs",
@@ -33,18 +34,12 @@ def answer(_: Study) -> Answer:
         number="five rounds leave 32.77 % at 20 %; 59.05 % at 10 %",
         networks=1,
         sentence="The coordinate (2, 447, 666) was found in the pretrained GPT-2 and followed in networks trained from "
-        "scratch, where it means nothing, and 10 % and 20 % were compared at equal rounds, where different numbers of "
+        "scratch, where it means nothing; and 10 % and 20 % were compared at equal rounds, where different numbers of "
         "weights remain.",
-        tables=[
-            Table(
-                "first_runs",
-                "corrected: what became of (2, 447, 666), and the keep rate of its matrix at that prune",
-                rows,
-            )
-        ],
-        method="All five runs start from one initialisation, so they are one network. Their scripts pruned the mask and "
-        "read the weights before the new mask was applied: what they print at a round was decided by the prune before, and "
-        f"is moved back here. Their fifth-round thresholds are {THRESHOLDS['10 %']:.6e} at 10 % (59.05 % remaining) and "
-        f"{THRESHOLDS['20 %']:.6e} at 20 % (32.77 % remaining): the larger rate has pruned more, so its threshold is "
-        "larger.",
+        tables=[Table("first_runs", caption, rows)],
+        method="All five runs start from one initialisation, so they are one network. Their scripts pruned the mask "
+        "and read the weights before the new mask was applied. What they print at a round was decided by the prune before, "
+        "and is moved back here. Their fifth-round thresholds belong to 59.05 % and 32.77 % remaining: "
+        f"{THRESHOLDS['10 %']:.6e} at 10 %, {THRESHOLDS['20 %']:.6e} at 20 %. The larger rate has pruned more, so its "
+        "threshold is larger.",
     )

@@ -9,84 +9,91 @@ from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, l
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values, is_bracketed, rank_test
 from swlottery.report.page.rate import paired
-from swlottery.report.page.verdict import NO, YES, by_interval, by_share, together
+from swlottery.report.page.verdict import by_interval, by_share, together
 from swlottery.study import statistics
 
 OUTCOMES = ("kept", "moved", "lost")
 MARGIN = 0.02
 """An AUC within this of ½ predicts nothing."""
+LEFT, BY_INITIAL = "remaining, %", "by |θ_0|"
 FIXED = 0.44
 """Where the interval of twins that agree has to begin for the initialisation to fix the weight."""
 
 
 def prediction(study: Study) -> Answer | None:
     """Does |θ_0| predict which c_proj weights are kept?"""
+    rows, each = _aucs(study)
+    if not rows:
+        return None
+    rated = {study.title(arm) for arm in study.rated}
+    ends = {row["arm"]: row for row in rows if row["arm"] in rated}
+    intervals = {
+        arm: statistics.typical_values(
+            [one[BY_INITIAL] for one in each if one["arm"] == arm and one[LEFT] == end[LEFT]]
+        )
+        for arm, end in ends.items()
+    }
+    told = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
+    differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
+    caption = "The line is the mean over networks, a dot one network."
+    label = "AUC of |θ_0|, first arm − second arm"
+    return Answer.of(
+        "prediction",
+        "Does |θ_0| predict which weights are kept?",
+        together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
+        number=by_arm({arm: f"AUC {ends[arm][BY_INITIAL]:.3f}{within(interval(*intervals[arm]))}" for arm in ends}),
+        networks=max(row["networks"] for row in rows),
+        sentence="|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of "
+        f"{listed(told)}, where ½ is chance and 1 is certain."
+        if told
+        else "",
+        tables=[*_prediction_tables(rows, differences, points), _regression(study)],
+        pictures=[
+            charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", caption),
+            charts.strip("auc_differences", points, "difference", label, charts.APART, by="at", reference=0),
+        ],
+        method=f"AUC within matrices; the margin is {MARGIN} around ½. Differences between the rates are at equal "
+        "remaining weights. After more than one prune the regression sees only what several trainings have kept; the "
+        "arms with one prune are free of that.",
+    )
+
+
+def _aucs(study: Study) -> tuple[list[Row], list[Row]]:
+    """By arm and mask: the means over networks, and |θ_0|'s AUC in each network."""
     rows: list[Row] = []
     each: list[Row] = []
-    last: dict[str, list[float]] = {}
     for arm in study.arms:
-        title = study.title(arm)
-        for prune, now in study.rows("predicted", study.units(arm, finished=True).values()).groupby("round"):
+        predicted = study.rows("predicted", study.units(arm, finished=True).values())
+        for mask, now in predicted.groupby("round"):
             initial, trained = now["auc_initial"].dropna(), now["auc_trained"].dropna()
             if initial.empty or trained.empty:
                 continue
-            left = study.left(now["run"], int(str(prune)))
-            each += [{"arm": title, "remaining, %": left, "by |θ_0|": float(one)} for one in initial]
+            where = {"arm": study.title(arm), LEFT: study.left(now["run"], int(str(mask)))}
+            each += [{**where, BY_INITIAL: float(one)} for one in initial]
             rows.append(
                 {
-                    "arm": title,
-                    "mask": int(str(prune)),
-                    "remaining, %": left,
+                    "arm": where["arm"],
+                    "mask": int(str(mask)),
+                    LEFT: where[LEFT],
                     "networks": len(now),
-                    "by |θ_0|": float(initial.mean()),
+                    BY_INITIAL: float(initial.mean()),
                     "least": float(initial.min()),
                     "most": float(initial.max()),
                     "by |θ_T1|": float(trained.mean()),
                 }
             )
-            if arm in study.rated:
-                last[title] = initial.tolist()
-    if not rows:
-        return None
-    ends = {row["arm"]: row for row in rows if row["arm"] in last}
-    intervals = {arm: statistics.typical_values(values) for arm, values in last.items()}
-    told = [f"{row['by |θ_0|']:.3f} at {arm} ({row['remaining, %']:.1f} % remaining)" for arm, row in ends.items()]
-    differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
-    picture = charts.lines(
-        "auc", rows, each, "by |θ_0|", "AUC of |θ_0|", "The line is the mean over networks, a dot one network."
-    )
-    label = "AUC of |θ_0|, first arm − second arm"
-    apart = charts.strip("auc_differences", points, "difference", label, charts.APART, by="at", reference=0)
-    return Answer.of(
-        "prediction",
-        "Does |θ_0| predict which weights are kept?",
-        together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
-        number=by_arm({arm: f"AUC {ends[arm]['by |θ_0|']:.3f}{within(interval(*intervals[arm]))}" for arm in ends}),
-        networks=max(row["networks"] for row in rows),
-        sentence=f"|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of {listed(told)}, where ½ "
-        "is chance and 1 is certain."
-        if told
-        else "",
-        tables=[*_prediction_tables(rows, differences, points), _regression(study)],
-        pictures=[picture, apart],
-        method=f"AUC within matrices; the margin is {MARGIN} around ½. Differences between the rates are at equal remaining weights. After more than one prune "
-        "the regression sees only what several trainings have kept; the arms with one prune are free of that.",
-    )
+    return rows, each
 
 
 def _prediction_tables(rows: list[Row], differences: list[Row], points: list[Row]) -> list[Table]:
+    caption = (
+        "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
+        "AUC within matrices, mean over networks, and its range"
+    )
+    between = "AUC by |θ_0|, first arm − second arm at equal remaining weights, and the interval of typical values"
     return [
-        Table(
-            "prediction",
-            "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
-            "AUC within matrices, mean over networks, and its range",
-            rows,
-        ),
-        Table(
-            "prediction_differences",
-            "AUC by |θ_0|, first arm − second arm at equal remaining weights, and the interval of typical values",
-            differences,
-        ),
+        Table("prediction", caption, rows),
+        Table("prediction_differences", between, differences),
         Table("prediction_points", "the same in each network", points),
     ]
 
@@ -121,55 +128,51 @@ def _auc(study: Study, run: str, mask: int) -> float | None:
 
 def again(study: Study) -> Answer | None:
     """Does the finder find the weight again in the networks of later rounds?"""
+    each = {study.title(arm): found for arm in study.arms if (found := _outcomes(study, arm))}
+    if not each:
+        return None
     rows: list[Row] = []
-    each: list[Row] = []
     shares: list[Row] = []
-    for arm in study.arms:
-        own = _outcomes(study, arm)
+    for arm, own in each.items():
         for round_ in sorted({row["round"] for row in own}):
             now = [row["fate"] for row in own if row["round"] == round_]
             counts = {outcome: now.count(outcome) for outcome in OUTCOMES}
-            rows.append({"arm": study.title(arm), "round": round_, "networks": len(now), **counts})
+            rows.append({"arm": arm, "round": round_, "networks": len(now), **counts})
         for run in dict.fromkeys(row["run"] for row in own):
-            found = [row["fate"] == "kept" for row in own if row["run"] == run]
-            shares.append({"arm": study.title(arm), "run": run, "share": sum(found) / len(found)})
-        each += own if arm in study.rated else []
-    if not rows:
-        return None
-    judged = {
-        arm: [row["share"] for row in shares if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in each)
-    }
-    intervals = {arm: statistics.typical_values(values) for arm, values in judged.items()}
-    told = []
-    for arm in judged:
-        found = [row["fate"] == "kept" for row in each if row["arm"] == arm]
-        told.append(f"in {sum(found)} of {len(found)} later rounds at {arm}")
+            is_kept = [row["fate"] == "kept" for row in own if row["run"] == run]
+            shares.append({"arm": arm, "run": run, "share": sum(is_kept) / len(is_kept)})
+    rated = [study.title(arm) for arm in study.rated if study.title(arm) in each]
+    by_network = {arm: [row["share"] for row in shares if row["arm"] == arm] for arm in rated}
+    intervals = {arm: statistics.typical_values(values) for arm, values in by_network.items()}
+    means = {arm: f"{sum(values) / len(values):.2f}" for arm, values in by_network.items()}
+    times = {arm: sum(row["fate"] == "kept" for row in each[arm]) for arm in rated}
+    told = [f"in {times[arm]} of {len(each[arm])} later rounds at {arm}" for arm in rated]
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
     return Answer.of(
         "again",
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
-        number=by_arm(
-            {arm: f"{sum(judged[arm]) / len(judged[arm]):.2f}{within(interval(*intervals[arm], 2))}" for arm in judged}
-        ),
+        number=by_arm({arm: means[arm] + within(interval(*intervals[arm], 2)) for arm in rated}),
         networks=max(row["networks"] for row in rows),
         sentence=f"The finder finds the followed weight again {listed(told)}." if told else "",
-        tables=[
-            Table(
-                "again",
-                "the finder, on the network that each later round trained: how often the weight is found again (kept), "
-                "another has taken over (moved), or neither (lost)",
-                rows,
-            ),
-            Table("again_weights", "which weights were found", each),
-            Table(
-                "again_shares", "of each network, the share of later rounds in which its weight is found again", shares
-            ),
-        ],
+        tables=_again_tables(rows, [row for arm in rated for row in each[arm]], shares),
         pictures=[charts.strip("found_again", shares, "share", label, caption)],
-        method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not about "
-        "the mask. The number is the mean over networks of that share; yes: its interval lies above one half.",
+        method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not "
+        "about the mask. The number is the mean over networks of that share. Yes: its interval lies above one half.",
     )
+
+
+def _again_tables(rows: list[Row], each: list[Row], shares: list[Row]) -> list[Table]:
+    caption = (
+        "the finder, on the network that each later round trained: how often the weight is found again (kept), "
+        "another has taken over (moved), or neither (lost)"
+    )
+    of_each = "of each network, the share of later rounds in which its weight is found again"
+    return [
+        Table("again", caption, rows),
+        Table("again_weights", "which weights were found", each),
+        Table("again_shares", of_each, shares),
+    ]
 
 
 def _outcomes(study: Study, arm: Arm) -> list[Row]:
@@ -235,9 +238,9 @@ def twins(study: Study) -> Answer | None:
             Table("twin_tests", "its mean rank there among its controls", tests),
         ],
         pictures=[charts.strip("twin_percentiles", rows, "percentile there", label, caption, by="in front there")],
-        method="Controls: nearest in rank of |θ_T1| in the first network; a weight without controls above it has a rank "
-        f"above ½ by construction. {YES.capitalize()}: the interval begins at {FIXED:.0%} at least, as it does from 8 of 10 "
-        f"on. {NO.capitalize()}: it ends below one half.",
+        method="Controls: nearest in rank of |θ_T1| in the first network; a weight without controls above it has a "
+        f"rank above ½ by construction. Yes: the interval begins at {FIXED:.0%} at least, as it does from 8 of 10. "
+        "No: it ends below one half.",
     )
 
 

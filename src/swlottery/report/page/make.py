@@ -1,4 +1,4 @@
-"""``swlottery report``: the facts of runs, the answers to every question that they can say something of, and the pages."""
+"""``swlottery report``: the facts of runs, the answers to the questions, and the pages."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TITLE = "Super weights and the lottery: what these runs say"
 
 
 def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
-    """Write the page ``out`` and beside it ``<stem>_tables/``; into: a Markdown file too, with tables and figures in ``<stem>/``.
+    """Write the page ``out`` and beside it ``<stem>_tables/``. Returns what was written.
 
-    Returns what was written.
+    into: a Markdown file as well, with tables and figures in ``<stem>/`` beside it.
 
     Raises:
         BadInput: a path that is no folder, or no run in any of them.

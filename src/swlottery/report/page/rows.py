@@ -20,11 +20,13 @@ Event = dict[str, Any]
 
 COLUMNS = {
     "runs": "run state message settings network lineage model",
-    "rounds": "run round remaining remaining_fraction pruned threshold train_loss val_loss val_perplexity seconds start_loss",
+    "rounds": "run round remaining remaining_fraction pruned threshold train_loss val_loss val_perplexity seconds "
+    "start_loss",
     "weights": "run round kind weight of value over_threshold percentile_remaining "
     "gradient_percentile moment_percentile update_percentile gradient update alive",
     "initial": "run round weight of over_threshold",
-    "kept": "run round remaining_fraction kind weight over_threshold alive matrix_kept matrix_size control_rank control_rank_n",
+    "kept": "run round remaining_fraction kind weight over_threshold alive matrix_kept matrix_size control_rank "
+    "control_rank_n",
     "found": "run round kind weights kept moved lost",
     "boxes": "run round when weight count minimum low q1 median q3 high maximum value alive threshold",
     "fixed": "run round matrix drawn kept size matrix_kept bits",
@@ -33,7 +35,7 @@ COLUMNS = {
     "regression": "run prunes weights intercept trained initial r_squared",
     "twins": "run other weight found_again percentile rank controls kept matrix_keep_rate",
 }
-"""The tables and their columns. A weight is written ``(layer, out, in)``, and behind it the expert where there is one."""
+"""The tables and their columns. A weight is written ``(layer, out, in)``, with its expert behind where there is one."""
 AVERAGED = ["gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update"]
 """Columns of ``weights`` that are means over the evaluations of the round."""
 OWN = ("super_weight", "leader")
@@ -98,7 +100,7 @@ def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
 
 
 def _rounds(name: str, folder: Path, start: Event, events: dict[str, list[Event]]) -> list[Row]:
-    """rounds.csv, the mask of a last prune that no round has followed yet, and the validation loss before the first step."""
+    """rounds.csv, the mask of a last prune that no round has followed yet, and the loss before each first step."""
     masks: dict[int, Row] = {}
     if start:
         kept, total = start["counts"][0], start["total"]

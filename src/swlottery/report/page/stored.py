@@ -1,9 +1,9 @@
 """What the stored masks and weights of runs say, as rows of five more tables.
 
-``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of their
-matrices. ``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0| and |θ_T1|
-predict what is kept. ``regression``: what the size of a weight in the final ticket depends on. ``twins``: networks trained
-from one initialisation in another order of the batches: is the same weight found, and how large is it?
+``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of
+their matrices. ``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0|
+and |θ_T1| predict what is kept. ``regression``: what the size of a weight in the final ticket depends on. ``twins``:
+networks trained from one initialisation in another order of the batches: is the same weight found, how large is it?
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def elsewhere(
 
 
 def predicts(sizes: Mapping[str, NDArray[Any]], mask: Mapping[str, NDArray[np.bool_]]) -> float | None:
-    """How well |w| then separates the kept weights of a matrix from the pruned ones: the mean over matrices of the AUC."""
+    """How well |w| then separates the kept weights of a matrix from the pruned ones: the mean AUC over matrices."""
     aucs = [
         statistics.auc(np.abs(sizes[name]).reshape(-1), one.reshape(-1)) for name, one in mask.items() if name in sizes
     ]

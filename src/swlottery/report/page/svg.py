@@ -1,7 +1,7 @@
 """Figures that are drawn once for light and dark: colours are the page's own variables.
 
-Matplotlib is given stand-ins for colours, which `svg` replaces: by CSS variables in a page, by a light theme's colours in a
-file.
+Matplotlib is given stand-ins for colours, which `svg` replaces: by CSS variables in a page, by a light theme's colours
+in a file.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ ENOUGH = 80.0
 
 RULE = (
     "Yes: p (Holm) is below 0.05, or the 95 % interval excludes what chance gives. "
-    "No: neither, and the interval lies within the stated margin, or 80 % of studies of this size would find the stated effect. "
+    "No: neither, and the interval lies within the stated margin, or 80 % of studies of this size would find the "
+    "stated effect. "
     "Else there are too few networks to tell."
 )
 
@@ -20,8 +21,8 @@ RULE = (
 def by_test(p: float | None, power: float | None, is_near: bool = False) -> str:
     """From a test.
 
-    p: corrected by Holm. power: in percent, to find the effect that the question states. is_near: whether the interval of
-    the effect lies within the margin that the question states.
+    p: corrected by Holm. power: in percent, to find the effect that the question states. is_near: whether the interval
+    of the effect lies within the margin that the question states.
     """
     if p is None:
         return TOO_FEW
