@@ -187,8 +187,8 @@ def test_the_fall_of_a_weight_by_hand() -> None:
 
 
 def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows:
-    """Pairs of runs at 20 % and at 10 %, in which only the followed weight falls later at 10 %, by ``shift`` in log q; bracketed: after
-    round 1 it stands in the middle of its controls."""
+    """Pairs of runs at 20 % and at 10 %, in which only the followed weight would be pruned later at 10 %, by ``shift``
+    in log q. bracketed: after round 1 it is in the middle of its controls."""
     rows: Rows = {}
     random = np.random.default_rng(1)
     for network in range(networks):
@@ -229,9 +229,16 @@ def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
 def test_the_rate_matters_if_one_of_its_differences_is_borne_out() -> None:
     """As docs/study.md has it: one contrast with the same sign in the bracketed networks is enough."""
     rows = [
-        {"p (Holm)": 0.01, "their mean rank": rank, "mean rank of d": 0.9, "shift of d": shift, "within ½ sd": False, "networks": 10}
+        {
+            "p (Holm)": 0.01,
+            "their mean rank": rank,
+            "mean rank of d": 0.9,
+            "shift of d": shift,
+            "within ½ sd": False,
+            "networks": 10,
+        }
         for rank, shift in ((0.8, 0.5), (0.2, 0.5))
-    ]  # fmt: skip
+    ]
     assert rate._verdict(rows) == "yes" and rate._verdict(rows[1:]) == "too few networks to tell"
 
 
@@ -275,7 +282,10 @@ def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> N
 
 
 def test_losses_at_equal_remaining_weights_by_hand() -> None:
-    """A loss of 5 + mask/10: 20 % leaves after m prunes what 10 % leaves after 2.118 m, of which it makes ten; beyond, nothing is said."""
+    """A loss of 5 + mask/10: 20 % leaves after m prunes what 10 % leaves after 2.118 m, of which it makes ten.
+
+    Beyond that, nothing is said.
+    """
     section = cost.answer(study(two_rates(0.0, 3)))
     assert section is not None
     points = table(section, "perplexity_points")
@@ -384,8 +394,18 @@ def coordinates(same: bool, networks: int = 10) -> Rows:
         masks(rows, f"s{network}", 0.2, 1)
         chosen = np.zeros(1000, dtype=bool)
         chosen[np.arange(500) if same else random.choice(1000, 500, replace=False)] = True
-        rows.setdefault("fixed", []).append({"run": f"s{network}", "round": 1, "matrix": "m", "drawn": 1000, "kept": 500, "size": 10_000, "matrix_kept": 5000,
-                                             "bits": np.packbits(chosen).tobytes().hex()})  # fmt: skip
+        rows.setdefault("fixed", []).append(
+            {
+                "run": f"s{network}",
+                "round": 1,
+                "matrix": "m",
+                "drawn": 1000,
+                "kept": 500,
+                "size": 10_000,
+                "matrix_kept": 5000,
+                "bits": np.packbits(chosen).tobytes().hex(),
+            }
+        )
     return rows
 
 
@@ -579,9 +599,17 @@ def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
             masks(rows, f"{name}{seed}", 0.2, 1, *losses)
         weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
         for round_, weight in ((1, OWN), (2, "(0, 9, 9)")):
-            rows.setdefault("found", []).append({
-                "run": f"pruned{seed}", "round": round_, "kind": "super_weight" if seed == 1 else "leader", "weights": weight, "kept": "", "moved": "", "lost": OWN,
-            })  # fmt: skip
+            rows.setdefault("found", []).append(
+                {
+                    "run": f"pruned{seed}",
+                    "round": round_,
+                    "kind": "super_weight" if seed == 1 else "leader",
+                    "weights": weight,
+                    "kept": "",
+                    "moved": "",
+                    "lost": OWN,
+                }
+            )
     section = critical.answer(study(rows))
     assert section is not None
     assert section.verdict == "1 of 1 pruned below 67.23 % sparsity; not replaced by training"
@@ -602,7 +630,7 @@ def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
 
 
 def what_is_left(**shares: dict[str, Any]) -> Rows:
-    """Three networks an arm, of which each of three prunes at 20 % leaves a share of c_proj; the followed weight is kept."""
+    """Three networks an arm, of which each of three prunes at 20 % leaves a share of c_proj; the weight is kept."""
     rows: Rows = {}
     for network in range(3):
         for name, arm in shares.items():
@@ -612,9 +640,18 @@ def what_is_left(**shares: dict[str, Any]) -> Rows:
             weights(rows, label, 1, {}, [])
             for prune in (1, 2, 3):
                 kept(rows, label, prune, 0.8**prune, True)
-                rows.setdefault("fixed", []).append({
-                    "run": label, "round": prune, "matrix": "m", "drawn": 0, "kept": 0, "size": 100_000, "matrix_kept": round(100_000 * share**prune), "bits": "",
-                })  # fmt: skip
+                rows.setdefault("fixed", []).append(
+                    {
+                        "run": label,
+                        "round": prune,
+                        "matrix": "m",
+                        "drawn": 0,
+                        "kept": 0,
+                        "size": 100_000,
+                        "matrix_kept": round(100_000 * share**prune),
+                        "bits": "",
+                    }
+                )
     return rows
 
 
@@ -670,7 +707,8 @@ def test_what_the_initialisation_tells_of_the_kept() -> None:
 
 
 def test_weights_that_are_found_again_move_or_are_lost() -> None:
-    """Of three networks one finds its weight again in one of two later rounds; another leads in one; and in one there is neither."""
+    """Of three networks one finds its weight again in one of two later rounds. In another one, another weight leads
+    in both; in the third there is neither."""
     rows: Rows = {}
     fates = (("kept", "moved"), ("moved", "moved"), ("lost", "lost"))
     for network, later in enumerate(fates):
@@ -678,9 +716,16 @@ def test_weights_that_are_found_again_move_or_are_lost() -> None:
         masks(rows, f"s{network}", 0.2, 2)
         weights(rows, f"s{network}", 1, {}, [])
         for round_, fate in enumerate(later, start=2):
-            rows.setdefault("found", []).append({
-                "run": f"s{network}", "round": round_, "kind": "leader", "weights": "(0, 9, 9)", **dict.fromkeys(("kept", "moved", "lost"), ""), fate: OWN,
-            })  # fmt: skip
+            rows.setdefault("found", []).append(
+                {
+                    "run": f"s{network}",
+                    "round": round_,
+                    "kind": "leader",
+                    "weights": "(0, 9, 9)",
+                    **dict.fromkeys(("kept", "moved", "lost"), ""),
+                    fate: OWN,
+                }
+            )
     section = found.again(study(rows))
     assert section is not None
     assert [(row["round"], row["kept"], row["moved"], row["lost"]) for row in table(section, "again")] == [

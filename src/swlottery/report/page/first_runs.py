@@ -38,8 +38,8 @@ def answer(_: Study) -> Answer:
         "weights remain.",
         tables=[Table("first_runs", caption, rows)],
         method="All five runs start from one initialisation, so they are one network. Their scripts pruned the mask "
-        "and read the weights before the new mask was applied. What they print at a round was decided by the prune before, "
-        "and is moved back here. Their fifth-round thresholds belong to 59.05 % and 32.77 % remaining: "
+        "and read the weights before the new mask was applied. What they print at a round was decided by the prune "
+        "before, and is moved back here. Their fifth-round thresholds belong to 59.05 % and 32.77 % remaining: "
         f"{THRESHOLDS['10 %']:.6e} at 10 %, {THRESHOLDS['20 %']:.6e} at 20 %. The larger rate has pruned more, so its "
         "threshold is larger.",
     )

@@ -11,7 +11,7 @@ from swlottery.report.page.verdict import RULE
 
 
 def text(title: str, answers: Sequence[Answer], lead: Picture | None, made: str, files: str) -> str:
-    """The page. files: the folder of its tables and figures, ``<name>.csv`` and ``<name>.svg``, as the page links it."""
+    """The page. files: the folder of its tables and figures (``<name>.csv``, ``<name>.svg``), relative to the page."""
     environment = templates(autoescape=False)
     environment.filters |= {"plain": _plain, "anchor": _anchor}
     template = environment.get_template("page.md.j2")
