@@ -601,6 +601,16 @@ def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
     assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
 
 
+def test_super_weights_that_no_arm_prunes_first() -> None:
+    rows: Rows = {}
+    run(rows, "a", 1, rounds=1)
+    masks(rows, "a", 0.2, 1)
+    weights(rows, "a", 1, {"percentile_remaining": 99.0}, [], kind="super_weight")
+    section = critical.answer(study(rows))
+    assert section is not None and section.verdict == "0 of 1 pruned below 67.23 % sparsity"
+    assert section.number == "99.00 % sparsity" and [one.name for one in section.tables] == ["critical"]
+
+
 def what_is_left(**shares: dict[str, Any]) -> Rows:
     """Three networks an arm, of which each of three prunes at 20 % leaves a share of c_proj; the followed weight is kept."""
     rows: Rows = {}
