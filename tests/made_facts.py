@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -115,3 +116,37 @@ def kept(
             "control_rank_n": 19,
         }
     )
+
+
+def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows:
+    """Pairs of runs at 20 % and at 10 %, in which the tracked weight alone is further from pruning at 10 %, by ``shift``.
+
+    bracketed: after round 1 it is in the middle of its controls.
+    """
+    rows: Rows = {}
+    random = np.random.default_rng(1)
+    for network in range(networks):
+        for name, part, prunes in (("p20", 0.2, 5), ("p10", 0.1, 10)):
+            label = f"{name}-{network}"
+            run(rows, label, network, prune_rate=str(part), rounds=prunes)
+            masks(rows, label, part, prunes)
+            kept(rows, label, 1, 1 - part, True)
+            for round_ in range(1, prunes + 2):
+                left = (1 - part) ** (round_ - 1)
+                own = 0.1 * math.exp(-shift if name == "p10" else 0)
+
+                def at(q: float, value: float = 1.0, left: float = left) -> dict[str, Any]:
+                    return {"percentile_remaining": 100 * (1 - q / left), "value": value}
+
+                weights(
+                    rows,
+                    label,
+                    round_,
+                    at(own * math.exp(0.02 * random.normal())),
+                    [at(0.1 * math.exp(0.1 * random.normal()), 0.5 + n % 2 if bracketed else 1.0) for n in range(19)],
+                )
+    return rows
+
+
+def table(section: Any, name: str) -> list[dict[str, Any]]:
+    return next(list(one.rows) for one in section.tables if one.name == name)

@@ -78,6 +78,6 @@ def _sentence(ends: dict[str, tuple[Row, Row]], differences: list[Row]) -> str:
     ]
     text = f"Median validation perplexity goes {listed(parts)}"
     for row in differences[-1:]:
-        text += f"; with {row['remaining, %']:.1f} % remaining, the loss at {row['first arm']} − at {row['second arm']}"
-        text += f" is {row['difference']:+.4f}{within(row['95 % interval'])} nat"
+        text += f"; with {row['remaining, %']:.1f} % remaining, the loss at {row['first arm']} "
+        text += f"minus that at {row['second arm']} is {row['difference']:+.4f}{within(row['95 % interval'])} nat"
     return f"{text}."

@@ -18,6 +18,7 @@ FIVE_ROUNDS = 67.23
 REPLACED = 0.05
 """A gap in held-out loss, in nats, that counts as none."""
 WAYS = ("left alone", "super weights pruned first", "controls pruned first")
+LOSSES = ("run", "mask", "remaining, %", *WAYS, "gap to controls", "damage before training", "recovered, %")
 METHOD = (
     "One network in several orders of the data is one network: no p-value is given. Damage: the loss at the first step "
     "of a round over that of the network left alone; recovered: what the round's training makes up for. Replaced: no "
@@ -32,14 +33,14 @@ def answer(study: Study) -> Answer | None:
         return None
     costs = _without(study)
     found = _found_last(study) if len(costs) else []
-    gaps = list(costs["gap to controls"][costs["final"]].dropna())
+    finished = costs[costs["run"].map(study.state) == "finished"]
+    gaps = list(finished.groupby("run").tail(1)["gap to controls"].dropna())
     least: dict[tuple[str, str], float] = {}
     for row in rows:
         one = (study.lineage[row["run"]], row["weight"])
         least[one] = min(least.get(one, 100.0), row["least over all rounds"])
     below, first = sum(sparsity < FIVE_ROUNDS for sparsity in least.values()), min(least.values())
     replaced = "; replaced by training" if not gaps or max(gaps) <= REPLACED else "; not replaced by training"
-    losses = _rows(costs.drop(columns="final"))
     label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
     mean = "The line is the mean over runs, a dot one run."
     return Answer.of(
@@ -51,7 +52,11 @@ def answer(study: Study) -> Answer | None:
         sentence=_sentence(first, costs, gaps, found),
         tables=[
             Table("critical", "the sparsity at which global magnitude pruning would take each super weight", rows),
-            Table("without", "held-out loss, nat: super weights kept, pruned first, or controls pruned first", losses),
+            Table(
+                "without",
+                "held-out loss, nat: super weights kept, pruned first, or controls pruned first",
+                _rows(costs),
+            ),
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
         pictures=[
@@ -93,39 +98,25 @@ def _without(study: Study) -> DataFrame:
     """Tickets whose super weights were pruned first, mask by mask, beside those left alone or without controls."""
     import pandas
 
-    parts = [
-        _losses(study, arms, forced.name, run)
-        for arms in study.setups.values()
-        for forced in arms
-        if "force-prune sw" in forced.name
-        for run in forced.runs
-    ]
-    return (
-        pandas.concat(parts)
-        if parts
-        else pandas.DataFrame(columns=["mask", "remaining, %", "gap to controls", "final", *WAYS])
-    )
+    parts = [pandas.DataFrame(columns=LOSSES)]
+    for arms in study.setups.values():
+        for forced in (arm for arm in arms if "force-prune sw" in arm.name):
+            parts += [_losses(study, arms, forced.name, run) for run in forced.runs]
+    return pandas.concat(parts[1:] or parts)
 
 
 def _losses(study: Study, arms: list[Arm], forced: str, run: str) -> DataFrame:
-    """Of one run. final: whether it ends with this mask."""
+    """Of one run, by mask."""
     import pandas
 
-    own = study.rows("rounds", [run]).set_index("round")
+    own = study.rows("rounds", [run]).set_index("round").dropna(subset=["val_loss"])
     alone = _like(study, arms, forced.replace(", force-prune sw", ""), run)
     controls = _like(study, arms, forced.replace("force-prune sw", "force-prune controls"), run)
-    damage, missing = own["start_loss"] - alone["start_loss"], own["val_loss"] - alone["val_loss"]
-    columns = {
-        "run": run,
-        "mask": own.index,
-        "remaining, %": 100 * own["remaining_fraction"],
-        **dict(zip(WAYS, (alone["val_loss"], own["val_loss"], controls["val_loss"]), strict=True)),
-        "gap to controls": own["val_loss"] - controls["val_loss"],
-        "damage before training": damage,
-        "recovered, %": (100 * (1 - missing / damage)).where(damage != 0),
-        "final": (own.index == own.index.max()) & (study.state[run] == "finished"),
-    }
-    return pandas.DataFrame(columns, index=own.index)[own["val_loss"].notna()]
+    loss, damage = own["val_loss"], own["start_loss"] - alone["start_loss"]
+    recovered = (100 * (1 - (loss - alone["val_loss"]) / damage)).where(damage != 0)
+    losses = (alone["val_loss"], loss, controls["val_loss"], loss - controls["val_loss"])
+    columns = (run, own.index, 100 * own["remaining_fraction"], *losses, damage, recovered)
+    return pandas.DataFrame(dict(zip(LOSSES, columns, strict=True)), index=own.index)
 
 
 def _like(study: Study, arms: list[Arm], name: str, run: str) -> DataFrame:
@@ -161,7 +152,7 @@ def _found_last(study: Study) -> list[Row]:
 
 def _sentence(least: float, costs: DataFrame, gaps: list[float], found: list[Row]) -> str:
     parts = [f"Global magnitude pruning would take the first of them at {least:.2f} % sparsity"]
-    first = costs[costs["mask"] == 0].dropna(subset=["recovered, %"]) if len(costs) else costs
+    first = costs[costs["mask"] == 0].dropna(subset=["recovered, %"])
     if len(first):
         damage, recovered = _range(first["damage before training"], ".2f"), _range(first["recovered, %"], ".0f")
         parts.append(f"pruned before the first step they cost {damage} nat, of which training recovers {recovered} %")

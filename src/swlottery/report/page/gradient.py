@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from swlottery.report.page import charts, ranks
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values
-from swlottery.report.page.rate import BETWEEN, paired, rates
+from swlottery.report.page.rate import BETWEEN, log_of, paired, rates
 from swlottery.report.page.verdict import NO, TOO_FEW, YES, by_test, together
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
@@ -40,15 +39,13 @@ def answer(study: Study) -> Answer | None:
             verdicts[names] = _verdict(own)
     ordinary = [f"{math.exp(row['controls, log ratio']):.2f}" for row in tests.values()]
     then = f"; in round 2, the ratios of the controls are {listed(ordinary)}"
-    alone, each = paired(study, partial(_log_gradient, study))
+    alone, each = paired(study, log_of(study, "gradient"))
     return Answer.of(
         "gradient",
         "Does it see less gradient at the smaller rate?",
         **ranks.summary(tests, "log ratio", then=then) | {"verdict": together(verdicts)},
         tables=[
-            Table(
-                "gradient", "percentiles within its matrix: means over the evaluations of round 2 and networks", rows
-            ),
+            Table("gradient", "percentiles within its matrix: means over round 2 and over networks", rows),
             Table("gradient_points", "the same in each network", points),
             Table("gradient_contrast", "log ratio, second arm over first, in round 2", [*tests.values()]),
             Table("gradient_contrast_points", "its rank among its controls in each network", ranked),
@@ -77,13 +74,9 @@ def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
                 {**where, "run": run, "followed, percentile": mine, "controls, mean percentile": theirs}
                 for run, mine, theirs in zip(there, own, controls, strict=True)
             ]
-            means = {
-                "followed, mean percentile": float(np.mean(own)),
-                "controls, mean percentile": float(np.mean(controls)),
-            }
-            rows.append(
-                {**where, "networks": len(there), **means, "mean rank among controls": ranks.rank_test(there).mean}
-            )
+            followed = {"networks": len(there), "followed, mean percentile": float(np.mean(own))}
+            others = {"controls, mean percentile": float(np.mean(controls))}
+            rows.append({**where, **followed, **others, "mean rank among controls": ranks.rank_test(there).mean})
     return rows, points
 
 
@@ -108,15 +101,7 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row]
 
 def _verdict(tests: list[Row]) -> str:
     """yes: both are smaller; no: one of them is not."""
-    if tests[0]["networks"] == 1:
-        return TOO_FEW
     found = [(by_test(row["p (Holm)"], row[ranks.POWER]), row["shift"] < 0) for row in tests]
     if all(one == YES and is_smaller for one, is_smaller in found):
         return YES
     return NO if any(one == NO or (one == YES and not is_smaller) for one, is_smaller in found) else TOO_FEW
-
-
-def _log_gradient(study: Study, run: str, mask: int) -> float | None:
-    """Of the tracked weight, when trained under a mask."""
-    value, _ = study.at(run, mask + 1, "gradient")
-    return math.log(value) if value else None

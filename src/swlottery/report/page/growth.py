@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import factor, typical
-from swlottery.report.page.rate import BETWEEN, differences, paired
+from swlottery.report.page.rate import BETWEEN, differences, log_of, paired
 from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
 
@@ -38,7 +37,7 @@ def answer(study: Study) -> Answer | None:
         for mine, _ in there.values()
     ]
     against = [row for arm in study.arms for row in _against_random(study, arm)]
-    between, each = paired(study, partial(_log_size, study))
+    between, each = paired(study, log_of(study, "value"))
     rated = {study.title(arm): grown[arm] for arm in study.rated if arm in grown}
     caption = "The line is the geometric mean, a dot one network, trained under the mask that leaves so much."
     label = "|w| over |w| after round 1"
@@ -119,15 +118,9 @@ def _against_random(study: Study, arm: Arm) -> list[Row]:
     rows: list[Row] = []
     for other in study.setups[arm.setup] if arm.plain else ():
         if other.rate == arm.rate and other.name.endswith(", random") and other.name.count(", ") == 1:
-            for mask, there in differences(study, study.pairs(arm, other), partial(_log_size, study)):
+            for mask, there in differences(study, study.pairs(arm, other), log_of(study, "value")):
                 where = {"arm": study.title(arm), "round": mask + 1, "remaining, %": study.left(there, mask)}
                 each = list(there.values())
                 found = {"difference": float(np.mean(each)), "95 % interval": typical(each)}
                 rows.append({**where, "networks": len(each), **found})
     return rows
-
-
-def _log_size(study: Study, run: str, mask: int) -> float | None:
-    """Of the tracked weight, when trained under a mask."""
-    value, _ = study.at(run, mask + 1, "value")
-    return math.log(abs(value)) if value else None

@@ -72,9 +72,7 @@ def summary(tests: Mapping[str, Row], quantity: str, of: str = "", then: str = "
         "verdict": together({arm: by_test(row["p (Holm)"], row[POWER]) for arm, row in judged.items()}),
         "number": by_arm({arm: f"shift of {quantity} {shift}" for arm, shift in shifts.items()}),
         "networks": min((row["networks"] for row in tests.values()), default=None),
-        "sentence": f"The tracked weight's {quantity} is above its controls' by {listed(parts)}{then}."
-        if parts
-        else "",
+        "sentence": f"The tracked weight's {quantity} minus its controls' is {listed(parts)}{then}." if parts else "",
     }
 
 

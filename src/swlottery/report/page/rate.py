@@ -21,10 +21,12 @@ MARGIN = 0.5
 """A shift of at most so many standard deviations of the controls counts as none."""
 BETWEEN = "first arm − second arm at equal remaining weights, and the interval of typical values"
 """What the tables of `paired` hold."""
+Value = Callable[[str, int], float | None]
+"""A number of the network that a run has trained under a mask."""
 Pairs = list[tuple[str, str]]
 """Runs of two arms that share round 1."""
 CAPTION = "d = log q(first arm) − log q(second arm): above 0, the first brings the weight nearer to pruning"
-NEARER = "; d above 0 means that the first brings it nearer to pruning"
+NEARER = "; above 0, the first brings it nearer to pruning"
 METHOD = (
     "q is the fraction of all weights that remain when pruning reaches this one, in a network trained under a mask. "
     "The test shown is that with the smallest p. Yes needs the same sign in the bracketed networks, no needs all "
@@ -95,10 +97,6 @@ def log_ratios(study: Study, pairs: Pairs, round_: int, other_round: int) -> Val
     return found
 
 
-Value = Callable[[str, int], float | None]
-"""A number of the network that a run has trained under a mask."""
-
-
 def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
     """First rate − second rate at equal remaining weights: the interval of typical values, and each network."""
     rows: list[Row] = []
@@ -113,6 +111,16 @@ def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
             at = f"{', '.join(arms.values())}: {left:.1f} %"
             points += [{"at": at, "run": run, "difference": one} for run, one in there.items()]
     return rows, points
+
+
+def log_of(study: Study, column: str) -> Value:
+    """log|value| of a column of the tracked weight, for `paired`."""
+
+    def log(run: str, mask: int) -> float | None:
+        value, _ = study.at(run, mask + 1, column)
+        return math.log(abs(value)) if value else None
+
+    return log
 
 
 def differences(study: Study, pairs: Pairs, value: Value) -> Iterator[tuple[int, dict[str, float]]]:
@@ -181,8 +189,6 @@ def _bracketed(study: Study, there: Values, row: Row) -> Row:
 
 def _verdict(rows: list[Row]) -> str:
     """As docs/study.md has it: one difference is enough, if the bracketed networks have its sign."""
-    if rows[0]["networks"] == 1:
-        return TOO_FEW
     different = [row for row in rows if row["p (Holm)"] < ALPHA]
     ranks = [(row["mean rank of d"], row["their mean rank"]) for row in different]
     if any(inside is not None and (inside > 0.5) == (rank > 0.5) for rank, inside in ranks):

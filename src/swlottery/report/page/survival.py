@@ -36,12 +36,7 @@ def answer(study: Study) -> Answer | None:
         networks=min((end["networks"] for end in ends), default=None),
         sentence=_sentence(study, ends, tests) if ends else "",
         tables=[
-            Table(
-                "survival",
-                "kept by each prune: the tracked weight of each network, its controls nearest in rank of |θ_T1|, "
-                "and its whole matrix",
-                rows,
-            ),
+            Table("survival", "kept by each prune: tracked weights, their controls, and their matrices", rows),
             Table("survival_tests", "kept by the last prune, against the controls of the same network", tests),
         ],
         pictures=[charts.survival(study), charts.magnitude(study), charts.boxes(study)],
