@@ -1,19 +1,22 @@
-"""Is the test of a study calibrated, and what does it see? Simulated studies, from networks that do what is said of them.
+"""Is the test of a study calibrated, and what is its power? Simulated studies with known effects.
 
     python bench/inference.py [--studies 1000] [--common 0.5] [--seed 0]
 
-Each network has a followed weight and 19 controls. First: their values (of log(|w|/threshold)) have a large part in common, as those of
-one network have, and the followed weight stands `shift` standard deviations of the rest above. Printed: how often a difference is
-claimed at 5 %, with the Clopper-Pearson interval of that rate, and how often the 95 % interval of the shift holds the true one.
+Each network has a tracked weight and 19 controls. First: their values (of log(|w|/threshold)) have a large part in
+common, as those of one network have, and the tracked weight is `shift` standard deviations of the rest above. Printed:
+how often a difference is claimed at 5 %, with the Clopper-Pearson interval of that rate, and how often the 95 %
+interval of the shift holds the true one.
 
-Second: the followed weight is *selected*, as a leader is: the largest |w|·x of a matrix, x the input of its column. Its controls are the
-nearest in rank of |w|; the size after round 2 depends on that after round 1 and on nothing else. Printed: how often the test then
-claims that it is special, in all networks, and in those where at least five controls stand on either side of it.
+Second: the tracked weight is *selected*, as a leader is: the largest |w|·x of a matrix, x the input of its column. Its
+controls are the nearest in rank of |w|; the size after round 2 depends on that after round 1 and on nothing else.
+Printed: how often the test then claims that it is special, in all networks, and in those where at least five controls
+are larger and five smaller.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,6 +36,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(f"{arguments.studies} studies a row, {CONTROLS} controls a network\n")
+    known_shift(arguments)
+    print("\nselected by |w|·x; spread of x, correlation of log|w| between the rounds\n")
+    selection(arguments)
+
+
+def known_shift(arguments: argparse.Namespace) -> None:
     print("shift  networks  claimed at 5 %   95 % interval    the interval holds the shift")
     for shift in (0.0, 0.5, 0.75, 1.0, 1.5):
         for networks in (10, 20):
@@ -44,31 +53,32 @@ def main() -> None:
                 found = rank_test(drawn[:, 0] + shift, list(drawn[:, 1:]))
                 claimed += found.p <= 0.05
                 held += found.interval[0] <= shift <= found.interval[1]
-            print(
-                f"{shift:5.2f}  {networks:8d}  {rate(claimed, arguments.studies)}   {held / arguments.studies:10.1%}",
-                flush=True,
-            )
+            claims = rate(claimed, arguments.studies)
+            print(f"{shift:5.2f}  {networks:8d}  {claims}   {held / arguments.studies:10.1%}", flush=True)
 
-    print("\nselected by |w|·x; spread of x, correlation of log|w| between the rounds\n")
-    print(
-        "spread  correlation  networks  claimed at 5 %   95 % interval    bracketed: claimed        95 % interval   networks"
-    )
+
+def selection(arguments: argparse.Namespace) -> None:
+    print("spread  correlation  networks  claimed at 5 %   95 % interval", end="    ")
+    print("bracketed: claimed        95 % interval   networks")
     for spread in (0.5, 1.0, 2.0):
         for correlation in (0.3, 0.7):
             rng = np.random.default_rng([arguments.seed, int(10 * spread), int(10 * correlation)])
             claimed = inside = tested = left = 0
             for _ in range(arguments.studies):
-                drawn_, bracketed = zip(*(selected(rng, spread, correlation) for _ in range(10)), strict=True)
-                claimed += rank_test([own for own, _ in drawn_], [others for _, others in drawn_]).p <= 0.05
-                kept = [pair for pair, is_inside in zip(drawn_, bracketed, strict=True) if is_inside]
+                drawn, bracketed = zip(*(selected(rng, spread, correlation) for _ in range(10)), strict=True)
+                claimed += is_claimed(drawn)
+                kept = [pair for pair, is_inside in zip(drawn, bracketed, strict=True) if is_inside]
                 left += len(kept)
                 if len(kept) > 1:
                     tested += 1
-                    inside += rank_test([own for own, _ in kept], [others for _, others in kept]).p <= 0.05
-            print(
-                f"{spread:6.1f}  {correlation:11.1f}  {10:8d}  {rate(claimed, arguments.studies)}   {rate(inside, tested)}   {left / arguments.studies:8.1f}",
-                flush=True,
-            )
+                    inside += is_claimed(kept)
+            print(f"{spread:6.1f}  {correlation:11.1f}  {10:8d}  {rate(claimed, arguments.studies)}", end="   ")
+            print(f"{rate(inside, tested)}   {left / arguments.studies:8.1f}", flush=True)
+
+
+def is_claimed(networks: Sequence[tuple[float, np.ndarray]]) -> bool:
+    """networks: of each the tracked weight's value, and its controls'."""
+    return rank_test([own for own, _ in networks], [others for _, others in networks]).p <= 0.05
 
 
 def selected(rng: np.random.Generator, spread: float, correlation: float) -> tuple[tuple[float, np.ndarray], bool]:

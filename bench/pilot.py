@@ -1,10 +1,10 @@
-"""How many steps T does a round of the study have? The pilot of docs/study.md, on runs of two seeds with one prune each.
+"""How many steps T should a round of the study have? The pilot of docs/study.md: two seeds, one prune each.
 
     for T in 100 200 300: swlottery sweep … (configs/study/pilot.yaml)
     python bench/pilot.py runs/pilot
 
-Printed of each run: its held-out loss, that of the unigram frequencies of the training text, the rank correlation between |θ_T1| and
-|θ_0| over the c_proj weights, and seconds a step. Nothing of any followed weight is looked at.
+Printed of each run: its held-out loss, that of the unigram frequencies of the training text, the rank correlation
+between |θ_T1| and |θ_0| over the c_proj weights, and seconds a step. Nothing of any tracked weight is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swlottery.report.page.whole import Whole
+from swlottery.report.page.stored import StoredRun
 from swlottery.report.run_files import read_events, read_settings
 
 
@@ -27,13 +27,10 @@ def main() -> None:
     for run in sorted(runs, key=lambda run: (read_settings(run)["steps"], read_settings(run)["seed"])):
         settings = read_settings(run)
         loss = next(e["val_loss"] for e in read_events(run) if e["event"] == "round")
-        seconds = next(e["step_seconds"] for e in read_events(run) if e["event"] == "finished") / (
-            2 * settings["steps"]
-        )
-        unigram = unigram_loss(settings)
-        print(
-            f"{settings['steps']:5d}{settings['seed']:6d}{loss:10.4f}{unigram:9.4f}{unigram - loss:10.4f}{correlation(run):13.4f}{seconds:8.3f}"
-        )
+        finished = next(e["step_seconds"] for e in read_events(run) if e["event"] == "finished")
+        seconds, unigram = finished / (2 * settings["steps"]), unigram_loss(settings)
+        print(f"{settings['steps']:5d}{settings['seed']:6d}{loss:10.4f}{unigram:9.4f}", end="")
+        print(f"{unigram - loss:10.4f}{correlation(run):13.4f}{seconds:8.3f}")
 
 
 def unigram_loss(settings: dict) -> float:
@@ -45,12 +42,8 @@ def unigram_loss(settings: dict) -> float:
     network = start.network(TrainSettings(**settings))
     data = prepare(settings["data"], network.tokenizer)
     counts = np.bincount(np.asarray(data.train), minlength=network.model.config.vocab_size) + 1.0
-    held_out = np.concatenate(
-        [
-            np.asarray(w).reshape(-1)
-            for w in validation_windows(data.validation, network.context, settings["eval_sequences"])
-        ]
-    )
+    windows = validation_windows(data.validation, network.context, settings["eval_sequences"])
+    held_out = np.concatenate([np.asarray(window).reshape(-1) for window in windows])
     return float(-np.log(counts[held_out] / counts.sum()).mean())
 
 
@@ -58,7 +51,7 @@ def correlation(run: Path) -> float:
     """Spearman's, between |θ_T1| and |θ_0|, over all c_proj weights."""
     from scipy.stats import spearmanr
 
-    whole = Whole(run)
+    whole = StoredRun(run)
     sizes = [
         np.concatenate([np.abs(t).reshape(-1) for t in (whole.tensors(f) or {}).values()])
         for f in ("theta_0.safetensors", "round_1/model.safetensors")

@@ -2,8 +2,9 @@
 
     python bench/reliability.py runs/kept [--sets 10]
 
-Each network is looked at with the default prompts, as its run was, and with other sets of six passages of 24 tokens from the held-out text.
-Printed: how many of those sets put the same weight in front, and which others they put there. Twins cannot agree more often than that.
+Each network is probed with the default prompts, as its run was, and with other sets of six passages of 24 tokens from
+the held-out text. Printed: how many of those sets put the same weight in front, and which others they put there. Twins
+cannot agree more often than that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from swlottery.config import TrainSettings
 from swlottery.data.tokens import prepare
 from swlottery.lottery import start
-from swlottery.report.page.whole import Whole
+from swlottery.report.page.stored import StoredRun
 from swlottery.report.run_files import read_settings
 from swlottery.report.words import key, place
 from swlottery.watch.tracked import look
@@ -35,7 +36,7 @@ def main() -> None:
     print("network                  in front         with other prompts")
     for path in sorted(arguments.study.glob("*/*/round_1/round.json")):
         run = path.parents[1]
-        if (name := Whole(run).network) in seen:
+        if (name := StoredRun(run).network) in seen:
             continue  # a branch has a copy of its parent's
         seen.add(name)
         settings = read_settings(run)
@@ -48,14 +49,12 @@ def main() -> None:
         )
         same.append(others[own])
         rest = ", ".join(f"{weight} {times}" for weight, times in others.most_common() if weight != own)
-        print(
-            f"{run.parent.name:24} {own:16} the same {others[own]} of {arguments.sets}{'; ' + rest if rest else ''}",
-            flush=True,
-        )
+        also = f"; {rest}" if rest else ""
+        print(f"{run.parent.name:24} {own:16} the same {others[own]} of {arguments.sets}{also}", flush=True)
     if same:
-        print(
-            f"the same in {sum(same)} of {len(same) * arguments.sets}; in more than half of the sets in {sum(2 * n > arguments.sets for n in same)} of {len(same)} networks"
-        )
+        most = sum(2 * n > arguments.sets for n in same)
+        print(f"the same in {sum(same)} of {len(same) * arguments.sets}", end="; ")
+        print(f"in more than half of the sets in {most} of {len(same)} networks")
 
 
 def passages(tokenizer: object, held_out: np.ndarray, rng: np.random.Generator) -> list[str]:

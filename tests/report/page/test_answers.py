@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, weights
-from swlottery.report.page import causes, chance, critical, found, growth, rate
-from swlottery.report.page import gradient as gradient_of
-from swlottery.report.page import kept as keeping
+from made_facts import CONTROLS, OWN, Rows, kept, masks, run, settings, study, table, two_rates, weights
+from swlottery.report.page import chance, found
 from swlottery.report.page.arms import name_of, without_folders
 from swlottery.report.page.questions import answers
-from swlottery.study.statistics import power
-
-
-def table(section: Any, name: str) -> list[dict[str, Any]]:
-    return next(list(one.rows) for one in section.tables if one.name == name)
-
 
 # --- arms
 
@@ -78,93 +68,6 @@ def test_a_twin_arm_of_the_same_rate_is_no_rate_of_its_own() -> None:
 # --- b
 
 
-def ranked(above: bool, networks: int = 10) -> Rows:
-    """Networks in which the followed weight is above all controls, or in their middle, after round 2."""
-    rows: Rows = {}
-    for network in range(networks):
-        run(rows, f"s{network}", network)
-        masks(rows, f"s{network}", 0.2, 5)
-        kept(rows, f"s{network}", 1, 0.8, True)
-        for round_ in (1, 2):
-            own = 3.0 if above else 2.0 + 0.001 * network
-            weights(
-                rows,
-                f"s{network}",
-                round_,
-                {"over_threshold": own, "value": 2.0},
-                [{"over_threshold": 1.1 + 0.1 * n, "value": 1.1 + 0.1 * n} for n in range(19)],
-            )
-    return rows
-
-
-def test_a_weight_above_its_controls_everywhere_is_more_than_its_size() -> None:
-    section = keeping.size(study(ranked(above=True)))
-    assert section is not None
-    (row,) = table(section, "size")
-    assert row["mean rank"] == 1.0 and math.isclose(row["p"], 2 / 20**10) and row["networks"] == 10
-    assert "p < 0.0001 by Holm): larger than an ordinary weight of its size" in section.answer[0]
-    assert section.short == "After round 2 it is larger than ordinary weights of its size at 20 % × 5 (mean rank 1.00 among them), where ½ is chance."  # fmt: skip
-    (inside,) = table(section, "size_sensitivity")
-    assert inside["networks"] == 10  # by |θ_T1| it stands in the middle
-    assert "in the 10 networks where controls stand on both sides of it 1.00." in section.answer[0]
-
-
-def test_controls_matched_at_initialisation_are_another_comparison() -> None:
-    rows = ranked(above=True)
-    rows["initial"] = [
-        {"run": f"s{n}", "round": 2, "weight": at, "of": OWN, "over_threshold": 9.0}
-        for n in range(10)
-        for at in CONTROLS
-    ]
-    section = keeping.size(study(rows))
-    assert section is not None
-    found = {row["only or against"]: row for row in table(section, "size_sensitivity")}
-    assert (
-        found["controls matched on |θ_0|"]["mean rank"] == 0.0 and found["controls matched on |θ_0|"]["networks"] == 10
-    )
-
-
-def test_rates_are_one_family_in_each_set_up() -> None:
-    rows = ranked(above=True, networks=3)
-    for row in list(rows["runs"]):
-        rows["runs"].append(
-            {**row, "run": "long-" + row["run"], "settings": row["settings"].replace('"steps": 100', '"steps": 300')}
-        )
-    for name in ("weights", "kept", "rounds"):
-        rows[name] += [{**row, "run": "long-" + row["run"]} for row in rows[name]]
-    section = keeping.size(study(rows))
-    assert section is not None and [row["p (Holm)"] == row["p"] for row in table(section, "size")] == [True, True]
-
-
-def test_a_weight_in_the_middle_of_its_controls_is_not_told_from_them() -> None:
-    section = keeping.size(study(ranked(above=False)))
-    assert section is not None and "not told from an ordinary weight of its size" in section.answer[0]
-    assert section.short.startswith("After round 2 it is not told from ordinary weights of its size at 20 % × 5 (")
-    (row,) = table(section, "size")
-    assert row["power at 1 sd, %"] == 100 * power(10, 1.0)
-    assert f"is found in at least {row['power at 1 sd, %']:.0f} % of studies with as many networks" in section.answer[0]
-
-
-def test_one_network_gives_no_answer() -> None:
-    section = keeping.size(study(ranked(above=True, networks=1)))
-    assert section is not None and section.answer == [
-        "One network gives no test of whether its weight is more than its size."
-    ]
-    assert section.short == section.answer[0]
-
-
-def test_a_weight_that_prune_1_took_is_left_out_and_counted() -> None:
-    rows = ranked(above=True, networks=3)
-    for row in rows["weights"]:
-        if row["run"] == "s0" and row["kind"] == "leader" and row["round"] == 2:
-            row |= {"over_threshold": 0.0, "alive": False}
-    rows["kept"][0]["alive"] = False
-    section = keeping.size(study(rows))
-    assert section is not None
-    (row,) = table(section, "size")
-    assert (row["networks"], row["left out"]) == (2, 1)
-
-
 def test_the_fall_of_a_weight_by_hand() -> None:
     rows: Rows = {}
     run(rows, "a", 1)
@@ -187,206 +90,6 @@ def test_the_fall_of_a_weight_by_hand() -> None:
     assert made.fall("a", 3) == (None, {}), "it has not come so far"
 
 
-def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows:
-    """Pairs of runs at 20 % and at 10 %, in which only the followed weight falls later at 10 %, by ``shift`` in log q; bracketed: after
-    round 1 it stands in the middle of its controls."""
-    rows: Rows = {}
-    random = np.random.default_rng(1)
-    for network in range(networks):
-        for name, part, prunes in (("p20", 0.2, 5), ("p10", 0.1, 10)):
-            label = f"{name}-{network}"
-            run(rows, label, network, prune_rate=str(part), rounds=prunes)
-            masks(rows, label, part, prunes)
-            kept(rows, label, 1, 1 - part, True)
-            for round_ in range(1, prunes + 2):
-                left = (1 - part) ** (round_ - 1)
-                own = 0.1 * math.exp(-shift if name == "p10" else 0)
-
-                def at(q: float, value: float = 1.0, left: float = left) -> dict[str, Any]:
-                    return {"percentile_remaining": 100 * (1 - q / left), "value": value}
-
-                weights(
-                    rows,
-                    label,
-                    round_,
-                    at(own * math.exp(0.02 * random.normal())),
-                    [at(0.1 * math.exp(0.1 * random.normal()), 0.5 + n % 2 if bracketed else 1.0) for n in range(19)],
-                )
-    return rows
-
-
-def test_a_difference_between_the_rates_is_found_at_matched_masks() -> None:
-    section = rate.contrast(study(two_rates(0.5, bracketed=True)))
-    assert section is not None
-    rows = table(section, "contrast")
-    assert [row["masks"] for row in rows] == ["1 ~ 2", "2 ~ 4", "5 ~ 10"]
-    assert all(row["p (Holm)"] < 1e-3 and row["networks"] == 10 and 0.35 < row["shift of d"] < 0.65 for row in rows)
-    assert section.answer[0].startswith("20 % × 5 and 10 % × 10 treat the followed weight differently")
-    assert section.short == "Yes: 20 % × 5 brings the followed weight nearer to its fall than 10 % × 10 does."
-    other = rate.contrast(study(two_rates(-0.5, bracketed=True)))
-    assert other is not None and "brings the followed weight less near to its fall than 10 % × 10" in other.short
-
-
-def test_the_rate_matters_if_one_of_its_differences_is_borne_out() -> None:
-    """As docs/study.md has it: one contrast with the same sign in the bracketed networks is enough."""
-    rows = [
-        {"p (Holm)": 0.01, "their mean rank": rank, "mean rank of d": 0.9, "shift of d": shift, "within ½ sd": False, "networks": 10}
-        for rank, shift in ((0.8, 0.5), (0.2, 0.5))
-    ]  # fmt: skip
-    assert rate._in_short("a", "b", rows) == "Yes: a brings the followed weight nearer to its fall than b does."
-
-
-def test_a_difference_that_no_bracketed_network_can_bear_out_is_not_the_rates() -> None:
-    section = rate.contrast(study(two_rates(0.5)))
-    assert section is not None and section.short.startswith("Not shown: ")
-    assert "there is no network where controls stand on both sides of it to say the same, so" in section.answer[0]
-
-
-def test_no_difference_between_the_rates_is_not_claimed() -> None:
-    section = rate.contrast(study(two_rates(0.0, 40)))
-    assert section is not None and "no difference was found" in section.answer[0]
-    assert "the intervals lie within half a standard deviation of the controls: no effect" in section.answer[0]
-    assert section.short == "No: 20 % × 5 and 10 % × 10 bring the followed weight as near to its fall, to half a standard deviation of its controls."  # fmt: skip
-    few = rate.contrast(study(two_rates(0.0, 2)))
-    assert few is not None and "too wide to exclude one of half a standard deviation (undetermined)" in few.answer[0]
-    assert table(few, "contrast")[0]["power at 1 sd, %"] == 100 * power(2, 1.0, level=0.05 / 3), "Holm's first of three"
-    assert "is found in at least 11 % of studies" in few.answer[0]
-    assert few.short == "Not shown: no difference between 20 % × 5 and 10 % × 10 was found, and 2 networks are too few to exclude a small one."  # fmt: skip
-
-
-def test_a_difference_that_bracketed_networks_contradict_is_not_the_rates() -> None:
-    rows = two_rates(0.5, 12)
-    for row in rows["weights"]:
-        network = int(row["run"].partition("-")[2])
-        if row["round"] == 1 and network < 3:  # three networks where the weight stands in the middle …
-            row["value"] = 1.0 if row["kind"] == "leader" else 0.5 + (CONTROLS.index(row["weight"]) >= 9)
-        elif row["round"] == 1:  # … and others where it stands above all controls
-            row["value"] = 2.0 if row["kind"] == "leader" else 1.0
-        elif network < 3 and row["kind"] == "leader" and row["run"].startswith("p20"):  # and the effect is the opposite
-            row["percentile_remaining"] = 100 - (100 - row["percentile_remaining"]) * math.exp(-1.5)
-    section = rate.contrast(study(rows))
-    assert section is not None
-    first = table(section, "contrast")[0]
-    assert (
-        first["bracketed networks"] == 3
-        and first["their mean rank"] < 0.5 < first["mean rank of d"]
-        and first["p (Holm)"] < 0.05
-    )
-    assert "do not say the same, so the rate is not shown to matter" in section.answer[0]
-    assert section.short == "Not shown: a difference between 20 % × 5 and 10 % × 10 is not borne out where controls stand on both sides of the weight."  # fmt: skip
-
-
-def test_losses_at_equal_remaining_weights_by_hand() -> None:
-    """A loss of 5 + mask/10: 20 % leaves after m prunes what 10 % leaves after 2.118 m, of which it makes ten; beyond, nothing is said."""
-    section = causes.cost(study(two_rates(0.0, 3)))
-    assert section is not None
-    points = table(section, "perplexity_points")
-    assert len(points) == 12 and {row["run"] for row in points} == {"p20-0", "p20-1", "p20-2"}
-    found = [row["difference"] for row in table(section, "perplexity_differences")]
-    prunes = math.log(0.8) / math.log(0.9)
-    assert found == pytest.approx([m / 10 * (1 - prunes) for m in range(1, 5)])
-    assert [row["difference"] for row in points] == pytest.approx([d for d in found for _ in range(3)])
-    assert [row["remaining, %"] for row in table(section, "perplexity_differences")] == pytest.approx(
-        [80, 64, 51.2, 40.96]
-    )
-    assert "rises from 148.4 to 244.7" in section.answer[0]
-    assert section.short.startswith(
-        "Held-out perplexity rises from 148.4 to 244.7 at 20 % × 5 and rises from 148.4 to "
-    )
-    assert (
-        section.answer[-1].endswith(" at 41.0 % (too few networks for an interval).") and "∞" not in section.answer[-1]
-    )
-    enough = causes.cost(study(two_rates(0.0, 6)))
-    assert enough is not None and "] at 41.0 % (each interval for itself)." in enough.answer[-1]
-    (axes,) = section.pictures[0].figure.axes
-    dots = [line for line in axes.lines if line.get_marker() == "."]
-    assert sum(len(line.get_xdata()) for line in dots) == 3 * (6 + 11), "one a run and mask"
-
-
-def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out() -> None:
-    rows = two_rates(0.5, 6)
-    next(row for row in rows["runs"] if row["run"] == "p10-0")["state"] = "running"
-    next(row for row in rows["kept"] if row["run"] == "p20-1")["alive"] = False
-    section = rate.contrast(study(rows))
-    assert section is not None
-    assert {(row["networks"], row["left out"]) for row in table(section, "contrast")} == {(4, 1)}
-
-
-def stood(controls: int, lost: int = 0, networks: int = 8) -> Rows:
-    rows: Rows = {}
-    for network in range(networks):
-        run(rows, f"s{network}", network, rounds=2)
-        masks(rows, f"s{network}", 0.2, 2)
-        weights(rows, f"s{network}", 1, {}, [{}])
-        kept(rows, f"s{network}", 1, 0.8, True)
-        kept(rows, f"s{network}", 2, 0.64, network >= lost, controls=controls)
-    return rows
-
-
-def test_where_nothing_was_lost_survival_tells_nothing() -> None:
-    section = keeping.survival(study(stood(controls=19)))
-    assert section is not None
-    assert section.answer[0].startswith(
-        "At 20 % × 2, 8 of 8 followed weights in 8 networks were kept to the end (95 % interval 63 to 100 %), when 64.00 % of the weights remained, 50.0 % of those in their matrices and 100.0 % of their controls."
-    )
-    assert (
-        section.answer[1] == "Nothing that was followed was pruned; what tells more is how near the weights came to it."
-    )
-    assert "nothing is said of weights whose loss wrecks a model" in section.answer[2]
-    assert section.short == (
-        "Kept to the end: 8 of 8 at 20 % × 2 (64.0 % of all weights remain, 50.0 % of those in their matrices and 100.0 % of their controls). "
-        "They are leaders: no network here has a super weight."
-    )
-
-
-def test_survival_against_the_controls() -> None:
-    section = keeping.survival(study(stood(controls=4)))
-    assert section is not None
-    (test,) = table(section, "survival_tests")
-    assert (
-        test["kept"] == 8 and test["expected"] == pytest.approx(8 * 5 / 20) and test["p"] == pytest.approx(2 * 0.25**8)
-    )
-    assert any("it was kept 8 times in 8" in sentence for sentence in section.answer)
-    first, second = table(section, "survival")
-    assert (first["remaining, %"], second["remaining, %"], second["controls kept, %"]) == (
-        80.0,
-        64.0,
-        pytest.approx(100 * 4 / 19),
-    )
-
-
-def test_what_is_lost_at_random_or_still_goes_is_not_told_of_the_rates() -> None:
-    rows = stood(controls=19, networks=3)
-    run(rows, "random", 1, rounds=2, criterion="random")
-    run(rows, "going", 9, rounds=2, state="running")
-    for name in ("random", "going"):
-        masks(rows, name, 0.2, 2)
-        weights(rows, name, 1, {}, [{}])
-        kept(rows, name, 1, 0.8, False)
-    section = keeping.survival(study(rows))
-    assert section is not None and "3 of 3 followed weights in 3 networks" in section.answer[0]
-    assert section.answer[1].startswith("Nothing that was followed was pruned")
-    assert {row["arm"] for row in table(section, "survival")} == {"20 % × 2", "20 % × 2, random"}
-
-
-def test_where_nothing_was_lost_at_two_rates_survival_does_not_tell_them_apart() -> None:
-    section = keeping.survival(study(two_rates(0.0, 3)))
-    assert section is not None and "survival cannot tell one rate from another" in section.answer[2]
-
-
-def test_a_run_that_lost_one_of_two_super_weights_has_lost_one() -> None:
-    rows: Rows = {}
-    run(rows, "a", 1, rounds=1)
-    masks(rows, "a", 0.2, 1)
-    weights(rows, "a", 1, {}, [{}], kind="super_weight")
-    kept(rows, "a", 1, 0.8, True, kind="super_weight")
-    kept(rows, "a", 1, 0.8, False, kind="super_weight", weight="(0, 1, 1)")
-    section = keeping.survival(study(rows))
-    assert section is not None and "1 of 2 followed weights in 1 network were kept to the end" in section.answer[0]
-    assert len(section.answer) == 1
-    assert section.short.startswith("Kept to the end: 1 of 2 at 20 % × 1 (") and "leader" not in section.short
-
-
 # --- a
 
 
@@ -399,13 +102,23 @@ def coordinates(same: bool, networks: int = 10) -> Rows:
         masks(rows, f"s{network}", 0.2, 1)
         chosen = np.zeros(1000, dtype=bool)
         chosen[np.arange(500) if same else random.choice(1000, 500, replace=False)] = True
-        rows.setdefault("fixed", []).append({"run": f"s{network}", "round": 1, "matrix": "m", "drawn": 1000, "kept": 500, "size": 10_000, "matrix_kept": 5000,
-                                             "bits": np.packbits(chosen).tobytes().hex()})  # fmt: skip
+        rows.setdefault("fixed", []).append(
+            {
+                "run": f"s{network}",
+                "round": 1,
+                "matrix": "m",
+                "drawn": 1000,
+                "kept": 500,
+                "size": 10_000,
+                "matrix_kept": 5000,
+                "bits": np.packbits(chosen).tobytes().hex(),
+            }
+        )
     return rows
 
 
 def test_coordinates_that_are_kept_again_and_again_break_the_symmetry() -> None:
-    section = chance.section(study(coordinates(same=True)))
+    section = chance.drawn(study(coordinates(same=True)))
     assert section is not None
     (row,) = table(section, "chance")
     assert (
@@ -414,18 +127,19 @@ def test_coordinates_that_are_kept_again_and_again_break_the_symmetry() -> None:
         and row["kept"] == 5000
         and row["expected"] == 5000
     )
-    assert "the symmetry argument fails there" in section.answer[0]
-    assert section.short == "1,000 coordinates fixed beforehand are not kept as chance gives in 20 % × 1."
+    assert section.verdict == "yes" and section.networks == 10
+    assert section.number.startswith(f"dispersion {row['dispersion']:.2f} [")
     assert row["chance, low"] < 1 < row["chance, high"] < row["dispersion"]
 
 
 def test_coordinates_kept_by_chance_do_not() -> None:
-    section = chance.section(study(coordinates(same=False)))
+    section = chance.drawn(study(coordinates(same=False)))
     assert section is not None
     (row,) = table(section, "chance")
     assert 0.9 < row["dispersion"] < 1.1 and row["p"] > 0.01
-    assert "no sign that the same ones are kept again and again" in section.answer[0]
-    assert section.short == "1,000 coordinates fixed beforehand are kept as chance gives."
+    assert section.verdict == "no" and f"{row['dispersion']:.2f} at 20 % × 1" in section.sentence
+    few = chance.drawn(study(coordinates(same=False, networks=2)))
+    assert few is not None and few.verdict == "too few networks to tell" and few.number == ""
 
 
 def test_coordinates_kept_too_evenly_are_not_kept_again_and_again() -> None:
@@ -437,12 +151,11 @@ def test_coordinates_kept_too_evenly_are_not_kept_again_and_again() -> None:
         rows["fixed"].append({**row, "run": f"s{at + 2}", "bits": mirrored})
     for name in ("s2", "s3"):
         masks(rows, name, 0.2, 1)
-    section = chance.section(study(rows))
+    section = chance.drawn(study(rows))
     assert section is not None
     (row,) = table(section, "chance")
     assert row["dispersion"] == 0 and row["p"] < 0.01
-    assert "no sign that the same ones are kept again and again" in section.answer[0]
-    assert "more evenly than independent networks would in 20 % × 1, so it fails there too" in section.answer[0]
+    assert section.verdict == "yes" and "dispersion 0.00 [0, 0]" in section.number
 
 
 def test_weights_of_other_networks_are_looked_up_each_once() -> None:
@@ -460,13 +173,14 @@ def test_weights_of_other_networks_are_looked_up_each_once() -> None:
                         "matrix_keep_rate": 0.5,
                     }
                 )
-    section = chance.section(study(rows))
+    section = chance.elsewhere(study(rows))
     assert section is not None
     (row,) = table(section, "elsewhere_by_arm")
     assert (row["networks"], row["kept"], row["expected"]) == (4, 3, 2.0)
     assert row["p"] == pytest.approx(2 * 5 / 16)
-    assert "was kept 3 of 4 times at 20 % × 1" in section.answer[1] and "what chance gives" in section.answer[1]
-    assert section.short.endswith("like any other, as far as 4 networks can tell: kept 3 of 4 times at 20 % × 1, where chance gives 2.0.")  # fmt: skip
+    assert "was kept 3 of 4 times at 20 % × 1" in section.sentence and "2.0 (p = 0.62)" in section.sentence
+    assert section.verdict == "too few networks to tell", "even four of four would have had p = 0.125"
+    assert section.number == f"kept 0.75 {row['95 % interval of the kept fraction']}, chance 0.50"
 
 
 def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
@@ -476,12 +190,10 @@ def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
         masks(rows, f"s{network}", 0.2, 2)
         kept(rows, f"s{network}", 1, 0.8, True, kind="foreign", weight="(2, 447, 666)")
         kept(rows, f"s{network}", 2, 0.64, network < 3, kind="foreign", weight="(2, 447, 666)")
-    section = chance.section(study(rows))
-    assert section is not None
-    assert section.answer == [
-        "Coordinates that were followed though they come from elsewhere: kept (2, 447, 666) in 3 of 6 networks at 20 % × 2, where 3.0 are expected (p = 1)."
-    ]
-    assert section.short == section.answer[0]
+    assert chance.drawn(study(rows)) is None and chance.elsewhere(study(rows)) is None
+    section = chance.foreign(study(rows))
+    assert section is not None and (section.networks, section.verdict) == (6, "no")
+    assert "3 of 6 times at 20 % × 2, (2, 447, 666)" in section.sentence and "3.0 (p = 1)" in section.sentence
 
 
 # --- c, d, e, f, g
@@ -505,170 +217,15 @@ def test_twins() -> None:
             }
         )
     section = found.twins(study(rows))
-    assert (
-        section is not None
-        and "8 of 10 networks have the same weight in front (95 % interval 44 to 97 %), so the initialisation fixes it."
-        in section.answer[0]
-    )
-    assert section.answer[1] == "In the other twin its |w| stands at percentile 99.00 to 99.00 of its matrix."
-    assert "mean rank among its controls is 1.00 (p < 0.0001" in section.answer[2]
-    assert section.short == section.answer[0]
-
-
-@pytest.mark.parametrize(
-    ("factor", "told", "short"),
-    [
-        (0.5, "shrinks: at 64.0 % remaining it is 0.25 times", "shrinks, to 0.25 times its size after round 1,"),
-        (2.0, "grows: at 64.0 % remaining it is 4.00 times", "grows, to 4.00 times its size after round 1,"),
-        (1.001, "keeps its size: at 64.0 % remaining it is 1.00 times", "keeps its size"),
-    ],
-)
-def test_the_growth_of_survivors_by_hand(factor: float, told: str, short: str) -> None:
-    """Followed weights change by a factor a round, controls by three, whatever their signs; one weight is pruned in round 2."""
-    rows: Rows = {}
-    for network in range(3):
-        run(rows, f"s{network}", network, rounds=2)
-        masks(rows, f"s{network}", 0.2, 2)
-        for round_ in (1, 2, 3):
-            value = 0.0 if network == 2 and round_ == 3 else (-1) ** network * factor ** (round_ - 1)
-            controls = [{"value": -(3.0 ** (round_ - 1))} for _ in range(19)] if round_ < 3 else [{"value": None}] * 19
-            weights(rows, f"s{network}", round_, {"value": value}, controls)
-    section = growth.section(study(rows))
-    assert section is not None and told in section.answer[0] and "2 networks)" in section.answer[0]
-    assert section.short == f"A followed weight that is kept {short} at 20 % × 2 (64.0 % remaining)."
-    second, third = table(section, "sizes")
-    assert (second["networks"], second["followed, times"], second["controls, times"]) == (
-        3,
-        pytest.approx(factor),
-        pytest.approx(3.0),
-    )
-    assert (third["networks"], third["followed, times"], third["controls, times"]) == (
-        2,
-        pytest.approx(factor**2),
-        None,
-    )
-    assert third["remaining, %"] == pytest.approx(64.0), "the mask that it was trained under"
-
-
-@pytest.mark.parametrize(
-    ("gradient", "update", "told"),
-    [
-        (0.5, 0.5, "its |gradient| is smaller and its |update| is smaller; as the guess has it"),
-        (0.5, 1.0, "its |gradient| is smaller; the guess needs both to be smaller, and is not shown"),
-        (2.0, 0.5, "its |gradient| is larger and its |update| is smaller; the guess needs both"),
-        (1.0, 1.0, "no difference was found; a shift of one standard deviation"),
-    ],
-)
-def test_the_gradient_guess_needs_the_update_too(gradient: float, update: float, told: str) -> None:
-    rows: Rows = {}
-    random = np.random.default_rng(2)
-    for network in range(10):
-        for name, part in (("p20", 0.2), ("p10", 0.1)):
-            run(rows, f"{name}-{network}", network, prune_rate=str(part))
-            masks(rows, f"{name}-{network}", part, 5)
-            own = {"gradient": gradient, "update": update} if name == "p10" else {"gradient": 1.0, "update": 1.0}
-            noise = [
-                {column: float(np.exp(0.05 * random.normal())) for column in ("gradient", "update")} for _ in range(19)
-            ]
-            weights(rows, f"{name}-{network}", 2, own, noise)
-    section = gradient_of.section(study(rows))
-    assert section is not None and told in section.answer[1]
-    differs = "against them, its |gradient| is smaller and its |update| is smaller for the followed weight"
-    assert section.short.startswith("At 10 % × 5 ordinary weights of its size have 1.0")
-    assert ("; the followed weight is not told from them." in section.short) == ("no difference" in told)
-    assert section.short.endswith(f"{differs}.") == ("as the guess has it" in told)
-    assert (
-        f"the followed weight {gradient:.2f} times the |gradient|" in section.answer[0]
-        and "against 20 % × 5 (at 80 %)" in section.answer[0]
-    )
-    (row, _) = table(section, "gradient_contrast")
-    assert row["log ratio"] == pytest.approx(math.log(gradient)) and abs(row["controls, log ratio"]) < 0.02
-    assert len(table(section, "gradient_points")) == 2 * 10 * 3
-
-
-def test_a_super_weight_that_would_fall_early_is_named() -> None:
-    rows: Rows = {}
-    for seed in (1, 2):
-        for name, changed in (
-            ("alone", {}),
-            ("pruned", {"force_prune": "sw"}),
-            ("controls", {"force_prune": "controls"}),
-        ):
-            run(rows, f"{name}{seed}", 1, rounds=1, **{"seed": 0, "data_seed": seed} | changed)
-            losses = {"alone": (4.0, 6.0), "pruned": (4.5, 8.0), "controls": (4.1, 6.1)}[name]
-            masks(rows, f"{name}{seed}", 0.2, 1, *losses)
-        weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
-        for round_, weight in ((1, OWN), (2, "(0, 9, 9)")):
-            rows.setdefault("found", []).append({
-                "run": f"pruned{seed}", "round": round_, "kind": "super_weight" if seed == 1 else "leader", "weights": weight, "kept": "", "moved": "", "lost": OWN,
-            })  # fmt: skip
-    section = critical.section(study(rows))
-    assert section is not None
-    assert OWN in section.answer[0] and "would do so at 60.00 %" in section.answer[0]
-    assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
-    assert "raise the loss by 2.00 nat; the first training makes up for 75 % of that" in section.answer[1]
-    assert section.short == f"{section.answer[0]} {section.answer[2]}"
-    assert "cost the final ticket +0.400 nat" in section.answer[2] and "does not make up for them" in section.answer[2]
-    assert (
-        section.answer[3]
-        == "Where they were pruned first, the finder still found 1 weight in the last network of 1 of 2 runs; 1 weight of these it found in no last network that was not pruned so."
-    )
-    assert [(row["run"], row["found"]) for row in table(section, "found_last")] == [
-        ("pruned1", "(0, 9, 9)"),
-        ("pruned2", "(0, 9, 9)"),
-    ]
-    assert {row["run"] for row in table(section, "without")} == {"pruned1", "pruned2"}
-    (axes,) = section.pictures[1].figure.axes
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_marker() != "."] == pytest.approx([4.0, 4.5, 4.1])
-    assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
-
-
-def what_is_left(**shares: dict[str, Any]) -> Rows:
-    """Three networks an arm, of which each of three prunes at 20 % leaves a share of c_proj; the followed weight is kept."""
-    rows: Rows = {}
-    for network in range(3):
-        for name, arm in shares.items():
-            label, share = f"{name}{network}", arm["share"]
-            run(rows, label, network, **{key: value for key, value in arm.items() if key != "share"})
-            masks(rows, label, 0.2, 3)
-            weights(rows, label, 1, {}, [])
-            for prune in (1, 2, 3):
-                kept(rows, label, prune, 0.8**prune, True)
-                rows.setdefault("fixed", []).append({
-                    "run": label, "round": prune, "matrix": "m", "drawn": 0, "kept": 0, "size": 100_000, "matrix_kept": round(100_000 * share**prune), "bits": "",
-                })  # fmt: skip
-    return rows
-
-
-def test_random_pruning_and_the_matrices() -> None:
-    section = causes.matrices(study(what_is_left(r={"share": 0.8, "criterion": "random"}, g={"share": 0.6})))
-    assert section is not None and "to 0.00 points, as it must" in section.answer[0]
-    assert section.answer[1].startswith("After three prunes (51.2 % of all weights remaining) the followed weight was kept in 3 of 3 ")  # fmt: skip
-    assert section.answer[2] == section.short == "Of c_proj, 51.2 % under 20 % × 5, random and 21.6 % under 20 % × 5 remain."  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("xavier", "layer", "told"),
-    [
-        (0.9, 0.8, "Xavier keeps more of c_proj than every other arm, in every network."),
-        (
-            0.7,
-            0.8,
-            "That only Xavier keeps c_proj is not so: 20 % × 5, layer-magnitude keeps at least as much; among arms with a global threshold it does keep most.",
-        ),
-        (0.5, 0.8, "That only Xavier keeps c_proj is not so: 20 % × 5, layer-magnitude keeps at least as much."),
-    ],
-)
-def test_whether_only_xavier_keeps_c_proj(xavier: float, layer: float, told: str) -> None:
-    made = what_is_left(
-        x={"share": xavier, "init": "xavier"},
-        plain={"share": 0.6},
-        layer={"share": layer, "criterion": "layer-magnitude"},
-    )
-    section = causes.matrices(study(made))
-    assert section is not None
-    assert section.short == f"{told} Without Xavier the followed weight was kept in 3 of 3 networks under 20 % × 5."
-    assert all(sentence in section.answer for sentence in section.short.split(". ")[1:])
+    assert section is not None and section.verdict == "yes"
+    assert section.number == "8 of 10 twins agree [0.44, 0.97]" and section.networks == 10
+    assert "percentile 99.00 to 99.00 of its matrix" in section.sentence
+    assert "mean rank 1.00 (p < 0.0001) among its controls" in section.sentence
+    for agree, verdict in ((7, "too few networks to tell"), (0, "no")):
+        for network, row in enumerate(rows["twins"]):
+            row["found_again"] = network < agree
+        section = found.twins(study(rows))
+        assert section is not None and section.verdict == verdict
 
 
 def test_what_the_initialisation_tells_of_the_kept() -> None:
@@ -680,8 +237,9 @@ def test_what_the_initialisation_tells_of_the_kept() -> None:
     ]
     section = found.prediction(study(rows))
     assert section is not None
-    assert section.short == section.answer[0]
-    assert "0.650 at 20 % × 5 (32.8 % remaining) and 0.700 at 10 % × 10 (34.9 % remaining)" in section.short
+    assert "0.650 at 20 % × 5 (32.8 % remaining) and 0.700 at 10 % × 10 (34.9 % remaining)" in section.sentence
+    assert section.number == "20 % × 5: AUC 0.650; 10 % × 10: AUC 0.700", "three networks give no interval …"
+    assert section.verdict == "too few networks to tell" and section.networks == 3
 
 
 def test_weights_that_are_found_again_move_or_are_lost() -> None:
@@ -693,34 +251,25 @@ def test_weights_that_are_found_again_move_or_are_lost() -> None:
         masks(rows, f"s{network}", 0.2, 2)
         weights(rows, f"s{network}", 1, {}, [])
         for round_, fate in enumerate(later, start=2):
-            rows.setdefault("found", []).append({
-                "run": f"s{network}", "round": round_, "kind": "leader", "weights": "(0, 9, 9)", **dict.fromkeys(("kept", "moved", "lost"), ""), fate: OWN,
-            })  # fmt: skip
+            rows.setdefault("found", []).append(
+                {
+                    "run": f"s{network}",
+                    "round": round_,
+                    "kind": "leader",
+                    "weights": "(0, 9, 9)",
+                    **dict.fromkeys(("kept", "moved", "lost"), ""),
+                    fate: OWN,
+                }
+            )
     section = found.again(study(rows))
     assert section is not None
     assert [(row["round"], row["kept"], row["moved"], row["lost"]) for row in table(section, "again")] == [
         (2, 1, 1, 1),
         (3, 0, 2, 1),
     ]
-    assert "was found in at least one by 1 of 3 networks; another had taken its place in at least one in 2, and in 1" in section.answer[0]  # fmt: skip
-    assert section.short == "The finder finds it again in 1 of 6 later rounds at 20 % × 2."
-
-
-@pytest.mark.parametrize(("shift", "told"), [(1.0, "changes"), (0.0, "was not found to change")])
-def test_what_rewinding_changes(shift: float, told: str) -> None:
-    rows = two_rates(shift)
-    for row in rows["runs"]:  # what was the second rate is now the plain one, and the first does not rewind
-        changed = {"rounds": 5, "prune_rate": "0.2"} | ({"rewind": "none"} if row["run"].startswith("p20") else {})
-        row["settings"] = json.dumps(json.loads(row["settings"]) | changed)
-    section = causes.rewinding(study(rows))
-    assert section is not None and section.answer[0].startswith(f"20 % × 5, rewind none {told} how near")
-    (row,) = table(section, "rewinding")
-    assert (row["p (Holm)"] < 0.05) == (shift > 0) and row["networks"] == 10
-    assert section.short == (
-        "20 % × 5, rewind none changes how near the followed weight comes to its fall."
-        if shift
-        else "Not shown: no change in how near the followed weight comes to its fall was found under 20 % × 5, rewind none."
-    )
+    assert [row["share"] for row in table(section, "again_shares")] == [0.5, 0.0, 0.0]
+    assert "in 1 of 6 later rounds at 20 % × 2" in section.sentence and section.number == "0.17"
+    assert section.verdict == "too few networks to tell"
 
 
 def test_nothing_at_all_still_gives_sections() -> None:
@@ -729,8 +278,8 @@ def test_nothing_at_all_still_gives_sections() -> None:
     rows["runs"].append({"run": "broken", "state": "damaged", "message": "KeyError: 'steps'"})
     sections = answers(study(rows))
     assert [section.name for section in sections] == ["runs", "first_runs"]
-    assert sections[0].short == " ".join(sections[0].answer) and "do not bear on it" in sections[1].short
-    assert "Not readable, and left out: broken." in sections[0].answer
+    assert sections[0].verdict == "1 run in 1 arm, 0 finished"
+    assert "Not readable, and left out: broken." in sections[0].sentence
     assert {row["run"]: row["state"] for row in table(sections[0], "unfinished")} == {
         "begun": "running",
         "broken": "damaged",
@@ -744,11 +293,8 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     for row in coordinates(same=False, networks=1)["fixed"]:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
     sections = answers(study(rows))
-    assert [section.name for section in sections[:5]] == ["runs", "first_runs", "chance", "survival", "contrast"]
-    assert (
-        sections[1].short.startswith("Their coordinate came from another network")
-        and sections[1].answer[-1] == sections[4].answer[-1]
-    )
+    assert [section.name for section in sections[:3]] == ["runs", "survival", "contrast"]
+    assert sections[-1].name == "first_runs" and "a coordinate of another network" in sections[-1].verdict
     names = [one.name for section in sections for one in section.tables]
     assert {"perplexity_differences", "perplexity_points"} < set(names)
     assert len(set(names)) == len(names) and not set(names) & set(COLUMNS)
@@ -760,32 +306,6 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
         if row["arm"] == "20 % × 5"
     ]
     assert all(a > b for a, b in pairwise(remaining))
-
-
-def test_growth_against_random_pruning_in_networks_that_kept_the_weight_under_both() -> None:
-    """Half as large as under random pruning, in two of three networks: the third lost it there."""
-    rows: Rows = {}
-    for network in range(3):
-        for name, changed in (("plain", {}), ("random", {"criterion": "random"})):
-            run(rows, f"{name}-{network}", network, rounds=1, **changed)
-            masks(rows, f"{name}-{network}", 0.2, 1)
-            for round_ in (1, 2):
-                size = 1.0 if name == "random" or round_ == 1 else 0.5
-                weights(
-                    rows,
-                    f"{name}-{network}",
-                    round_,
-                    {"value": 0.0 if (name, network, round_) == ("random", 2, 2) else size},
-                    [],
-                )
-    section = growth.section(study(rows))
-    assert section is not None
-    (row,) = table(section, "sizes_against_random")
-    assert (row["arm"], row["networks"], row["difference"]) == ("20 % × 1", 2, pytest.approx(math.log(0.5)))
-    assert (
-        "at 80.0 % it is 0.50 times as large as after random pruning of as many (2 networks that kept it there)"
-        in section.answer[0]
-    )
 
 
 def test_a_table_has_the_same_columns_in_every_row() -> None:

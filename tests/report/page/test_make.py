@@ -17,13 +17,14 @@ from swlottery.cli import main
 from swlottery.lottery import masks as masking
 from swlottery.report.page.facts import collect
 from swlottery.report.page.make import log_of
+from swlottery.report.page.verdict import RULE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks: of one a run at 20 %, at 10 % and at random from the same round 1, and a twin; of the other one run."""
+    """Of one network runs at 20 %, at 10 % and at random from the same round 1, and a twin; of another one run."""
     import torch
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -55,7 +56,7 @@ def runs(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reports(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with reports on all runs (a.html, its tables, and the same as Markdown), on p20 alone and on other alone."""
+    """Reports on all runs (a.html, its tables, and the same as Markdown), on p20 alone and on other alone."""
     folder = tmp_path_factory.mktemp("reports")
     assert main(["report", str(runs), "--out", str(folder / "a.html"), "--markdown", str(folder / "a.md")]) == 0
     for name in ("p20", "other"):
@@ -160,12 +161,13 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
     assert f"wrote    {out}" in capsys.readouterr().out
     page = out.read_text()
     assert "Not readable, and left out: " in page
-    short = re.search(r"<nav aria-label='The answers in short'>(.*?)</nav>", page)
-    assert short is not None and "<p><a href='#runs'>What was run</a> 2 runs in 2 arms" in short[1]
-    assert re.search("[0-9]\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}[0-9]", short[1])
-    linked = re.findall(r"<a href='#([^']+)'>", short[1])
-    assert len(linked) > 4 and all(f"<section id='{name}'" in page for name in linked) and linked[-1] == "each-run"
-    assert "\n- **What was run** 2 runs in 2 arms" in (tmp_path / "page.md").read_text()
+    short = re.search(r'<table class="summary".*?</table>', page, re.S)
+    assert short is not None and re.search('<a href="#runs">What was run.</a>.*?<div>2 runs in 2 arms', short[0])
+    assert re.search("[0-9]\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}[0-9]", page)
+    linked = re.findall('<a href="#([^"]+)">', short[0])
+    assert len(linked) > 4 and all(f'<section id="{name}"' in page for name in [*linked, "each-run"])
+    assert page.count(RULE) == 1 and page.index(RULE) < page.index("<svg") < page.index("<section"), "what comes first"
+    assert "\n| [What was run?](#what-was-run) | 2 runs in 2 arms" in (tmp_path / "page.md").read_text()
     for name in ("empty", "&lt;b&gt;foreign", settings.parent.name):
         assert name in page
     assert "its weights or masks are damaged" in page
@@ -301,17 +303,29 @@ document.addEventListener('securitypolicyviolation', function (event) { errors.p
 SORT = """
 <script>
 window.addEventListener('load', function () {
-  var table = Array.prototype.find.call(document.querySelectorAll('table'), function (one) { return one.closest('#perplexity'); });
-  var heads = table.tHead.rows[0].cells, names = Array.prototype.map.call(heads, function (head) { return head.textContent; });
-  var column = names.indexOf('perplexity'), button = heads[column].querySelector('button'), seen = {};
-  var all = document.querySelectorAll('th button'); all.forEach(function (one) { one.click(); one.click(); }); seen.heads = all.length;
-  function values() { return Array.prototype.map.call(table.tBodies[0].rows, function (row) { return Number(row.cells[column].dataset.value); }); }
+  const tables = Array.from(document.querySelectorAll('table')), seen = {};
+  const table = tables.find(function (one) { return one.closest('#perplexity'); });
+  const heads = Array.from(table.tHead.rows[0].cells);
+  const column = heads.findIndex(function (head) { return head.textContent === 'perplexity'; });
+  const button = heads[column].querySelector('button'), all = document.querySelectorAll('th button');
+  all.forEach(function (one) { one.click(); one.click(); });
+  seen.heads = all.length;
+  function values() {
+    return Array.from(table.tBodies[0].rows).map(function (row) { return Number(row.cells[column].dataset.value); });
+  }
   if (table.closest('details')) { table.closest('details').open = true; }
-  button.focus(); button.click(); seen.up = values(); seen.sorted = heads[column].getAttribute('aria-sort');
-  button.click(); seen.down = values(); seen.focused = document.activeElement === button;
-  seen.errors = errors; seen.fetched = performance.getEntriesByType('resource').map(function (entry) { return entry.name; });
+  button.focus();
+  button.click();
+  seen.up = values();
+  seen.sorted = heads[column].getAttribute('aria-sort');
+  button.click();
+  seen.down = values();
+  seen.focused = document.activeElement === button;
+  seen.errors = errors;
+  seen.fetched = performance.getEntriesByType('resource').map(function (entry) { return entry.name; });
   seen.wide = document.documentElement.scrollWidth > window.innerWidth;
-  document.title = 'seen'; document.body.innerHTML = '<pre id=seen>' + JSON.stringify(seen) + '</pre>';
+  document.title = 'seen';
+  document.body.innerHTML = '<pre id=seen>' + JSON.stringify(seen) + '</pre>';
 });
 </script>
 """

@@ -1,8 +1,9 @@
-"""What a report is made of: sections, each a question, its answer in words, tables and a figure. Pages are written from them."""
+"""What a report is made of: answers, each with its tables and figures. Pages are written from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """One table. name: of its CSV file. rows: by column; a cell is text, a number, or None where there is nothing to say."""
+    """One table.
+
+    name: of its CSV file. rows: by column; a cell is text, a number, or None where there is nothing to say.
+    """
 
     name: str
     caption: str
@@ -35,6 +39,16 @@ class Table:
     def cells(self) -> list[list[Any]]:
         return [list(row.values()) for row in self.rows]
 
+    @property
+    def columns(self) -> list[tuple[str, list[Any]]]:
+        return [(head, [row[head] for row in self.rows]) for head in self.heads]
+
+    def csv(self) -> str:
+        """The table as CSV, with numbers in full."""
+        import pandas
+
+        return str(pandas.DataFrame(self.rows, dtype=object).to_csv(index=False, lineterminator="\n"))
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -50,8 +64,8 @@ class Picture:
 class Answer:
     """What the runs say to one question.
 
-    name: of its section, an id in the page. verdict: at most twelve words. number: the number that it rests on, with its
-    interval. networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
+    name: of its section, an id in the page. verdict: at most twelve words. number: what it rests on, with its interval.
+    networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
     """
 
     name: str
@@ -82,55 +96,9 @@ class Answer:
         shown = [picture for picture in pictures if picture is not None]
         return cls(name, question, verdict, number, networks, sentence, [t for t in tables if t.rows], shown, method)
 
-    # What the older `Section` offers, as long as there are both.
-    @property
-    def title(self) -> str:
-        return self.question
-
-    @property
-    def short(self) -> str:
-        return self.verdict
-
-    @property
-    def answer(self) -> list[str]:
-        return [self.sentence] if self.sentence else []
-
-    @property
-    def remark(self) -> str:
-        return self.method
-
-
-UNSAID = "These runs are too few to tell."
-
-
-@dataclass(frozen=True)
-class Section:
-    """One question. short: the answer in a line for the top of the page. answer: the same with its
-    numbers. Both are worked out from the data. remark: how."""
-
-    name: str
-    title: str
-    answer: list[str]
-    tables: list[Table]
-    pictures: list[Picture]
-    remark: str
-    short: str
-
-    @classmethod
-    def of(
-        cls, name: str, title: str, answer: list[str], tables: Iterable[Table], pictures: Iterable[Picture | None] = (),
-        remark: str = "", short: str = "",
-    ) -> Section:  # fmt: skip
-        """Without the tables and figures that have nothing to show. short: the first sentence of the answer, unless given."""
-        there = [picture for picture in pictures if picture is not None]
-        brief = short or (answer[0] if answer else UNSAID)
-        return cls(name, title, answer, [table for table in tables if table.rows], there, remark, brief)
-
 
 def cell(value: Any) -> str:
     """A cell as it is written."""
-    import math
-
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):
@@ -172,3 +140,10 @@ def span(low: float, high: float, digits: str) -> str:
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"
+
+
+def by_arm(numbers: Mapping[str, str]) -> str:
+    """One number of each arm, for the summary: ``20 % × 5: 0.71; 10 % × 10: 0.55``. A single one needs no name."""
+    if len(numbers) == 1:
+        return next(iter(numbers.values()))
+    return "; ".join(f"{arm}: {number}" for arm, number in numbers.items())

@@ -1,14 +1,14 @@
 """Which runs belong together: the arm of each, and the networks that are the unit of every test.
 
-An arm is named from a run's own settings, never from how it differs from the others at hand: a run has the same name in every
-report. Runs whose trainings differ (another T, another model, …) are never pooled.
+An arm is named from a run's own settings, never from how it differs from the others at hand: a run has the same name in
+every report. Runs whose trainings differ (another T, another model, …) are never pooled.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,21 +24,27 @@ if TYPE_CHECKING:
 SEEDS = ("seed", "data_seed")
 PROCEDURE = LATER | {"init", "device", "threads"}
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
-TRAINED = {
-    "steps": "T",
-    "model": "",
-    "start": "",
-    "context": "context",
-    "micro_batch": "batch",
-    "lr": "rate",
-    "data": "data",
+TRAINED = {"steps": "T", "model": "", "start": "", "micro_batch": "batch", "lr": "rate"}
+"""What settings of a training are called in a set-up's name, where not by their own names."""
+USUAL = {
+    "criterion": ("global-magnitude", ""),
+    "init": ("gpt2", ""),
+    "scope": ("attn+c_proj", "scope "),
+    "protect": ("none", "protect "),
+    "force_prune": ("none", "force-prune "),
+    "data_order": ("same", "data order "),
+    "rewind": ("weights", "rewind "),
 }
+"""Settings that an arm's name holds where they are not the usual ones, and what comes before the value."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs with one procedure in one set-up. rate: of each prune, None where they differ. plain: the global magnitude, rewound to
-    where the training began, and nothing protected or forced: arms that differ in their rate alone."""
+    """Runs with one procedure in one set-up.
+
+    rate: of each prune, None where they differ. plain: global magnitude pruning, rewound to where the training began,
+    with nothing protected or forced: plain arms differ in their rate alone.
+    """
 
     setup: str
     name: str
@@ -56,13 +62,7 @@ def name_of(settings: Mapping[str, Any]) -> str:
         name = f"one shot of {_percent(settings['prune_rate'])} × {rounds}"
     else:
         name = f"{_percent(settings['prune_rate'])} × {rounds}"
-    extras = []
-    for key, usual in (("criterion", "global-magnitude"), ("init", "gpt2"), ("scope", "attn+c_proj"), ("protect", "none"),
-                       ("force_prune", "none"), ("data_order", "same"), ("rewind", "weights")):  # fmt: skip
-        if settings[key] != usual:
-            what = {"criterion": "", "init": "", "scope": "scope ", "protect": "protect ", "force_prune": "force-prune ",
-                    "data_order": "data order ", "rewind": "rewind "}[key]  # fmt: skip
-            extras.append(what + str(settings[key]))
+    extras = [before + str(settings[key]) for key, (usual, before) in USUAL.items() if settings[key] != usual]
     if settings["rewind_step"] and settings["rewind"] != "none":
         extras.append(f"rewind to step {settings['rewind_step']}")
     return ", ".join([name, *extras])
@@ -96,8 +96,8 @@ class Study:
         groups: dict[tuple[str, str], list[str]] = {}
         for run, settings in self.settings.items():
             groups.setdefault((self._setup(settings), name_of(settings)), []).append(run)
-        arms = []
         called = without_folders({setup for setup, _ in groups})
+        arms = []
         for (setup, name), runs in groups.items():
             first = self.settings[runs[0]]
             rate = None if first["schedule"] or first["one_shot"] else float(first["prune_rate"])
@@ -108,8 +108,7 @@ class Study:
 
     def title(self, arm: Arm) -> str:
         """An arm's name, with its set-up where there is more than one."""
-        setups = sorted({one.setup for one in self.arms})
-        return arm.name if len(setups) == 1 else f"{arm.name} ({arm.setup})"
+        return arm.name if len(self.setups) == 1 else f"{arm.name} ({arm.setup})"
 
     @cached_property
     def setups(self) -> dict[str, list[Arm]]:
@@ -137,7 +136,7 @@ class Study:
         return [arm for arms in self.rates for arm in arms]
 
     def units(self, arm: Arm, finished: bool = False) -> dict[str, str]:
-        """One run for each network that was begun from another θ_0, by its hash: of doubles one that has finished, if one has.
+        """One run for each network, by the hash of its θ_0: of several one that has finished, if one has.
 
         finished: leave out networks whose run has not.
         """
@@ -148,7 +147,7 @@ class Study:
         return {lineage: found[lineage] for run in arm.runs if (lineage := self.lineage[run]) in found}
 
     def own(self, run: str) -> str | None:
-        """The followed weight that stands first: the first super weight of the network, or else its leader."""
+        """The tracked weight that is listed first: the first super weight of the network, or else its leader."""
         return self._own.get(run)
 
     def kind(self, run: str) -> str:
@@ -157,23 +156,19 @@ class Study:
         return "super weight" if rows is not None and (rows["kind"] == "super_weight").any() else "leader"
 
     def at(self, run: str, round_: int, column: str) -> tuple[float | None, dict[str, float]]:
-        """A column of ``weights`` at the end of a round: of the followed weight, and of each of its controls that has it."""
+        """A column of ``weights`` at the end of a round: of the followed weight, and of its controls that have it."""
         if (run, round_) not in self._rounds_of:
             return None, {}
         rows, others = self._rounds_of[run, round_]
-        mine = rows[column]
-        values = {
-            str(w): float(v) for w, v in zip(others["weight"], others[column], strict=True) if not math.isnan(float(v))
-        }
-        value = float(mine.iloc[0]) if len(mine) else math.nan
-        return (None if math.isnan(value) else value), values
+        mine, theirs = rows[column].iloc[:1].dropna(), others.set_index("weight")[column].dropna()
+        return (float(mine.iloc[0]) if len(mine) else None), {str(w): float(value) for w, value in theirs.items()}
 
     def rows(self, table: str, runs: Iterable[str]) -> DataFrame:
         """The rows that a table has of some runs."""
-        whole, wanted = self.facts[table], list(runs)
+        rows, wanted = self.facts[table], list(runs)
         if len(wanted) == 1:
-            return self._by_run(table).get(wanted[0], whole.iloc[:0])
-        return whole[whole["run"].isin(wanted)]
+            return self._by_run(table).get(wanted[0], rows.iloc[:0])
+        return rows[rows["run"].isin(wanted)]
 
     def kept(self, run: str) -> DataFrame:
         """What each prune did to the followed weight."""
@@ -205,13 +200,16 @@ class Study:
     def loss(self, run: str | None, mask: int, column: str = "val_loss") -> float | None:
         """The held-out loss of the network trained under a mask; ``start_loss``: before its first step."""
         rows = self.rows("rounds", [run] if run else [])
-        found = rows[rows["round"] == mask][column]
-        return float(found.iloc[0]) if len(found) and found.notna().iloc[0] else None
+        found = rows[rows["round"] == mask][column].iloc[:1].dropna()
+        return float(found.iloc[0]) if len(found) else None
 
     def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
-        """q of the followed weight and of each control: what fraction of the weights in scope could remain at most for it to be
-        among those that go. (1 − percentile among the remaining) · remaining, when trained in ``round_``; of a weight that fell
-        before, as it was when it fell."""
+        """q of the followed weight and of each control: the fraction of the weights in scope that may remain at most
+        for this weight to be pruned.
+
+        (1 − percentile among the remaining) · remaining, in the network that was trained in ``round_``; of a weight
+        that was pruned before, as it was then.
+        """
         remaining = self.remaining(run)
         own: float | None = None
         controls: dict[str, float] = {}
@@ -222,9 +220,9 @@ class Study:
                 return None, {}
             own = own if mine is None else (1 - mine / 100) * left
             controls |= {weight: (1 - percentile / 100) * left for weight, percentile in others.items()}
-        last = self._weights.get(run)
-        reached = last is not None and (last["round"] >= round_).any()
-        return (own, controls) if reached else (None, {})
+        rows = self._weights.get(run)
+        has_come_so_far = rows is not None and (rows["round"] >= round_).any()
+        return (own, controls) if has_come_so_far else (None, {})
 
     def pairs(self, first: Arm, second: Arm) -> list[tuple[str, str]]:
         """Finished runs of two arms that branch from one trained round-1 network."""
@@ -240,7 +238,7 @@ class Study:
     def _rounds(self, arm: Arm) -> int:
         return int(self.settings[arm.runs[0]]["rounds"])
 
-    # Sections ask for the rows of a run, or of one of its rounds, thousands of times: each table is taken apart once.
+    # Questions ask for the rows of a run, or of one of its rounds, thousands of times: each table is grouped once.
 
     def _by_run(self, table: str) -> dict[str, DataFrame]:
         if table not in self._tables:
@@ -269,8 +267,6 @@ class Study:
     @cached_property
     def _usual(self) -> dict[str, Any]:
         """The most common value of each setting, so that a set-up is named by what is special about it."""
-        from collections import Counter
-
         counts: dict[str, Counter[str]] = {}
         for settings in self.settings.values():
             for key, value in settings.items():

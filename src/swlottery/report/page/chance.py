@@ -2,101 +2,143 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple
 
 import numpy as np
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Row, Section, Table, interval, listed, p_value
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
-from swlottery.study import statistics as inference
+from swlottery.report.page.verdict import by_test, together
+from swlottery.study import statistics
 
-DOUBLED = "power against twice the rate, %"
+POWER = "power against twice the rate, %"
+KEPT = "95 % interval of the kept fraction"
 FEWEST = 3
 """Networks from which on it can be asked whether the same coordinates are kept again and again."""
-
-
-def section(study: Study) -> Section | None:
-    """None where no run has masks to look into."""
-    drawn: list[Row] = []
-    elsewhere: list[Row] = []
-    for arm in study.arms:
-        last = _last(study, arm)
-        if last:
-            drawn.append(_drawn(study, arm, last))
-            elsewhere += _elsewhere(study, arm, last)
-    foreign = _foreign(study)
-    if not drawn and not foreign:
-        return None
-    rates = {study.title(arm) for arm in study.rated}
-    answer, short = [], []
-    judged = [row for row in drawn if row["p"] is not None and row["arm"] in rates]
-    if judged:
-        told = [row for row in judged if row["p"] < 0.01]
-        again, evenly = ([row["arm"] for row in told if (row["dispersion"] > 1) == above] for above in (True, False))
-        found = [f"{row['dispersion']:.2f} at {row['arm']} ({p_value(row['p'])})" for row in judged]
-        answer.append(
-            "Of 1,000 coordinates fixed beforehand, "
-            + (f"the same ones are kept again and again in {listed(again)}, so the symmetry argument fails there" if again
-               else "there is no sign that the same ones are kept again and again from network to network")
-            + (f"; they are kept more evenly than independent networks would in {listed(evenly)}, so it fails there too" if evenly else "")
-            + f": the dispersion is {listed(found)}, where chance gives 1."
-        )  # fmt: skip
-        short.append(f"1,000 coordinates fixed beforehand are {'not ' if told else ''}kept as chance gives{f' in {listed([*again, *evenly])}' if told else ''}.")  # fmt: skip
-    judged = [row for row in elsewhere if row["arm"] in rates]
-    if judged:
-        outside = [row["arm"] for row in judged if row["outside"]]
-        parts = [
-            f"{row['kept']} of {row['networks']} times at {row['arm']}, where the keep rates of its matrix say {row['expected']:.1f} ({p_value(row['p'])})"
-            for row in judged
-        ]
-        answer.append(f"A weight found in one network and followed in the next, as in the first runs, was kept {listed(parts)}: "
-                      + (f"not chance in {listed(outside)}." if outside else f"what chance gives, though in so few networks only {listed([f'{row[DOUBLED]:.0f} %' for row in judged])} of studies would tell twice that from chance."))  # fmt: skip
-        counts = [f"{row['kept']} of {row['networks']} times at {row['arm']}, where chance gives {row['expected']:.1f}" for row in judged]  # fmt: skip
-        like = f"not kept as chance gives in {listed(outside)}" if outside else f"like any other, as far as {min(row['networks'] for row in judged)} networks can tell"  # fmt: skip
-        short.append(f"A weight found in one network is, in the next, {like}: kept {listed(counts)}.")
-    if foreign:
-        parts = [
-            f"{row['weight']} in {row['kept']} of {row['networks']} networks at {row['arm']}, where {row['expected']:.1f} are expected ({p_value(row['p'])})"
-            for row in foreign
-        ]
-        answer.append(f"Coordinates that were followed though they come from elsewhere: kept {listed(parts)}.")
-    tables = [
-        Table(
-            "chance",
-            "1,000 coordinates drawn once, looked up in every network that has finished, after the last prune",
-            drawn,
-        ),
-        Table(
-            "elsewhere_by_arm",
-            "the weight of each network, looked up in that of the next seed after the same prune; and in every other one (pairs that are not independent, so without a test)",
-            elsewhere,
-        ),
-        Table(
-            "foreign",
-            "coordinates of another network (--follow, --allow-foreign), after the last prune that the runs have made",
-            foreign,
-        ),
-    ]
-    remark = (
-        "That drawn coordinates are kept on average as their matrices are is arithmetic. The dispersion is the variance over coordinates of the number of networks that kept each, "
-        "over its mean when the kept ones are permuted within each matrix of each network (999 draws, two-sided): above 1, some are kept again and again. "
-        "Expected: the sum of the keep rates of the matrices; p: Poisson-binomial, two-sided; outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate."
-    )
-    spread = [row for row in drawn if row["dispersion"] is not None]
-    picture = charts.strip(
-        "dispersion", spread, "dispersion", "dispersion over networks, times what chance gives", "Dashed: chance; the band holds 95 % of what it gives.",
-        reference=1, band=("chance, low", "chance, high"),
-    )  # fmt: skip
-    title = "What becomes of a coordinate from elsewhere?"
-    return Section.of("chance", title, answer, tables, [picture], remark, short=" ".join(short))
-
-
+MARGIN = 0.2
+"""A dispersion within this of 1 is as chance gives."""
 SPREAD = ("dispersion", "p", "chance, low", "chance, high")
-"""The columns of an `inference.Dispersion`."""
+"""The columns of a `statistics.Dispersion`."""
+BY_RATES = "Expected: the sum of the keep rates of the matrices. p: Poisson-binomial, two-sided."
 
 
-def _last(study: Study, arm: Arm) -> int:
+def drawn(study: Study) -> Answer | None:
+    """Are 1,000 coordinates, drawn once, kept other than by chance?"""
+    rows = [_drawn(study, arm, last) for arm in study.arms if (last := _last_prune(study, arm))]
+    if not rows:
+        return None
+    rated = {study.title(arm) for arm in study.rated}
+    judged = {row["arm"]: row for row in rows if row["p"] is not None and row["arm"] in rated}
+    ranges = {arm: _dispersion_range(row) for arm, row in judged.items()}
+    near = [low >= 1 - MARGIN and high <= 1 + MARGIN for low, high in ranges.values()]
+    told = [f"{row['dispersion']:.2f} at {arm} ({p_value(row['p'])})" for arm, row in judged.items()]
+    spread = [row for row in rows if row["dispersion"] is not None]
+    return Answer.of(
+        "chance",
+        "Is a coordinate fixed beforehand kept other than by chance?",
+        together(dict(zip(judged, _verdicts(list(judged.values()), near=near), strict=True))),
+        number=by_arm(
+            {arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm in judged}
+        ),
+        networks=max(row["networks"] for row in rows),
+        sentence=f"Over 1,000 coordinates drawn once, the dispersion of how many networks keep each is {listed(told)}; "
+        "chance gives 1."
+        if judged
+        else "",
+        tables=[
+            Table(
+                "chance",
+                "1,000 coordinates drawn once, looked up in every network that has finished, after the last prune",
+                rows,
+            )
+        ],
+        pictures=[
+            charts.strip(
+                "dispersion",
+                spread,
+                "dispersion",
+                "dispersion over networks, times what chance gives",
+                "Dashed: chance; the band holds 95 % of what it gives.",
+                reference=1,
+                band=("chance, low", "chance, high"),
+            )
+        ],
+        method="Dispersion: the variance over coordinates of the number of networks that keep each, over its mean when "
+        "the kept ones are permuted within each matrix of each network (999 draws, two-sided). Above 1, the same ones "
+        f"are kept again and again. Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
+    )
+
+
+def elsewhere(study: Study) -> Answer | None:
+    """Is a weight that was found in one network kept in the next one other than by chance?"""
+    rows = [row for arm in study.arms if (last := _last_prune(study, arm)) for row in _elsewhere(study, arm, last)]
+    rated = {study.title(arm) for arm in study.rated}
+    caption = (
+        "the weight of each network, looked up in that of the next seed after the same prune; "
+        "and in every other one (pairs that are not independent, so without a test)"
+    )
+    return _looked_up(
+        "elsewhere",
+        "Is a weight found in one network kept in the next other than by chance?",
+        "A weight found in one network and followed in the next, as in the first runs",
+        {row["arm"]: row for row in rows if row["arm"] in rated},
+        Table("elsewhere_by_arm", caption, rows),
+    )
+
+
+def foreign(study: Study) -> Answer | None:
+    """Are coordinates of another network, which the runs were asked to follow, kept other than by chance?"""
+    rows = _foreign(study)
+    caption = "coordinates of another network (--follow, --allow-foreign), after the last prune that the runs have made"
+    return _looked_up(
+        "foreign",
+        "Is a followed coordinate of another network kept other than by chance?",
+        "A coordinate that was followed though it comes from elsewhere",
+        {f"{row['arm']}, {row['weight']}": row for row in rows},
+        Table("foreign", caption, rows),
+    )
+
+
+def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], table: Table) -> Answer | None:
+    """The answer from weights that mean nothing where they were looked up. judged: the rows that count, by arm."""
+    if not table.rows:
+        return None
+    told = [
+        f"{row['kept']} of {row['networks']} times at {arm}, where the keep rates of its matrix say "
+        f"{row['expected']:.1f} ({p_value(row['p'])})"
+        for arm, row in judged.items()
+    ]
+    shares = {arm: f"kept {row['kept'] / row['networks']:.2f} {row[KEPT]}" for arm, row in judged.items()}
+    by_chance = {arm: f", chance {row['expected'] / row['networks']:.2f}" for arm, row in judged.items()}
+    return Answer.of(
+        name,
+        question,
+        together(dict(zip(judged, _verdicts(list(judged.values())), strict=True))),
+        number=by_arm({arm: shares[arm] + by_chance[arm] for arm in judged}),
+        networks=max(row["networks"] for row in table.rows),
+        sentence=f"{subject} was kept {listed(told)}." if told else "",
+        tables=[table],
+        method=f"{BY_RATES} Outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate. "
+        "The stated effect is twice the keep rate.",
+    )
+
+
+def _verdicts(rows: Sequence[Row], near: Sequence[bool] = ()) -> list[str]:
+    """Of rows that are one family. near: whether the effect lies within its margin."""
+    corrected = statistics.holm([row["p"] for row in rows])
+    close = near or [False] * len(rows)
+    return [by_test(p, row.get(POWER), is_near) for row, p, is_near in zip(rows, corrected, close, strict=True)]
+
+
+def _dispersion_range(row: Row) -> tuple[float, float]:
+    """What dispersions give the one that was found: the band of what chance gives, turned round."""
+    low, high = row["chance, low"], row["chance, high"]
+    return row["dispersion"] / high if high else 0.0, row["dispersion"] / low if low else float("inf")
+
+
+def _last_prune(study: Study, arm: Arm) -> int:
     """The last prune that all finished networks of an arm have made."""
     made = study.rows("fixed", study.units(arm, finished=True).values()).groupby("run")["round"].max()
     return int(made.min()) if len(made) else 0
@@ -109,12 +151,17 @@ def _drawn(study: Study, arm: Arm, last: int) -> Row:
     for _, one in now.groupby("run", sort=True):
         bits.append(np.concatenate([_unpacked(b, n) for b, n in zip(one["bits"], one["drawn"], strict=True)]))
         groups = np.repeat(np.arange(len(one)), one["drawn"].astype(int))
-    found = inference.dispersion(np.array(bits), groups) if len(bits) >= FEWEST else None
-    told: Row = dict(zip(SPREAD, astuple(found) if found else (None,) * len(SPREAD), strict=True))
+    found = statistics.dispersion(np.array(bits), groups) if len(bits) >= FEWEST else None
     return {
-        "arm": study.title(arm), "networks": len(bits), "prune": last, "remaining, %": study.left(now["run"], last), "looked up": int(now["drawn"].sum()),
-        "kept": int(now["kept"].sum()), "expected": float((now["drawn"] * now["matrix_kept"] / now["size"]).sum()), **told,
-    }  # fmt: skip
+        "arm": study.title(arm),
+        "networks": len(bits),
+        "prune": last,
+        "remaining, %": study.left(now["run"], last),
+        "looked up": int(now["drawn"].sum()),
+        "kept": int(now["kept"].sum()),
+        "expected": float((now["drawn"] * now["matrix_kept"] / now["size"]).sum()),
+        **dict(zip(SPREAD, astuple(found) if found else [None] * len(SPREAD), strict=True)),
+    }
 
 
 def _unpacked(bits: str, number: int) -> np.ndarray:
@@ -122,22 +169,23 @@ def _unpacked(bits: str, number: int) -> np.ndarray:
 
 
 def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
-    """Each network looks up the weight of the network before it, in the order of their seeds: every network and every weight counts
-    once. And all pairs, which do not."""
+    """Each network looks up the weight of the network before it, in the order of their seeds.
+
+    So every network and every weight counts once. And all pairs, which are not independent.
+    """
     rows = study.facts["elsewhere"]
     names = list(study.units(arm, finished=True).values())
+    now = rows[rows["run"].isin(names) & (rows["round"] == last)]
+    networks = now["of"].map(study.network.get)
     kept, rates = [], []
     for previous, run in zip([names[-1], *names[:-1]], names, strict=True):
-        here = rows[(rows["run"] == run) & (rows["round"] == last)]
-        found = here[[study.network.get(of) == study.network[previous] for of in here["of"]]]
+        found = now[(now["run"] == run) & (networks == study.network[previous])]
         if len(found):
             kept.append(bool(found["alive"].iloc[0]))
             rates.append(float(found["matrix_keep_rate"].iloc[0]))
     if not kept:
         return []
-    now = rows[rows["run"].isin(names) & (rows["round"] == last)]
-    known = {study.network[name] for name in names}
-    pairs = now[now["of"].map(study.network.get).isin(known)]
+    pairs = now[networks.isin({study.network[name] for name in names})]
     every = {
         "all pairs": len(pairs),
         "of these kept": int(pairs["alive"].sum()),
@@ -147,22 +195,26 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
 
 
 def _foreign(study: Study) -> list[Row]:
-    """Coordinates that a run was told to follow, by arm."""
+    """By arm and coordinate, after the last prune of each run."""
     rows = []
     for arm in study.arms:
         here = study.rows("kept", study.units(arm).values())
         for weight, one in here[here["kind"] == "foreign"].groupby("weight"):
             ends = one.sort_values("round").groupby("run").tail(1)
-            counted = _counted(
-                [bool(alive) for alive in ends["alive"]],
-                [float(k / n) for k, n in zip(ends["matrix_kept"], ends["matrix_size"], strict=True)],
-            )
-            rows.append({"arm": study.title(arm), "weight": weight, **counted})
+            kept, rates = ends["alive"].astype(bool), ends["matrix_kept"] / ends["matrix_size"]
+            rows.append({"arm": study.title(arm), "weight": weight, **_counted(kept.tolist(), rates.tolist())})
     return rows
 
 
 def _counted(kept: list[bool], rates: list[float]) -> Row:
-    found = inference.against_rates(kept, rates)
-    low, high = inference.proportion(found.kept, found.number)
-    return {"networks": found.number, "kept": found.kept, "expected": found.expected, "95 % interval of the kept fraction": interval(low, high), "p": found.p, DOUBLED: 100 * inference.rates_power(rates),
-            "outside": not low <= found.expected / found.number <= high}  # fmt: skip
+    found = statistics.against_rates(kept, rates)
+    low, high = statistics.proportion(found.kept, found.number)
+    return {
+        "networks": found.number,
+        "kept": found.kept,
+        "expected": found.expected,
+        KEPT: interval(low, high),
+        "p": found.p,
+        POWER: 100 * statistics.rates_power(rates),
+        "outside": not low <= found.expected / found.number <= high,
+    }

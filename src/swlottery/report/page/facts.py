@@ -1,10 +1,13 @@
-"""What a report needs of runs, as tables. A folder of runs becomes such tables, and a folder of such tables can stand for
-the runs it was made from: a study that was run in parts, or elsewhere, is put together from them.
+"""What a report needs of runs, as tables.
 
-``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of each, but only the
-last step of every round, and only the followed weights and their primary controls; ``initial``: the controls matched on |θ_0|, to the
-end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its controls. ``found``: what the finder found in
-each trained network. ``boxes``: the boxplots. What masks and weights say, which are read whole, is in `swlottery.report.page.whole`.
+A folder of runs becomes such tables, and a folder of such tables can stand for the runs it was made from: so a study
+that was run in parts, or elsewhere, is put together.
+
+``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of
+each, at the last step of every round, of the followed weights and their primary controls; ``initial``: the controls
+matched on |θ_0|, to the end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its
+controls. ``found``: what the finder found in each trained network. ``boxes``: the boxplots. The other tables come from
+stored masks and weights: `swlottery.report.page.stored`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import io
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +28,15 @@ from swlottery.report.words import coordinate
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from swlottery.report.page.whole import Followed
+    from swlottery.report.page.stored import Followed
 
-TEXT = (
-    "run", "state", "message", "settings", "network", "lineage", "model", "kind", "weight", "of", "weights", "kept", "moved", "lost", "when", "matrix", "bits", "other",
-)  # fmt: skip
-"""Columns of words; in ``fixed`` and ``twins``, ``kept`` is a number."""
+TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
+"""Columns of words; ``kept`` is a number in some tables."""
+NUMBERS = {("fixed", "kept"), ("twins", "kept")}
 ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_threshold",)}
 """Columns that five digits are enough for, in the longest tables."""
+OTHER_RUN = {"elsewhere": "of", "twins": "other"}
+"""Columns that name a second run."""
 UNREADABLE = ("damaged", "no run")
 
 
@@ -63,7 +68,7 @@ def collect(paths: Sequence[Path]) -> Facts:
     """
     import pandas
 
-    from swlottery.report.page import whole
+    from swlottery.report.page import stored as masks_and_weights
 
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     folders: dict[str, Path] = {}
@@ -82,7 +87,7 @@ def collect(paths: Sequence[Path]) -> Facts:
     if not folders and not stored:
         raise BadInput(f"no run in {', '.join(map(str, paths))}")
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
-    found, problems = whole.tables({name: folders[name] for name in readable}, _followed(stored))
+    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _followed(stored))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -124,8 +129,8 @@ def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[s
     joined = {}
     for name, table in tables.items():
         new = older[name].assign(run=older[name]["run"].map(renamed)).dropna(subset=["run"])
-        for column in ({"elsewhere": ["of"], "twins": ["other"]}).get(name, []):
-            new[column] = [renamed.get(one) or one for one in new[column]]
+        if name in OTHER_RUN:
+            new[OTHER_RUN[name]] = [renamed.get(one) or one for one in new[OTHER_RUN[name]]]
         parts = [one for one in (table, new) if len(one)]
         joined[name] = pandas.concat(parts, ignore_index=True) if parts else table
     return joined
@@ -133,10 +138,8 @@ def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[s
 
 def _free(name: str, taken: Container[str]) -> str:
     """A name that no other run has."""
-    number = 2
-    while (name if number == 2 else f"{name} ({number - 1})") in taken:
-        number += 1
-    return name if number == 2 else f"{name} ({number - 1})"
+    names = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(one for one in names if one not in taken)
 
 
 def name_of(folder: Path) -> str:
@@ -158,9 +161,7 @@ def _parsed(text: Any, name: str) -> DataFrame:
     import pandas
 
     columns = COLUMNS[name].split()
-    words = [
-        column for column in columns if column in TEXT and (name, column) not in (("fixed", "kept"), ("twins", "kept"))
-    ]
+    words = [column for column in columns if column in TEXT.split() and (name, column) not in NUMBERS]
     missing = {column: [""] for column in columns if column not in words}
     found = pandas.read_csv(
         text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=missing

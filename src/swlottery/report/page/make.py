@@ -1,17 +1,17 @@
-"""``swlottery report``: the facts of runs, the answers to every question that they can say something of, and the pages."""
+"""``swlottery report``: the facts of runs, the answers to the questions, and the pages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from swlottery import __version__
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
-from swlottery.report.page import html, markdown
-from swlottery.report.page.answer import Section
+from swlottery.report.page import charts, html, markdown
+from swlottery.report.page.answer import Answer, Picture
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import Facts, collect
 from swlottery.report.page.html import RunPage
@@ -25,32 +25,39 @@ TITLE = "Super weights and the lottery: what these runs say"
 
 
 def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
-    """Write the page ``out`` and beside it ``<stem>_tables/``; into: a Markdown file too, with tables and figures in ``<stem>/``.
+    """Write the page ``out`` and beside it ``<stem>_tables/``. Returns what was written.
 
-    Returns what was written.
+    into: a Markdown file as well, with tables and figures in ``<stem>/`` beside it.
 
     Raises:
         BadInput: a path that is no folder, or no run in any of them.
     """
     facts = collect(paths)
     study = Study(facts)
-    sections = answers(study)
+    found = answers(study)
+    lead = lead_of(study, found)
+    pictures = [picture for answer in found for picture in answer.pictures]
     made = f"Made by swlottery {__version__} report, from {count(len(facts['runs']), 'run')}."
     tables = out.with_name(f"{out.stem}_tables")
-    _write_tables(facts, sections, tables)
-    files.write_text(out, html.page(TITLE, sections, run_pages(study), made))
+    _write_tables(facts, found, tables)
+    files.write_text(out, html.page(TITLE, found, lead, run_pages(study), made))
     written = [out, tables]
     if into is not None:
         beside = into.with_suffix("")
-        _write_tables(facts, sections, beside)
-        for section in sections:
-            for picture in section.pictures:
-                files.write_text(
-                    beside / f"{picture.name}.svg", svg(picture.figure, f"figure-{picture.name}", "", page=False)
-                )
-        files.write_text(into, markdown.text(TITLE, sections, made, beside.name))
+        _write_tables(facts, found, beside)
+        for picture in [*pictures, lead] if lead else pictures:
+            drawing = svg(picture.figure, f"figure-{picture.name}", picture.alternative, page=False)
+            files.write_text(beside / f"{picture.name}.svg", drawing)
+        files.write_text(into, markdown.text(TITLE, found, lead, made, beside.name))
         written += [into, beside]
     return written
+
+
+def lead_of(study: Study, found: Sequence[Answer]) -> Picture | None:
+    """The figure that comes first: survival. Where there are many arms, of those alone that differ in their rate."""
+    if study.rated and len(study.rated) < len(study.arms) and (short := charts.survival(study, study.rated, "lead")):
+        return short
+    return next((picture for answer in found for picture in answer.pictures if picture.name == "survival"), None)
 
 
 def run_pages(study: Study) -> list[RunPage]:
@@ -67,7 +74,7 @@ def run_pages(study: Study) -> list[RunPage]:
 
 
 def log_of(folder: Path) -> str:
-    """A run's log, told again from its history; of a damaged one as much as can be."""
+    """A run's log, written again from its history; of a damaged one as much as can be."""
     lines: list[str] = []
     log = TrainLog(bars=False, write=lines.append)
     try:
@@ -82,9 +89,9 @@ def log_of(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _write_tables(facts: Facts, sections: list[Section], folder: Path) -> None:
+def _write_tables(facts: Facts, found: Sequence[Answer], folder: Path) -> None:
     """The facts, from which the report can be made again, and the tables that it shows."""
     facts.write(folder)
-    for section in sections:
-        for table in section.tables:
-            files.write_text(folder / f"{table.name}.csv", html.as_csv(table))
+    for answer in found:
+        for table in answer.tables:
+            files.write_text(folder / f"{table.name}.csv", table.csv())

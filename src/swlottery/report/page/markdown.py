@@ -1,48 +1,28 @@
-"""A report as Markdown, with its tables and figures as files beside it."""
+"""A report as Markdown, with its tables and figures as files beside it. Its text is in ``page.md.j2``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 
-from swlottery.report.page.answer import Section, Table, cell
-
-LONG = 24
-"""A table of more rows is only linked."""
-
-
-def text(title: str, sections: Sequence[Section], made: str, files: str) -> str:
-    """The page. files: the folder of its tables (``<name>.csv``) and figures (``<name>.svg``), as a link from the page."""
-    return "\n".join(_lines(title, sections, made, files)) + "\n"
+from swlottery.report.page.answer import Answer, Picture
+from swlottery.report.page.html import templates
+from swlottery.report.page.verdict import RULE
 
 
-def _lines(title: str, sections: Sequence[Section], made: str, files: str) -> Iterator[str]:
-    yield from (f"# {title}", "", made, "")
-    yield from (f"- **{_plain(section.title)}** {_plain(section.short)}" for section in sections)
-    for section in sections:
-        yield from ("", f"## {section.title}", "")
-        yield from (line for sentence in section.answer for line in (_plain(sentence), ""))
-        for picture in section.pictures:
-            yield from (
-                f"![{_plain(picture.alternative)}]({files}/{picture.name}.svg)",
-                "",
-                f"*{_plain(picture.caption)}*",
-                "",
-            )
-        for table in section.tables:
-            yield from _table(table, files)
-        if section.remark:
-            yield from (_plain(section.remark), "")
-
-
-def _table(table: Table, files: str) -> Iterator[str]:
-    long = f", {len(table.rows)} rows." if len(table.rows) > LONG else ":"
-    yield from (f"{_plain(table.caption)} ([{table.name}.csv]({files}/{table.name}.csv)){long}", "")
-    if len(table.rows) <= LONG:
-        yield "| " + " | ".join(map(_plain, table.heads)) + " |"
-        yield "|" + "---|" * len(table.heads)
-        yield from ("| " + " | ".join(_plain(cell(value)) for value in row) + " |" for row in table.cells)
-        yield ""
+def text(title: str, answers: Sequence[Answer], lead: Picture | None, made: str, files: str) -> str:
+    """The page. files: the folder of its tables and figures (``<name>.csv``, ``<name>.svg``), relative to the page."""
+    environment = templates(autoescape=False)
+    environment.filters |= {"plain": _plain, "anchor": _anchor}
+    template = environment.get_template("page.md.j2")
+    written = template.render(title=title, answers=answers, lead=lead, made=made, files=files, rule=RULE)
+    return written.rstrip() + "\n"
 
 
 def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def _anchor(heading: str) -> str:
+    """The id that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

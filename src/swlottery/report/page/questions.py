@@ -1,31 +1,34 @@
-"""All sections of a report, in order."""
+"""All answers of a report, in the order of the page. A new question is one function and one line in `QUESTIONS`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from swlottery.report import words
-from swlottery.report.page import causes, chance, critical, first_runs, found, gradient, growth, kept, rate
-from swlottery.report.page.answer import Row, Section, Table, listed
+from swlottery.report.page import (
+    chance,
+    cost,
+    critical,
+    first_runs,
+    found,
+    gradient,
+    growth,
+    matrices,
+    rate,
+    rewinding,
+    size,
+    survival,
+)
+from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import UNREADABLE
 
 
-def answers(study: Study) -> list[Section]:
-    """What was run, then every question that the runs can say something of."""
-    fixed, contrast = chance.section(study), rate.contrast(study)
-    first = first_runs.section(fixed, contrast)
-    sections = [
-        fixed, kept.survival(study), contrast, growth.section(study), gradient.section(study), critical.section(study),
-        kept.size(study), found.prediction(study), found.again(study), found.twins(study), causes.matrices(study), causes.rewinding(study),
-        causes.cost(study),
-    ]  # fmt: skip
-    there = [section for section in sections if section is not None]
-    return [what_was_run(study), *([first, *there] if fixed and contrast else [*there, first])]
-
-
-def what_was_run(study: Study) -> Section:
-    """The arms, and every run that has not come to its end."""
+def what_was_run(study: Study) -> Answer:
+    """The arms, and every run that is not finished."""
     runs = study.facts["runs"]
-    states = dict(zip(runs["run"], runs["state"].astype(str), strict=True))
+    finished = set(runs[runs["state"] == "finished"]["run"])
+    unreadable = runs[runs["state"].isin(UNREADABLE)]["run"].tolist()
     rows: list[Row] = []
     for arm in study.arms:
         kinds = sorted({study.kind(run) for run in arm.runs if study.own(run)})
@@ -35,30 +38,56 @@ def what_was_run(study: Study) -> Section:
                 "set-up": arm.setup,
                 "networks": len(study.units(arm)),
                 "runs": len(arm.runs),
-                "finished": sum(states[run] == "finished" for run in arm.runs),
+                "finished": len(finished.intersection(arm.runs)),
                 "follows": listed(kinds) if kinds else None,
             }
         )
+    readable = len(runs) - len(unreadable)
     networks = len({lineage for lineage in study.lineage.values() if lineage})
-    readable = [state for state in states.values() if state not in UNREADABLE]
-    done = readable.count("finished")
-    answer = [
-        f"{words.count(len(readable), 'run')} in {words.count(len(rows), 'arm')}, begun from {words.count(networks, 'initialisation')}; {'all' if readable and done == len(readable) else done} finished."
-    ]
-    tables = [
-        Table(
-            "arms",
-            "the arms: rate × prunes, and what differs from global magnitude pruning with rewinding to the start",
-            rows,
-        )
-    ]
+    done = "all" if finished and len(finished) == readable else str(len(finished))
+    short = f"{words.count(readable, 'run')} in {words.count(len(rows), 'arm')}, {done} finished"
+    left_out = f" Not readable, and left out: {listed(unreadable)}." if unreadable else ""
     other = runs[runs["state"] != "finished"]
-    if len(other):
-        bad = other[other["state"].isin(UNREADABLE)]
-        if len(bad):
-            answer.append(f"Not readable, and left out: {listed(list(bad['run']))}.")
-        why: list[Row] = [{"run": one.run, "state": one.state, "why": one.message} for one in other.itertuples()]
-        tables.append(
-            Table("unfinished", "runs that have not come to their end; what they have shown so far counts", why)
-        )
-    return Section.of("runs", "What was run", answer, tables, short=" ".join(answer))
+    unfinished: list[Row] = [{"run": one.run, "state": one.state, "why": one.message} for one in other.itertuples()]
+    return Answer.of(
+        "runs",
+        "What was run?",
+        short,
+        networks=networks,
+        sentence=f"{short}, begun from {words.count(networks, 'initialisation')}.{left_out}",
+        tables=[
+            Table(
+                "arms",
+                "the arms: rate × prunes, and what differs from global magnitude pruning with rewinding to the start",
+                rows,
+            ),
+            Table("unfinished", "runs that have not come to their end; what they have shown so far counts", unfinished),
+        ],
+        method="Networks count once, by their initialisation: further runs of one network are no further evidence.",
+    )
+
+
+QUESTIONS: list[Callable[[Study], Answer | None]] = [
+    what_was_run,
+    survival.answer,
+    rate.answer,
+    size.answer,
+    chance.drawn,
+    chance.elsewhere,
+    chance.foreign,
+    growth.answer,
+    gradient.answer,
+    critical.answer,
+    found.prediction,
+    found.again,
+    found.twins,
+    matrices.answer,
+    rewinding.answer,
+    cost.answer,
+    first_runs.answer,
+]
+
+
+def answers(study: Study) -> list[Answer]:
+    """What was run, then the answer to every question that the runs can say something of."""
+    return [answer for question in QUESTIONS if (answer := question(study)) is not None]

@@ -1,38 +1,49 @@
-"""Followed weights among the controls of their networks: one row of a table for each test, with its power."""
+"""Tracked weights among the controls of their networks: one row of a table for each test, with its power."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from swlottery.report.page.answer import Row, corrected, interval
+from swlottery.report.page.answer import Row, by_arm, corrected, interval, listed, p_value, within
 from swlottery.report.page.arms import Study
+from swlottery.report.page.verdict import by_test, together
 from swlottery.study import statistics as inference
 
 LEAST_BRACKET = 5
-"""Controls that have to stand on either side of a weight, in |θ_T1|, for it to count as bracketed."""
+"""Controls on either side of a weight, in |θ_T1|, from which on it counts as bracketed."""
 Values = dict[str, tuple[float, dict[str, float]]]
-"""Of each network (its run) the followed weight's value, and those of its controls."""
+"""Of each network (its run) the tracked weight's value, and those of its controls."""
 SD, POWER = "sd of the controls", "power at 1 sd, %"
 
 
 def rank_test(values: Values) -> inference.Ranked:
     """`inference.rank_test` of networks by run."""
-    return inference.rank_test(
-        [mine for mine, _ in values.values()], [list(controls.values()) for _, controls in values.values()]
-    )
+    controls = [list(others.values()) for _, others in values.values()]
+    return inference.rank_test([mine for mine, _ in values.values()], controls)
 
 
 def tested(values: Values, where: Row, of: str = "") -> tuple[Row, list[Row]]:
-    """A test as the row of a table, and the rank in each network. where: its first columns; of: what is ranked (`` of d``)."""
+    """A test as the row of a table, and the rank in each network.
+
+    where: its first columns. of: what is ranked (`` of d``).
+    """
     found = rank_test(values)
     spread = [float(np.var(list(controls.values()), ddof=1)) for _, controls in values.values() if len(controls) > 1]
     row = {
-        **where, "networks": len(values), f"mean rank{of}": found.mean, f"shift{of}": found.shift, "95 % interval": interval(*found.interval),
-        SD: math.sqrt(float(np.mean(spread))) if spread else None, "p": found.p, "p (Holm)": None, POWER: None,
-    }  # fmt: skip
+        **where,
+        "networks": len(values),
+        f"mean rank{of}": found.mean,
+        f"shift{of}": found.shift,
+        "95 % interval": interval(*found.interval),
+        SD: math.sqrt(float(np.mean(spread))) if spread else None,
+        "p": found.p,
+        "p (Holm)": None,
+        POWER: None,
+    }
     ranks = zip(values, found.by_network, strict=True)
     return row, [{**where, "run": run, f"rank{of}": rank} for run, rank in ranks]
 
@@ -44,15 +55,29 @@ def family(rows: Sequence[Row]) -> None:
         row[POWER] = 100 * inference.power(row["networks"], 1.0, level=0.05 / len(rows))
 
 
-def powered(rows: Sequence[Row]) -> str:
-    """What stands beside null results on logarithms: what they would have shown, and how surely."""
-    least, spread = min(row[POWER] for row in rows), max(row[SD] or 0 for row in rows)
-    factor = f", a factor of {math.exp(spread):.2f}," if spread else ""
-    return f"a shift of one standard deviation of the controls{factor} is found in at least {least:.0f} % of studies with as many networks"
+def summary(tests: Mapping[str, Row], quantity: str, of: str = "", then: str = "") -> dict[str, Any]:
+    """Verdict, number, networks and sentence of an answer that rests on tests, one an arm.
+
+    quantity: what is compared with the controls. then: the end of the sentence. A null result never comes without its
+    power.
+    """
+    judged = {arm: row for arm, row in tests.items() if row["networks"] > 1}
+    shifts = {arm: f"{row[f'shift{of}']:+.3f}{within(row['95 % interval'])}" for arm, row in judged.items()}
+    parts = [
+        f"{shifts[arm]} ({arm}: mean rank {row[f'mean rank{of}']:.2f}, {p_value(row['p (Holm)'])} by Holm, "
+        f"power {row[POWER]:.0f} %)"
+        for arm, row in judged.items()
+    ]
+    return {
+        "verdict": together({arm: by_test(row["p (Holm)"], row[POWER]) for arm, row in judged.items()}),
+        "number": by_arm({arm: f"shift of {quantity} {shift}" for arm, shift in shifts.items()}),
+        "networks": min((row["networks"] for row in tests.values()), default=None),
+        "sentence": f"The tracked weight's {quantity} minus its controls' is {listed(parts)}{then}." if parts else "",
+    }
 
 
 def is_bracketed(study: Study, run: str) -> bool:
-    """Whether enough controls are larger, and enough smaller, than the followed weight at the end of round 1."""
+    """Whether enough controls are larger, and enough smaller, than the tracked weight at the end of round 1."""
     mine, controls = study.at(run, 1, "value")
     if mine is None:
         return False
@@ -60,6 +85,17 @@ def is_bracketed(study: Study, run: str) -> bool:
     return LEAST_BRACKET <= above <= len(controls) - LEAST_BRACKET
 
 
+def typical(values: Sequence[float]) -> str:
+    """The interval of typical values, one a network."""
+    return interval(*inference.typical_values(values))
+
+
 def factor(logs: Sequence[float]) -> str:
     """The interval of typical values of log ratios, one a network, as one of ratios."""
     return interval(*np.exp(inference.typical_values(logs)))
+
+
+def joined(parts: Iterable[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:
+    """The rows of all arms, and their points."""
+    pairs = list(parts)
+    return [row for rows, _ in pairs for row in rows], [point for _, points in pairs for point in points]

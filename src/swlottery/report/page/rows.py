@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ Event = dict[str, Any]
 
 COLUMNS = {
     "runs": "run state message settings network lineage model",
-    "rounds": "run round remaining remaining_fraction pruned threshold train_loss val_loss val_perplexity seconds start_loss",
+    "rounds": "run round remaining remaining_fraction pruned threshold train_loss val_loss val_perplexity seconds "
+    "start_loss",
     "weights": "run round kind weight of value over_threshold percentile_remaining "
     "gradient_percentile moment_percentile update_percentile gradient update alive",
     "initial": "run round weight of over_threshold",
-    "kept": "run round remaining_fraction kind weight over_threshold alive matrix_kept matrix_size control_rank control_rank_n",
+    "kept": "run round remaining_fraction kind weight over_threshold alive matrix_kept matrix_size control_rank "
+    "control_rank_n",
     "found": "run round kind weights kept moved lost",
     "boxes": "run round when weight count minimum low q1 median q3 high maximum value alive threshold",
     "fixed": "run round matrix drawn kept size matrix_kept bits",
@@ -32,12 +35,12 @@ COLUMNS = {
     "regression": "run prunes weights intercept trained initial r_squared",
     "twins": "run other weight found_again percentile rank controls kept matrix_keep_rate",
 }
-"""The tables and their columns. A weight is written ``(layer, out, in)``, and behind it the expert where there is one."""
-AVERAGED = ("gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update")
+"""The tables and their columns. A weight is written ``(layer, out, in)``, with its expert behind where there is one."""
+AVERAGED = ["gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update"]
 """Columns of ``weights`` that are means over the evaluations of the round."""
 OWN = ("super_weight", "leader")
-"""The kinds of a network's own followed weights."""
-SEEN_CLOSELY = 2
+"""The kinds of a network's own tracked weights."""
+IN_FULL = 2
 """Rounds of which everything is kept of the controls: the questions on gradients and sizes are asked of these."""
 HASH = 16
 """Digits of a hash that tell networks apart."""
@@ -47,78 +50,18 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, 
 
 def run(name: str, folder: Path, rows: dict[str, list[Row]]) -> None:
     """Add the rows of one run; of one that cannot be read only the one that says so."""
-    standing: Row = {"run": name, "state": "no run", "message": "holds no file of a run"}
-    own: dict[str, list[Row]] = {table: [] for table in rows}
+    row: Row = {"run": name, "state": "no run", "message": "holds no file of a run"}
+    own: dict[str, list[Row]] = {}
     try:
         if any((folder / file).is_file() for file in status.FILES):
             found = status.runs(folder)[0]
-            standing |= {"state": found["state"], "message": found["message"]}
-            standing |= _light(name, folder, own)
+            row |= {"state": found["state"], "message": found["message"]}
+            described, own = _read(name, folder)
+            row |= described
     except DAMAGE as error:
-        standing |= {"state": "damaged", "message": f"{type(error).__name__}: {error}"}
-        own = {table: [] for table in rows}
-    own["runs"] = [standing]
-    for table, found_rows in own.items():
+        row |= {"state": "damaged", "message": f"{type(error).__name__}: {error}"}
+    for table, found_rows in (own | {"runs": [row]}).items():
         rows[table] += found_rows
-
-
-def _light(name: str, folder: Path, rows: dict[str, list[Row]]) -> Row:
-    """What the text files of a run say."""
-    settings = asdict(TrainSettings()) | json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    start: Event = {}
-    threshold: dict[tuple[int, str], Any] = {}
-    boxes: list[Event] = []
-    sizes: dict[str, int] = {}
-    masks: dict[int, Row] = {}
-    begun: dict[int, float] = {}  # the held-out loss under a mask, before the first step
-    for event in read_events(folder):
-        kind = event["event"]
-        if kind == "start":
-            start = event
-            masks[0] = {"remaining": event["counts"][0], "remaining_fraction": event["counts"][0] / event["total"]}
-        elif kind == "evaluation":
-            if event["step"] == 0:
-                begun[event["round"] - 1] = event["val_loss"]
-            when = "after" if event["step"] == event["steps"] else "before"
-            if when == "after" or (event["round"], when) not in threshold:
-                threshold[event["round"], when] = event["threshold"]
-        elif kind == "prune":
-            masks[event["round"]] = {
-                column: event.get(column) for column in ("remaining", "remaining_fraction", "pruned", "threshold")
-            }
-            sizes = {path: matrix["before"] for path, matrix in event["matrices"].items()} | sizes
-            rows["kept"] += _kept(name, event, {box["layer"]: box["path"] for box in boxes}, sizes)
-        elif kind == "found":
-            rows["found"].append({"run": name, "round": event["round"], "kind": event["kind"], **_found(event)})
-        elif kind == "box":
-            boxes.append(event)
-    for box in boxes:
-        numbers = {
-            column: box[column] for column in ("count", "minimum", "low", "q1", "median", "q3", "high", "maximum")
-        }
-        level = threshold.get((box["round"], box["when"])) if settings["criterion"] == "global-magnitude" else None
-        for weight in box["weights"]:
-            own = {"weight": place(key(weight)), "value": weight["value"], "alive": weight["alive"]}
-            rows["boxes"].append(
-                {"run": name, "round": box["round"], "when": box["when"], "threshold": level, **numbers, **own}
-            )
-    for row in read_rows(folder / "rounds.csv"):
-        masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:-1]}
-    rows["rounds"] += [
-        {"run": name, "round": number, **masks[number], "start_loss": begun.get(number)} for number in sorted(masks)
-    ]
-    _weights(name, folder, int(settings["steps"]), rows)
-    named = {
-        key: Path(value).name if key in ("from_round_1", "super_weights") and value else value
-        for key, value in settings.items()
-    }
-    shown = {key: value for key, value in named.items() if key not in ELSEWHERE}
-    return {
-        "settings": json.dumps(shown),
-        "network": network_of(folder),
-        "lineage": start.get("lineage", "")[:HASH],
-        "model": start.get("model", settings["model"]),
-    }
 
 
 def network_of(folder: Path) -> str:
@@ -127,43 +70,118 @@ def network_of(folder: Path) -> str:
     return str(json.loads(stored.read_text(encoding="utf-8"))["weights_sha256"])[:HASH] if stored.exists() else ""
 
 
-def _weights(name: str, folder: Path, steps: int, rows: dict[str, list[Row]]) -> None:
-    columns = COLUMNS["weights"].split()[5:-1]
-    seen: dict[tuple[str, ...], list[Row]] = {}
-    for row in read_rows(folder / "watch.csv"):
-        if row["kind"] in ("control_sigma", "control_both"):
-            continue
-        at = key(row)
-        of = place([*(int(part) for part in row["of"].split(":")), *at[3:]]) if row["of"] else ""  # of the same matrix
-        where: Row = {"run": name, "round": int(row["round"]), "kind": row["kind"], "weight": place(at), "of": of}
-        numbers = {column: _number(row.get(column) or "") for column in columns}
-        seen.setdefault(tuple(map(str, where.values())), []).append(numbers)
-        if int(row["step"]) != steps:
-            continue
-        evaluations = seen.pop(tuple(map(str, where.values())))
-        means = {column: _mean([one[column] for one in evaluations]) for column in AVERAGED}
-        if row["kind"].startswith("control_") and where["round"] > SEEN_CLOSELY:
-            numbers, means = numbers | {"value": None}, dict.fromkeys(AVERAGED)
-        if row["kind"] != "control_initial":
-            rows["weights"].append({**where, **numbers, **means, "alive": row["alive"] in ("1", "True", "true")})
-        elif where["round"] <= SEEN_CLOSELY:
-            rows["initial"].append({**where, **numbers})
+def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
+    """What the text files of a run say: more columns of its row in ``runs``, and its rows in the other tables."""
+    settings = asdict(TrainSettings()) | json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    events: dict[str, list[Event]] = {kind: [] for kind in ("start", "evaluation", "prune", "found", "box")}
+    for event in read_events(folder):
+        if event["event"] in events:
+            events[event["event"]].append(event)
+    start: Event = events["start"][-1] if events["start"] else {}
+    found = [{"run": name, "round": e["round"], "kind": e["kind"], **_found(e)} for e in events["found"]]
+    tables = {
+        "rounds": _rounds(name, folder, start, events),
+        "kept": list(_kept(name, events)),
+        "found": found,
+        "boxes": list(_boxes(name, events, settings["criterion"] == "global-magnitude")),
+        **_weights(name, folder, int(settings["steps"])),
+    }
+    shown = {key: value for key, value in settings.items() if key not in ELSEWHERE}
+    for key_ in ("from_round_1", "super_weights"):  # paths: the folder they lie in is the machine's
+        if shown.get(key_):
+            shown[key_] = Path(shown[key_]).name
+    described = {
+        "settings": json.dumps(shown),
+        "network": network_of(folder),
+        "lineage": start.get("lineage", "")[:HASH],
+        "model": start.get("model", settings["model"]),
+    }
+    return described, tables
 
 
-def _kept(name: str, event: Event, paths: dict[int, str], sizes: dict[str, int]) -> Iterator[Row]:
-    for weight in event["weights"]:
-        path = paths.get(weight["layer"], "")
-        matrix = event["matrices"].get(path, {})
-        groups = [
-            one
-            for one in event["controls"]
-            if one["of"] == [weight["layer"], weight["out"], weight["in"]] and one["kind"] == "control_rank"
-        ]
-        yield {
-            "run": name, "round": event["round"], "remaining_fraction": event["remaining_fraction"], "kind": weight["kind"], "weight": place(key(weight)),
-            "over_threshold": weight["over_threshold"], "alive": weight["alive"], "matrix_kept": matrix.get("kept"), "matrix_size": sizes.get(path),
-            "control_rank": sum(one["kept"] for one in groups), "control_rank_n": sum(one["count"] for one in groups),
-        }  # fmt: skip
+def _rounds(name: str, folder: Path, start: Event, events: dict[str, list[Event]]) -> list[Row]:
+    """rounds.csv, the mask of a last prune that no round has followed yet, and the loss before each first step."""
+    masks: dict[int, Row] = {}
+    if start:
+        kept, total = start["counts"][0], start["total"]
+        masks[0] = {"remaining": kept, "remaining_fraction": kept / total}
+    for event in events["prune"]:
+        masks[event["round"]] = {
+            column: event.get(column) for column in ("remaining", "remaining_fraction", "pruned", "threshold")
+        }
+    for row in read_rows(folder / "rounds.csv"):
+        masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:-1]}
+    begun = {event["round"] - 1: event["val_loss"] for event in events["evaluation"] if event["step"] == 0}
+    return [{"run": name, "round": mask, **masks[mask], "start_loss": begun.get(mask)} for mask in sorted(masks)]
+
+
+def _boxes(name: str, events: dict[str, list[Event]], has_threshold: bool) -> Iterator[Row]:
+    """One row a box and tracked weight, with the threshold of the evaluation at that time."""
+    thresholds: dict[tuple[int, str], Any] = {}
+    for event in events["evaluation"]:
+        if event["step"] == event["steps"]:
+            thresholds[event["round"], "after"] = event["threshold"]
+        else:
+            thresholds.setdefault((event["round"], "before"), event["threshold"])
+    for box in events["box"]:
+        numbers = ("count", "minimum", "low", "q1", "median", "q3", "high", "maximum")
+        row: Row = {"run": name, "round": box["round"], "when": box["when"]} | {one: box[one] for one in numbers}
+        row["threshold"] = thresholds.get((box["round"], box["when"])) if has_threshold else None
+        for weight in box["weights"]:
+            yield row | {"weight": place(key(weight)), "value": weight["value"], "alive": weight["alive"]}
+
+
+def _kept(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:
+    """What each prune did to each tracked weight, to its matrix and to its controls."""
+    paths = {box["layer"]: box["path"] for box in events["box"]}
+    sizes: dict[str, int] = {}
+    for event in events["prune"]:
+        sizes = {path: matrix["before"] for path, matrix in event["matrices"].items()} | sizes
+        for weight in event["weights"]:
+            path, at = paths.get(weight["layer"], ""), [weight["layer"], weight["out"], weight["in"]]
+            groups = [one for one in event["controls"] if one["of"] == at and one["kind"] == "control_rank"]
+            yield {
+                "run": name,
+                "round": event["round"],
+                "remaining_fraction": event["remaining_fraction"],
+                "kind": weight["kind"],
+                "weight": place(key(weight)),
+                "over_threshold": weight["over_threshold"],
+                "alive": weight["alive"],
+                "matrix_kept": event["matrices"].get(path, {}).get("kept"),
+                "matrix_size": sizes.get(path),
+                "control_rank": sum(one["kept"] for one in groups),
+                "control_rank_n": sum(one["count"] for one in groups),
+            }
+
+
+def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
+    """watch.csv at the last step of each round: tracked weights, their primary controls, and those matched on |θ_0|."""
+    from pandas import DataFrame
+
+    watch = DataFrame(list(read_rows(folder / "watch.csv")))
+    if watch.empty:
+        return {}
+    watch = watch[~watch["kind"].isin(("control_sigma", "control_both"))]
+    numbers = COLUMNS["weights"].split()[5:-1]
+    watch[numbers] = watch.reindex(columns=numbers).replace("", math.nan).astype(float)
+    watch["round"] = watch["round"].astype(int)
+    at = [column for column in ("round", "kind", "layer", "out", "in", "expert", "of") if column in watch]
+    watch[AVERAGED] = watch.groupby(at)[AVERAGED].transform("mean")
+    last = watch[watch["step"].astype(int) == steps].copy()
+    last["run"] = name
+    weights = [key(row) for row in last.to_dict("records")]
+    last["weight"] = [place(weight) for weight in weights]
+    last["of"] = [
+        place([*map(int, of.split(":")), *w[3:]]) if of else "" for of, w in zip(last["of"], weights, strict=True)
+    ]
+    last["alive"] = last["alive"].isin(("1", "True", "true"))
+    is_early, is_initial = last["round"] <= IN_FULL, last["kind"] == "control_initial"
+    last.loc[last["kind"].str.startswith("control_") & ~is_early, ["value", *AVERAGED]] = math.nan
+    return {
+        "weights": last[~is_initial].to_dict("records"),
+        "initial": last[is_initial & is_early].to_dict("records"),
+    }
 
 
 def _found(event: Event) -> Row:
@@ -173,11 +191,6 @@ def _found(event: Event) -> Row:
         "moved": "; ".join(f"{place(move['from'])} to {place(move['to'])}" for move in event["moved"]),
         "lost": "; ".join(map(place, event["lost"])),
     }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
 
 
 def _number(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """Figures that are drawn once for light and dark: colours are the page's own variables.
 
-Matplotlib is given stand-ins for colours, which `svg` replaces: by CSS variables in a page, by a light theme's colours in a file.
+Matplotlib is given stand-ins for colours, which `svg` replaces: by CSS variables in a page, by a light theme's colours
+in a file.
 """
 
 from __future__ import annotations
@@ -10,25 +11,27 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from swlottery.report.figures import style as project
+
 INK, GRID = "#010101", "#020202"
-COLOURS = [f"#0a000{n}" for n in range(1, 9)]
-THEME = {
-    INK: ("currentColor", "#222222"), GRID: ("var(--grid)", "#dddddd"),
-    **{stand_in: (f"var(--c{n})", colour) for n, (stand_in, colour) in enumerate(zip(
-        COLOURS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#7b4ea3", "#767676"), strict=True), 1)},
-}  # fmt: skip
-"""Each stand-in: what it is in a page, and in a file."""
+COLOURS = [f"#0a000{n}" for n in range(1, len(project.COLOURS) + 1)]
+PAGE = {INK: "currentColor", GRID: "var(--grid)"} | {c: f"var(--c{n})" for n, c in enumerate(COLOURS, start=1)}
+FILE = {INK: "#222222", GRID: "#dddddd"} | dict(zip(COLOURS, project.COLOURS, strict=True))
+"""What each stand-in becomes in a page, and in a file."""
 LOOK = {
-    "svg.fonttype": "none", "svg.hashsalt": "swlottery", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9,
-    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "text.parse_math": False, "axes.grid": True,
-    "grid.color": GRID, "grid.linewidth": 0.6, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+    **project.STYLE,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}  # fmt: skip
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    "grid.color": GRID,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "swlottery",
+}
 WIDTH = 8.6
 MARKERS = "osD^vPX*"
 
@@ -41,25 +44,22 @@ def look() -> Iterator[None]:
 
 
 def svg(figure: Figure, name: str, alternative: str, page: bool) -> str:
-    """A figure as SVG text; page: with the page's colours. name: unique in the page."""
+    """A figure as SVG text. name: unique in the page. alternative: what it shows. page: with the page's colours."""
     with look():
         figure.set_layout_engine("constrained")
-        whole = io.StringIO()
-        figure.savefig(whole, format="svg", metadata={"Date": None, "Creator": None})
-    text = whole.getvalue()
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+    text = drawing.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)  # two figures may not share an id
-    for stand_in, (inside, outside) in THEME.items():
-        text = text.replace(stand_in, inside if page else outside)
-    if page:
-        text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text)
-        text = re.sub(
-            r'<svg [^>]*viewBox="([^"]*)"[^>]*>',
-            rf'<svg viewBox="\1" role="img" aria-label="{alternative}">',
-            text,
-            count=1,
-        )
-    return text
+    for stand_in, colour in (PAGE if page else FILE).items():
+        text = text.replace(stand_in, colour)
+    if not page:
+        return text
+    text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    head = f'<svg {box.group() if box else ""} role="img" aria-label="{escape(alternative)}">'
+    return head + text[text.index(">") + 1 :]
 
 
 def panels(number: int, height: float = 2.3, shared: bool = True) -> tuple[Figure, list[Axes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 YES, NO, TOO_FEW = "yes", "no", "too few networks to tell"
 
@@ -12,18 +12,23 @@ ENOUGH = 80.0
 
 RULE = (
     "Yes: p (Holm) is below 0.05, or the 95 % interval excludes what chance gives. "
-    "No: neither, and the interval lies within the stated margin, or 80 % of studies of this size would find the stated effect. "
+    "No: neither, and the interval lies within the stated margin, or 80 % of studies of this size would find the "
+    "stated effect. "
     "Else there are too few networks to tell."
 )
 
 
-def by_test(p: float | None, power: float | None) -> str:
-    """From a test. p: corrected by Holm. power: in percent, to find the effect that the question states."""
+def by_test(p: float | None, power: float | None, is_near: bool = False) -> str:
+    """From a test.
+
+    p: corrected by Holm. power: in percent, to find the effect that the question states. is_near: whether the interval
+    of the effect lies within the margin that the question states.
+    """
     if p is None:
         return TOO_FEW
     if p < ALPHA:
         return YES
-    return NO if power is not None and power >= ENOUGH else TOO_FEW
+    return NO if is_near or (power is not None and power >= ENOUGH) else TOO_FEW
 
 
 def by_interval(low: float, high: float, chance: float, margin: float | None = None) -> str:
@@ -34,16 +39,21 @@ def by_interval(low: float, high: float, chance: float, margin: float | None = N
     return NO if inside else TOO_FEW
 
 
+def by_share(low: float, high: float, least: float = 0.5) -> str:
+    """From the 95 % interval of a share: yes where it lies above ``least``, no where it lies below one half."""
+    if low >= least:
+        return YES
+    return NO if high < 0.5 else TOO_FEW
+
+
 def together(verdicts: Mapping[str, str], names: Mapping[str, str] | None = None) -> str:
     """One answer for several arms: ``yes``, or ``yes at 20 % × 5; too few networks to tell at 10 % × 10``.
 
-    verdicts: by arm. names: other words for a verdict.
+    verdicts: by arm; without any, there are too few networks. names: other words for a verdict.
     """
     say = {verdict: (names or {}).get(verdict, verdict) for verdict in verdicts.values()}
+    if not say:
+        return TOO_FEW
     if len(say) == 1:
         return next(iter(say.values()))
-    return "; ".join(f"{say[one]} at {_listed(arm for arm, v in verdicts.items() if v == one)}" for one in say)
-
-
-def _listed(arms: Iterable[str]) -> str:
-    return ", ".join(arms)
+    return "; ".join(f"{say[one]} at {', '.join(arm for arm, v in verdicts.items() if v == one)}" for one in say)

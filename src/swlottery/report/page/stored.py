@@ -1,9 +1,9 @@
-"""What whole networks say, from the masks and weights that run folders hold, as rows of five more tables.
+"""What the stored masks and weights of runs say, as rows of five more tables.
 
-``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of their matrices.
-``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0| and |θ_T1| tell what is kept.
-``regression``: what the size of a weight in the final ticket depends on. ``twins``: networks trained from one initialisation in another
-order of the batches: is the same weight found, and how large is it?
+``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of
+their matrices. ``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0|
+and |θ_T1| predict what is kept. ``regression``: what the size of a weight in the final ticket depends on. ``twins``:
+networks trained from one initialisation in another order of the batches: is the same weight found, how large is it?
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from swlottery.config import LATER
 from swlottery.report.page.rows import DAMAGE, HASH, network_of
 from swlottery.report.run_files import read_events, read_rows, read_settings
 from swlottery.report.words import place
-from swlottery.study import statistics as inference
+from swlottery.study import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ DRAW = 2024
 
 
 @dataclass
-class Whole:
+class StoredRun:
     """The stored tensors of one run's down-projections, in their storage order, by parameter name."""
 
     folder: Path
@@ -95,8 +95,8 @@ class Whole:
         path = self.folder / "masks" / f"round_{number}.safetensors"
         if not path.exists():
             return {}
-        whole = masks.load(path)
-        return {name: whole[name].numpy() for name in self.names if name in whole}
+        mask = masks.load(path)
+        return {name: mask[name].numpy() for name in self.names if name in mask}
 
     def entry(self, tensor: NDArray[Any], at: At) -> Any:
         """The entry of one down-projection; IndexError where it has none there."""
@@ -125,9 +125,7 @@ Followed = tuple[str, str, At]
 """The run that found a weight, what its θ_0 is called by, and the weight."""
 
 
-def tables(
-    folders: Mapping[str, Path], known: Mapping[str, Followed]
-) -> tuple[dict[str, list[Row]], dict[str, str]]:  # fmt: skip
+def tables(folders: Mapping[str, Path], known: Mapping[str, Followed]) -> tuple[dict[str, list[Row]], dict[str, str]]:
     """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why.
 
     known: of networks whose runs are not here, by what they are called by, what they follow: looked up here as well.
@@ -136,10 +134,10 @@ def tables(
 
     found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
     problems: dict[str, str] = {}
-    runs: dict[str, Whole] = {}
+    runs: dict[str, StoredRun] = {}
     followed: dict[str, Followed] = {}
     for name, folder in folders.items():
-        run = Whole(folder)
+        run = StoredRun(folder)
         try:
             if run.names:
                 runs[name] = run
@@ -164,7 +162,7 @@ def tables(
     return found, problems
 
 
-def _of_one(name: str, run: Whole) -> dict[str, list[Row]]:
+def _of_one(name: str, run: StoredRun) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "regression": []}
     if not run.names:
         return found
@@ -188,15 +186,27 @@ def fixed(name: str, number: int, mask: Mapping[str, NDArray[np.bool_]]) -> list
     for (matrix, one), end in zip(mask.items(), ends, strict=True):
         inside = drawn[(drawn >= end - one.size) & (drawn < end)] - (end - one.size)
         kept = one.reshape(-1)[inside]
-        rows.append({
-            "run": name, "round": number, "matrix": matrix, "drawn": len(inside), "kept": int(kept.sum()), "size": one.size,
-            "matrix_kept": int(np.count_nonzero(one)), "bits": np.packbits(kept).tobytes().hex(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": name,
+                "round": number,
+                "matrix": matrix,
+                "drawn": len(inside),
+                "kept": int(kept.sum()),
+                "size": one.size,
+                "matrix_kept": int(np.count_nonzero(one)),
+                "bits": np.packbits(kept).tobytes().hex(),
+            }
+        )
     return rows
 
 
 def elsewhere(
-    name: str, number: int, run: Whole, mask: Mapping[str, NDArray[np.bool_]], followed: Sequence[tuple[str, str, At]]
+    name: str,
+    number: int,
+    run: StoredRun,
+    mask: Mapping[str, NDArray[np.bool_]],
+    followed: Sequence[tuple[str, str, At]],
 ) -> list[Row]:
     """The weights that other networks follow, each looked up here, where it means nothing.
 
@@ -219,9 +229,9 @@ def elsewhere(
 
 
 def predicts(sizes: Mapping[str, NDArray[Any]], mask: Mapping[str, NDArray[np.bool_]]) -> float | None:
-    """How well |w| then tells the kept weights of a matrix from the pruned ones: the mean over matrices of the AUC."""
+    """How well |w| then separates the kept weights of a matrix from the pruned ones: the mean AUC over matrices."""
     aucs = [
-        inference.auc(np.abs(sizes[name]).reshape(-1), one.reshape(-1)) for name, one in mask.items() if name in sizes
+        statistics.auc(np.abs(sizes[name]).reshape(-1), one.reshape(-1)) for name, one in mask.items() if name in sizes
     ]
     there = [one for one in aucs if not np.isnan(one)]
     return float(np.mean(there)) if there else None
@@ -237,11 +247,17 @@ def regression(
     ]
     there = np.logical_and.reduce([size > 0 for size in sizes])
     y, x1, x0 = (np.log(size[there]) for size in sizes)
-    (intercept, slope, slope_0), r_squared = inference.regression(y, x1, x0)
-    return {"weights": int(there.sum()), "intercept": intercept, "trained": slope, "initial": slope_0, "r_squared": r_squared}  # fmt: skip
+    (intercept, slope, slope_0), r_squared = statistics.regression(y, x1, x0)
+    return {
+        "weights": int(there.sum()),
+        "intercept": intercept,
+        "trained": slope,
+        "initial": slope_0,
+        "r_squared": r_squared,
+    }
 
 
-def twins(name: str, first: Whole, other_name: str, other: Whole) -> list[Row]:
+def twins(name: str, first: StoredRun, other_name: str, other: StoredRun) -> list[Row]:
     """The first network's followed weight, and its controls, in the other one, which had no part in choosing them."""
     (own, controls), (theirs, _) = first.followed, other.followed
     weights, mask = other.tensors("round_1/model.safetensors"), other.mask(1)
@@ -252,9 +268,16 @@ def twins(name: str, first: Whole, other_name: str, other: Whole) -> list[Row]:
     value = float(other.entry(sizes, own))
     below = sum(float(other.entry(sizes, at)) < value for at in controls)
     kept = mask.get(matrix)
-    return [{
-        "run": name, "other": other_name, "weight": place(own), "found_again": own == theirs,
-        "percentile": 100 * float(np.mean(sizes < value) + np.mean(sizes == value) / 2), "rank": below, "controls": len(controls),
-        "kept": None if kept is None else bool(other.entry(kept, own)),
-        "matrix_keep_rate": None if kept is None else float(kept.mean()),
-    }]  # fmt: skip
+    return [
+        {
+            "run": name,
+            "other": other_name,
+            "weight": place(own),
+            "found_again": own == theirs,
+            "percentile": 100 * float(np.mean(sizes < value) + np.mean(sizes == value) / 2),
+            "rank": below,
+            "controls": len(controls),
+            "kept": None if kept is None else bool(other.entry(kept, own)),
+            "matrix_keep_rate": None if kept is None else float(kept.mean()),
+        }
+    ]

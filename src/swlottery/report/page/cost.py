@@ -1,0 +1,83 @@
+"""What does pruning cost?"""
+
+from __future__ import annotations
+
+from swlottery.report.page import charts
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
+from swlottery.report.page.arms import Arm, Study
+from swlottery.report.page.ranks import joined
+from swlottery.report.page.rate import BETWEEN, paired
+from swlottery.report.page.verdict import together
+
+METHOD = (
+    "Every round trains again from where it rewinds to. Where the loss still falls with every step, fewer weights can "
+    "mean a lower loss, and say little of a network trained to the end. Brackets: the range over runs."
+)
+
+
+def answer(study: Study) -> Answer | None:
+    """Perplexity against remaining weights."""
+    rows, points = joined(_by_mask(study, arm) for arm in study.arms)
+    if not rows:
+        return None
+    rated = [[row for row in rows if row["arm"] == study.title(arm)] for arm in study.rated]
+    ends = {own[0]["arm"]: (own[0], own[-1]) for own in rated if len(own) > 1}
+    differences, each_difference = paired(study, study.loss)
+    label, apart = "validation perplexity, log scale", "held-out loss, first arm − second arm, nat"
+    caption = "The line is the median over runs, a dot one run."
+    return Answer.of(
+        "perplexity",
+        "What does pruning cost?",
+        together({arm: _way(*two) for arm, two in ends.items()}),
+        number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
+        networks=min((len(study.units(arm)) for arm in study.rated if study.title(arm) in ends), default=None),
+        sentence=_sentence(ends, differences) if ends else "",
+        tables=[
+            Table(
+                "perplexity",
+                "validation perplexity of the network trained under each mask: median over runs, and range",
+                rows,
+            ),
+            Table("perplexity_differences", f"held-out loss, nat, {BETWEEN}", differences),
+            Table("perplexity_points", "the same in each network", each_difference),
+        ],
+        pictures=[
+            charts.lines("cost", rows, points, "perplexity", label, caption, log=True),
+            charts.strip("cost_differences", each_difference, "difference", apart, charts.APART, by="at", reference=0),
+        ],
+        method=METHOD,
+    )
+
+
+def _by_mask(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
+    rows: list[Row] = []
+    points: list[Row] = []
+    for mask, now in study.rows("rounds", arm.runs).groupby("round"):
+        found = now["val_perplexity"].dropna()
+        if len(found):
+            left = 100 * float(now["remaining_fraction"].mean())
+            points += [{"arm": study.title(arm), "remaining, %": left, "perplexity": float(one)} for one in found]
+            ends = {"perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())}
+            where = {"arm": study.title(arm), "mask": int(str(mask)), "remaining, %": left}
+            rows.append({**where, "runs": len(found), **ends})
+    return rows, points
+
+
+def _way(first: Row, last: Row) -> str:
+    return "perplexity falls" if last["perplexity"] < first["perplexity"] else "perplexity rises"
+
+
+def _number(last: Row) -> str:
+    return f"{last['perplexity']:.4g} [{last['least']:.4g}, {last['most']:.4g}]"
+
+
+def _sentence(ends: dict[str, tuple[Row, Row]], differences: list[Row]) -> str:
+    parts = [
+        f"from {first['perplexity']:.4g} to {last['perplexity']:.4g} at {arm} ({last['remaining, %']:.1f} % remaining)"
+        for arm, (first, last) in ends.items()
+    ]
+    text = f"Median validation perplexity goes {listed(parts)}"
+    for row in differences[-1:]:
+        text += f"; with {row['remaining, %']:.1f} % remaining, the loss at {row['first arm']} "
+        text += f"minus that at {row['second arm']} is {row['difference']:+.4f}{within(row['95 % interval'])} nat"
+    return f"{text}."

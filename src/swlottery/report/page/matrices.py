@@ -1,0 +1,97 @@
+"""Which initialisation and criterion keep c_proj?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from swlottery.report.page import charts
+from swlottery.report.page.answer import Answer, Row, Table, listed
+from swlottery.report.page.arms import Arm, Study
+from swlottery.report.page.ranks import joined
+
+PRUNES = 3
+"""The prune after which arms are compared: all have made it."""
+METHOD = (
+    "GPT-2 initialises c_proj, which writes into the residual stream, smaller by √(2·layers), so a global threshold "
+    "takes more of it. Random pruning and layer-wise magnitude keep its share by construction. Brackets: range over "
+    "networks."
+)
+
+
+def answer(study: Study) -> Answer | None:
+    """What each way of pruning leaves of the c_proj matrices, and of the tracked weight."""
+    rows, points = joined(_by_prune(study, arm) for arm in study.arms)
+    if not rows:
+        return None
+    compared = [third for arms in study.setups.values() if len(third := _compared(study, arms, rows)) > 1]
+    label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
+    return Answer.of(
+        "matrices",
+        "Which initialisation and criterion keep c_proj?",
+        "; ".join(_verdict(third) for third in compared) or "nothing to compare: one initialisation and criterion",
+        number="; ".join(_number(third[0]) for third in compared),
+        networks=min((row["networks"] for third in compared for row in third), default=None),
+        sentence=" ".join(map(_sentence, compared)),
+        tables=[Table("matrices", "what remains of c_proj, by arm and prune: mean over networks, and range", rows)],
+        pictures=[charts.lines("c_proj", rows, points, "of c_proj, %", label, caption, x="of all, %")],
+        method=METHOD,
+    )
+
+
+def _by_prune(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
+    rows: list[Row] = []
+    points: list[Row] = []
+    units = list(study.units(arm).values())
+    for number, now in study.rows("fixed", units).groupby("round"):
+        prune = int(str(number))
+        each = [100 * float(one["matrix_kept"].sum() / one["size"].sum()) for _, one in now.groupby("run")]
+        left = study.left(now["run"], prune)
+        sums = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
+        by_matrix = 100 * sums["matrix_kept"] / sums["size"]
+        tables = [table[table["round"] == prune] for table in map(study.kept, units)]
+        alive = [bool(table["alive"].iloc[0]) for table in tables if len(table)]
+        points += [{"arm": study.title(arm), "of all, %": left, "of c_proj, %": one} for one in each]
+        rows.append(
+            {
+                "arm": study.title(arm),
+                "prune": prune,
+                "of all, %": left,
+                "networks": len(each),
+                "of c_proj, %": float(np.mean(each)),
+                "least": min(each),
+                "most": max(each),
+                "of one matrix, least": float(by_matrix.min()),
+                "of one, most": float(by_matrix.max()),
+                "followed kept": f"{sum(alive)} of {len(alive)}" if alive else None,
+            }
+        )
+    return rows, points
+
+
+def _compared(study: Study, arms: list[Arm], rows: list[Row]) -> list[Row]:
+    """One arm of each initialisation and criterion, of those with the usual rate: what keeps most of c_proj first."""
+    ways = {study.title(arm): tuple(study.settings[arm.runs[0]][key] for key in ("init", "criterion")) for arm in arms}
+    third = [row for row in rows if row["arm"] in ways and row["prune"] == PRUNES]
+    lefts = [round(row["of all, %"], 1) for row in third]
+    same = [row for row in third if round(row["of all, %"], 1) == max(set(lefts), key=lefts.count)]
+    first = {ways[row["arm"]]: row for row in reversed(same)}
+    return sorted(first.values(), key=lambda row: -float(row["of c_proj, %"]))
+
+
+def _verdict(third: list[Row]) -> str:
+    most, *others = third
+    surely = ", in every network" if most["least"] > max(row["most"] for row in others) else ""
+    return f"{most['arm']} keeps most{surely}"
+
+
+def _number(row: Row) -> str:
+    return f"{row['of c_proj, %']:.1f} % [{row['least']:.1f}, {row['most']:.1f}]"
+
+
+def _sentence(third: list[Row]) -> str:
+    parts = [
+        f"{_number(row)} under {row['arm']}"
+        + (f" (tracked weight kept in {row['followed kept']})" if row["followed kept"] else "")
+        for row in third
+    ]
+    return f"With {third[0]['of all, %']:.1f} % of all weights remaining, c_proj keeps {listed(parts)}."

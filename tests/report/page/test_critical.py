@@ -1,0 +1,110 @@
+"""Super weights, and what is left of c_proj, on studies whose answers are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from made_facts import OWN, Rows, kept, masks, run, study, table, weights
+from swlottery.report.page import critical, matrices
+
+
+def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
+    rows: Rows = {}
+    for seed in (1, 2):
+        for name, changed in (
+            ("alone", {}),
+            ("pruned", {"force_prune": "sw"}),
+            ("controls", {"force_prune": "controls"}),
+        ):
+            run(rows, f"{name}{seed}", 1, rounds=1, **{"seed": 0, "data_seed": seed} | changed)
+            losses = {"alone": (4.0, 6.0), "pruned": (4.5, 8.0), "controls": (4.1, 6.1)}[name]
+            masks(rows, f"{name}{seed}", 0.2, 1, *losses)
+        weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
+        for round_, weight in ((1, OWN), (2, "(0, 9, 9)")):
+            kind = "super_weight" if seed == 1 else "leader"
+            one = {"run": f"pruned{seed}", "round": round_, "kind": kind, "weights": weight}
+            rows.setdefault("found", []).append({**one, "kept": "", "moved": "", "lost": OWN})
+    section = critical.answer(study(rows))
+    assert section is not None
+    assert section.verdict == "1 of 1 pruned below 67.23 % sparsity; not replaced by training"
+    assert section.number == "60.00 % sparsity; +0.400 nat" and section.networks == 1
+    assert {row["weight"] for row in table(section, "critical")} == {OWN}
+    assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
+    assert "cost 2.00 nat, of which training recovers 75 %" in section.sentence
+    assert "the final ticket is +0.400 nat" in section.sentence and "(2 runs)" in section.sentence
+    assert "super weights in 1 of 2 final tickets without them, 1 of these new" in section.sentence
+    assert [(row["run"], row["found"]) for row in table(section, "found_last")] == [
+        ("pruned1", "(0, 9, 9)"),
+        ("pruned2", "(0, 9, 9)"),
+    ]
+    assert {row["run"] for row in table(section, "without")} == {"pruned1", "pruned2"}
+    (axes,) = section.pictures[1].figure.axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_marker() != "."] == pytest.approx([4.0, 4.5, 4.1])
+    assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
+
+
+def test_super_weights_that_no_arm_prunes_first() -> None:
+    rows: Rows = {}
+    run(rows, "a", 1, rounds=1)
+    masks(rows, "a", 0.2, 1)
+    weights(rows, "a", 1, {"percentile_remaining": 99.0}, [], kind="super_weight")
+    section = critical.answer(study(rows))
+    assert section is not None and section.verdict == "0 of 1 pruned below 67.23 % sparsity"
+    assert section.number == "99.00 % sparsity" and [one.name for one in section.tables] == ["critical"]
+
+
+def what_is_left(**shares: dict[str, Any]) -> Rows:
+    """Three networks an arm, of which each prune leaves a share of c_proj; the tracked weight is kept."""
+    rows: Rows = {}
+    for network in range(3):
+        for name, arm in shares.items():
+            label, share = f"{name}{network}", arm["share"]
+            run(rows, label, network, **{key: value for key, value in arm.items() if key != "share"})
+            masks(rows, label, 0.2, 3)
+            weights(rows, label, 1, {}, [])
+            for prune in (1, 2, 3):
+                kept(rows, label, prune, 0.8**prune, True)
+                left = round(100_000 * share**prune)
+                drawn = {"drawn": 0, "kept": 0, "bits": ""}
+                one = {"run": label, "round": prune, "matrix": "m", "size": 100_000, "matrix_kept": left}
+                rows.setdefault("fixed", []).append(one | drawn)
+    return rows
+
+
+def test_random_pruning_and_the_matrices() -> None:
+    section = matrices.answer(study(what_is_left(r={"share": 0.8, "criterion": "random"}, g={"share": 0.6})))
+    assert section is not None and section.number == "51.2 % [51.2, 51.2]" and section.networks == 3
+    assert section.verdict == "20 % × 5, random keeps most, in every network"
+    assert section.sentence.startswith(
+        "With 51.2 % of all weights remaining, c_proj keeps 51.2 % [51.2, 51.2] under 20 %"
+    )
+    assert section.sentence.endswith("and 21.6 % [21.6, 21.6] under 20 % × 5 (tracked weight kept in 3 of 3).")
+
+
+@pytest.mark.parametrize(
+    ("xavier", "layer", "order"),
+    [
+        (0.9, 0.8, [", xavier", ", layer-magnitude", ""]),
+        (0.7, 0.8, [", layer-magnitude", ", xavier", ""]),
+        (0.5, 0.8, [", layer-magnitude", "", ", xavier"]),
+    ],
+)
+def test_whether_only_xavier_keeps_c_proj(xavier: float, layer: float, order: list[str]) -> None:
+    made = what_is_left(
+        x={"share": xavier, "init": "xavier"},
+        plain={"share": 0.6},
+        layer={"share": layer, "criterion": "layer-magnitude"},
+        rewound={"share": 0.99, "rewind": "none"},
+    )
+    section = matrices.answer(study(made))
+    assert section is not None and section.verdict == f"20 % × 5{order[0]} keeps most, in every network"
+    places = [section.sentence.index(f"under 20 % × 5{arm} (tracked weight kept in 3 of 3)") for arm in order]
+    assert places == sorted(places) and "rewind" not in section.sentence, "one arm of each initialisation and criterion"
+
+
+def test_one_initialisation_and_criterion_are_not_compared() -> None:
+    section = matrices.answer(study(what_is_left(plain={"share": 0.6}, rewound={"share": 0.99, "rewind": "none"})))
+    assert section is not None and section.verdict.startswith("nothing to compare") and section.sentence == ""
+    assert len(table(section, "matrices")) == 6
