@@ -119,7 +119,7 @@ def kept(
 
 
 def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows:
-    """Pairs of runs at 20 % and at 10 %, in which the tracked weight alone is further from pruning at 10 %, by ``shift``.
+    """Pairs of runs at 20 % and at 10 %. The tracked weight alone is further from pruning at 10 %, by ``shift``.
 
     bracketed: after round 1 it is in the middle of its controls.
     """

@@ -110,13 +110,15 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
         f"{row['expected']:.1f} ({p_value(row['p'])})"
         for arm, row in judged.items()
     ]
-    shares = {arm: f"kept {row['kept'] / row['networks']:.2f} {row[KEPT]}" for arm, row in judged.items()}
-    by_chance = {arm: f", chance {row['expected'] / row['networks']:.2f}" for arm, row in judged.items()}
+    numbers = {}
+    for arm, row in judged.items():
+        number, ends = row["networks"], interval(*statistics.proportion(row["kept"], row["networks"]), 2)
+        numbers[arm] = f"kept {row['kept'] / number:.2f} {ends}, chance {row['expected'] / number:.2f}"
     return Answer.of(
         name,
         question,
         together(dict(zip(judged, _verdicts(list(judged.values())), strict=True))),
-        number=by_arm({arm: shares[arm] + by_chance[arm] for arm in judged}),
+        number=by_arm(numbers),
         networks=max(row["networks"] for row in table.rows),
         sentence=f"{subject} was kept {listed(told)}." if told else "",
         tables=[table],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -44,8 +45,8 @@ def page(title: str, answers: Sequence[Answer], lead: Picture | None, runs: Sequ
 
 
 def _prose(sentence: str) -> str:
-    """Without a line break inside ``20 % × 5``."""
-    return sentence.replace(" %", "\N{NO-BREAK SPACE}%").replace(" × ", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}")
+    """Without a line break inside ``20 % × 5`` and inside an interval."""
+    return re.sub(r" (?=%)| (?=× )|(?<=×) |(?<=,) (?=[^ ]*\])", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _svg(picture: Picture) -> Markup:
