@@ -4,8 +4,8 @@ A folder of runs becomes such tables, and a folder of such tables can stand for 
 that was run in parts, or elsewhere, is put together.
 
 ``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of
-each, at the last step of every round, of the followed weights and their primary controls; ``initial``: the controls
-matched on |θ_0|, to the end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its
+each, at the last step of every round, of the tracked weights and their primary controls; ``initial``: the controls
+matched on |θ_0|, to the end of round 2. ``kept``: what each prune did to each tracked weight, its matrix and its
 controls. ``found``: what the finder found in each trained network. ``boxes``: the boxplots. The other tables come from
 stored masks and weights: `swlottery.report.page.stored`.
 """
@@ -28,7 +28,7 @@ from swlottery.report.words import coordinate
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from swlottery.report.page.stored import Followed
+    from swlottery.report.page.stored import Tracked
 
 TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
 """Columns of words; ``kept`` is a number in some tables."""
@@ -87,7 +87,7 @@ def collect(paths: Sequence[Path]) -> Facts:
     if not folders and not stored:
         raise BadInput(f"no run in {', '.join(map(str, paths))}")
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
-    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _followed(stored))
+    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _tracked(stored))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -103,9 +103,9 @@ def collect(paths: Sequence[Path]) -> Facts:
     return Facts(tables, folders)
 
 
-def _followed(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Followed]:
-    """What each network of stored tables follows first, by what the network is called by."""
-    found: dict[str, Followed] = {}
+def _tracked(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
+    """What each network of stored tables tracks first, by what the network is called by."""
+    found: dict[str, Tracked] = {}
     for tables in stored:
         runs = {row.run: row for row in tables["runs"].itertuples()}
         weights = tables["weights"]

@@ -45,8 +45,8 @@ def page(title: str, answers: Sequence[Answer], lead: Picture | None, runs: Sequ
 
 
 def _prose(sentence: str) -> str:
-    """Without a line break inside ``20 % × 5`` and inside an interval."""
-    return re.sub(r" (?=%)| (?=× )|(?<=×) |(?<=,) (?=[^ ]*\])", "\N{NO-BREAK SPACE}", sentence)
+    """Without a line break inside ``20 % × 5``, ``p = 0.03`` and an interval."""
+    return re.sub(r" (?=[%×=<])|(?<=[×=<]) |(?<=,) (?=[^ ]*\])", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _svg(picture: Picture) -> Markup:
