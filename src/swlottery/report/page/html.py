@@ -46,7 +46,7 @@ def page(title: str, answers: Sequence[Answer], lead: Picture | None, runs: Sequ
 
 def _prose(sentence: str) -> str:
     """Without a line break inside ``20 % × 5``, ``p = 0.03`` and an interval."""
-    return re.sub(r" (?=[%×=<])|(?<=[×=<]) |(?<=,) (?=[^ ]*\])", "\N{NO-BREAK SPACE}", sentence)
+    return re.sub(r" (?=[%×])|(?<=×) |(?<=\bp) (?=[=<])|(?<=\bp [=<]) |(?<=,) (?=[^ ]*\])", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _svg(picture: Picture) -> Markup:
