@@ -42,7 +42,7 @@ def answer(study: Study) -> Answer | None:
     alone, each = paired(study, log_of(study, "gradient"))
     return Answer.of(
         "gradient",
-        "Does it see less gradient at the smaller rate?",
+        "Does a tracked weight see less gradient at the smaller rate?",
         **ranks.summary(tests, "log ratio", then=then) | {"verdict": together(verdicts)},
         tables=[
             Table("gradient", "percentiles within its matrix: means over round 2 and over networks", rows),

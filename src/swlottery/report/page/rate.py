@@ -26,7 +26,6 @@ Value = Callable[[str, int], float | None]
 Pairs = list[tuple[str, str]]
 """Runs of two arms that share round 1."""
 CAPTION = "d = log q(first arm) − log q(second arm): above 0, the first brings the weight nearer to pruning"
-NEARER = "; above 0, the first brings it nearer to pruning"
 METHOD = (
     "q is the fraction of all weights that remain when pruning reaches this one, in a network trained under a mask. "
     "The test shown is that with the smallest p. Yes needs the same sign in the bracketed networks, no needs all "
@@ -51,7 +50,8 @@ def answer(study: Study) -> Answer | None:
     return Answer.of(
         "contrast",
         "Does the rate matter, at equal remaining weights?",
-        **ranks.summary(least, "d", " of d", NEARER) | {"verdict": together(verdicts)},
+        **ranks.summary(least, "d", " of d", "; above 0, the first brings it nearer to pruning")
+        | {"verdict": together(verdicts)},
         tables=[
             Table("contrast", CAPTION, [row for rows in families.values() for row in rows]),
             Table("contrast_points", "the rank of d in each network", points),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from swlottery.report.page import charts, ranks
 from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.rate import NEARER, log_ratios
+from swlottery.report.page.rate import log_ratios
 
 METHOD = (
     "q is the fraction of all weights that remain when pruning reaches this one. Holm over the arms of a set-up. "
@@ -23,7 +23,12 @@ def answer(study: Study) -> Answer | None:
     return Answer.of(
         "rewinding",
         "Does rewinding matter?",
-        **ranks.summary({row["arm"]: row for row in rows}, "d", " of d", NEARER),
+        **ranks.summary(
+            {row["arm"]: row for row in rows},
+            "d",
+            " of d",
+            "; above 0, the arm brings it nearer to pruning than the plain arm",
+        ),
         tables=[
             Table(
                 "rewinding",

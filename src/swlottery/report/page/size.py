@@ -35,7 +35,7 @@ def answer(study: Study) -> Answer | None:
     label = "rank among the controls after round 2: 0 below all, 1 above all"
     return Answer.of(
         "size",
-        "Is it larger after round 2 than weights that were as large?",
+        "Is a tracked weight larger after round 2 than weights of its size?",
         **ranks.summary({study.title(arm): tests[arm] for arm in study.rated if arm in tests}, "log|w|"),
         tables=[
             Table(
