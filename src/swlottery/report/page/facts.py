@@ -55,7 +55,7 @@ class Facts:
         from swlottery.runtime import files
 
         for name, table in self.tables.items():
-            files.write_text(folder / f"{name}.csv", _csv(table, name))
+            files.write_text(folder / f"{name}.csv", to_csv_text(table, name))
 
 
 def collect(paths: Sequence[Path]) -> Facts:
@@ -95,7 +95,7 @@ def collect(paths: Sequence[Path]) -> Facts:
         rows[name] += [row for row in more if "round" not in row or (row["run"], row["round"]) in known]
     # Through CSV, so that a report on runs and one on the tables that it left are the same.
     tables = {
-        name: _parsed(io.StringIO(_csv(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
+        name: from_csv_text(io.StringIO(to_csv_text(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
         for name, columns in COLUMNS.items()
     }
     for older in stored:
@@ -148,7 +148,8 @@ def name_of(folder: Path) -> str:
     return f"{point.parent.name}/{point.name}" if (point.parent / "points").is_dir() else folder.name
 
 
-def _csv(table: DataFrame, name: str) -> str:
+def to_csv_text(table: DataFrame, name: str) -> str:
+    """A table of facts as CSV. name: of the table."""
     rough = {
         column: [float(f"{value:.5g}") if isinstance(value, float) else value for value in table[column]]
         for column in ROUGH.get(name, ())
@@ -156,7 +157,7 @@ def _csv(table: DataFrame, name: str) -> str:
     return str(table.assign(**rough).to_csv(index=False, float_format="%.9g", lineterminator="\n"))
 
 
-def _parsed(text: Any, name: str) -> DataFrame:
+def from_csv_text(text: Any, name: str) -> DataFrame:
     """A table from its CSV text or file. Words are never missing: a run may be called NA."""
     import pandas
 
@@ -174,7 +175,7 @@ def _read(folder: Path) -> dict[str, DataFrame]:
     for name in COLUMNS:
         path = folder / f"{name}.csv"
         try:
-            found[name] = _parsed(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
+            found[name] = from_csv_text(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
     return found
