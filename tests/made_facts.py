@@ -13,7 +13,7 @@ import pandas
 
 from swlottery.config import TrainSettings
 from swlottery.report.page.arms import Study
-from swlottery.report.page.facts import Facts, to_csv_text, from_csv_text
+from swlottery.report.page.facts import Facts, from_csv_text, to_csv_text
 from swlottery.report.page.rows import COLUMNS
 
 OWN, CONTROLS = "(1, 2, 3)", [f"(1, 2, {n})" for n in range(10, 29)]
