@@ -13,7 +13,7 @@ import pandas
 
 from swlottery.config import TrainSettings
 from swlottery.report.page.arms import Study
-from swlottery.report.page.facts import Facts, _csv, _parsed
+from swlottery.report.page.facts import Facts, from_csv_text, to_csv_text
 from swlottery.report.page.rows import COLUMNS
 
 OWN, CONTROLS = "(1, 2, 3)", [f"(1, 2, {n})" for n in range(10, 29)]
@@ -28,7 +28,9 @@ def settings(**changed: Any) -> dict[str, Any]:
 def study(rows: Rows) -> Study:
     """The study that these rows make, taken through CSV as real ones are."""
     tables = {name: pandas.DataFrame(rows.get(name, []), columns=columns.split()) for name, columns in COLUMNS.items()}
-    return Study(Facts({name: _parsed(io.StringIO(_csv(table, name)), name) for name, table in tables.items()}))
+    return Study(
+        Facts({name: from_csv_text(io.StringIO(to_csv_text(table, name)), name) for name, table in tables.items()})
+    )
 
 
 def run(rows: Rows, name: str, network: int, state: str = "finished", kind: str = "leader", **changed: Any) -> None:
@@ -119,7 +121,7 @@ def kept(
 
 
 def two_rates(shift: float, networks: int = 10, bracketed: bool = False) -> Rows:
-    """Pairs of runs at 20 % and at 10 %, in which the tracked weight alone is further from pruning at 10 %, by ``shift``.
+    """Pairs of runs at 20 % and at 10 %. The tracked weight alone is further from pruning at 10 %, by ``shift``.
 
     bracketed: after round 1 it is in the middle of its controls.
     """

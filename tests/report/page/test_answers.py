@@ -180,7 +180,7 @@ def test_weights_of_other_networks_are_looked_up_each_once() -> None:
     assert row["p"] == pytest.approx(2 * 5 / 16)
     assert "was kept 3 of 4 times at 20 % × 1" in section.sentence and "2.0 (p = 0.62)" in section.sentence
     assert section.verdict == "too few networks to tell", "even four of four would have had p = 0.125"
-    assert section.number == f"kept 0.75 {row['95 % interval of the kept fraction']}, chance 0.50"
+    assert section.number == "kept 0.75 [0.19, 0.99], chance 0.50"
 
 
 def test_the_coordinate_of_the_first_runs_is_told_of() -> None:
@@ -243,7 +243,7 @@ def test_what_the_initialisation_tells_of_the_kept() -> None:
 
 
 def test_weights_that_are_found_again_move_or_are_lost() -> None:
-    """Of three networks one finds its weight again in one of two later rounds; another leads in one; and in one there is neither."""
+    """One network finds its weight in one of two later rounds; one has another in both; in one there is neither."""
     rows: Rows = {}
     fates = (("kept", "moved"), ("moved", "moved"), ("lost", "lost"))
     for network, later in enumerate(fates):

@@ -156,7 +156,7 @@ class Study:
         return "super weight" if rows is not None and (rows["kind"] == "super_weight").any() else "leader"
 
     def at(self, run: str, round_: int, column: str) -> tuple[float | None, dict[str, float]]:
-        """A column of ``weights`` at the end of a round: of the followed weight, and of its controls that have it."""
+        """A column of ``weights`` at the end of a round: of the tracked weight, and of its controls that have it."""
         if (run, round_) not in self._rounds_of:
             return None, {}
         rows, others = self._rounds_of[run, round_]
@@ -171,12 +171,12 @@ class Study:
         return rows[rows["run"].isin(wanted)]
 
     def kept(self, run: str) -> DataFrame:
-        """What each prune did to the followed weight."""
+        """What each prune did to the tracked weight."""
         rows = self.rows("kept", [run])
         return rows[(rows["weight"] == self.own(run)) & rows["kind"].isin(OWN)]
 
     def last(self, run: str) -> list[Any]:
-        """What the last prune did to each of the run's own followed weights."""
+        """What the last prune did to each of the run's own tracked weights."""
         rows = self.rows("kept", [run])
         own = rows[rows["kind"].isin(OWN)]
         return list(own[own["round"] == own["round"].max()].itertuples())
@@ -204,7 +204,7 @@ class Study:
         return float(found.iloc[0]) if len(found) else None
 
     def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
-        """q of the followed weight and of each control: the fraction of the weights in scope that may remain at most
+        """q of the tracked weight and of each control: the fraction of the weights in scope that may remain at most
         for this weight to be pruned.
 
         (1 − percentile among the remaining) · remaining, in the network that was trained in ``round_``; of a weight
@@ -230,8 +230,8 @@ class Study:
         runs = self.units(first, finished=True).values()
         return [(run, others[self.network[run]]) for run in runs if self.network[run] in others]
 
-    def stood_prune_1(self, run: str) -> bool:
-        """Whether the followed weight was alive after the first prune, as its controls are by choice."""
+    def survived_prune_1(self, run: str) -> bool:
+        """Whether the tracked weight was alive after the first prune, as its controls are by choice."""
         table = self.kept(run)
         return bool(len(table) and table["alive"].iloc[0])
 

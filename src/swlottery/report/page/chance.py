@@ -33,7 +33,7 @@ def drawn(study: Study) -> Answer | None:
     judged = {row["arm"]: row for row in rows if row["p"] is not None and row["arm"] in rated}
     ranges = {arm: _dispersion_range(row) for arm, row in judged.items()}
     near = [low >= 1 - MARGIN and high <= 1 + MARGIN for low, high in ranges.values()]
-    told = [f"{row['dispersion']:.2f} at {arm} ({p_value(row['p'])})" for arm, row in judged.items()]
+    parts = [f"{row['dispersion']:.2f} at {arm} ({p_value(row['p'])})" for arm, row in judged.items()]
     spread = [row for row in rows if row["dispersion"] is not None]
     return Answer.of(
         "chance",
@@ -43,8 +43,8 @@ def drawn(study: Study) -> Answer | None:
             {arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm in judged}
         ),
         networks=max(row["networks"] for row in rows),
-        sentence=f"Over 1,000 coordinates drawn once, the dispersion of how many networks keep each is {listed(told)}; "
-        "chance gives 1."
+        sentence="Over 1,000 coordinates drawn once, the dispersion of how many networks keep each is "
+        f"{listed(parts)}; chance gives 1."
         if judged
         else "",
         tables=[
@@ -94,7 +94,7 @@ def foreign(study: Study) -> Answer | None:
     caption = "coordinates of another network (--follow, --allow-foreign), after the last prune that the runs have made"
     return _looked_up(
         "foreign",
-        "Is a followed coordinate of another network kept other than by chance?",
+        "Is a tracked coordinate of another network kept other than by chance?",
         "A coordinate that was followed though it comes from elsewhere",
         {f"{row['arm']}, {row['weight']}": row for row in rows},
         Table("foreign", caption, rows),
@@ -105,20 +105,22 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
     """The answer from weights that mean nothing where they were looked up. judged: the rows that count, by arm."""
     if not table.rows:
         return None
-    told = [
+    parts = [
         f"{row['kept']} of {row['networks']} times at {arm}, where the keep rates of its matrix say "
         f"{row['expected']:.1f} ({p_value(row['p'])})"
         for arm, row in judged.items()
     ]
-    shares = {arm: f"kept {row['kept'] / row['networks']:.2f} {row[KEPT]}" for arm, row in judged.items()}
-    by_chance = {arm: f", chance {row['expected'] / row['networks']:.2f}" for arm, row in judged.items()}
+    numbers = {}
+    for arm, row in judged.items():
+        number, ends = row["networks"], interval(*statistics.proportion(row["kept"], row["networks"]), 2)
+        numbers[arm] = f"kept {row['kept'] / number:.2f} {ends}, chance {row['expected'] / number:.2f}"
     return Answer.of(
         name,
         question,
         together(dict(zip(judged, _verdicts(list(judged.values())), strict=True))),
-        number=by_arm({arm: shares[arm] + by_chance[arm] for arm in judged}),
+        number=by_arm(numbers),
         networks=max(row["networks"] for row in table.rows),
-        sentence=f"{subject} was kept {listed(told)}." if told else "",
+        sentence=f"{subject} was kept {listed(parts)}." if parts else "",
         tables=[table],
         method=f"{BY_RATES} Outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate. "
         "The stated effect is twice the keep rate.",

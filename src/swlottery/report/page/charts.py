@@ -19,7 +19,7 @@ from swlottery.report.words import count
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-OTHERS, FOLLOWED, MATRIX = COLOURS[0], COLOURS[1], COLOURS[7]
+OTHERS, TRACKED, MATRIX = COLOURS[0], COLOURS[1], COLOURS[7]
 LONGEST = 36
 """Characters of a line of a name beside a figure."""
 CIRCLES = "One circle a network, the bar their mean, dashed: chance."
@@ -38,7 +38,7 @@ def remaining_axis(axes: Axes, least: float) -> None:
 
 
 def survival(study: Study, arms: Sequence[Arm] | None = None, name: str = "survival") -> Picture | None:
-    """The kept fraction against remaining weights: followed weights (Kaplan & Meier), their controls, their matrix.
+    """The kept fraction against remaining weights: tracked weights (Kaplan & Meier), their controls, their matrix.
 
     arms: all of the study, if None.
     """
@@ -57,15 +57,15 @@ def survival(study: Study, arms: Sequence[Arm] | None = None, name: str = "survi
             axes.set_ylim(-0.03, 1.05)
             axes.set_title(f"{study.title(arm)}: {count(len(tables), 'run')}")
         _labels(figure, grid, "remaining weights, %", "kept")
-    told = [
+    parts = [
         f"{study.title(arm)}: {sum(bool(table['alive'].iloc[-1]) for table in tables)} of {len(tables)}"
         for arm, tables in drawn
     ]
     caption = (
-        "Kept weights against remaining weights. The step line is the Kaplan–Meier curve of the followed weights, "
+        "Kept weights against remaining weights. The step line is the Kaplan–Meier curve of the tracked weights, "
         "one a run; runs that are not finished are censored at their last prune."
     )
-    return Picture(name, figure, caption, f"Followed weights kept at the end. {'; '.join(told)}.")
+    return Picture(name, figure, caption, f"Tracked weights kept at the end. {'; '.join(parts)}.")
 
 
 def _survival_of_arm(axes: Axes, tables: Sequence[DataFrame]) -> None:
@@ -80,7 +80,7 @@ def _survival_of_arm(axes: Axes, tables: Sequence[DataFrame]) -> None:
     ]
     at, still = survival_curve([1 - end for end in ends], [bool(len(lost)) for lost in gone])
     x, y = [100, *(100 * (1 - a) for a in at), 100 * min(ends)], [1, *still, still[-1] if still else 1]
-    axes.step(x, y, where="post", color=FOLLOWED, lw=2.2, label="followed weights")
+    axes.step(x, y, where="post", color=TRACKED, lw=2.2, label="tracked weights")
     rows = pandas.concat(tables)
     left = 100 * rows.groupby("round")["remaining_fraction"].mean()
     controls, matrix = _share(rows, "control_rank", "control_rank_n"), _share(rows, "matrix_kept", "matrix_size")
@@ -122,7 +122,7 @@ def strip(
     names = list(dict.fromkeys(str(row[by]) for row in rows))
     if not names:
         return None
-    told = []
+    parts = []
     with look():
         figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(names)))
         axes = figure.subplots()
@@ -135,22 +135,22 @@ def strip(
             axes.plot(values, spread, "o", ms=5, color=OTHERS, mfc="none")
             mean = float(np.mean(values))
             if len(values) > 1:
-                axes.plot([mean, mean], [y - 0.34, y + 0.34], color=FOLLOWED, lw=2.4)
-            told.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {mean:.3g}")
+                axes.plot([mean, mean], [y - 0.34, y + 0.34], color=TRACKED, lw=2.4)
+            parts.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {mean:.3g}")
         if reference is not None:
             axes.axvline(reference, color=INK, lw=1, ls="--")
         axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(label)
-    return Picture(name, figure, caption, f"{label}. {'; '.join(told)}.")
+    return Picture(name, figure, caption, f"{label}. {'; '.join(parts)}.")
 
 
 Sizes = list[tuple[float, float, list[float]]]
-"""Of one run by round: remaining weights in percent, |w|/threshold of the followed weight, and of its controls."""
+"""Of one run by round: remaining weights in percent, |w|/threshold of the tracked weight, and of its controls."""
 
 
 def magnitude(study: Study) -> Picture | None:
-    """|w| over the threshold at the end of every round: followed weights, and the band of their controls."""
+    """|w| over the threshold at the end of every round: tracked weights, and the band of their controls."""
     drawn: list[tuple[Arm, list[Sizes]]] = []
     for arm in study.arms:
         tracks = [track for run in arm.runs if (track := _sizes(study, run))]
@@ -165,17 +165,17 @@ def magnitude(study: Study) -> Picture | None:
             remaining_axis(axes, least)
             axes.set_title(study.title(arm))
         _labels(figure, grid, "remaining weights while it was trained, %", "|w| over the threshold of that prune")
-    told = [
+    parts = [
         f"{study.title(arm)}: median {np.median([t[0][1] for t in tracks]):.3g} and "
         f"{np.median([t[-1][1] for t in tracks]):.3g}"
         for arm, tracks in drawn
     ]
     caption = (
-        "The size of the followed weights at the end of every round, over the threshold that decides there "
+        "The size of the tracked weights at the end of every round, over the threshold that decides there "
         "(the last: that one more prune would have)."
     )
     what = "|w| over the threshold at the end of the first and the last round shown."
-    return Picture("magnitude", figure, caption, f"{what} {'; '.join(told)}.")
+    return Picture("magnitude", figure, caption, f"{what} {'; '.join(parts)}.")
 
 
 def _sizes(study: Study, run: str) -> Sizes:
@@ -192,7 +192,7 @@ def _magnitude_of_arm(axes: Axes, tracks: Sequence[Sizes]) -> None:
     band: dict[float, list[float]] = {}
     for track in tracks:
         x, own, controls = zip(*track, strict=True)
-        axes.plot(x, own, color=FOLLOWED, lw=1, marker=".", ms=4, label="followed weights, one line a run")
+        axes.plot(x, own, color=TRACKED, lw=1, marker=".", ms=4, label="tracked weights, one line a run")
         for at, values in zip(x, controls, strict=True):
             band.setdefault(round(at, 1), []).extend(values)
     there = sorted((at for at in band if band[at]), reverse=True)
@@ -219,7 +219,7 @@ def lines(
     names = list(dict.fromkeys(row["arm"] for row in rows))
     if not names:
         return None
-    told = []
+    parts = []
     with look():
         figure = Figure(figsize=(WIDTH, 3.8))
         axes = figure.subplots()
@@ -229,7 +229,7 @@ def lines(
             axes.plot(at, values, color=colour, marker=MARKERS[n % len(MARKERS)], ms=5, lw=1.6, label=arm)
             each = [(row[x], row[y]) for row in points if row["arm"] == arm]
             axes.plot(*zip(*each, strict=True), ".", color=colour, ms=3, alpha=0.6)
-            told.append(f"{arm}: {values[0]:.4g} at {at[0]:.1f} % to {values[-1]:.4g} at {at[-1]:.1f} %")
+            parts.append(f"{arm}: {values[0]:.4g} at {at[0]:.1f} % to {values[-1]:.4g} at {at[-1]:.1f} %")
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(PLAIN)
@@ -240,11 +240,11 @@ def lines(
         axes.set_xlabel("remaining weights, % (dense at the left)")
         axes.set_ylabel(label)
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
-    return Picture(name, figure, caption, f"{label} against remaining weights. {'; '.join(told)}.")
+    return Picture(name, figure, caption, f"{label} against remaining weights. {'; '.join(parts)}.")
 
 
 def boxes(study: Study) -> Picture | None:
-    """By round: the weights of the followed weight's matrix, with the weight and the threshold.
+    """By round: the weights of the tracked weight's matrix, with the weight and the threshold.
 
     Of each arm the first network.
     """
@@ -266,17 +266,17 @@ def boxes(study: Study) -> Picture | None:
             axes.set_xticks(sorted({int(round_) for round_ in rows["round"]}))
             axes.set_title(title, fontsize=8.5)
         _labels(figure, grid, "round: before training (left), after it (right)", "value of a weight")
-    told = [f"{title} ends at {float(rows['value'].iloc[-1]):.3g}".replace("\n", ", ") for title, rows in drawn]
+    parts = [f"{title} ends at {float(rows['value'].iloc[-1]):.3g}".replace("\n", ", ") for title, rows in drawn]
     caption = (
-        "The remaining weights of the followed weight's matrix: median, quartiles, whiskers of at most 1.5 times the "
+        "The remaining weights of the tracked weight's matrix: median, quartiles, whiskers of at most 1.5 times the "
         "box, smallest and largest. The first network of each arm."
     )
-    alternative = f"Boxplots of a matrix by round, with the followed weight. {'; '.join(told)}."
+    alternative = f"Boxplots of a matrix by round, with the tracked weight. {'; '.join(parts)}."
     return Picture("boxes", figure, caption, alternative)
 
 
 def _box(axes: Axes, row: Any) -> None:
-    """The box of one matrix at one time, with the threshold and the followed weight."""
+    """The box of one matrix at one time, with the threshold and the tracked weight."""
     x = int(row.round) + (-0.18 if row.when == "before" else 0.18)
     if row.count and not np.isnan(row.q1):
         ends = {"whislo": row.low, "q1": row.q1, "med": row.median, "q3": row.q3, "whishi": row.high}
@@ -288,12 +288,12 @@ def _box(axes: Axes, row: Any) -> None:
     if row.threshold and not np.isnan(row.threshold):
         for level in (-row.threshold, row.threshold):
             axes.plot([x - 0.18, x + 0.18], [level, level], color=INK, lw=1, ls=":", label="± threshold")
-    name, fill_ = ("followed weight", FOLLOWED) if row.alive else ("followed weight, masked", "none")
-    axes.plot([x], [row.value], "D", color=FOLLOWED, ms=5, mfc=fill_, label=name)
+    name, fill_ = ("tracked weight", TRACKED) if row.alive else ("tracked weight, masked", "none")
+    axes.plot([x], [row.value], "D", color=TRACKED, ms=5, mfc=fill_, label=name)
 
 
 def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
-    """Mean percentiles of the followed weights and of their controls; points: those of each network, a dot each."""
+    """Mean percentiles of the tracked weights and of their controls; points: those of each network, a dot each."""
     names, kinds = (list(dict.fromkeys(row[column] for row in rows)) for column in ("arm", "of"))
     if not names:
         return None
@@ -306,9 +306,9 @@ def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
                 y = names.index(row["arm"])
                 axes.plot([row[own], row[others]], [y, y], color=GRID, lw=3, zorder=1)
                 axes.plot([row[others]], [y], "s", color=OTHERS, ms=6, label="their controls")
-                axes.plot([row[own]], [y], "o", color=FOLLOWED, ms=6, label="followed weights")
+                axes.plot([row[own]], [y], "o", color=TRACKED, ms=6, label="tracked weights")
             each = [row for row in points if row["of"] == kind]
-            for side, colour, column in ((-0.2, FOLLOWED, "followed, percentile"), (0.2, OTHERS, others)):
+            for side, colour, column in ((-0.2, TRACKED, "followed, percentile"), (0.2, OTHERS, others)):
                 at = [names.index(row["arm"]) + side for row in each]
                 axes.plot([row[column] for row in each], at, ".", color=colour, ms=3, alpha=0.7)
             axes.set_title(kind)
@@ -316,6 +316,6 @@ def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
         _labels(figure, list(grid), "mean percentile in its matrix, round 2", "")
-    told = [f"{row['arm']}, {row['of']}: followed {row[own]:.0f}, controls {row[others]:.0f}" for row in rows]
+    parts = [f"{row['arm']}, {row['of']}: followed {row[own]:.0f}, controls {row[others]:.0f}" for row in rows]
     caption = "Means over networks; a dot is one network."
-    return Picture("percentiles", figure, caption, f"Mean percentiles in round 2. {'; '.join(told)}.")
+    return Picture("percentiles", figure, caption, f"Mean percentiles in round 2. {'; '.join(parts)}.")

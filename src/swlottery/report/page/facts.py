@@ -4,8 +4,8 @@ A folder of runs becomes such tables, and a folder of such tables can stand for 
 that was run in parts, or elsewhere, is put together.
 
 ``runs``: one row a run. ``rounds``: rounds.csv of each, and the prunes behind its last row. ``weights``: watch.csv of
-each, at the last step of every round, of the followed weights and their primary controls; ``initial``: the controls
-matched on |θ_0|, to the end of round 2. ``kept``: what each prune did to each followed weight, its matrix and its
+each, at the last step of every round, of the tracked weights and their primary controls; ``initial``: the controls
+matched on |θ_0|, to the end of round 2. ``kept``: what each prune did to each tracked weight, its matrix and its
 controls. ``found``: what the finder found in each trained network. ``boxes``: the boxplots. The other tables come from
 stored masks and weights: `swlottery.report.page.stored`.
 """
@@ -28,7 +28,7 @@ from swlottery.report.words import coordinate
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from swlottery.report.page.stored import Followed
+    from swlottery.report.page.stored import Tracked
 
 TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
 """Columns of words; ``kept`` is a number in some tables."""
@@ -55,7 +55,7 @@ class Facts:
         from swlottery.runtime import files
 
         for name, table in self.tables.items():
-            files.write_text(folder / f"{name}.csv", _csv(table, name))
+            files.write_text(folder / f"{name}.csv", to_csv_text(table, name))
 
 
 def collect(paths: Sequence[Path]) -> Facts:
@@ -87,7 +87,7 @@ def collect(paths: Sequence[Path]) -> Facts:
     if not folders and not stored:
         raise BadInput(f"no run in {', '.join(map(str, paths))}")
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
-    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _followed(stored))
+    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _tracked(stored))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -95,7 +95,7 @@ def collect(paths: Sequence[Path]) -> Facts:
         rows[name] += [row for row in more if "round" not in row or (row["run"], row["round"]) in known]
     # Through CSV, so that a report on runs and one on the tables that it left are the same.
     tables = {
-        name: _parsed(io.StringIO(_csv(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
+        name: from_csv_text(io.StringIO(to_csv_text(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
         for name, columns in COLUMNS.items()
     }
     for older in stored:
@@ -103,9 +103,9 @@ def collect(paths: Sequence[Path]) -> Facts:
     return Facts(tables, folders)
 
 
-def _followed(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Followed]:
-    """What each network of stored tables follows first, by what the network is called by."""
-    found: dict[str, Followed] = {}
+def _tracked(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
+    """What each network of stored tables tracks first, by what the network is called by."""
+    found: dict[str, Tracked] = {}
     for tables in stored:
         runs = {row.run: row for row in tables["runs"].itertuples()}
         weights = tables["weights"]
@@ -148,7 +148,8 @@ def name_of(folder: Path) -> str:
     return f"{point.parent.name}/{point.name}" if (point.parent / "points").is_dir() else folder.name
 
 
-def _csv(table: DataFrame, name: str) -> str:
+def to_csv_text(table: DataFrame, name: str) -> str:
+    """A table of facts as CSV. name: of the table."""
     rough = {
         column: [float(f"{value:.5g}") if isinstance(value, float) else value for value in table[column]]
         for column in ROUGH.get(name, ())
@@ -156,7 +157,7 @@ def _csv(table: DataFrame, name: str) -> str:
     return str(table.assign(**rough).to_csv(index=False, float_format="%.9g", lineterminator="\n"))
 
 
-def _parsed(text: Any, name: str) -> DataFrame:
+def from_csv_text(text: Any, name: str) -> DataFrame:
     """A table from its CSV text or file. Words are never missing: a run may be called NA."""
     import pandas
 
@@ -174,7 +175,7 @@ def _read(folder: Path) -> dict[str, DataFrame]:
     for name in COLUMNS:
         path = folder / f"{name}.csv"
         try:
-            found[name] = _parsed(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
+            found[name] = from_csv_text(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
     return found

@@ -33,7 +33,7 @@ def prediction(study: Study) -> Answer | None:
         )
         for arm, end in ends.items()
     }
-    told = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
+    parts = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
     differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
     caption = "The line is the mean over networks, a dot one network."
     label = "AUC of |θ_0|, first arm − second arm"
@@ -44,8 +44,8 @@ def prediction(study: Study) -> Answer | None:
         number=by_arm({arm: f"AUC {ends[arm][BY_INITIAL]:.3f}{within(interval(*intervals[arm]))}" for arm in ends}),
         networks=max(row["networks"] for row in rows),
         sentence="|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of "
-        f"{listed(told)}, where ½ is chance and 1 is certain."
-        if told
+        f"{listed(parts)}, where ½ is chance and 1 is certain."
+        if parts
         else "",
         tables=[*_prediction_tables(rows, differences, points), _regression(study)],
         pictures=[
@@ -146,7 +146,7 @@ def again(study: Study) -> Answer | None:
     intervals = {arm: statistics.typical_values(values) for arm, values in by_network.items()}
     means = {arm: f"{sum(values) / len(values):.2f}" for arm, values in by_network.items()}
     times = {arm: sum(row["fate"] == "kept" for row in each[arm]) for arm in rated}
-    told = [f"in {times[arm]} of {len(each[arm])} later rounds at {arm}" for arm in rated]
+    parts = [f"in {times[arm]} of {len(each[arm])} later rounds at {arm}" for arm in rated]
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
     return Answer.of(
         "again",
@@ -154,7 +154,7 @@ def again(study: Study) -> Answer | None:
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
         number=by_arm({arm: means[arm] + within(interval(*intervals[arm], 2)) for arm in rated}),
         networks=max(row["networks"] for row in rows),
-        sentence=f"The finder finds the followed weight again {listed(told)}." if told else "",
+        sentence=f"The finder finds the tracked weight again {listed(parts)}." if parts else "",
         tables=_again_tables(rows, [row for arm in rated for row in each[arm]], shares),
         pictures=[charts.strip("found_again", shares, "share", label, caption)],
         method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not "
@@ -234,7 +234,7 @@ def twins(study: Study) -> Answer | None:
         f"networks have the same weight in front, and in the other twin its |w| is at percentile {min(there):.2f} to "
         f"{max(there):.2f} of its matrix{f', with mean rank {ranks[0]} among its controls' if ranks else ''}.",
         tables=[
-            Table("twin_networks", "the followed weight of the first network, looked up in its twin", rows),
+            Table("twin_networks", "the tracked weight of the first network, looked up in its twin", rows),
             Table("twin_tests", "its mean rank there among its controls", tests),
         ],
         pictures=[charts.strip("twin_percentiles", rows, "percentile there", label, caption, by="in front there")],

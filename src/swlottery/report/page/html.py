@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -43,9 +44,13 @@ def page(title: str, answers: Sequence[Answer], lead: Picture | None, runs: Sequ
     return template.render(title=title, answers=answers, lead=lead, runs=runs, made=made, rule=RULE).lstrip() + "\n"
 
 
+UNBROKEN = re.compile(r" (?=[%×])|(?<=×) |(?<=\bp) (?=[=<])|(?<=\bp [=<]) |(?<=,) (?=[^ ]*\])")
+"""Spaces inside ``20 % × 5``, ``p = 0.03`` and an interval."""
+
+
 def _prose(sentence: str) -> str:
-    """Without a line break inside ``20 % × 5``."""
-    return sentence.replace(" %", "\N{NO-BREAK SPACE}%").replace(" × ", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}")
+    """Without a line break where it would hurt."""
+    return UNBROKEN.sub("\N{NO-BREAK SPACE}", sentence)
 
 
 def _svg(picture: Picture) -> Markup:

@@ -52,7 +52,7 @@ def answer(study: Study) -> Answer | None:
 def _values(study: Study, arm: Arm) -> tuple[Values, int]:
     """|w|/threshold after round 2, and how many networks are left out: pruned in round 1."""
     runs = [run for run in study.units(arm).values() if study.own(run)]
-    found = {run: study.at(run, 2, "over_threshold") for run in runs if study.stood_prune_1(run)}
+    found = {run: study.at(run, 2, "over_threshold") for run in runs if study.survived_prune_1(run)}
     there = {run: (mine, controls) for run, (mine, controls) in found.items() if mine and controls}
     return there, len(runs) - len(there)
 

@@ -1,7 +1,7 @@
 """What the stored masks and weights of runs say, as rows of five more tables.
 
 ``fixed``: coordinates drawn without a look at any network: which of them each prune kept (as bits), and how much of
-their matrices. ``elsewhere``: the weights that other networks follow, looked up here. ``predicted``: how well |θ_0|
+their matrices. ``elsewhere``: the weights that other networks track, looked up here. ``predicted``: how well |θ_0|
 and |θ_T1| predict what is kept. ``regression``: what the size of a weight in the final ticket depends on. ``twins``:
 networks trained from one initialisation in another order of the batches: is the same weight found, how large is it?
 """
@@ -66,17 +66,20 @@ class StoredRun:
         """What θ_0 is called by."""
         return str(self.start["lineage"])[:HASH]
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return read_settings(self.folder)
+
     @property
-    def chooses_for_itself(self) -> bool:
-        """Whether what it follows comes from its own trained network, and from nothing else."""
-        return read_settings(self.folder).get("super_weights") == "discover"
+    def discovers(self) -> bool:
+        """Whether what it tracks comes from its own trained network, and from nothing else."""
+        return self.settings.get("super_weights") == "discover"
 
     @property
     def training(self) -> str:
         """Its θ_0 and its first training, but for the order of the batches."""
-        settings = read_settings(self.folder)
-        kept = {name: value for name, value in settings.items() if name not in FREE}
-        return json.dumps([self.lineage, kept], sort_keys=True)
+        fixed = {name: value for name, value in self.settings.items() if name not in FREE}
+        return json.dumps([self.lineage, fixed], sort_keys=True)
 
     def tensors(self, file: str) -> dict[str, NDArray[Any]]:
         """The down-projections in a file of weights; none where there is no such file."""
@@ -105,11 +108,11 @@ class StoredRun:
         return matrix[in_, out] if self.start["in_out"] else matrix[out, in_]
 
     @cached_property
-    def followed(self) -> tuple[At | None, list[At]]:
-        """The weight of the run's own that stands first, and its primary controls, from the end of round 1."""
+    def tracked(self) -> tuple[At | None, list[At]]:
+        """The run's own weight that is listed first, and its primary controls, from the end of round 1."""
         own: At | None = None
         controls: list[At] = []
-        steps = str(read_settings(self.folder).get("steps"))
+        steps = str(self.settings.get("steps"))
         for row in read_rows(self.folder / "watch.csv"):
             if row["round"] != "1" or row["step"] != steps:
                 continue
@@ -121,28 +124,28 @@ class StoredRun:
         return own, controls
 
 
-Followed = tuple[str, str, At]
+Tracked = tuple[str, str, At]
 """The run that found a weight, what its θ_0 is called by, and the weight."""
 
 
-def tables(folders: Mapping[str, Path], known: Mapping[str, Followed]) -> tuple[dict[str, list[Row]], dict[str, str]]:
+def tables(folders: Mapping[str, Path], known: Mapping[str, Tracked]) -> tuple[dict[str, list[Row]], dict[str, str]]:
     """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why.
 
-    known: of networks whose runs are not here, by what they are called by, what they follow: looked up here as well.
+    known: of networks whose runs are not here, by what they are called by, what they track: looked up here as well.
     """
     from safetensors import SafetensorError
 
     found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
     problems: dict[str, str] = {}
     runs: dict[str, StoredRun] = {}
-    followed: dict[str, Followed] = {}
+    tracked: dict[str, Tracked] = {}
     for name, folder in folders.items():
         run = StoredRun(folder)
         try:
             if run.names:
                 runs[name] = run
-                if run.network and run.followed[0]:
-                    followed.setdefault(run.network, (name, run.lineage, run.followed[0]))
+                if run.network and run.tracked[0]:
+                    tracked.setdefault(run.network, (name, run.lineage, run.tracked[0]))
             for table, rows in _of_one(name, run).items():
                 found[table] += rows
         except (*DAMAGE, SafetensorError) as error:
@@ -151,10 +154,10 @@ def tables(folders: Mapping[str, Path], known: Mapping[str, Followed]) -> tuple[
     for name, run in runs.items():
         for number in range(1, int(run.start["prunes"]) + 1):
             if mask := run.mask(number):
-                found["elsewhere"] += elsewhere(name, number, run, mask, list({**known, **followed}.values()))
+                found["elsewhere"] += elsewhere(name, number, run, mask, list({**known, **tracked}.values()))
     of_one_start: dict[str, dict[str, str]] = {}
     for name, run in runs.items():
-        if run.network and run.chooses_for_itself:
+        if run.network and run.discovers:
             of_one_start.setdefault(run.training, {}).setdefault(run.network, name)
     for networks in of_one_start.values():
         first, *others = networks.values()
@@ -206,14 +209,14 @@ def elsewhere(
     number: int,
     run: StoredRun,
     mask: Mapping[str, NDArray[np.bool_]],
-    followed: Sequence[tuple[str, str, At]],
+    tracked: Sequence[Tracked],
 ) -> list[Row]:
-    """The weights that other networks follow, each looked up here, where it means nothing.
+    """The weights that other networks track, each looked up here, where it means nothing.
 
-    followed: the run that found a weight, the θ_0 of that, and the weight.
+    tracked: the run that found a weight, the θ_0 of that, and the weight.
     """
     rows = []
-    for of, lineage, at in followed:
+    for of, lineage, at in tracked:
         matrix = mask.get(run.names[at[0]]) if at[0] < len(run.names) else None
         if lineage == run.lineage or matrix is None:
             continue
@@ -258,8 +261,8 @@ def regression(
 
 
 def twins(name: str, first: StoredRun, other_name: str, other: StoredRun) -> list[Row]:
-    """The first network's followed weight, and its controls, in the other one, which had no part in choosing them."""
-    (own, controls), (theirs, _) = first.followed, other.followed
+    """The first network's tracked weight, and its controls, in the other one, which had no part in choosing them."""
+    (own, controls), (theirs, _) = first.tracked, other.tracked
     weights, mask = other.tensors("round_1/model.safetensors"), other.mask(1)
     if own is None or not weights:
         return []
