@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -10,13 +9,15 @@ import numpy as np
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.verdict import by_test, together
+from swlottery.report.page.verdict import YES, by_test, together
 from swlottery.study import statistics
 
 POWER = "power against twice the rate, %"
 KEPT = "95 % interval of the kept fraction"
 FEWEST = 3
 """Networks from which on it can be asked whether the same coordinates are kept again and again."""
+ALPHA = 0.01
+"""The level of the dispersion's test, as planned (docs/study.md): in either arm, without a correction."""
 MARGIN = 0.2
 """A dispersion within this of 1 is as chance gives."""
 SPREAD = ("dispersion", "p", "chance, low", "chance, high")
@@ -32,13 +33,13 @@ def drawn(study: Study) -> Answer | None:
     rated = {study.title(arm) for arm in study.rated}
     judged = {row["arm"]: row for row in rows if row["p"] is not None and row["arm"] in rated}
     ranges = {arm: _dispersion_range(row) for arm, row in judged.items()}
-    near = [low >= 1 - MARGIN and high <= 1 + MARGIN for low, high in ranges.values()]
+    near = {arm: low >= 1 - MARGIN and high <= 1 + MARGIN for arm, (low, high) in ranges.items()}
     parts = [f"{row['dispersion']:.2f} at {arm} ({p_value(row['p'])})" for arm, row in judged.items()]
     spread = [row for row in rows if row["dispersion"] is not None]
     return Answer.of(
         "chance",
         "Is a coordinate fixed beforehand kept other than by chance?",
-        together(dict(zip(judged, _verdicts(list(judged.values()), near=near), strict=True))),
+        together({arm: by_test(row["p"], None, near[arm], ALPHA) for arm, row in judged.items()}),
         number=by_arm(
             {arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm in judged}
         ),
@@ -67,7 +68,7 @@ def drawn(study: Study) -> Answer | None:
         ],
         method="Dispersion: the variance over coordinates of the number of networks that keep each, over its mean when "
         "the kept ones are permuted within each matrix of each network (999 draws, two-sided). Above 1, the same ones "
-        f"are kept again and again. Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
+        f"are kept again and again. Yes: p < 0.01 in either arm, as planned. Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
     )
 
 
@@ -117,7 +118,7 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
     return Answer.of(
         name,
         question,
-        together(dict(zip(judged, _verdicts(list(judged.values())), strict=True))),
+        together({arm: _verdict(row) for arm, row in judged.items()}),
         number=by_arm(numbers),
         networks=max(row["networks"] for row in table.rows),
         sentence=f"{subject} was kept {listed(parts)}." if parts else "",
@@ -127,11 +128,9 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
     )
 
 
-def _verdicts(rows: Sequence[Row], near: Sequence[bool] = ()) -> list[str]:
-    """Of rows that are one family. near: whether the effect lies within its margin."""
-    corrected = statistics.holm([row["p"] for row in rows])
-    close = near or [False] * len(rows)
-    return [by_test(p, row.get(POWER), is_near) for row, p, is_near in zip(rows, corrected, close, strict=True)]
+def _verdict(row: Row) -> str:
+    """The plan's rule (docs/study.md): yes where the interval of the kept fraction excludes what chance gives."""
+    return YES if row["outside"] else by_test(1.0, row[POWER])
 
 
 def _dispersion_range(row: Row) -> tuple[float, float]:

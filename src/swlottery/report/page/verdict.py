@@ -18,15 +18,15 @@ RULE = (
 )
 
 
-def by_test(p: float | None, power: float | None, is_near: bool = False) -> str:
+def by_test(p: float | None, power: float | None, is_near: bool = False, alpha: float = ALPHA) -> str:
     """From a test.
 
     p: corrected by Holm. power: in percent, to find the effect that the question states. is_near: whether the interval
-    of the effect lies within the margin that the question states.
+    of the effect lies within the margin that the question states. alpha: where the study's plan has another level.
     """
     if p is None:
         return TOO_FEW
-    if p < ALPHA:
+    if p < alpha:
         return YES
     return NO if is_near or (power is not None and power >= ENOUGH) else TOO_FEW
 
