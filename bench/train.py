@@ -190,10 +190,11 @@ def parts(arguments: argparse.Namespace) -> None:
     """Time everything that stands beside the steps once, in a real run of two short trainings and one prune."""
     import tempfile
 
+    from swlottery.lottery.state import Run
+
     from swlottery.config import TrainSettings
     from swlottery.data.tokens import prepare
     from swlottery.lottery import loop, start
-    from swlottery.lottery.state import Run
     from swlottery.report.figures.train import draw_round, draw_run
     from swlottery.runtime import environment, files
     from swlottery.watch import events as observe

@@ -13,11 +13,11 @@ import pytest
 
 from swlottery import cli
 from swlottery.config import SweepSettings, TrainSettings, from_file
+from swlottery.lottery import matching
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
 from swlottery.runtime.tables import WATCH
 from swlottery.study import grid as study
-from swlottery.watch import controls
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METHOD = (REPOSITORY / "docs" / "method.md").read_text(encoding="utf-8")
@@ -42,8 +42,8 @@ def test_the_columns_of_the_watch() -> None:
 
 
 def test_the_kinds_of_controls() -> None:
-    assert first_cells(section(13)) == list(controls.KINDS)
-    assert f"{controls.COUNT} of each" in section(13)
+    assert first_cells(section(13)) == list(matching.KINDS)
+    assert f"{matching.COUNT} of each" in section(13)
 
 
 def test_scopes_criteria_and_rewindings() -> None:

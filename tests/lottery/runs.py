@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.commands import train
 
 if TYPE_CHECKING:
-    from swlottery.lottery.state import Run
+    from swlottery.lottery.loop import Lottery
 
 TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds"}
 
@@ -28,12 +29,12 @@ def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) 
     return ["train", *named, *more]
 
 
-def built(model: Path, text: Path, folder: Path, **changes: object) -> Run:
-    """The run that such flags make, before its first step, for tests that look inside while it goes."""
+def built(model: Path, text: Path, folder: Path, known: Sequence[Any] = (), **changes: object) -> Lottery:
+    """The lottery that such flags make, before its first step, for tests that look inside while it goes. ``known``: the
+    weights that it tracks from the start."""
     from swlottery.config import TrainSettings
     from swlottery.data.tokens import prepare
     from swlottery.lottery import start
-    from swlottery.lottery.state import Run
     from swlottery.runtime import environment
 
     settings: dict[str, Any] = {
@@ -45,8 +46,23 @@ def built(model: Path, text: Path, folder: Path, **changes: object) -> Run:
     chosen.check()
     environment.pin(1)
     network = start.network(chosen)
+    return of_network(network, prepare(chosen.data, network.tokenizer), chosen, folder, known)
+
+
+def of_network(network: Any, data: Any, settings: Any, folder: Path, known: Sequence[Any] = ()) -> Lottery:
+    """The same of what such flags name, loaded."""
+    from swlottery.commands.keeper import FolderKeeper
+    from swlottery.lottery.loop import Lottery
+    from swlottery.report.logs.progress import Output
+    from swlottery.runtime import environment
+    from swlottery.watch.recorder import WatchRecorder
+
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(network, prepare(chosen.data, network.tokenizer), chosen, folder, environment.describe(1))
+    keeper = FolderKeeper(folder, settings, network.device)
+    output = Output(folder, settings, settings.dtype, keeper.tables, log=None)
+    theta_0 = functools.partial(keeper.theta, 0)
+    recorder = WatchRecorder(network, data, settings, environment.describe(1), known, output, theta_0)
+    return Lottery(network, data, settings, keeper, recorder)
 
 
 def complaint(stderr: str) -> str:

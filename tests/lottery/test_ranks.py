@@ -121,15 +121,15 @@ def show_masks(target: Path) -> Callable[[int], None]:
 
     def patch(rank: int) -> None:
         from swlottery.lottery import masks as masking
-        from swlottery.lottery.state import Run
+        from swlottery.lottery.loop import Lottery
 
-        def tell(run: Run, masks: Any, number: int) -> None:
+        def tell(run: Lottery, masks: Any, number: int) -> None:
             packed, _ = masking.pack(masks)
             content = b"".join(packed[name].numpy().tobytes() for name in sorted(packed))
             with open(f"{target}{rank}", "a") as file:
                 file.write(f"{number} {hashlib.sha256(content).hexdigest()}\n")
 
-        before(Run, "set_masks", tell)
+        before(Lottery, "set_masks", tell)
 
     return patch
 

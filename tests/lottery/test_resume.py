@@ -21,7 +21,7 @@ PHASES = {
     "pruning": ("swlottery.lottery.prune", "Pruner", "prune"),
     "writing": ("swlottery.runtime.files", None, "write"),
     "data": ("swlottery.data.tokenize", None, "write_shard"),
-    "finder": ("swlottery.watch.events", None, "look"),
+    "finder": ("swlottery.lottery.loop", None, "look"),
     "checkpoint": ("swlottery.runtime.checkpoint", None, "save"),
     "hash": ("swlottery.runtime.checkpoint", None, "_sha256"),
 }

@@ -13,11 +13,10 @@ from swlottery.cli import main
 from swlottery.config import TrainSettings, from_file
 from swlottery.errors import BadInput
 from swlottery.lottery import start
-from swlottery.lottery.loop import lottery
+from swlottery.lottery.look import look
 from swlottery.lottery.scope import SCOPES, in_scope
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
-from swlottery.watch.tracked import look
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -103,10 +102,9 @@ def test_the_embedding_has_as_many_rows_as_asked_for(scratch):
 
 
 def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monkeypatch):
-    from lottery.runs import table
+    from lottery.runs import of_network, table
     from swlottery.data.tokens import prepare
     from swlottery.lottery import masks as masking
-    from swlottery.lottery.state import Run
     from swlottery.runtime import environment
 
     settings = TrainSettings(
@@ -118,12 +116,12 @@ def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monk
     assert len(biases) == 25 and not any(p.requires_grad for p in biases.values())
     weights = sum(p.numel() for p in network.parameters.values()) - sum(p.numel() for p in biases.values())
     environment.pin(1)
-    run = Run(network, prepare(str(text), network.tokenizer), settings, tmp_path, environment.describe(1))
+    run = of_network(network, prepare(str(text), network.tokenizer), settings, tmp_path)
     before = {name: p.detach().clone() for name, p in run.parameters.items()}
-    list(lottery(run, []))
+    run.run()
     assert not any(p.count_nonzero() for p in biases.values())
     assert all(not torch.equal(before[name], p) for name, p in run.parameters.items() if name not in biases)
-    assert not set(biases) & set(run.masks) and masking.total(run.masks) == weights
+    assert not set(biases) & set(run.training.masks) and masking.total(run.training.masks) == weights
     assert [row["remaining"] for row in table(tmp_path, "rounds.csv")] == [str(weights), str(weights - weights // 5)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import socket
@@ -14,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.commands.keeper import FolderKeeper
 from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
-from swlottery.report.logs.progress import Telling, standing, told_before
+from swlottery.report.logs.progress import Output, printed_before
 from swlottery.report.logs.train import TrainLog
 from swlottery.runtime import checkpoint, environment, files, hardware, stop
 from swlottery.runtime import folder as folders
@@ -30,9 +32,8 @@ if TYPE_CHECKING:
 
     from swlottery.data.tokens import Tokens
     from swlottery.lottery.start import Network
-    from swlottery.lottery.state import Event, Run
     from swlottery.lottery.taken import Taken
-    from swlottery.watch.rows import Followed
+    from swlottery.watch.tracked import Tracked
 
 
 @dataclasses.dataclass
@@ -42,7 +43,7 @@ class Prepared:
 
     network: Network
     data: Tokens
-    known: list[Followed]
+    known: list[Tracked]
     parent: Path | None
     folder: Path
     plots: Path
@@ -182,56 +183,68 @@ def _run(
     settings: TrainSettings, prepared: Prepared, ranks: Ranks, asked: Asked, cores: int, log_name: str, started: float
 ) -> int:
     from swlottery.lottery.loop import lottery
-    from swlottery.lottery.state import Run
+    from swlottery.watch.recorder import WatchRecorder
+    from swlottery.watch.tracked import subjects
 
-    folder = prepared.folder
+    folder, network, data = prepared.folder, prepared.network, prepared.data
     ranks.watch(folder)
-    told, here = ranks.decide(
-        lambda: (told_before(folder, log_name), _environment(settings, prepared, cores, ranks.size))
+    printed, here = ranks.decide(
+        lambda: (printed_before(folder, log_name), _environment(settings, prepared, cores, ranks.size))
     )
     environment.pin(here["threads"])
     if ranks.lead:
         files.write_json(folder / "settings.json", dataclasses.asdict(settings))
     notes: list[str] = []
-    run = Run(prepared.network, prepared.data, settings, folder, here, notes.append, ranks, asked)
-    log = TrainLog(bars=sys.stderr.isatty())
-    telling = Telling(log, run, told)
-    events = lottery(run, prepared.known, prepared.parent / "round_1" if prepared.parent else None)
-    figures: list[Path] = []
-    try:
-        ranks.decide(lambda: telling.open(notes))
+    keeper = FolderKeeper(folder, settings, network.device, notes.append, ranks, asked)
+    log = TrainLog(bars=sys.stderr.isatty()) if ranks.lead else None
+    draw = functools.partial(_draw, folder, prepared.plots, settings)
+    output = Output(folder, settings, here["dtype"], keeper.tables, log, printed, draw)
+    theta_0 = functools.partial(keeper.theta, 0)
+    recorder = WatchRecorder(network, data, settings, here, prepared.known, output, theta_0)
+
+    def ended(state: str, message: str = "") -> None:
         if ranks.lead:
-            folders.write_status(folder, "running", standing(run))
-            if told < 0 and log_name:  # from here on this log tells of the run
-                files.write_json(folder / "told.json", {"log": log_name, "events": 0})
+            with suppress(OSError) if state == "failed" else contextlib.nullcontext():  # not to hide what it caused
+                output.status(state, **({"message": message} if state == "failed" else {}))
+            if state == "finished":  # not before: a run with neither would be done again
+                checkpoint.clear(folder / "checkpoints")
+            output.footer(time.monotonic() - started, state, message)
+
+    try:
+        ranks.decide(lambda: _open(output, keeper, prepared, notes, log_name))
         try:
-            for event in events:
-                if ranks.lead:
-                    telling.tell(event)
-                    if event["event"] in ("prune", "finished"):
-                        figures += _draw(run, prepared.plots, event)
+            source = prepared.parent / "round_1" if prepared.parent else None
+            known = subjects(prepared.known, settings)
+            lottery(network, data, settings, keeper, recorder, known, source, ranks, asked, here["dtype"])
+            keeper.tables.lengths()  # all of them safely on disk
         except Stopped:
-            run.settle()
+            keeper.settle()
             raise
     except Stopped:
-        if ranks.lead:
-            folders.write_status(folder, "stopped", standing(run))
-            telling.footer(figures, time.monotonic() - started, "stopped", run.saved_where)
+        ended("stopped", keeper.saved_where)
         return STOPPED
     except BaseException as error:
         message = str(error) or type(error).__name__
-        if ranks.lead:
-            with suppress(OSError):  # a full disk must not hide what it caused
-                folders.write_status(folder, "failed", {**standing(run), "message": message})
-            telling.footer(figures, time.monotonic() - started, "failed", message)
+        ended("failed", message)
         raise
     finally:
-        run.close()
-    if ranks.lead:
-        folders.write_status(folder, "finished", standing(run))
-        checkpoint.clear(folder / "checkpoints")  # not before: a run with neither would be done again
-        telling.footer(figures, time.monotonic() - started)
+        keeper.close()
+    ended("finished")
     return DONE
+
+
+def _open(output: Output, keeper: FolderKeeper, prepared: Prepared, notes: list[str], log_name: str) -> None:
+    """Begin the log. `BadInput` where the run was begun with another network or other data."""
+    history = keeper.history() if keeper.place is not None else []
+    if history:
+        begun, folder = history[0], prepared.folder
+        if begun["data"]["sha256"] != prepared.data.manifest.get("sha256"):
+            raise BadInput(
+                f"the text {prepared.data.name} is not the one that {folder} was begun with: it has other tokens"
+            )
+        if begun["lineage"] != prepared.network.lineage:
+            raise BadInput(f"the network is not the one that {folder} was begun with: it has other weights at step 0")
+    output.open(notes, keeper.place, history, log_name)
 
 
 def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:
@@ -255,12 +268,13 @@ def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks:
     return kept
 
 
-def _draw(run: Run, plots: Path, event: Event) -> list[Path]:
+def _draw(folder: Path, plots: Path, settings: TrainSettings, event: dict[str, Any]) -> list[Path]:
+    """The figures that a prune, or the end of the run, calls for."""
     from swlottery.report.figures.train import draw_round, draw_run
 
-    round_ = event["round"] if event["event"] == "prune" else run.prunes + 1
-    drawn = [draw_round(run.folder, plots, round_)] if run.main else []
-    return drawn + (draw_run(run.folder, plots) if event["event"] == "finished" else [])
+    final = 2 if settings.one_shot else len(settings.rates()) + 1
+    drawn = [draw_round(folder, plots, event.get("round", final))] if event["weights"] else []
+    return drawn + (draw_run(folder, plots) if event["event"] == "finished" else [])
 
 
 def _sha256(path: Path) -> str:

@@ -106,12 +106,17 @@ def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
     return None
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a sound checkpoint, without its tensors."""
+    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
+    return state
+
+
 def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(state, tensors) of a sound checkpoint."""
     from safetensors.torch import load_file
 
-    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
-    return state, load_file(checkpoint.with_suffix(".safetensors"))
+    return read_state(checkpoint), load_file(checkpoint.with_suffix(".safetensors"))
 
 
 def clear(folder: Path) -> None:
