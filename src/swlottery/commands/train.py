@@ -182,7 +182,7 @@ def _take(folder: Path, plots: Path, stack: contextlib.ExitStack, patient: bool)
 def _run(
     settings: TrainSettings, prepared: Prepared, ranks: Ranks, asked: Asked, cores: int, log_name: str, started: float
 ) -> int:
-    from swlottery.lottery.loop import lottery
+    from swlottery.lottery.loop import Lottery
     from swlottery.watch.recorder import WatchRecorder
     from swlottery.watch.tracked import subjects
 
@@ -214,8 +214,8 @@ def _run(
         ranks.decide(lambda: _open(output, keeper, prepared, notes, log_name))
         try:
             source = prepared.parent / "round_1" if prepared.parent else None
-            known = subjects(prepared.known, settings)
-            lottery(network, data, settings, keeper, recorder, known, source, ranks, asked, here["dtype"])
+            lottery = Lottery(network, data, settings, keeper, recorder, ranks, asked, here["dtype"])
+            lottery.run(subjects(prepared.known, settings), source)
             keeper.tables.lengths()  # all of them safely on disk
         except Stopped:
             keeper.settle()

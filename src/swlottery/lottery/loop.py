@@ -6,7 +6,6 @@ that lies between two trainings is a function of the trained weights.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from swlottery.lottery import arms
 from swlottery.lottery import masks as masking
 from swlottery.lottery.arms import Arms
 from swlottery.lottery.entries import Layout
+from swlottery.lottery.judge import Judge
 from swlottery.lottery.look import coordinate_of, look
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Interval, Position, Progress
@@ -28,31 +28,15 @@ from swlottery.lottery.rewind import rewind
 from swlottery.lottery.scope import in_scope
 from swlottery.lottery.snapshot import Snapshot, Start
 from swlottery.lottery.start import Network
-from swlottery.lottery.training import NotFinite, Training
+from swlottery.lottery.training import Training
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime.clock import Clock
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
 
-def lottery(
-    network: Network,
-    data: Tokens,
-    settings: TrainSettings,
-    keeper: Keeper,
-    recorder: Recorder,
-    subjects: Sequence[Coordinate] = (),
-    branch: Path | None = None,
-    ranks: Ranks | None = None,
-    asked: Asked = never,
-    dtype: str | None = None,
-) -> Masks:
-    """Build a `Lottery` and run it, from its start or from where it was stopped. See there."""
-    return Lottery(network, data, settings, keeper, recorder, ranks, asked, dtype).run(subjects, branch)
-
-
 class Lottery:
-    """The method on one network. Building one takes up what the keeper holds; `run` does the rest.
+    """The method on one network. Building one takes up the keeper's newest checkpoint; `run` does the rest.
 
     dtype: of matrix products; None: what the settings ask for, on this device. asked: whether this process is to stop.
     """
@@ -69,15 +53,15 @@ class Lottery:
         dtype: str | None = None,
     ) -> None:
         self.network, self.settings, self.keeper, self.recorder = network, settings, keeper, recorder
-        self.ranks, self.asked = ranks or Ranks(), asked
         self.parameters, self.layout = network.parameters, Layout(network)
         self.downs = {name: self.parameters[name] for name in self.layout.names.values()}
-        self.windows = validation_windows(data.validation, network.context, settings.eval_sequences)
         self.scope = in_scope(network.model, network.roles, settings.scope)
         self.pruner = Pruner(self.layout, self.scope, settings)
-        self.training = Training(network, masking.full(self.scope), settings, data.train, self.ranks, dtype)
+        self.training = Training(network, masking.full(self.scope), settings, data.train, ranks, dtype)
         self.position, self.interval, self.clock = Position(), Interval(), Clock()
         self.progress = Progress(self.position, self.interval, self.training, self.pruner, recorder, self.clock)
+        windows = validation_windows(data.validation, network.context, settings.eval_sequences)
+        self.judge = Judge(self.progress, settings, windows, asked)
         self.resumed = keeper.take_up(self.progress)
         if self.resumed:
             self.training.set_masks(keeper.masks(self.position.round - 1))
@@ -131,7 +115,7 @@ class Lottery:
         if position.step == self.first_step(round):
             self.interval.restart(self.downs)
             self.recorder.round_started(round, position.step, self.scope, self.training.masks)
-            self.recorder.evaluated(self.judge(round))
+            self.recorder.evaluated(self.judge.snapshot(self.counts))
             position.evaluation_due = False
         elif position.evaluation_due and position.step < settings.steps:
             self.evaluate(round)
@@ -149,7 +133,7 @@ class Lottery:
 
     def take_step(self, step: int, round: int, see: bool) -> None:
         """One step of training. see: keep the gradients of the down-projections, an evaluation follows."""
-        self.ranks.where = f"step {step + 1} of round {round}"
+        self.training.ranks.where = f"step {step + 1} of round {round}"
         with self.clock.step():
             seen = (lambda: self.interval.see_gradients(self.downs)) if see else None
             loss, self.position.norm = self.training.step(step, round, seen)
@@ -159,7 +143,7 @@ class Lottery:
     def evaluate(self, round: int) -> None:
         """The evaluation that is due at this step. A run that is stopped in it has it still to come when it goes on."""
         try:
-            now = self.judge(round)
+            now = self.judge.snapshot(self.counts)
         except Stopped:
             self.keeper.save(self.progress)
             raise
@@ -168,48 +152,9 @@ class Lottery:
         self.position.evaluation_due = False
         self.interval.restart(self.downs)
 
-    def judge(self, round: int) -> Snapshot:
-        """Held-out loss, and what a prune now would do."""
-        step, losses, settings = self.position.step, self.interval.losses, self.settings
-        masks = self.training.masks
-        self.ranks.where = f"the evaluation after step {step} of round {round}"
-        proposed = self.pruner.prune(masks, self.counts[round - 1])
-        val_loss = self.training.evaluate(self.windows, self.asked)
-        if not math.isfinite(val_loss):
-            raise NotFinite(
-                f"the held-out loss is not finite after step {step} of round {round}: lower --lr, or clip harder; the last "
-                "good checkpoint is kept"
-            )
-        stepped = bool(self.interval.gradients)
-        moments = self.interval.moments or (self.training.second_moments(self.downs) if stepped else None)
-        rounds_left = len(self.counts) - round
-        return Snapshot(
-            round=round,
-            step=step,
-            steps=settings.steps,
-            weights={name: parameter.detach() for name, parameter in self.scope.items()},
-            masks=masks,
-            alive=masks,
-            **self.proposal(proposed),
-            gradients=self.interval.gradients if stepped else None,
-            moments=moments if stepped else None,
-            since=self.interval.since if stepped else None,
-            train_loss=math.fsum(losses) / len(losses) if losses else None,
-            val_loss=val_loss,
-            norm=self.position.norm if losses else None,
-            steps_left=settings.steps - step + rounds_left * (settings.steps - settings.rewind_step),
-            seconds_per_step=self.clock.seconds_per_step,
-        )
-
-    def proposal(self, proposed: Masks) -> dict[str, Any]:
-        """What a snapshot says of the masks that a prune would leave."""
-        threshold, each = self.pruner.thresholds(self.training.masks, proposed)
-        by_magnitude = self.settings.criterion != "random"
-        return {"proposed": proposed, "threshold": threshold, "thresholds": each if by_magnitude else None}
-
     def trained(self, round: int) -> tuple[Snapshot, str, list[dict[str, Any]]]:
         """Judge the trained network, and have the finder look at it."""
-        now = self.judge(round)
+        now = self.judge.snapshot(self.counts)
         self.recorder.trained(now, self.position, self.clock.round_seconds())
         self.keeper.leave_if_asked()
         kind, found = "", list[dict[str, Any]]()
@@ -235,7 +180,7 @@ class Lottery:
         self.recorder.discovered(kind, found, now)
         weights = self.layout.matrices(self.downs)
         self.pruner.arms = arms.choose(self.settings, [coordinate_of(weight) for weight in found], weights)
-        return replace(now, **self.proposal(self.pruner.prune(self.training.masks, self.counts[0])))
+        return self.judge.proposed_anew(now, self.counts[0])
 
     def set_masks(self, masks: Masks, number: int) -> None:
         """Store m_number, and train under it from now on."""
