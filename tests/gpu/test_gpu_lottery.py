@@ -99,14 +99,24 @@ def test_what_is_pruned_and_rewound(changes, tiny_gpt2, text, tmp_path, gpu):
     rows = table(tmp_path, "rounds.csv")
     counts = [int(row["remaining"]) for row in rows]
     assert len(counts) == len(run.counts) and counts[0] - counts[-1] == sum(run.counts[:-1])
-    assert masking.remaining(masking.load(tmp_path / "masks" / f"round_{len(run.counts) - 1}.safetensors")) == counts[-1]
+    assert masking.remaining(run.keeper.masks(len(run.counts) - 1)) == counts[-1]
 
 
 @pytest.mark.parametrize("known", [TRACKED, []], ids=["a record", "discovered"])
 @pytest.mark.parametrize("arm", [{"protect": "sw"}, {"force_prune": "sw"}, {"force_prune": "controls"}], ids=str)
 def test_the_arms_of_the_super_weights(arm, known, tiny_gpt2, text, tmp_path, gpu):
-    run = run_of(tiny_gpt2, text, tmp_path, known, super_weights="a record" if known else "discover",
-                    scope="mlp", prune_rate="0.5", steps=2, rounds=2, **arm)  # fmt: skip
+    run = run_of(
+        tiny_gpt2,
+        text,
+        tmp_path,
+        known,
+        super_weights="a record" if known else "discover",
+        scope="mlp",
+        prune_rate="0.5",
+        steps=2,
+        rounds=2,
+        **arm,
+    )
     own = [one.coordinate for one in run.recorder.tracked]
     masks = run.layout.matrices(run.training.masks)
     alive = [bool(masks[c.layer, c.expert][c.out, c.in_]) for c in own]
@@ -141,8 +151,16 @@ def test_a_branch_from_round_1(tiny_gpt2, text, tmp_path, gpu):
 @pytest.mark.parametrize("init", ["xavier", "gpt2"])
 def test_from_scratch_with_frozen_biases(init, tiny_gpt2, text, tmp_path, gpu, monkeypatch):
     monkeypatch.setitem(models.GPT2_SIZES, "gpt2-mini", {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64})
-    run = run_of("gpt2-mini", text, tmp_path, start="scratch", init=init, freeze_biases=True,
-                    tokenizer=str(tiny_gpt2), super_weights="discover")  # fmt: skip
+    run = run_of(
+        "gpt2-mini",
+        text,
+        tmp_path,
+        start="scratch",
+        init=init,
+        freeze_biases=True,
+        tokenizer=str(tiny_gpt2),
+        super_weights="discover",
+    )
     biases = [p for name, p in run.parameters.items() if run.network.roles.role_of(name, p) == "bias"]
     assert biases and not any(bool(bias.any()) for bias in biases)
 
@@ -154,9 +172,16 @@ def test_a_mixture_of_experts(text, tmp_path, tiny_gpt2, gpu):
     folder = tmp_path / "mixtral"
     torch.manual_seed(0)
     config = MixtralConfig(
-        vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, num_local_experts=3, num_experts_per_tok=2, max_position_embeddings=512,
-    )  # fmt: skip
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+    )
     MixtralForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(folder)
     run = run_of(folder, text, tmp_path / "run", super_weights="discover", protect="sw")

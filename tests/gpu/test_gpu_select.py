@@ -1,4 +1,4 @@
-"""Selection on a GPU removes what it removes on the CPU, and makes the host wait as often for many weights as for few."""
+"""Selection on a GPU removes what it removes on a CPU. The host waits as often for many weights as for few."""
 
 from __future__ import annotations
 

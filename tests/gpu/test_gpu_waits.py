@@ -17,9 +17,14 @@ from swlottery.watch import events, recorder, rows
 from swlottery.watch.tracked import Tracked
 
 PARTS: list[tuple[Any, str]] = [
-    (Training, "step"), (Pruner, "prune"), (Pruner, "thresholds"), (rows, "rows"), (events, "prune"),
-    (recorder, "survivors"), (masking, "violations"),
-]  # fmt: skip
+    (Training, "step"),
+    (Pruner, "prune"),
+    (Pruner, "thresholds"),
+    (rows, "rows"),
+    (events, "prune"),
+    (recorder, "survivors"),
+    (masking, "violations"),
+]
 
 
 @pytest.fixture
@@ -31,7 +36,8 @@ def most(tiny_gpt2, text, tmp_path, gpu, monkeypatch):
         places = Waits()
         with monkeypatch.context() as patch:
             for owner, name in PARTS:
-                patch.setattr(owner, name, counted(getattr(owner, name), "Pruner.prune" if owner is Pruner and name == "prune" else name, found, places))
+                title = f"{owner.__name__.rpartition('.')[2]}.{name}"
+                patch.setattr(owner, name, counted(getattr(owner, name), title, found, places))
             known = [Tracked("foreign", Coordinate(nth % 2, nth // 2, nth)) for nth in range(number)]
             built(tiny_gpt2, text, tmp_path / str(number), known, steps=3, eval_steps=2, **changes).run()
         return found, places
@@ -53,13 +59,13 @@ def test_waits_do_not_grow_with_what_is_followed(most):
     """Two weights with 152 controls, and 8 with 608, in the same two matrices; six tensors are in scope."""
     (few, places), (many, _) = most(2), most(8)
     assert few == many, str(places)
-    assert few["rows"] <= 2 + 5, "one a matrix; the places, and all that remain"
-    assert few["prune"] + 2 * few["survivors"] <= 12
-    assert few["thresholds"] == few["violations"] == 1
+    assert few["rows.rows"] <= 2 + 5, "one a matrix; the places, and all that remain"
+    assert few["events.prune"] + 2 * few["recorder.survivors"] <= 12
+    assert few["Pruner.thresholds"] == few["masks.violations"] == 1
     assert few["Pruner.prune"] <= 3 * 6 + 17
 
 
 def test_a_step_waits_for_two_numbers(most):
     """Its loss and its norm."""
     found, places = most(0)
-    assert found["step"] <= 2, str(places)
+    assert found["Training.step"] <= 2, str(places)

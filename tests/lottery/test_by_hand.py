@@ -102,8 +102,10 @@ def test_layers_ranked_alone_give_each_its_share(run, monkeypatch):
     )  # figures take the thresholds of layers from another file
     folder = run(rounds=1, criterion="layer-magnitude")
     assert stored(folder, 1) == {
-        ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]], PROJ: [[0, 1], [1, 1]], DOWN: [[1, 0], [1, 1]],
-    }  # fmt: skip
+        ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]],
+        PROJ: [[0, 1], [1, 1]],
+        DOWN: [[1, 0], [1, 1]],
+    }
     assert len(list((folder.parents[1] / "plots").iterdir())) == 4
 
 

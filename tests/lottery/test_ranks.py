@@ -273,8 +273,9 @@ def test_a_rank_that_is_stuck_is_named(tiny_gpt2: Path, text: Path, tmp_path: Pa
     finally:
         os.kill(other, signal.SIGKILL)
         ends([other])
-    assert re.search(r"swlottery: rank 1 \(process \d+ on \S+\) is stuck since step 4 of round 1",
-                     (tmp_path / "log0").read_text())  # fmt: skip
+    assert re.search(
+        r"swlottery: rank 1 \(process \d+ on \S+\) is stuck since step 4 of round 1", (tmp_path / "log0").read_text()
+    )
 
 
 def test_bad_input_is_one_line_of_the_lead(tiny_gpt2: Path, text: Path, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_signal_saves_and_exits_75(step, alone, tiny_gpt2, text, tmp_path, mon
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
 def test_a_signal_in_an_evaluation(number, alone, tiny_gpt2, text, tmp_path, monkeypatch):
-    """It is left at once; what was trained up to it stays trained, except in round 1's first and where a prune comes."""
+    """It is left at once. What was trained up to it stays trained, except in round 1's first and before a prune."""
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:

@@ -182,9 +182,15 @@ def test_chunks_are_in_row_major_order_and_small(chunk, pieces):
     pieces(chunk=chunk)
     base = torch.arange(2 * 3 * 4.0)
     for tensor in [
-        base, base[::2], base[5], base.view(4, 6).t(), base.view(2, 3, 4).permute(2, 0, 1), base.view(4, 6)[:, ::3],
-        torch.zeros(3, 0), torch.arange(5.0).expand(3, 5),
-    ]:  # fmt: skip
+        base,
+        base[::2],
+        base[5],
+        base.view(4, 6).t(),
+        base.view(2, 3, 4).permute(2, 0, 1),
+        base.view(4, 6)[:, ::3],
+        torch.zeros(3, 0),
+        torch.arange(5.0).expand(3, 5),
+    ]:
         parts = list(chunks(tensor))
         assert [start for start, _ in parts] == [sum(len(p) for _, p in parts[:i]) for i in range(len(parts))]
         assert all(0 < len(part) <= chunk for _, part in parts)
@@ -269,8 +275,11 @@ def test_large_finite_scores_whose_sum_overflows_are_fine():
 
 def test_types_are_compared_without_rounding():
     """1 + 2⁻¹⁰ is 1 in bfloat16, and 70000 infinite in float16."""
-    weights = {"b": torch.tensor([1.0, 70144.0]).bfloat16(), "f": torch.tensor([1 + 2**-10, 1 - 2**-10]),
-               "h": torch.tensor([1 + 2**-9]).half()}  # fmt: skip
+    weights = {
+        "b": torch.tensor([1.0, 70144.0]).bfloat16(),
+        "f": torch.tensor([1 + 2**-10, 1 - 2**-10]),
+        "h": torch.tensor([1 + 2**-9]).half(),
+    }
     masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
     order = []
     for count in range(1, 6):
@@ -343,12 +352,23 @@ def test_shares_sum_to_the_count_and_are_floors_or_one_more(free, share):
 @pytest.mark.parametrize(
     ("remaining", "rate", "count"),
     [
-        (100, 0.29, 29), (100, 0.57, 57), (100, 0.58, 58), (1000, 0.1, 100), (7, 0.2, 1), (10, "0.2", 2),
-        (10**12 + 1, Decimal("0.1"), 10**11), (124_373_760, 0.2, 24_874_752), (99_499_008, 0.2, 19_899_801),
-        (3, 1.0, 3), (3, 0.0, 0), (10**6, 1e-6, 1), (10**6 - 1, 1e-6, 0), (10**17, 0.99999999999999999, 10**17),
+        (100, 0.29, 29),
+        (100, 0.57, 57),
+        (100, 0.58, 58),
+        (1000, 0.1, 100),
+        (7, 0.2, 1),
+        (10, "0.2", 2),
+        (10**12 + 1, Decimal("0.1"), 10**11),
+        (124_373_760, 0.2, 24_874_752),
+        (99_499_008, 0.2, 19_899_801),
+        (3, 1.0, 3),
+        (3, 0.0, 0),
+        (10**6, 1e-6, 1),
+        (10**6 - 1, 1e-6, 0),
+        (10**17, 0.99999999999999999, 10**17),
         (10**12, "0.9999999999999999999999999", 10**12 - 1),
     ],
-)  # fmt: skip
+)
 def test_the_floor_is_taken_in_decimals(remaining, rate, count):
     assert prune_count(remaining, rate) == count
 

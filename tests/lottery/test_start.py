@@ -108,9 +108,20 @@ def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monk
     from swlottery.runtime import environment
 
     settings = TrainSettings(
-        model="gpt2-mini", start="scratch", freeze_biases=True, scope="all", context=16, micro_batch=2, steps=2, rounds=1,
-        eval_sequences=2, super_weights="none", threads=1, device="cpu", lr=0.01,
-    )  # fmt: skip
+        model="gpt2-mini",
+        start="scratch",
+        freeze_biases=True,
+        scope="all",
+        context=16,
+        micro_batch=2,
+        steps=2,
+        rounds=1,
+        eval_sequences=2,
+        super_weights="none",
+        threads=1,
+        device="cpu",
+        lr=0.01,
+    )
     network = scratch(**{name: getattr(settings, name) for name in ("freeze_biases", "scope", "context")})
     biases = {name: p for name, p in network.parameters.items() if network.roles.role_of(name, p) == "bias"}
     assert len(biases) == 25 and not any(p.requires_grad for p in biases.values())
@@ -130,8 +141,10 @@ def test_biases_move_where_they_are_not_frozen(scratch):
     assert all(p.requires_grad for p in network.parameters.values())
     scopes = {scope: in_scope(network.model, network.roles, scope) for scope in SCOPES}
     assert not any(name.endswith(".bias") for found in scopes.values() for name in found), "never in scope"
-    matrices = {scope: sorted({name.split(".", 3)[3].removesuffix(".weight") for name in found if ".h." in name and ".ln_" not in name})
-                for scope, found in scopes.items()}  # fmt: skip
+    matrices = {
+        scope: sorted({n.split(".", 3)[3].removesuffix(".weight") for n in found if ".h." in n and ".ln_" not in n})
+        for scope, found in scopes.items()
+    }
     assert matrices == {
         "attn+c_proj": ["attn.c_attn", "attn.c_proj", "mlp.c_proj"],
         "linear": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
@@ -229,7 +242,7 @@ def test_where_a_tokenizer_comes_from(tmp_path):
 
 
 def test_the_leader_is_the_largest_contribution_to_the_prompts_that_are_given(scratch) -> None:
-    """By hand: embeddings of two letters feed two channels of the MLP, and each prompt's leader is the weight of its channel."""
+    """By hand: embeddings of two letters feed two channels of the MLP. A prompt's leader is its channel's weight."""
     network = scratch()
     parameters = network.parameters
     with torch.no_grad():

@@ -574,7 +574,7 @@ class Held(TorchDispatchMode):
 
 
 def test_an_evaluation_holds_no_more_than_a_training_step():
-    """With a vocabulary of 128,000: all logits of a batch are 307 MB; those of a part 131 MB, and their softmax as much."""
+    """Vocabulary of 128,000: the logits of a batch are 307 MB, those of a part 131 MB, and their softmax as much."""
     config = GPT2Config(
         vocab_size=128_000, n_embd=8, n_layer=1, n_head=1, n_positions=300, bos_token_id=0, eos_token_id=0
     )

@@ -116,9 +116,18 @@ def percentile(population: np.ndarray, value: float) -> float:
 @pytest.mark.parametrize(("criterion", "rewind_step"), [("global-magnitude", 1), ("layer-magnitude", 0), ("random", 0)])
 def test_every_column_is_its_recomputation(criterion, rewind_step, tiny_gpt2, text, tmp_path, monkeypatch):
     run = built(
-        tiny_gpt2, text, tmp_path, criterion=criterion, rewind_step=rewind_step, scope="linear", steps=5, eval_steps=2,
-        follow=[f"{c.layer},{c.out},{c.in_}" for c in FOLLOWED], clip=0.05, known=[Tracked("foreign", c) for c in FOLLOWED],
-    )  # fmt: skip
+        tiny_gpt2,
+        text,
+        tmp_path,
+        criterion=criterion,
+        rewind_step=rewind_step,
+        scope="linear",
+        steps=5,
+        eval_steps=2,
+        follow=[f"{c.layer},{c.out},{c.in_}" for c in FOLLOWED],
+        clip=0.05,
+        known=[Tracked("foreign", c) for c in FOLLOWED],
+    )
     spy = Spy(run, monkeypatch)
     run.run()
     names = [f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(2)]
@@ -170,9 +179,10 @@ def test_every_column_is_its_recomputation(criterion, rewind_step, tiny_gpt2, te
                 assert float(row[column]) == pytest.approx(expected), (column, at)
     followed = 2 + 2 * 4 * 19
     assert seen == {
-        **{(1, step): 2 for step in (0, 2, 4)}, (1, 5): followed,
+        **{(1, step): 2 for step in (0, 2, 4)},
+        (1, 5): followed,
         **{(round_, step): followed for round_ in (2, 3) for step in (rewind_step, 2, 4, 5)},
-    }, "controls are chosen after round 1, and reported from there"  # fmt: skip
+    }, "controls are chosen after round 1, and reported from there"
     kinds = {(row["kind"], row["of"]) for row in rows}
     assert kinds == {("foreign", "")} | {(k, f"{c.layer}:{c.out}:{c.in_}") for k in matching.KINDS for c in FOLLOWED}
     dead = [row for row in rows if row["round"] == "3" and row["alive"] == "0"]
@@ -223,8 +233,10 @@ NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 0.5, -0.5])
 
 
 @settings(deadline=None, max_examples=60)
-@given(populations=st.lists(arrays.arrays(np.float32, st.integers(0, 40), elements=NUMBERS), min_size=1, max_size=4),
-       others=st.lists(NUMBERS, max_size=5))  # fmt: skip
+@given(
+    populations=st.lists(arrays.arrays(np.float32, st.integers(0, 40), elements=NUMBERS), min_size=1, max_size=4),
+    others=st.lists(NUMBERS, max_size=5),
+)
 def test_percentiles_are_scipys_mid_ranks(populations, others):
     everything = np.concatenate(populations)
     values = [float(np.float32(v)) for v in others] + everything[:3].tolist()
@@ -260,15 +272,36 @@ def test_percentiles_by_hand():
 def test_a_box_by_hand():
     weights = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 100.0]])
     assert box(weights, None) == {
-        "count": 6, "minimum": 1.0, "low": 1.0, "q1": 2.25, "median": 3.5, "q3": 4.75, "high": 5.0, "maximum": 100.0,
-    }  # fmt: skip
+        "count": 6,
+        "minimum": 1.0,
+        "low": 1.0,
+        "q1": 2.25,
+        "median": 3.5,
+        "q3": 4.75,
+        "high": 5.0,
+        "maximum": 100.0,
+    }
     mask = torch.tensor([[True, False, True], [False, True, False]])
     assert box(weights, mask) == {
-        "count": 3, "minimum": 1.0, "low": 1.0, "q1": 2.0, "median": 3.0, "q3": 4.0, "high": 5.0, "maximum": 5.0,
-    }  # fmt: skip
+        "count": 3,
+        "minimum": 1.0,
+        "low": 1.0,
+        "q1": 2.0,
+        "median": 3.0,
+        "q3": 4.0,
+        "high": 5.0,
+        "maximum": 5.0,
+    }
     assert box(weights, torch.zeros(2, 3, dtype=torch.bool)) == {
-        "count": 0, "minimum": None, "low": None, "q1": None, "median": None, "q3": None, "high": None, "maximum": None,
-    }  # fmt: skip
+        "count": 0,
+        "minimum": None,
+        "low": None,
+        "q1": None,
+        "median": None,
+        "q3": None,
+        "high": None,
+        "maximum": None,
+    }
 
 
 @settings(deadline=None, max_examples=40)
@@ -346,8 +379,10 @@ def test_the_same_size_in_sigmas_from_the_other_matrices_in_turn():
     """3σ of a matrix of σ = 1 is 6 where σ is 2, and 0.3 where it is 0.1."""
     torch.manual_seed(0)
     matrices = {(layer, None): torch.rand(5, 6) for layer in range(3)}
-    matrices = {place: matrix / matrix.pow(2).mean().sqrt() * size
-                for (place, matrix), size in zip(matrices.items(), (2.0, 1.0, 0.1), strict=True)}  # fmt: skip
+    matrices = {
+        place: matrix / matrix.pow(2).mean().sqrt() * size
+        for (place, matrix), size in zip(matrices.items(), (2.0, 1.0, 0.1), strict=True)
+    }
     alive = {place: torch.ones(5, 6, dtype=torch.bool) for place in matrices}
     alive[2, None][0, 0] = False
     c = Coordinate(1, 2, 3)

@@ -34,8 +34,8 @@ SCHEMA = 1
 class FolderKeeper:
     """The `Keeper` of a run's folder. Every rank has one; only the lead's writes files.
 
-    place: (round, step) of the checkpoint that the run goes on from; None for a new run. tables: those of the run, cut back
-    to where they were at that checkpoint.
+    place: (round, step) of the checkpoint that the run goes on from; None for a new run. tables: those of the run, cut
+    back to where they were at that checkpoint.
 
     Raises:
         BadInput: the run was begun by a version whose checkpoints this one does not read.
@@ -61,8 +61,8 @@ class FolderKeeper:
         if self._newest is not None:
             if state.get("schema") != SCHEMA:
                 raise BadInput(
-                    f"{folder} was begun by another version of swlottery, whose checkpoints this one cannot read: finish it "
-                    "with that version, or give --runs another folder"
+                    f"{folder} was begun by another version of swlottery, whose checkpoints this one cannot read: "
+                    "finish it with that version, or give --runs another folder"
                 )
             self._writer.place = state["round"], state["step"]
         self.place = self._writer.place
@@ -157,7 +157,7 @@ class FolderKeeper:
             branch.write(target, network, now, losses)
 
     def read_round_1(self, source: Path, progress: Progress) -> None:
-        """Set ``progress`` to the end of the first training in ``source``, and copy that, so that this run needs no other."""
+        """Set ``progress`` to the end of the first training in ``source``, and copy that: this run needs no other."""
         branch.read(source, progress.training.network, progress.position, progress.interval)
         progress.position.step = self.settings.steps
         if not self.ranks.lead:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Prepared:
-    """What a run starts with: the network at step 0, its data, the weights to follow, its folders, and what it took where
-    the settings say auto, and why."""
+    """What a run starts with: the network at step 0, its data, the weights to track, its folders, and what it took
+    where the settings say auto, and why."""
 
     network: Network
     data: Tokens
@@ -150,20 +150,28 @@ def _agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int
     """All ranks must have come to the same network, data and folder, with the same libraries."""
     here = environment.describe(settings.threads or cores, prepared.device)
     mine = {
-        "versions": here["versions"], "processor": here["cpu"], "GPU": here["gpu"], "precision": prepared.taken.dtype,
-        "weights at step 0": prepared.network.lineage, "tokens": prepared.data.manifest.get("sha256"),
+        "versions": here["versions"],
+        "processor": here["cpu"],
+        "GPU": here["gpu"],
+        "precision": prepared.taken.dtype,
+        "weights at step 0": prepared.network.lineage,
+        "tokens": prepared.data.manifest.get("sha256"),
         "folder": str(prepared.folder.absolute()),
-    }  # fmt: skip
+    }
     cards = ranks.gather(hardware.card(prepared.device))
     for rank, one in enumerate(cards):
         if one and (first := cards.index(one)) != rank:
-            raise BadInput(f"ranks {first} and {rank} share one GPU ({one}): start one task a GPU (sbatch --gpus-per-node=N "
-                           "--ntasks-per-node=N), or fewer tasks")  # fmt: skip
+            raise BadInput(
+                f"ranks {first} and {rank} share one GPU ({one}): start one task a GPU (sbatch --gpus-per-node=N "
+                "--ntasks-per-node=N), or fewer tasks"
+            )
     for rank, other in enumerate(ranks.gather(mine)):
         for name, value in mine.items():
             if other[name] != value:
-                raise BadInput(f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all "
-                               "tasks need the same files and libraries")  # fmt: skip
+                raise BadInput(
+                    f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all tasks need "
+                    "the same files and libraries"
+                )
 
 
 def _take(folder: Path, plots: Path, stack: contextlib.ExitStack, patient: bool) -> bool:
@@ -248,7 +256,7 @@ def _open(output: Output, keeper: FolderKeeper, prepared: Prepared, notes: list[
 
 
 def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:
-    """What the run was started with. Threads, precision and the number of tokens are kept; what else differs is said."""
+    """What the run was started with. Threads, precision and number of tokens are kept; what else differs is printed."""
     path, device, taken = prepared.folder / "environment.json", prepared.device, prepared.taken
     here = {**environment.describe(settings.threads or cores, device), "tasks": ranks}
     decided = {"dtype": taken.dtype, "why": prepared.why, "data_tokens": taken.data_tokens}

@@ -58,7 +58,7 @@ def read(source: Path, network: Network, position: Position, interval: Interval)
 
 
 def run_in(folder: Path, settings: TrainSettings) -> Path:
-    """The run that ``folder`` is, or one in it with this first training: a point of a sweep has its runs in a folder."""
+    """The run that ``folder`` is, or one in it with this first training: a point of a sweep has a folder of runs."""
     found = []
     for path in sorted(folder.glob("*/round_1/round.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -92,8 +92,8 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
         )
     if not all(bool(mask.all()) for mask in masking.load(parent / "masks" / "round_0.safetensors").values()):
         raise BadInput(
-            f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run without "
-            "--force-prune"
+            f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
+            "without --force-prune"
         )
     if settings.rewind_step not in (0, rewind_step):
         raise BadInput(
@@ -112,13 +112,13 @@ def check_text(parent: Path, data: Tokens) -> None:
         theirs = json.loads(file.readline())["data"]["sha256"]
         if theirs and theirs != data.manifest.get("sha256"):
             raise BadInput(
-                f"--from-round-1 {parent}: it was trained on other tokens than {data.name} has now (the text, its tokenizer "
-                "or its split is another); train it again"
+                f"--from-round-1 {parent}: it was trained on other tokens than {data.name} has now (the text, its "
+                "tokenizer or its split is another); train it again"
             )
 
 
 def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tuple[str, Any] | None:
-    """The first setting, with its value there, in which the first training of ``parent`` was another; None: the same."""
+    """The first setting, and its value there, in which the first training of ``parent`` differs; None: it does not."""
     for name, value in stored.items():
         auto = name in ("dtype", "data_tokens")  # what it took counts
         if name not in LATER and not auto and getattr(settings, name, value) != value:

@@ -1,6 +1,6 @@
 """The lottery (Frankle & Carbin 2019): train, prune, rewind; and at the end the final ticket is trained once more.
 
-A run that was killed goes on from its newest checkpoint, and what came behind that is done again, with the same bits: all
+A run that was killed goes on from its newest checkpoint. What came behind that is done again, with the same bits: all
 that lies between two trainings is a function of the trained weights.
 """
 
@@ -77,8 +77,8 @@ class Lottery:
             The masks of the final ticket.
 
         Raises:
-            Stopped: because ``asked`` said so, with a checkpoint of the last step; but in a round's first evaluation and in
-                a prune, with the checkpoint that was there.
+            Stopped: because ``asked`` said so. There is a checkpoint of the last step then; but in a round's first
+                evaluation and in a prune none is written, and the last one counts.
         """
         if not self.resumed:
             self.begin(subjects, masked_at_start=branch is None)
@@ -97,7 +97,7 @@ class Lottery:
         return self.training.masks
 
     def begin(self, subjects: Sequence[Coordinate], masked_at_start: bool) -> None:
-        """Store θ_0 and m_0. Weights that are force-pruned are masked in m_0; in a branch they go with its first prune."""
+        """Store θ_0 and m_0. Force-pruned weights are masked in m_0; in a branch they go with its first prune."""
         chosen = arms.choose(self.settings, subjects, self.layout.matrices(self.downs))
         masks = self.training.masks
         if masked_at_start:

@@ -38,8 +38,9 @@ class Position:
 class Interval:
     """What has been gathered since the last evaluation, or since the round's start.
 
-    losses: one a step. Of the down-projections, by parameter name: since, the weights as they were then; gradients, those
-    of the last step if an evaluation follows it; moments, only in a run that branches: otherwise the optimizer has them.
+    losses: one a step. Of the down-projections, by parameter name: since, the weights as they were then; gradients,
+    those of the last step if an evaluation follows it; moments, only in a run that branches: otherwise the optimizer
+    has them.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -48,8 +49,8 @@ class Interval:
     moments: dict[str, Tensor] = field(default_factory=dict)
 
     def restart(self, downs: Mapping[str, Tensor]) -> None:
-        """An evaluation is done. What is no longer needed goes before anything is copied: memory is at its peak here."""
-        self.losses, self.gradients, self.moments = [], {}, {}
+        """An evaluation is done. What is no longer needed goes before anything is copied, to save memory."""
+        self.losses, self.gradients, self.moments, self.since = [], {}, {}, {}
         self.since = {name: parameter.detach().clone() for name, parameter in downs.items()}
 
     def see_gradients(self, downs: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ class Snapshot:
     threshold: the largest |w| that a prune now would take. thresholds: the same by tensor; None under a criterion that
     does not look at magnitudes.
     gradients, moments, since: of the down-projections, by parameter name. Gradients of the last step, complete and
-    masked, not clipped; AdamW's second moments; the weights at the last evaluation. All None before a round's first step.
+    masked, not clipped; AdamW's second moments; the weights at the last evaluation. None before a round's first step.
     train_loss, val_loss: in nats a token; norm: of the last step's gradient. None before a round's first step.
     steps_left: to the end of the run. seconds_per_step: None before the first step of this process.
     """

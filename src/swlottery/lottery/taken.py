@@ -60,7 +60,7 @@ def kept(run: Path, settings: TrainSettings) -> Taken | None:
     if before is not None and (found := differs(settings, before)):
         name, value = found
         raise BadInput(
-            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: leave --{name.replace('_', '-')} away, or "
-            "give --runs another folder"
+            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: "
+            f"leave --{name.replace('_', '-')} away, or give --runs another folder"
         )
     return before

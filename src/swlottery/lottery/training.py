@@ -159,7 +159,7 @@ class Training:
         return mean, size
 
     def _gradients(self, passes: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients of the whole batch, added over all ranks and masked; returns this rank's parts of the mean loss."""
+        """The gradients of the whole batch, added over all ranks and masked. Returns this rank's parts of the loss."""
         losses = []
         self.gradients.clear()
         for number, tokens in enumerate(passes, 1):

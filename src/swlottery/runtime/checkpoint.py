@@ -1,7 +1,7 @@
-"""Checkpoints: a folder of tensors and a manifest with their hash; two are kept; a damaged one is named and passed over.
+"""Checkpoints: tensors, and a manifest with their hash. Two are kept; a damaged one is named and passed over.
 
-A checkpoint stands at a step boundary. What it does not hold (θ_k, masks, data) stands in files of the run that never
-change, or is a function of the settings. It is written while the next steps are taken.
+One is taken between two steps, and written while the next are taken. What it does not hold is in files that never
+change, or is a function of the settings.
 """
 
 from __future__ import annotations

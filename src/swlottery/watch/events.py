@@ -1,4 +1,4 @@
-"""The events of a run's history, each as one function of what is known when it happens. Keys are those of metrics.jsonl."""
+"""The events of a run's history: each is one function of values. Their keys are those of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def boxes(
 def found(round: int, kind: str, weights: list[dict[str, Any]], tracked: Sequence[Tracked]) -> Event:
     """What the finder sees now, and which of the tracked super weights, or the leader, it finds again (kept).
 
-    *Moved*: another weight that is not tracked now feeds the same spike channel (layer, out); the leader, of which there is
-    one, always moves. *Lost*: neither.
+    *Moved*: another weight that is not tracked now feeds the same spike channel (layer, out); the leader, of which
+    there is one, always moves. *Lost*: neither.
     """
     own = [one.coordinate for one in tracked if one.kind in ("super_weight", "leader")]
     now = [coordinate_of(weight) for weight in weights]
@@ -168,7 +168,7 @@ def found(round: int, kind: str, weights: list[dict[str, Any]], tracked: Sequenc
 
 
 def followed(tracked: Sequence[Tracked], controls: Sequence[Controls], weights: Mapping[Place, Tensor]) -> Event:
-    """All tracked weights, and how many controls of each kind they have. weights: of round 1, trained, ``[out, in]``."""
+    """All tracked weights, and how many controls of each kind they have. weights: after round 1, ``[out, in]``."""
     import torch
 
     coordinates = [one.coordinate for one in tracked]

@@ -1,4 +1,4 @@
-"""What becomes of the tracked weights: which prune took each, or that all prunes kept it; and against which chance level."""
+"""What becomes of the tracked weights: which prune took each, or that all kept it; and its chance level."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Survivors:
-    """What masks leave. alive: whether each tracked weight and each control remains. keep_rates: of each matrix that holds a
-    tracked weight the part that remains. size: see `mask_size`."""
+    """What masks leave. alive: whether each tracked weight and each control remains. keep_rates: of each matrix that
+    holds a tracked weight the part that remains. size: see `mask_size`."""
 
     alive: Mapping[Coordinate, bool]
     keep_rates: Mapping[Place, float]
@@ -56,8 +56,8 @@ def outcome(one: Tracked, pruned_in: int | None, after: Survivors, controls: Seq
     """What became of one tracked weight.
 
     pruned_in: the prune that took it; None: no prune did; 0: force-pruned before the first step.
-    after: what that prune left; or the last one, of a weight that all have kept. The chance level of a weight is the part
-    of its matrix, and of its controls, that remains there.
+    after: what that prune left; or the last one, of a weight that all have kept. The chance level of a weight is the
+    part of its matrix, and of its controls, that remains there.
     """
     return {
         **entry(one),

@@ -1,4 +1,4 @@
-"""The lottery's `Recorder`: it remembers the tracked weights, and turns what it hears into events and rows of tables."""
+"""The lottery's `Recorder`: remembers the tracked weights, and turns what it hears into events and rows."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Sink(Protocol):
 class WatchRecorder:
     """What is recorded of a run.
 
-    tracked: the tracked weights without controls. theta_0: the tensors of these names at step 0; asked for when they are
-    first needed, so that a run that tracks nothing never holds them.
+    tracked: the tracked weights without controls. theta_0: the tensors of these names at step 0; asked for when they
+    are first needed, so that a run that tracks nothing never holds them.
     """
 
     def __init__(

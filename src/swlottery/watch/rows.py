@@ -49,7 +49,7 @@ def _percentiles(double_ranks: Sequence[float]) -> list[float]:
 
 
 def _double_ranks(values: Tensor, populations: Iterable[Population]) -> Tensor:
-    """Of each of ``values[n]`` how many entries are smaller plus how many are not larger; and how many there are at all:
+    """Of each of ``values[n]`` how many entries are smaller plus how many are not larger; and how many there are:
     int64 ``[n + 1]`` on the values' device. On a GPU nothing is read, so that the host need not wait."""
     import torch
 

@@ -18,8 +18,8 @@ from swlottery.models.coordinates import Coordinate
 
 @dataclass(frozen=True)
 class Tracked:
-    """One weight that is tracked by its coordinate. kind: super_weight, leader, foreign, or a kind of control, then ``of``
-    whom."""
+    """One weight that is tracked by its coordinate. kind: super_weight, leader, foreign, or a kind of control; then
+    ``of`` says whose."""
 
     kind: str
     coordinate: Coordinate
@@ -59,8 +59,8 @@ def beforehand(network: Network, settings: TrainSettings, round_1: str | None = 
 
 
 def subjects(tracked: Sequence[Tracked], settings: TrainSettings) -> list[Coordinate]:
-    """Of the weights that are tracked beforehand those that ``--protect`` and ``--force-prune`` are about: a record's, also
-    one of another network; not those that are only followed by ``--follow``."""
+    """Of the weights that are tracked beforehand those that ``--protect`` and ``--force-prune`` are about: those of a
+    record, also of another network; not those that only ``--follow`` names."""
     only_tracked = {Coordinate(*one) for one in settings.coordinates()}
     return [one.coordinate for one in tracked if one.kind != "foreign" or one.coordinate not in only_tracked]
 

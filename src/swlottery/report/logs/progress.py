@@ -40,8 +40,8 @@ def printed_before(run_folder: Path, log_name: str) -> int:
 class Output:
     """Where the recorder's output goes: the tables first, then the log and status.json, then the figures.
 
-    log: None on a rank that is not the lead, which writes nothing. printed: how many events earlier starts of this job have
-    printed to the log. draw: from an event to the figures that it calls for.
+    log: None on a rank that is not the lead, which writes nothing. printed: how many events earlier starts of this job
+    have printed to the log. draw: from an event to the figures that it calls for.
     """
 
     def __init__(
