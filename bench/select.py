@@ -58,7 +58,8 @@ def one_selection(kind: str, tensors: dict[str, Any], masks: dict[str, Any], arg
     from torch.nn.utils import prune
 
     from swlottery.lottery.criteria import CRITERIA
-    from swlottery.lottery.select import prune_count, select
+    from swlottery.lottery.prune import prune_count
+    from swlottery.lottery.select import select
 
     count = prune_count(sum(tensor.numel() for tensor in tensors.values()), "0.2")
     if kind == "ours":

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from torch import distributed, multiprocessing
 
 from swlottery.errors import BadInput
+from swlottery.lottery import keys as keying
 from swlottery.lottery import select as selecting
 from swlottery.lottery.criteria import CRITERIA, Criterion
-from swlottery.lottery.select import chunks, position_hash, prune_count, select, shares
+from swlottery.lottery.keys import Key, chunks, position_hash
+from swlottery.lottery.prune import prune_count
+from swlottery.lottery.select import select, shares
 
 GLOBAL, LAYER, RANDOM = (CRITERIA[name] for name in ("global-magnitude", "layer-magnitude", "random"))
 FULL = (1 << 64) - 1
@@ -80,7 +83,7 @@ def pieces(monkeypatch):
 
     def set_to(chunk=None, sigmas=None):
         if chunk is not None:
-            monkeypatch.setattr(selecting, "CHUNK", chunk)
+            monkeypatch.setattr(keying, "CHUNK", chunk)
         if sigmas is not None:
             monkeypatch.setattr(selecting, "SIGMAS", sigmas)
 
@@ -104,7 +107,7 @@ def test_it_equals_a_full_sort(seed, tensors, share, levels, dtype, chunk, sigma
     keys = sorted_keys(weights, masks, seed, criterion)
     count = int(share * len(keys))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selecting, "CHUNK", chunk)
+        patch.setattr(keying, "CHUNK", chunk)
         patch.setattr(selecting, "SIGMAS", sigmas)
         got = select(weights, masks, count, seed, criterion)
     assert_same(got.masks, without(masks, keys[:count]))
@@ -136,7 +139,7 @@ def test_a_bracket_that_misses_is_widened_until_it_holds_the_rank(pieces, monkey
     def missing(ranked, share, keys, sigmas):
         widths.append(sigmas)
         low, high, between = real(ranked, share, keys, sigmas)
-        wrong = selecting._Key(high.score * 2, 0)
+        wrong = Key(high.score * 2, 0)
         return (low, high, between) if len(widths) > 2 else ((low, low, 0.0), (wrong, wrong, 0.0))[len(widths) - 1]
 
     monkeypatch.setattr(selecting, "_bracket", missing)
@@ -297,7 +300,7 @@ def test_protected_places_stay_and_the_count_still_goes(seed, tensors, share, ch
     keys = sorted_keys(weights, masks, seed, protected=protected)
     count = int(share * len(keys))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selecting, "CHUNK", chunk)
+        patch.setattr(keying, "CHUNK", chunk)
         got = select(weights, masks, count, seed, protected={name: torch.tensor(p) for name, p in protected.items()})
     assert_same(got.masks, without(masks, keys[:count]))
     with pytest.raises(ValueError):

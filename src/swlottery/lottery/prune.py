@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from swlottery.config import TrainSettings
@@ -12,11 +14,25 @@ from swlottery.lottery.arms import Arms
 from swlottery.lottery.criteria import CRITERIA
 from swlottery.lottery.entries import Layout
 from swlottery.lottery.masks import Masks
-from swlottery.lottery.select import prune_count, select
+from swlottery.lottery.select import select
 from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from torch import Tensor, nn
+
+
+def prune_count(remaining: int, rate: float | Decimal | str) -> int:
+    """floor(rate × remaining) in decimal arithmetic: 0.29 × 100 is 29, not the floor of 28.999….
+
+    Raises:
+        ValueError: the rate is not a number between 0 and 1.
+    """
+    exact = Fraction(str(rate))
+    if not 0 <= exact <= 1:
+        raise ValueError(f"a rate of {rate} is not between 0 and 1")
+    return math.floor(exact * remaining)
 
 
 def planned(settings: TrainSettings, remaining: int) -> tuple[list[int], int]:
