@@ -57,9 +57,9 @@ def train(
 ) -> int:
     """Run a lottery, or go on with it where it was stopped. Returns the exit code: 0 done, 75 stopped and saved.
 
-    root: the folder in which ``runs`` and ``plots`` stand by default. ranks: the processes that share the work. asked:
+    root: the folder in which ``runs`` and ``plots`` are by default. ranks: the processes that share the work. asked:
     whether to stop. cores: of this process; 0: as many as it may use. log: names the log that this writes, if several
-    starts write to one: what an earlier start has told there is not told again.
+    starts write to one: what an earlier start has printed there is not printed again.
 
     Raises:
         BadInput: settings that contradict each other, the model or the data; a run in use; a full disk; a loss that is
@@ -91,7 +91,7 @@ def train(
         return STOPPED
     except OSError as problem:
         folder = prepared.folder if prepared is not None else root
-        if not ranks.lead and problem is not ranks.told:  # what only this task has met, nobody else tells
+        if not ranks.lead and problem is not ranks.told:  # what only this task has met, nobody else prints
             sys.stderr.write(f"swlottery: rank {ranks.rank} on {socket.gethostname()}: {problem}\n")
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"no space left for {folder}: free some and run the same again, it goes on") from None

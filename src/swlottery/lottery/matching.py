@@ -76,7 +76,7 @@ def choose(
 
 
 def _rank_distance(size: Tensor, of: Coordinate) -> Tensor:
-    """How many ranks every entry of ``size[out, in]`` stands from the given one; equal entries by position."""
+    """How many ranks every entry of ``size[out, in]`` is from the given one. Equal entries are ranked by position."""
     import torch
 
     order = size.flatten().argsort(stable=True)

@@ -1,4 +1,4 @@
-"""How far a run is: what of the method a checkpoint holds beside the masks, which stand in files of their own."""
+"""How far a run is: what of the method a checkpoint holds, beside the masks, which have files of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Position:
-    """Where the run stands.
+    """Where the run is.
 
     evaluation_due: the evaluation of this step is still to come.
     pruned, threshold: of the prune that made the present masks; None before the first.

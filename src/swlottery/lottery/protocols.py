@@ -26,7 +26,7 @@ class Recorder(Protocol):
         """A new run has its first masks. Not called in a run that goes on."""
 
     def round_started(self, round: int, step: int, weights: Mapping[str, Tensor], masks: Masks) -> None:
-        """A round stands at its first step, not yet evaluated."""
+        """A round is at its first step, not yet evaluated."""
 
     def stepped(self, round: int, step: int, steps: int) -> None:
         """A training step is done."""

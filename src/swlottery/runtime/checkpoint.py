@@ -47,7 +47,7 @@ class Writer:
                 copied()
                 save(self.folder, round_, step, copies, state)
                 self.place = round_, step
-            except BaseException as error:  # told to whoever waits
+            except BaseException as error:  # raised where somebody waits
                 self.error = error
 
         self.thread = threading.Thread(target=write, name="checkpoint")
@@ -93,7 +93,7 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
 
 
 def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
-    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are told to ``complain``."""
+    """The newest sound checkpoint, for `read`; None where there is none. ``complain`` is called with a line about each damaged one."""
     for manifest in _all(folder):
         tensor_file = manifest.with_suffix(".safetensors")
         try:

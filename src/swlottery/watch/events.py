@@ -167,7 +167,7 @@ def found(round: int, kind: str, weights: list[dict[str, Any]], tracked: Sequenc
     return {"event": "found", "round": round, **compared}
 
 
-def followed(tracked: Sequence[Tracked], controls: Sequence[Controls], weights: Mapping[Place, Tensor]) -> Event:
+def comparison(tracked: Sequence[Tracked], controls: Sequence[Controls], weights: Mapping[Place, Tensor]) -> Event:
     """All tracked weights, and how many controls of each kind they have. weights: after round 1, ``[out, in]``."""
     import torch
 

@@ -46,7 +46,7 @@ class Sink(Protocol):
     def stepped(self, round: int, step: int, steps: int) -> None:
         """A training step is done."""
 
-    def alive(self, followed: int, kind: str | None, alive: int) -> None:
+    def alive(self, tracked: int, kind: str | None, alive: int) -> None:
         """How many super weights (or a leader: ``kind``) are tracked, and how many of them the present masks leave."""
 
 
@@ -180,7 +180,7 @@ class WatchRecorder:
                 for one in self.tracked
                 for kind in matching.KINDS
             ]
-        self.sink.event(events.followed(self.tracked, self.controls, weights))
+        self.sink.event(events.comparison(self.tracked, self.controls, weights))
 
     def _rows(self, now: Snapshot) -> None:
         if self.tracked:

@@ -10,7 +10,7 @@ Percentiles are mid-ranks in percent: 100 · (smaller + equal/2) / all. What eac
   gradient's scale away, so this is the honest one.
 - ``gradient``, ``update``: what the first and the last of these rank. Percentiles cannot say that all became smaller.
 
-``over_threshold``: |w| over the threshold that pruning now would give (the last round's rate stands for the final
+``over_threshold``: |w| over the threshold that pruning now would give (the last round's rate is taken for the final
 ticket, which is not pruned any more). A masked weight has no percentiles but the first; before the first step of a
 round there is no gradient.
 """

@@ -125,9 +125,9 @@ class Output:
         if self.log is not None:
             self.log.step(round, step, steps)
 
-    def alive(self, followed: int, kind: str | None, alive: int) -> None:
+    def alive(self, tracked: int, kind: str | None, alive: int) -> None:
         """How many super weights are tracked, and how many of them the present masks leave."""
-        self.tracked = {"followed": followed, "kind": kind, "alive": alive}
+        self.tracked = {"followed": tracked, "kind": kind, "alive": alive}
 
     def status(self, state: str, **more: Any) -> None:
         """Write status.json."""
