@@ -6,50 +6,24 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import hashlib
 import json
 import socket
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swlottery.commands.keeper import FolderKeeper
-from swlottery.commands.prepare import prepare
+from swlottery.commands.prepared import Prepared, agree, prepare_run
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
 from swlottery.report.logs.progress import Output, printed_before
 from swlottery.report.logs.train import TrainLog
-from swlottery.runtime import checkpoint, environment, files, hardware, stop
+from swlottery.runtime import checkpoint, environment, files, hardware
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
-from swlottery.study import naming
-
-if TYPE_CHECKING:
-    import torch
-
-    from swlottery.data.tokens import Tokens
-    from swlottery.lottery.start import Network
-    from swlottery.lottery.taken import Taken
-    from swlottery.watch.tracked import Tracked
-
-
-@dataclasses.dataclass
-class Prepared:
-    """What a run starts with: the network at step 0, its data, the weights to track, its folders, and what it took
-    where the settings say auto, and why."""
-
-    network: Network
-    data: Tokens
-    known: list[Tracked]
-    parent: Path | None
-    folder: Path
-    plots: Path
-    taken: Taken
-    why: str
-    device: torch.device
 
 
 def train(
@@ -72,14 +46,14 @@ def train(
     prepared: Prepared | None = None
     error: BadInput | Stopped | None = None
     try:
-        prepared = _prepare(settings, root, ranks, asked, cores)
+        prepared = prepare_run(settings, root, ranks, asked, cores)
     except (BadInput, Stopped) as caught:
         error = caught  # the other ranks are to hear of it
     try:
         ranks.open(settings.rank_timeout)
         ranks.raise_any(error)
         assert prepared is not None
-        _agree(ranks, prepared, settings, cores)
+        agree(ranks, prepared, settings, cores)
         with contextlib.ExitStack() as stack:
             code = DONE
             if not ranks.decide(lambda: _take(prepared.folder, prepared.plots, stack, patient=bool(log))):
@@ -98,80 +72,6 @@ def train(
         if problem.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise BadInput(f"cannot write {problem.filename or folder} ({problem.strerror})") from None
         raise
-
-
-def _prepare(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, cores: int) -> Prepared:
-    """Everything that every rank makes for itself; the text is made into tokens by one, and the others wait."""
-    settings.check()
-    ranks.check(settings.micro_batch, settings.grad_accum)
-    device = hardware.pick_device(settings.device)
-    hardware.use(device)
-    ranks.choose_device(settings.device)
-    if settings.compile:
-        hardware.check_compiler(device)
-    from swlottery.data.tokens import token_limit
-    from swlottery.lottery import branch, start, taken
-    from swlottery.watch.tracked import beforehand
-
-    for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
-        path = getattr(settings, name)
-        if path and not Path(path).exists() and (root / path).exists():
-            setattr(settings, name, str(root / path))
-    parent: Path | None = None
-    round_1: dict[str, Any] = {}
-    contents = {}
-    if settings.from_round_1:
-        parent = branch.run_in(Path(settings.from_round_1), settings)
-        settings.from_round_1 = str(parent)
-        round_1 = branch.check(parent, settings)
-        contents["from_round_1"] = round_1["weights_sha256"]
-    if settings.super_weights not in ("discover", "none"):
-        contents["super_weights"] = _sha256(Path(settings.super_weights))
-    environment.pin(settings.threads or cores)
-    stop.here(asked)
-    network = start.network(settings)
-    stop.here(asked)
-    known = beforehand(network, settings, round_1.get("weights_sha256"))
-    folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
-    plots = Path(settings.plots or root / "plots" / folder.name)
-    took, why = taken.kept(folder, settings), "as it was begun"
-    if took is None and parent is not None:
-        took, why = taken.stored(parent), "as the run that it branches from"
-    if took is None:
-        dtype, why = hardware.precision(settings.dtype, device)
-        took = taken.Taken(dtype, token_limit(settings, network.context) or 0)
-    data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
-    if parent is not None:
-        branch.check_text(parent, data)
-    return Prepared(network, data, known, parent, folder, plots, took, why, device)
-
-
-def _agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int) -> None:
-    """All ranks must have come to the same network, data and folder, with the same libraries."""
-    here = environment.describe(settings.threads or cores, prepared.device)
-    mine = {
-        "versions": here["versions"],
-        "processor": here["cpu"],
-        "GPU": here["gpu"],
-        "precision": prepared.taken.dtype,
-        "weights at step 0": prepared.network.lineage,
-        "tokens": prepared.data.manifest.get("sha256"),
-        "folder": str(prepared.folder.absolute()),
-    }
-    cards = ranks.gather(hardware.card(prepared.device))
-    for rank, one in enumerate(cards):
-        if one and (first := cards.index(one)) != rank:
-            raise BadInput(
-                f"ranks {first} and {rank} share one GPU ({one}): start one task a GPU (sbatch --gpus-per-node=N "
-                "--ntasks-per-node=N), or fewer tasks"
-            )
-    for rank, other in enumerate(ranks.gather(mine)):
-        for name, value in mine.items():
-            if other[name] != value:
-                raise BadInput(
-                    f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all tasks need "
-                    "the same files and libraries"
-                )
 
 
 def _take(folder: Path, plots: Path, stack: contextlib.ExitStack, patient: bool) -> bool:
@@ -196,18 +96,16 @@ def _run(
 
     folder, network, data = prepared.folder, prepared.network, prepared.data
     ranks.watch(folder)
-    printed, here = ranks.decide(
-        lambda: (printed_before(folder, log_name), _environment(settings, prepared, cores, ranks.size))
-    )
+    printed = ranks.decide(lambda: printed_before(folder, log_name))
+    here = ranks.decide(lambda: _environment(settings, prepared, cores, ranks.size))
     environment.pin(here["threads"])
     if ranks.lead:
         files.write_json(folder / "settings.json", dataclasses.asdict(settings))
     notes: list[str] = []
     keeper = FolderKeeper(folder, settings, network.device, notes.append, ranks, asked)
     log = TrainLog(bars=sys.stderr.isatty()) if ranks.lead else None
-    draw = functools.partial(_draw, folder, prepared.plots, settings)
+    draw, theta_0 = functools.partial(_draw, folder, prepared.plots, settings), functools.partial(keeper.theta, 0)
     output = Output(folder, settings, here["dtype"], keeper.tables, log, printed, draw)
-    theta_0 = functools.partial(keeper.theta, 0)
     recorder = WatchRecorder(network, data, settings, here, prepared.known, output, theta_0)
 
     def ended(state: str, message: str = "") -> None:
@@ -283,10 +181,3 @@ def _draw(folder: Path, plots: Path, settings: TrainSettings, event: dict[str, A
     final = 2 if settings.one_shot else len(settings.rates()) + 1
     drawn = [draw_round(folder, plots, event.get("round", final))] if event["weights"] else []
     return drawn + (draw_run(folder, plots) if event["event"] == "finished" else [])
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise BadInput(f"cannot read the record {path}: {error.strerror} (find_sw.sh writes one)") from None

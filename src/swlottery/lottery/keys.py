@@ -80,8 +80,8 @@ class Keys:
         self.unread: list[tuple[str, Tensor]] = []
 
     def scores(self, name: str, weights: Tensor, left: Tensor | None = None) -> Tensor:
-        """The scores of some of the weights of the tensor ``name``, found to be finite where ``left`` is True; on a GPU, where looking
-        makes the host wait, by `check`."""
+        """The scores of some weights of the tensor ``name``. Where ``left`` is True they are finite, or it is `BadInput`:
+        at once on a CPU; on a GPU, where looking makes the host wait, in `check`."""
         import torch
 
         scores = self.criterion.scores(weights).to(self.type)

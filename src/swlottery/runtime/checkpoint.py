@@ -93,7 +93,7 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
 
 
 def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
-    """The newest sound checkpoint, for `read`; None where there is none. ``complain`` is called with a line about each damaged one."""
+    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are named to ``complain``."""
     for manifest in _all(folder):
         tensor_file = manifest.with_suffix(".safetensors")
         try:
