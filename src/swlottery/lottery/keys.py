@@ -80,7 +80,7 @@ class Keys:
         self.unread: list[tuple[str, Tensor]] = []
 
     def scores(self, name: str, weights: Tensor, left: Tensor | None = None) -> Tensor:
-        """The scores of some weights of the tensor ``name``. Where ``left`` is True they are finite, or it is `BadInput`:
+        """The scores of some weights of the tensor ``name``. Where ``left`` is True they are finite, else `BadInput`:
         at once on a CPU; on a GPU, where looking makes the host wait, in `check`."""
         import torch
 
