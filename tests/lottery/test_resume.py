@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery.runs import draw, flags, forked, only_run, traces
+from lottery.runs import complaint, draw, flags, forked, only_run, traces
 
 PHASES = {
     "step": ("swlottery.lottery.training", "Training", "step"),
@@ -308,3 +308,25 @@ def test_other_threads_of_the_machine_do_not_change_a_run(tiny_gpt2, text, tmp_p
 
     assert forked(arguments, tmp_path / "log", one_core) == 0, (tmp_path / "log").read_text()
     assert json.loads((only_run(tmp_path) / "environment.json").read_text())["threads"] == 2
+
+
+def test_a_run_of_another_version_is_refused_with_what_to_do(tiny_gpt2, text, tmp_path, monkeypatch, capsys):
+    """Its checkpoints have another schema, or none; nothing of it is touched."""
+    import json
+
+    from swlottery.cli import main
+
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    arguments = flags(tiny_gpt2, text, tmp_path)
+    assert forked(arguments, tmp_path / "log", kill_when_written("step", 12)) == -signal.SIGKILL
+    run = only_run(tmp_path)
+    for manifest in (run / "checkpoints").glob("*.json"):
+        content = json.loads(manifest.read_text())
+        del content["schema"]
+        manifest.write_text(json.dumps(content))
+    before = {name: (run / name).read_bytes() for name in ("metrics.jsonl", "rounds.csv", "watch.csv")}
+    capsys.readouterr()
+    assert main(arguments) == 2
+    said = complaint(capsys.readouterr().err)
+    assert str(run) in said and "another version" in said and "--runs" in said
+    assert {name: (run / name).read_bytes() for name in before} == before
