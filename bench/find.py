@@ -2,10 +2,10 @@
 
     python bench/find.py [--model smollm2] [--dtype float32] [--prompts 16] [--length 512] [--runs 5] [--threads 2]
 
-Each pass runs in turn (bare, bare again, watched, keeping everything), so that a drift of the machine's speed falls on
-all alike. Ratios are taken within a turn and their median is quoted. Bare against bare is the noise floor. Memory is the
-peak of the process in two passes above its level before them, each kind in a process of its own (on a GPU: of the
-allocator).
+Each pass runs in turn (bare, bare again, watched, keeping everything), so that a drift of the machine's speed falls
+on all alike. Ratios are taken within a turn and their median is quoted. Bare against bare is the noise floor. Memory
+is the peak of the process in two passes above its level before them, each kind in a process of its own (on a GPU: of
+the allocator).
 """
 
 from __future__ import annotations

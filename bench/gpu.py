@@ -8,13 +8,13 @@ At most nine minutes on one H100, the parts in the order of their importance:
     tests     the tests marked `gpu`
     resume    a run stopped in mid-round and gone on with in a new process, bit for bit against one left alone
     speed     tokens a second of GPT-2 124M, ours and nanoGPT's step (`bench/nanogpt.py`), eager and compiled
-    finder    forward pass, search, nulls, verification: a GPT-2 124M and a 7B Llama, both random with one planted weight
+    finder    forward pass, search, nulls, verification: GPT-2 124M and a 7B Llama, both random with one planted weight
     prune     selection and watch at 124M and 1.5B weights
     seed      configs/seed/876812.yaml at its full batch on the built-in text, a few steps a round
 
 Each part is a process of its own and has a time limit; one that fails or is killed at its limit stops no other. After
-each, FOLDER/gpu.txt (the tables, printed as well) and FOLDER/gpu.json are written anew. The exit code is 1 if a part did
-not come to its end. FOLDER is $OUT by default, else the current folder.
+each, FOLDER/gpu.txt (the tables, printed as well) and FOLDER/gpu.json are written anew. The exit code is 1 if a part
+did not come to its end. FOLDER is $OUT by default, else the current folder.
 
 Needs no network and no installation, only torch, transformers, scipy, matplotlib, pyyaml, pytest, hypothesis; none of
 datasets, gguf and jsonschema, which nothing here imports. Disk: 20 GB while it runs, in $TMPDIR.
@@ -68,8 +68,8 @@ def table(rows: list[Row]) -> list[str]:
     notes = [row["note"] for row in rows if "note" in row]
     kept = {str(next(iter(row.values()))): row for row in rows if "note" not in row}
     names = list(dict.fromkeys(name for row in kept.values() for name in row))
-    cells = [names, *([f"{row.get(name, ''):,}" if isinstance(row.get(name), int) else str(row.get(name, "")) for name in names]
-                      for row in kept.values())]  # fmt: skip
+    values = [[row.get(name, "") for name in names] for row in kept.values()]
+    cells = [names, *([f"{value:,}" if isinstance(value, int) else str(value) for value in row] for row in values)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     return notes + (lines if kept else [])

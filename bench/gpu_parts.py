@@ -51,13 +51,45 @@ class Size:
 
 
 SMALL = Size(
-    device="cpu", threads=1, model="gpt2-mini", vocabulary=512, context=32, micro_batch=2, grad_accum=2, turns=2, timed=1,
-    resume=(4, 32, 2, 2), finder=("tiny GPT-2", "tiny Llama"), prompts=(2, 32), documents=(30, 32), draws=3,
+    device="cpu",
+    threads=1,
+    model="gpt2-mini",
+    vocabulary=512,
+    context=32,
+    micro_batch=2,
+    grad_accum=2,
+    turns=2,
+    timed=1,
+    resume=(4, 32, 2, 2),
+    finder=("tiny GPT-2", "tiny Llama"),
+    prompts=(2, 32),
+    documents=(30, 32),
+    draws=3,
     weights=(100_000, 1_000_000),
-    seed=("--model", "gpt2-mini", "--micro-batch", "2", "--grad-accum", "2", "--context", "32", "--vocabulary", "512",
-          "--follow", "2,47,66", "--steps", "2", "--eval-sequences", "2", "--threads", "1", "--device", "cpu"),
+    seed=(
+        "--model",
+        "gpt2-mini",
+        "--micro-batch",
+        "2",
+        "--grad-accum",
+        "2",
+        "--context",
+        "32",
+        "--vocabulary",
+        "512",
+        "--follow",
+        "2,47,66",
+        "--steps",
+        "2",
+        "--eval-sequences",
+        "2",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ),
     backend="aot_eager",
-)  # fmt: skip
+)
 
 
 def beside(name: str) -> Any:
@@ -144,11 +176,39 @@ def resume(size: Size, work: Path) -> Iterator[Row]:
     steps, context, micro, accum = size.resume
     half = steps + steps // 2  # in the middle of round 2, under a mask
     flags = [
-        "train", "--start", "scratch", "--model", size.model, "--vocabulary", str(size.vocabulary), *made_text(work),
-        "--context", str(context), "--micro-batch", str(micro), "--grad-accum", str(accum), "--steps", str(steps),
-        "--rounds", "1", "--eval-steps", str(steps // 2), "--eval-sequences", "4", "--dtype", "bfloat16",
-        "--device", size.device, "--threads", str(size.threads), "--super-weights", "none", "--follow", "2,47,66",
-    ]  # fmt: skip
+        "train",
+        "--start",
+        "scratch",
+        "--model",
+        size.model,
+        "--vocabulary",
+        str(size.vocabulary),
+        *made_text(work),
+        "--context",
+        str(context),
+        "--micro-batch",
+        str(micro),
+        "--grad-accum",
+        str(accum),
+        "--steps",
+        str(steps),
+        "--rounds",
+        "1",
+        "--eval-steps",
+        str(steps // 2),
+        "--eval-sequences",
+        "4",
+        "--dtype",
+        "bfloat16",
+        "--device",
+        size.device,
+        "--threads",
+        str(size.threads),
+        "--super-weights",
+        "none",
+        "--follow",
+        "2,47,66",
+    ]
 
     def start(kind: tuple[str, ...], way: str, stop: int = 0) -> Any:
         folder = work / f"{way}{''.join(kind)}"
@@ -252,9 +312,11 @@ def speed(size: Size, work: Path) -> Iterator[Row]:
     flops = 6 * parameters + 12 * layers * d * size.context
     most, source = peak(size)
     tokens = size.micro_batch * size.grad_accum * size.context
-    yield {"note": f"{size.model}, {size.micro_batch} × {size.context} tokens × {size.grad_accum} accumulations, "
-           f"vocabulary {size.vocabulary}, bfloat16; share of {source} by 6 N + 12 L d T = {flops / 1e6:.1f} MFLOP a "
-           "token; median (range) of all steps, and of the ratios within turns"}  # fmt: skip
+    yield {
+        "note": f"{size.model}, {size.micro_batch} × {size.context} tokens × {size.grad_accum} accumulations, "
+        f"vocabulary {size.vocabulary}, bfloat16; share of {source} by 6 N + 12 L d T = {flops / 1e6:.1f} MFLOP a "
+        "token; median (range) of all steps, and of the ratios within turns"
+    }
     took: dict[Any, list[list[float]]] = {who: [] for who in pipes}
     known = {who: _hear(pipe) for who, pipe in pipes.items()}  # each is built, and compiled
     for turn in range(size.turns + 1):
@@ -268,13 +330,18 @@ def speed(size: Size, work: Path) -> Iterator[Row]:
                 yield {"step of": name, "deterministic": "FAILED"}
             elif turn:
                 middle = statistics.median(itertools.chain(*turns))
-                ratios = [statistics.median(theirs) / statistics.median(own)
-                          for own, theirs in zip(turns, took["nanoGPT", False, who[2]], strict=False)]  # fmt: skip
+                ratios = [
+                    statistics.median(theirs) / statistics.median(own)
+                    for own, theirs in zip(turns, took["nanoGPT", False, who[2]], strict=False)
+                ]
                 yield {
-                    "step of": name, "deterministic": known[who][1], "ms": of([1e3 * s for s in itertools.chain(*turns)], 1),
-                    "tokens/s": round(tokens / middle), "% of peak": round(100 * tokens / middle * flops / most, 1),
+                    "step of": name,
+                    "deterministic": known[who][1],
+                    "ms": of([1e3 * s for s in itertools.chain(*turns)], 1),
+                    "tokens/s": round(tokens / middle),
+                    "% of peak": round(100 * tokens / middle * flops / most, 1),
                     "speed over nanoGPT's": of(ratios) if ratios else "",
-                }  # fmt: skip
+                }
     if failed := [", ".join(map(str, who)) for who, answer in known.items() if answer is None]:
         raise SystemExit(f"a contestant failed: {'; '.join(failed)}")
 
@@ -302,8 +369,15 @@ def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, 
     if whose == "nanoGPT":
         nanogpt, shape = beside("nanogpt"), GPT2_SIZES[size.model]
         data = np.random.default_rng(0).integers(0, min(8192, size.vocabulary), 1_000_000).astype(np.uint16)
-        shape = nanogpt.Shape(shape["n_layer"], shape["n_embd"], shape["n_head"], size.vocabulary, size.context,
-                              size.micro_batch, size.grad_accum)  # fmt: skip
+        shape = nanogpt.Shape(
+            shape["n_layer"],
+            shape["n_embd"],
+            shape["n_head"],
+            size.vocabulary,
+            size.context,
+            size.micro_batch,
+            size.grad_accum,
+        )
         torch.set_num_threads(size.threads)
         step = nanogpt.Nano(shape, size.device, "bfloat16", compiled, data).step
     else:
@@ -312,11 +386,20 @@ def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, 
         environment.pin(size.threads)
         if not strict:
             del os.environ["CUBLAS_WORKSPACE_CONFIG"]
-        ours = beside("train").training(argparse.Namespace(
-            model=size.model, vocabulary=size.vocabulary, context=size.context, micro_batch=size.micro_batch,
-            grad_accum=size.grad_accum, dtype="bfloat16", device=size.device, compile=compiled,
-            tokenizer=str(work / "tokenizer"),
-        ), masked=False)  # fmt: skip
+        ours = beside("train").training(
+            argparse.Namespace(
+                model=size.model,
+                vocabulary=size.vocabulary,
+                context=size.context,
+                micro_batch=size.micro_batch,
+                grad_accum=size.grad_accum,
+                dtype="bfloat16",
+                device=size.device,
+                compile=compiled,
+                tokenizer=str(work / "tokenizer"),
+            ),
+            masked=False,
+        )
         number = itertools.count()
 
         if not strict:
@@ -428,7 +511,7 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
 
 
 def prune(size: Size, work: Path) -> Iterator[Row]:
-    """Ours against `torch.kthvalue` on a copy, which makes no mask, in turns; then the watch's rows of one evaluation."""
+    """Ours against `torch.kthvalue` on a copy, which makes no mask, in turns; then the rows of one evaluation."""
     from swlottery.runtime import environment
 
     environment.pin(size.threads)
@@ -436,12 +519,24 @@ def prune(size: Size, work: Path) -> Iterator[Row]:
         yield from selection_and_watch(count, size)
 
 
+class OneMatrixALayer:
+    """The `Layout` of tensors that are ``[out, in]`` matrices already. names: of one a layer."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = dict(enumerate(names))
+
+    def matrices(self, tensors: Any) -> Any:
+        return {(layer, None): tensors[name] for layer, name in self.names.items()}
+
+
 def selection_and_watch(count: int, size: Size) -> Iterator[Row]:
     """Of so many weights, in square matrices and a rest."""
     import torch
 
+    from swlottery.lottery.snapshot import Snapshot
     from swlottery.models.coordinates import Coordinate
-    from swlottery.watch import rows as watch
+    from swlottery.watch import rows
+    from swlottery.watch.tracked import Tracked
 
     generator = torch.Generator(size.device).manual_seed(0)
     side = min(2048, int(count**0.5) // 4)
@@ -462,15 +557,32 @@ def selection_and_watch(count: int, size: Size) -> Iterator[Row]:
     for kind, kept in took.items():
         yield {"what": f"{title}: selection, {kind}", "seconds": of(kept, 4)}
 
-    downs = {(layer, None): tensors[str(layer)] for layer in range(12)}
-    moment = watch.Moment(
-        1, 1, weights=downs, initial=downs, masks={place: masks[str(place[0])] for place in downs},
-        thresholds=dict.fromkeys(downs, thresholds.pop()), gradients=downs, moments=downs, since=downs,
-        everything=[(tensor, masks[name]) for name, tensor in tensors.items()],
-    )  # fmt: skip
+    layers = [str(layer) for layer in range(12)]
+    layout = OneMatrixALayer(layers)
+    downs = {name: tensors[name] for name in layers}
+    now = Snapshot(
+        round=1,
+        step=1,
+        steps=1,
+        weights=tensors,
+        masks=masks,
+        proposed=masks,
+        alive=masks,
+        threshold=(threshold := thresholds.pop()),
+        thresholds=dict.fromkeys(tensors, threshold),
+        gradients=downs,
+        moments=downs,
+        since=downs,
+        train_loss=None,
+        val_loss=0.0,
+        norm=None,
+        steps_left=0,
+        seconds_per_step=None,
+    )
     own = Coordinate(0, 1, 2)
-    followed = [watch.Followed("leader", own), *(watch.Followed("rank", Coordinate(0, 2, i), own) for i in range(57))]
-    kept = [timed(lambda: watch.rows(followed, moment, moment.masks)) for _ in range(4)][1:]
+    tracked = [Tracked("leader", own), *(Tracked("rank", Coordinate(0, 2, i), own) for i in range(57))]
+    initial = layout.matrices(tensors)
+    kept = [timed(lambda: rows.rows(tracked, now, layout, initial)) for _ in range(4)][1:]
     yield {"what": f"{title}: watch, one weight and 57 controls", "seconds": of(kept, 4)}
 
 
@@ -480,8 +592,19 @@ def seed(size: Size, work: Path) -> Iterator[Row]:
 
     text = () if "builtin" in size.seed else made_text(work)
     started = time.perf_counter()
-    code = main(["train", "--config", str(ROOT / "configs" / "seed" / "876812.yaml"), *size.seed, *text,
-                 "--runs", str(work / "runs"), "--plots", str(work / "plots")])  # fmt: skip
+    code = main(
+        [
+            "train",
+            "--config",
+            str(ROOT / "configs" / "seed" / "876812.yaml"),
+            *size.seed,
+            *text,
+            "--runs",
+            str(work / "runs"),
+            "--plots",
+            str(work / "plots"),
+        ]
+    )
     wall = time.perf_counter() - started
     row = {"run": "876812", "exit code": code, "seconds in all": round(wall, 1)}
     if code:
@@ -491,13 +614,17 @@ def seed(size: Size, work: Path) -> Iterator[Row]:
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     start, end = (next(event for event in history if event["event"] == kind) for kind in ("start", "finished"))
     steps = start["steps"] * (start["prunes"] + 1)
-    yield row | {"of the run": round(end["wall_seconds"], 1), "in steps": round(end["step_seconds"], 1), "steps": steps,
-                 "tokens a step": start["tokens_per_step"],
-                 "tokens/s in steps, the first included": round(steps * start["tokens_per_step"] / end["step_seconds"])}  # fmt: skip
+    yield row | {
+        "of the run": round(end["wall_seconds"], 1),
+        "in steps": round(end["step_seconds"], 1),
+        "steps": steps,
+        "tokens a step": start["tokens_per_step"],
+        "tokens/s in steps, the first included": round(steps * start["tokens_per_step"] / end["step_seconds"]),
+    }
 
 
 def text(size: Size, work: Path) -> Iterator[Row]:
-    """No part of its own: the built-in text's tokens, made while the first part runs, so that ``seed`` need not wait."""
+    """No part of its own: the built-in text's tokens, made while the first part runs: ``seed`` need not wait."""
     from swlottery.data.tokenizer import builtin_tokenizer
     from swlottery.data.tokens import prepare
 
@@ -506,7 +633,11 @@ def text(size: Size, work: Path) -> Iterator[Row]:
 
 
 PARTS: dict[str, tuple[Callable[[Size, Path], Iterator[Row]], float]] = {
-    "tests": (tests, 90), "resume": (resume, 160), "speed": (speed, 130), "finder": (finder, 75), "prune": (prune, 25),
+    "tests": (tests, 90),
+    "resume": (resume, 160),
+    "speed": (speed, 130),
+    "finder": (finder, 75),
+    "prune": (prune, 25),
     "seed": (seed, 75),
-}  # fmt: skip
-"""What a part is, and its limit in seconds; what one leaves, the last ones may need: together they are a little too long."""
+}
+"""What a part is, and its limit in seconds. The last ones may need what others leave: the limits add up to too much."""

@@ -1,8 +1,8 @@
 """nanoGPT's training step written anew, to stand beside ours in `bench/gpu.py`: what a plain, well-kept script reaches.
 
-After https://github.com/karpathy/nanoGPT (MIT licence): GPT-2 with `scaled_dot_product_attention`, tied embeddings, biases,
-no dropout; matrix products in bfloat16 under autocast, AdamW fused, the norm of the gradient clipped at 1, batches from a
-memory map through pinned memory. One thing is as in ours: GELU by its tanh form.
+After https://github.com/karpathy/nanoGPT (MIT licence): GPT-2 with `scaled_dot_product_attention`, tied embeddings,
+biases, no dropout; matrix products in bfloat16 under autocast, AdamW fused, the norm of the gradient clipped at 1,
+batches from a memory map through pinned memory. One thing is as in ours: GELU by its tanh form.
 """
 
 from __future__ import annotations

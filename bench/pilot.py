@@ -36,7 +36,8 @@ def main() -> None:
 def unigram_loss(settings: dict) -> float:
     """Nats a held-out token under the frequencies of the training tokens, one added to each count."""
     from swlottery.config import TrainSettings
-    from swlottery.data.tokens import prepare, validation_windows
+    from swlottery.data.batches import validation_windows
+    from swlottery.data.tokens import prepare
     from swlottery.lottery import start
 
     network = start.network(TrainSettings(**settings))

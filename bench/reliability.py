@@ -18,10 +18,10 @@ import numpy as np
 from swlottery.config import TrainSettings
 from swlottery.data.tokens import prepare
 from swlottery.lottery import start
+from swlottery.lottery.look import look
 from swlottery.report.page.stored import StoredRun
 from swlottery.report.run_files import read_settings
 from swlottery.report.words import key, place
-from swlottery.watch.tracked import look
 
 PASSAGES, TOKENS = 6, 24
 

@@ -6,7 +6,7 @@ A fifth of all weights goes. Every kind selects in turn from the same weights, s
 falls on all alike; ratios are taken within a turn and their median is quoted. `kthvalue` finds the threshold among |w|
 of all tensors, concatenated, and makes no mask. `global_unstructured` makes masks and applies them.
 Memory is the peak of a process of its own above its level before, in percent of the weights' bytes; from ours the masks
-that it returns, a byte a weight, are taken off. Above `--others-up-to`, where the others need too much, ours runs alone.
+that it returns, a byte a weight, are taken off. Above `--others-up-to` the others need too much, and ours runs alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def one_selection(kind: str, tensors: dict[str, Any], masks: dict[str, Any], arg
     from torch.nn.utils import prune
 
     from swlottery.lottery.criteria import CRITERIA
-    from swlottery.lottery.select import prune_count, select
+    from swlottery.lottery.prune import prune_count
+    from swlottery.lottery.select import select
 
     count = prune_count(sum(tensor.numel() for tensor in tensors.values()), "0.2")
     if kind == "ours":
@@ -120,7 +121,8 @@ def table(weights: int, arguments: argparse.Namespace) -> None:
         ratios = [a / b for a, b in zip(seconds["ours"], seconds[kind], strict=True)]
         spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
         print(
-            f"{weights / 1e6:>8.0f}M  {kind:<21}{statistics.median(seconds[kind]):>9.2f}{spread:>25}{memory[kind]:>16.1f}",
+            f"{weights / 1e6:>8.0f}M  {kind:<21}{statistics.median(seconds[kind]):>9.2f}{spread:>25}"
+            f"{memory[kind]:>16.1f}",
             flush=True,
         )
 

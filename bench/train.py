@@ -1,11 +1,11 @@
 """How fast is a training step, and what does everything beside the steps cost?
 
     python bench/train.py mask     [--model gpt2] [--context 512] [--micro-batch 1]    a masked step against a dense one
-    python bench/train.py ways     [--model gpt2-mini] …     this mask against torch.nn.utils.prune and against a multiply
-                                                             in the forward pass
-    python bench/train.py trainer  [--dtype bfloat16] [--compile] …    tokens a second against the Trainer of transformers
+    python bench/train.py ways     [--model gpt2-mini] …     this mask against torch.nn.utils.prune and a multiply
+    python bench/train.py trainer  [--dtype bfloat16] [--compile] …    tokens a second against transformers' Trainer
     python bench/train.py share    RUN                       what part of a finished run was not spent in training steps
-    python bench/train.py parts    [--model gpt2] …          that part of rounds of 3,000 steps, from what each thing takes once
+    python bench/train.py parts    [--model gpt2] …          that part of rounds of 3,000 steps, from the time of each
+    python bench/train.py memory   [--model gpt2] …          the largest resident memory of a run with three evaluations
 
 Each comparison takes turns in one process, so that a drift of the machine's speed falls on all alike: the first turn
 warms up, ratios are taken within a turn, and their median is quoted with its range.
@@ -35,10 +35,17 @@ def training(arguments: argparse.Namespace, masked: bool) -> Any:
     from swlottery.lottery.training import Training
 
     settings = TrainSettings(
-        model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,
-        micro_batch=arguments.micro_batch, grad_accum=getattr(arguments, "grad_accum", 1), dtype=arguments.dtype,
-        device=arguments.device, compile=arguments.compile, tokenizer=getattr(arguments, "tokenizer", "auto"),
-    )  # fmt: skip
+        model=arguments.model,
+        start="scratch",
+        vocabulary=arguments.vocabulary,
+        context=arguments.context,
+        micro_batch=arguments.micro_batch,
+        grad_accum=getattr(arguments, "grad_accum", 1),
+        dtype=arguments.dtype,
+        device=arguments.device,
+        compile=arguments.compile,
+        tokenizer=getattr(arguments, "tokenizer", "auto"),
+    )
     network = start.network(settings)
     scope = in_scope(network.model, network.roles, settings.scope)
     generator = torch.Generator().manual_seed(0)
@@ -113,7 +120,7 @@ class TheirTrainer:
     def __init__(self, arguments: argparse.Namespace, steps: int) -> None:
         import torch
 
-        from swlottery.data.tokens import batch
+        from swlottery.data.batches import batch
 
         ours = training(arguments, masked=False)
         size = arguments.micro_batch
@@ -142,11 +149,22 @@ class TheirTrainer:
                 stamps.append(time.perf_counter())
 
         arguments = TrainingArguments(
-            output_dir="/tmp/bench-train", max_steps=self.steps, per_device_train_batch_size=self.arguments.micro_batch,
-            learning_rate=6e-4, lr_scheduler_type="constant", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
-            bf16=self.arguments.dtype == "bfloat16", torch_compile=self.arguments.compile, report_to=[], save_strategy="no",
-            logging_strategy="no", use_cpu=self.arguments.device == "cpu", disable_tqdm=True,
-        )  # fmt: skip
+            output_dir="/tmp/bench-train",
+            max_steps=self.steps,
+            per_device_train_batch_size=self.arguments.micro_batch,
+            learning_rate=6e-4,
+            lr_scheduler_type="constant",
+            weight_decay=0.1,
+            adam_beta2=0.95,
+            max_grad_norm=1.0,
+            bf16=self.arguments.dtype == "bfloat16",
+            torch_compile=self.arguments.compile,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            use_cpu=self.arguments.device == "cpu",
+            disable_tqdm=True,
+        )
         Trainer(self.model, arguments, train_dataset=self.rows, callbacks=[Clock()]).train()
         return statistics.median(after - before for before, after in pairwise(stamps))
 
@@ -162,8 +180,8 @@ def compare(named: dict[str, Callable[[], float]], base: str, arguments: argpars
     tokens = arguments.micro_batch * arguments.context
     print(
         f"{arguments.model}, {arguments.micro_batch} × {arguments.context} tokens, vocabulary {arguments.vocabulary}, "
-        f"{arguments.dtype}{', compiled' if arguments.compile else ''}, {arguments.device}, {arguments.threads} threads, "
-        f"{arguments.turns} turns of {arguments.steps} steps\n"
+        f"{arguments.dtype}{', compiled' if arguments.compile else ''}, {arguments.device}, "
+        f"{arguments.threads} threads, {arguments.turns} turns of {arguments.steps} steps\n"
     )
     print(f"{'':<28}{'ms a step':>10}{'tokens/s':>10}  time over {base}")
     for name, values in seconds.items():
@@ -179,53 +197,77 @@ def share(run: Path) -> None:
     (end,) = (event for event in history if event["event"] == "finished")
     whole, steps = end["wall_seconds"], end["step_seconds"]
     print(
-        f"{run.name}: {whole:.1f} s in all, {steps:.1f} s in training steps, {100 * (whole - steps) / whole:.1f} % beside them"
+        f"{run.name}: {whole:.1f} s in all, {steps:.1f} s in training steps, "
+        f"{100 * (whole - steps) / whole:.1f} % beside them"
     )
 
 
 STEPS = 3000
 
 
+def a_lottery(arguments: argparse.Namespace, folder: Path) -> Any:
+    """A real run of two short trainings and one prune, before its first step."""
+    from swlottery.commands.keeper import FolderKeeper
+    from swlottery.config import TrainSettings
+    from swlottery.data.tokens import prepare
+    from swlottery.lottery import start
+    from swlottery.lottery.loop import Lottery
+    from swlottery.report.logs.progress import Output
+    from swlottery.runtime import environment, files
+    from swlottery.watch.recorder import WatchRecorder
+
+    settings = TrainSettings(
+        model=arguments.model,
+        start="scratch",
+        vocabulary=arguments.vocabulary,
+        context=arguments.context,
+        micro_batch=arguments.micro_batch,
+        dtype=arguments.dtype,
+        device=arguments.device,
+        compile=arguments.compile,
+        steps=arguments.steps,
+        eval_steps=arguments.steps,
+        rounds=1,
+        threads=arguments.threads,
+    )
+    network = start.network(settings)
+    data = prepare(settings.data, network.tokenizer)
+    files.write_json(folder / "settings.json", vars(settings))
+    here = environment.describe(arguments.threads)
+    keeper = FolderKeeper(folder, settings, network.device)
+    output = Output(folder, settings, settings.dtype, keeper.tables, log=None)
+    recorder = WatchRecorder(network, data, settings, here, [], output, lambda names: keeper.theta(0, names))
+    return Lottery(network, data, settings, keeper, recorder)
+
+
 def parts(arguments: argparse.Namespace) -> None:
-    """Time everything that stands beside the steps once, in a real run of two short trainings and one prune."""
+    """Time everything that is beside the steps once."""
     import tempfile
 
     from swlottery.config import TrainSettings
-    from swlottery.data.tokens import prepare
-    from swlottery.lottery import loop, start
-    from swlottery.lottery.state import Run
     from swlottery.report.figures.train import draw_round, draw_run
-    from swlottery.runtime import environment, files
-    from swlottery.watch import events as observe
 
-    settings = TrainSettings(
-        model=arguments.model, start="scratch", vocabulary=arguments.vocabulary, context=arguments.context,
-        micro_batch=arguments.micro_batch, dtype=arguments.dtype, device=arguments.device, compile=arguments.compile,
-        steps=arguments.steps, eval_steps=arguments.steps, rounds=1, threads=arguments.threads,
-    )  # fmt: skip
-    seconds: dict[str, list[float]] = {"evaluation": [], "checkpoint": [], "prune": []}
+    seconds: dict[str, list[float]] = {"evaluate": [], "save": [], "prune": []}
 
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(owner: Any, name: str, title: str) -> None:
+        function = getattr(owner, name)
+
         def inner(*given: Any) -> Any:
             started = time.perf_counter()
             result = function(*given)
-            result = list(result) if result is not None else None  # a generator works while it is asked
-            seconds[name].append(time.perf_counter() - started)
+            seconds[title].append(time.perf_counter() - started)
             return result
 
-        return inner
+        setattr(owner, name, inner)
 
-    network = start.network(settings)
-    data = prepare(settings.data, network.tokenizer)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        files.write_json(folder / "settings.json", vars(settings))
-        run = Run(network, data, settings, folder, environment.describe(arguments.threads))
-        run.save = timed("checkpoint", run.save)  # type: ignore[method-assign]
-        observe.evaluation, loop.prune = timed("evaluation", observe.evaluation), timed("prune", loop.prune)
-        for _ in loop.lottery(run, []):
-            pass
-        step = run.state.busy / (2 * arguments.steps)
+        run = a_lottery(arguments, folder)
+        timed(run.keeper, "save", "save")
+        timed(run.judge, "snapshot", "evaluate")
+        timed(run, "prune", "prune")
+        run.run()
+        step = run.clock.busy / (2 * arguments.steps)
         started = time.perf_counter()
         draw_round(folder, folder / "plots", 1)
         draw_run(folder, folder / "plots")
@@ -235,23 +277,35 @@ def parts(arguments: argparse.Namespace) -> None:
     evaluations = 1 + STEPS / 250
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     beside = {
-        f"{evaluations:.0f} evaluations": evaluations * middle["evaluation"],
-        f"{checkpoints:.0f} checkpoints": checkpoints * middle["checkpoint"],
-        "prune, with the finder": middle["prune"], "figures": figures,
-    }  # fmt: skip
+        f"{evaluations:.0f} evaluations": evaluations * middle["evaluate"],
+        f"{checkpoints:.0f} checkpoints": checkpoints * middle["save"],
+        "prune, with the finder": middle["prune"],
+        "figures": figures,
+    }
     whole = STEPS * step + sum(beside.values())
     print(
-        f"{arguments.model}, {arguments.micro_batch} × {arguments.context} tokens, {arguments.dtype}, {arguments.threads} threads: "
-        f"a step {step:.3f} s, an evaluation {middle['evaluation']:.1f} s, a checkpoint {middle['checkpoint']:.1f} s\n"
+        f"{arguments.model}, {arguments.micro_batch} × {arguments.context} tokens, {arguments.dtype}, "
+        f"{arguments.threads} threads: a step {step:.3f} s, an evaluation {middle['evaluate']:.1f} s, "
+        f"a checkpoint {middle['save']:.1f} s\n"
     )
     for name, took in {f"{STEPS:,} steps": STEPS * step, **beside}.items():
         print(f"{name:<28}{took:>10.1f} s{100 * took / whole:>8.2f} %")
     print(f"{'beside the steps':<28}{sum(beside.values()):>10.1f} s{100 * sum(beside.values()) / whole:>8.2f} %")
 
 
+def memory(arguments: argparse.Namespace) -> None:
+    """Run it once, and print the largest resident memory of this process."""
+    import resource
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        a_lottery(arguments, Path(temporary)).run()
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at most")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("mask", "ways", "trainer", "share", "parts"))
+    parser.add_argument("what", choices=("mask", "ways", "trainer", "share", "parts", "memory"))
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--model", default="gpt2-mini")
     parser.add_argument("--context", type=int, default=256)
@@ -271,8 +325,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    if arguments.what == "parts":
-        parts(arguments)
+    if arguments.what in ("parts", "memory"):
+        (parts if arguments.what == "parts" else memory)(arguments)
         return
     count = arguments.steps
     dense = steps_of(training(arguments, masked=False), count)

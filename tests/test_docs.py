@@ -1,5 +1,7 @@
-"""docs/method.md names what the program has: the columns of the watch, the controls, scopes, criteria and rewindings; and
-docs/slurm.md what the scripts ask of Slurm, commands that parse, and a study that is one."""
+"""What docs/method.md and docs/slurm.md name is there.
+
+Columns of the watch, controls, scopes, criteria, rewindings; what the scripts ask of Slurm, commands, a study.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ import pytest
 
 from swlottery import cli
 from swlottery.config import SweepSettings, TrainSettings, from_file
+from swlottery.lottery import matching
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
 from swlottery.runtime.tables import WATCH
 from swlottery.study import grid as study
-from swlottery.watch import controls
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METHOD = (REPOSITORY / "docs" / "method.md").read_text(encoding="utf-8")
@@ -42,8 +44,8 @@ def test_the_columns_of_the_watch() -> None:
 
 
 def test_the_kinds_of_controls() -> None:
-    assert first_cells(section(13)) == list(controls.KINDS)
-    assert f"{controls.COUNT} of each" in section(13)
+    assert first_cells(section(13)) == list(matching.KINDS)
+    assert f"{matching.COUNT} of each" in section(13)
 
 
 def test_scopes_criteria_and_rewindings() -> None:

@@ -1,4 +1,4 @@
-"""`bench/gpu.py` as it runs on a GPU's machine: uninstalled, without network, without packages that are missing there."""
+"""`bench/gpu.py` as it runs on a GPU's machine: uninstalled, without network, without missing packages."""
 
 from __future__ import annotations
 

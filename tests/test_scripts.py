@@ -1,4 +1,4 @@
-"""find_sw.sh and func_train.sh without Slurm, and the environment that scripts/venv.sh makes. With Slurm: tests/slurm."""
+"""find_sw.sh and func_train.sh without Slurm, and the environment that scripts/venv.sh makes."""
 
 from __future__ import annotations
 

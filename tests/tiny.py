@@ -1,4 +1,4 @@
-"""A tiny random model of every architecture in the table, with `hidden` channels and twice as many intermediate ones."""
+"""A tiny random model of every architecture in the table: `hidden` channels, twice as many intermediate ones."""
 
 from __future__ import annotations
 

@@ -151,8 +151,9 @@ def prune(
     """
     from swlottery.lottery import masks as masking
     from swlottery.lottery.criteria import CRITERIA
+    from swlottery.lottery.prune import prune_count
     from swlottery.lottery.scope import SCOPES, in_scope
-    from swlottery.lottery.select import prune_count, select
+    from swlottery.lottery.select import select
     from swlottery.models.architectures import Roles
 
     for what, value, known in (("scope", scope, SCOPES), ("criterion", criterion, CRITERIA)):

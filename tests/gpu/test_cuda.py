@@ -98,8 +98,8 @@ def test_a_prune_takes_the_same_weights_as_on_a_cpu(tiny_gpt2, text, tmp_path, c
     for device in ("cpu", "cuda"):
         run = built(tiny_gpt2, text, tmp_path / device, device=device, criterion=criterion)
         for _ in range(2):
-            run.masks = run.pruner.prune(run.masks, 5000)
-        masks.append({name: mask.cpu() for name, mask in run.masks.items()})
+            run.training.set_masks(run.pruner.prune(run.training.masks, 5000))
+        masks.append({name: mask.cpu() for name, mask in run.training.masks.items()})
     for name, mask in masks[0].items():
         assert torch.equal(mask, masks[1][name]), name
 

@@ -1,4 +1,4 @@
-"""Selection on a GPU removes what it removes on the CPU, and makes the host wait as often for many weights as for few."""
+"""Selection on a GPU removes what it removes on a CPU. The host waits as often for many weights as for few."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from fake_gpu import NAME
 from swlottery.errors import BadInput
-from swlottery.lottery import select as selecting
+from swlottery.lottery import keys as keying
 from swlottery.lottery.criteria import CRITERIA
 from swlottery.lottery.select import select
 
@@ -33,7 +33,7 @@ def on_gpu(tensors: dict) -> dict:
 @pytest.mark.parametrize(("dtype", "levels"), [(torch.float32, 0), (torch.float32, 3), (torch.bfloat16, 0)])
 @pytest.mark.parametrize("large", [1 << 26, 5000])
 def test_the_same_masks_as_on_the_cpu(criterion, dtype, levels, large, gpu, monkeypatch):
-    monkeypatch.setattr(selecting, "LARGE_CHUNK", large)
+    monkeypatch.setattr(keying, "LARGE_CHUNK", large)
     weights, masks = network(200, dtype, levels)
     protected = {"b": torch.tensor([0, 77, 9999]), "c": [3]}
     for count in (0, 1, 2500, 10_000):

@@ -10,17 +10,21 @@ import pytest
 from fake_gpu import Waits
 from lottery.runs import built
 from swlottery.lottery import masks as masking
-from swlottery.lottery.loop import lottery
 from swlottery.lottery.prune import Pruner
 from swlottery.lottery.training import Training
 from swlottery.models.coordinates import Coordinate
-from swlottery.watch import events as observe
-from swlottery.watch.rows import Followed
+from swlottery.watch import events, recorder, rows
+from swlottery.watch.tracked import Tracked
 
 PARTS: list[tuple[Any, str]] = [
-    (Training, "step"), (Pruner, "prune"), (Pruner, "thresholds"), (observe, "watched"), (observe, "pruned"),
+    (Training, "step"),
+    (Pruner, "prune"),
+    (Pruner, "thresholds"),
+    (rows, "rows"),
+    (events, "prune"),
+    (recorder, "survivors"),
     (masking, "violations"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -32,10 +36,10 @@ def most(tiny_gpt2, text, tmp_path, gpu, monkeypatch):
         places = Waits()
         with monkeypatch.context() as patch:
             for owner, name in PARTS:
-                patch.setattr(owner, name, counted(getattr(owner, name), name, found, places))
-            run = built(tiny_gpt2, text, tmp_path / str(number), steps=3, eval_steps=2, **changes)
-            known = [Followed("foreign", Coordinate(nth % 2, nth // 2, nth)) for nth in range(number)]
-            list(lottery(run, known))
+                title = f"{owner.__name__.rpartition('.')[2]}.{name}"
+                patch.setattr(owner, name, counted(getattr(owner, name), title, found, places))
+            known = [Tracked("foreign", Coordinate(nth % 2, nth // 2, nth)) for nth in range(number)]
+            built(tiny_gpt2, text, tmp_path / str(number), known, steps=3, eval_steps=2, **changes).run()
         return found, places
 
     def counted(real: Any, name: str, found: Counter, places: Waits) -> Any:
@@ -55,13 +59,13 @@ def test_waits_do_not_grow_with_what_is_followed(most):
     """Two weights with 152 controls, and 8 with 608, in the same two matrices; six tensors are in scope."""
     (few, places), (many, _) = most(2), most(8)
     assert few == many, str(places)
-    assert few["watched"] <= 2 + 6, "one a matrix; the thresholds, the places, all that remain; and θ_0 at first"
-    assert few["pruned"] <= 12
-    assert few["thresholds"] == few["violations"] == 1
-    assert few["prune"] <= 3 * 6 + 17
+    assert few["rows.rows"] <= 2 + 5, "one a matrix; the places, and all that remain"
+    assert few["events.prune"] + 2 * few["recorder.survivors"] <= 12
+    assert few["Pruner.thresholds"] == few["masks.violations"] == 1
+    assert few["Pruner.prune"] <= 3 * 6 + 17
 
 
 def test_a_step_waits_for_two_numbers(most):
     """Its loss and its norm."""
     found, places = most(0)
-    assert found["step"] <= 2, str(places)
+    assert found["Training.step"] <= 2, str(places)

@@ -3,54 +3,80 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.commands import train
 
 if TYPE_CHECKING:
-    from swlottery.lottery.state import Run
+    from swlottery.lottery.loop import Lottery
 
 TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds"}
 
 
+SHORT = {
+    "context": 32,
+    "micro_batch": 2,
+    "grad_accum": 2,
+    "steps": 6,
+    "rounds": 2,
+    "lr": 1e-2,
+    "eval_steps": 3,
+    "eval_sequences": 4,
+    "checkpoint_steps": 2,
+    "threads": 1,
+    "device": "cpu",
+    "dtype": "float32",
+}
+
+
 def flags(model: Path, text: Path, folder: Path, *more: str, **changes: object) -> list[str]:
     """Flags of `swlottery train` for seconds: two rounds and the final ticket of six steps each."""
-    settings: dict[str, object] = {
-        "model": model, "data": text, "context": 32, "micro_batch": 2, "grad_accum": 2, "steps": 6, "rounds": 2,
-        "prune_rate": 0.2, "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1,
-        "device": "cpu", "dtype": "float32", "runs": folder / "runs", "plots": folder / "plots",
-    } | changes  # fmt: skip
+    paths = {"model": model, "data": text, "runs": folder / "runs", "plots": folder / "plots"}
+    settings: dict[str, object] = {**SHORT, "prune_rate": 0.2, **paths, **changes}
     named = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     return ["train", *named, *more]
 
 
-def built(model: Path, text: Path, folder: Path, **changes: object) -> Run:
-    """The run that such flags make, before its first step, for tests that look inside while it goes."""
+def built(model: Path, text: Path, folder: Path, known: Sequence[Any] = (), **changes: object) -> Lottery:
+    """The lottery that such flags make, before its first step, for tests that look inside while it goes. ``known``: the
+    weights that it tracks from the start."""
     from swlottery.config import TrainSettings
     from swlottery.data.tokens import prepare
     from swlottery.lottery import start
-    from swlottery.lottery.state import Run
     from swlottery.runtime import environment
 
-    settings: dict[str, Any] = {
-        "model": str(model), "data": str(text), "context": 32, "micro_batch": 2, "grad_accum": 2, "steps": 6, "rounds": 2,
-        "lr": 1e-2, "eval_steps": 3, "eval_sequences": 4, "checkpoint_steps": 2, "threads": 1, "device": "cpu", "dtype": "float32",
-        "super_weights": "none",
-    } | changes  # fmt: skip
+    paths = {"model": str(model), "data": str(text)}
+    settings: dict[str, Any] = {**SHORT, "super_weights": "none", **paths, **changes}
     chosen = TrainSettings(**settings)
     chosen.check()
     environment.pin(1)
     network = start.network(chosen)
+    return of_network(network, prepare(chosen.data, network.tokenizer), chosen, folder, known)
+
+
+def of_network(network: Any, data: Any, settings: Any, folder: Path, known: Sequence[Any] = ()) -> Lottery:
+    """The same of what such flags name, loaded."""
+    from swlottery.commands.keeper import FolderKeeper
+    from swlottery.lottery.loop import Lottery
+    from swlottery.report.logs.progress import Output
+    from swlottery.runtime import environment
+    from swlottery.watch.recorder import WatchRecorder
+
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(network, prepare(chosen.data, network.tokenizer), chosen, folder, environment.describe(1))
+    keeper = FolderKeeper(folder, settings, network.device)
+    output = Output(folder, settings, settings.dtype, keeper.tables, log=None)
+    theta_0 = functools.partial(keeper.theta, 0)
+    recorder = WatchRecorder(network, data, settings, environment.describe(1), known, output, theta_0)
+    return Lottery(network, data, settings, keeper, recorder)
 
 
 def complaint(stderr: str) -> str:
-    """The one line that a refused command leaves; libraries' bars, loaded before it could hush them, are no part of it."""
+    """The one line that a refused command leaves, without the bars of libraries that were loaded before it."""
     lines = [line for part in stderr.splitlines() for line in part.split("\r") if line and "it/s]" not in line]
     assert len(lines) == 1 and lines[0].startswith("swlottery: "), stderr
     return lines[0]
@@ -90,12 +116,12 @@ DRAW = train._draw
 
 
 def draw() -> None:
-    """A patch for a child that draws figures as users' runs do; the other runs of these tests draw none (conftest.py)."""
+    """A patch for a child that draws figures as users' runs do; other runs of these tests draw none (conftest.py)."""
     train._draw = DRAW
 
 
 def forked(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: None) -> int:
-    """Run the command in a child process, patched; its output goes to ``log``. Returns the exit code, −n for signal n."""
+    """Run the command in a child process, patched. Its output goes to ``log``. Returns its code: −n for signal n."""
     _, status = os.waitpid(fork(arguments, log, patch), 0)
     return os.waitstatus_to_exitcode(status)
 

@@ -9,7 +9,6 @@ import torch
 
 from lottery.runs import built, events
 from swlottery.lottery import attention
-from swlottery.lottery.loop import lottery
 from swlottery.lottery.training import Training
 from tiny import tiny_model
 
@@ -21,7 +20,7 @@ def attentions(graph: torch.fx.GraphModule) -> list:
 
 
 def test_a_compiled_lottery_is_one_graph_without_a_mask_and_ends_as_without(tiny_gpt2, text, tmp_path, monkeypatch):
-    """In two trainings, their evaluations and a prune; what torch makes of the graph is left out, so the bits are equal."""
+    """In two trainings, their evaluations and a prune. What torch makes of the graph is left out: equal bits."""
     graphs, names, real, real_step = [], [], torch.compile, Training.step
 
     def capture(graph, inputs):
@@ -41,8 +40,9 @@ def test_a_compiled_lottery_is_one_graph_without_a_mask_and_ends_as_without(tiny
         torch._dynamo.reset()
         names.clear()
         run = built(tiny_gpt2, text, tmp_path / str(compiled), compile=compiled, rounds=1, steps=2, eval_steps=1)
-        list(lottery(run, []))
-        ends[compiled] = [[e[name] for name in ("train_loss", "val_loss")] for e in events(run.folder, "evaluation")]
+        run.run()
+        evaluations = events(run.keeper.folder, "evaluation")
+        ends[compiled] = [[event[name] for name in ("train_loss", "val_loss")] for event in evaluations]
     assert ends[True] == ends[False] and len(ends[True]) == 6
     assert len(graphs) == 1, "no break, and no other graph for another step, round or mask"
     found = attentions(graphs[0])
@@ -50,7 +50,7 @@ def test_a_compiled_lottery_is_one_graph_without_a_mask_and_ends_as_without(tiny
     for node in found:
         assert node.kwargs["attn_mask"] is None and node.kwargs["is_causal"] is True
     assert names == [attention.NAME] + ["sdpa"] * 4, "ours while the loss is computed, and at no other time"
-    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    files = [path for path in run.keeper.folder.rglob("*") if path.is_file()]
     assert {path.parent.name for path in files if path.name == "config.json"} == {"final", "round_1"}
     assert not [path for path in files if attention.NAME.encode() in path.read_bytes()]
 
@@ -60,7 +60,7 @@ FITTING = ("gpt2", "gpt_neox", "opt", "llama", "mistral", "mixtral", "qwen3", "g
 
 @pytest.mark.parametrize("name", [*FITTING, "gpt_neo", "bloom", "falcon"])
 def test_it_is_for_models_in_which_it_changes_nothing(name):
-    """Shared keys (Llama), own scales (Gemma 3) and experts go along; positions in the scores (BLOOM, Falcon) do not."""
+    """Shared keys (Llama), own scales (Gemma 3) and experts go; positions in the scores (BLOOM, Falcon) do not."""
     model = tiny_model(name)
     assert attention.fits(model, 64) == (name in FITTING)
     assert model.config.get_text_config()._attn_implementation in ("sdpa", "eager")

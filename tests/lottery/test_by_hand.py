@@ -102,8 +102,10 @@ def test_layers_ranked_alone_give_each_its_share(run, monkeypatch):
     )  # figures take the thresholds of layers from another file
     folder = run(rounds=1, criterion="layer-magnitude")
     assert stored(folder, 1) == {
-        ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]], PROJ: [[0, 1], [1, 1]], DOWN: [[1, 0], [1, 1]],
-    }  # fmt: skip
+        ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]],
+        PROJ: [[0, 1], [1, 1]],
+        DOWN: [[1, 0], [1, 1]],
+    }
     assert len(list((folder.parents[1] / "plots").iterdir())) == 4
 
 
@@ -189,7 +191,8 @@ def test_a_weight_of_another_network_is_refused_and_labelled_when_allowed(run, r
 def test_the_final_network_loads_and_gives_the_logged_loss(run):
     from transformers import AutoModelForCausalLM
 
-    from swlottery.data.tokens import prepare, validation_windows
+    from swlottery.data.batches import validation_windows
+    from swlottery.data.tokens import prepare
     from swlottery.lottery.training import loss_of
 
     folder = run(lr=0.1, steps=3)

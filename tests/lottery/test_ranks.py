@@ -121,15 +121,15 @@ def show_masks(target: Path) -> Callable[[int], None]:
 
     def patch(rank: int) -> None:
         from swlottery.lottery import masks as masking
-        from swlottery.lottery.state import Run
+        from swlottery.lottery.loop import Lottery
 
-        def tell(run: Run, masks: Any, number: int) -> None:
+        def tell(run: Lottery, masks: Any, number: int) -> None:
             packed, _ = masking.pack(masks)
             content = b"".join(packed[name].numpy().tobytes() for name in sorted(packed))
             with open(f"{target}{rank}", "a") as file:
                 file.write(f"{number} {hashlib.sha256(content).hexdigest()}\n")
 
-        before(Run, "set_masks", tell)
+        before(Lottery, "set_masks", tell)
 
     return patch
 
@@ -273,8 +273,9 @@ def test_a_rank_that_is_stuck_is_named(tiny_gpt2: Path, text: Path, tmp_path: Pa
     finally:
         os.kill(other, signal.SIGKILL)
         ends([other])
-    assert re.search(r"swlottery: rank 1 \(process \d+ on \S+\) is stuck since step 4 of round 1",
-                     (tmp_path / "log0").read_text())  # fmt: skip
+    assert re.search(
+        r"swlottery: rank 1 \(process \d+ on \S+\) is stuck since step 4 of round 1", (tmp_path / "log0").read_text()
+    )
 
 
 def test_bad_input_is_one_line_of_the_lead(tiny_gpt2: Path, text: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery.runs import draw, flags, forked, only_run, traces
+from lottery.runs import complaint, draw, flags, forked, only_run, traces
 
 PHASES = {
     "step": ("swlottery.lottery.training", "Training", "step"),
@@ -21,7 +21,7 @@ PHASES = {
     "pruning": ("swlottery.lottery.prune", "Pruner", "prune"),
     "writing": ("swlottery.runtime.files", None, "write"),
     "data": ("swlottery.data.tokenize", None, "write_shard"),
-    "finder": ("swlottery.watch.events", None, "look"),
+    "finder": ("swlottery.lottery.loop", None, "look"),
     "checkpoint": ("swlottery.runtime.checkpoint", None, "save"),
     "hash": ("swlottery.runtime.checkpoint", None, "_sha256"),
 }
@@ -211,7 +211,7 @@ def test_a_signal_saves_and_exits_75(step, alone, tiny_gpt2, text, tmp_path, mon
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
 def test_a_signal_in_an_evaluation(number, alone, tiny_gpt2, text, tmp_path, monkeypatch):
-    """It is left at once; what was trained up to it stays trained, except in round 1's first and where a prune comes."""
+    """It is left at once. What was trained up to it stays trained, except in round 1's first and before a prune."""
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
     def patch() -> None:
@@ -308,3 +308,25 @@ def test_other_threads_of_the_machine_do_not_change_a_run(tiny_gpt2, text, tmp_p
 
     assert forked(arguments, tmp_path / "log", one_core) == 0, (tmp_path / "log").read_text()
     assert json.loads((only_run(tmp_path) / "environment.json").read_text())["threads"] == 2
+
+
+def test_a_run_of_another_version_is_refused_with_what_to_do(tiny_gpt2, text, tmp_path, monkeypatch, capsys):
+    """Its checkpoints have another schema, or none; nothing of it is touched."""
+    import json
+
+    from swlottery.cli import main
+
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    arguments = flags(tiny_gpt2, text, tmp_path)
+    assert forked(arguments, tmp_path / "log", kill_when_written("step", 12)) == -signal.SIGKILL
+    run = only_run(tmp_path)
+    for manifest in (run / "checkpoints").glob("*.json"):
+        content = json.loads(manifest.read_text())
+        del content["schema"]
+        manifest.write_text(json.dumps(content))
+    before = {name: (run / name).read_bytes() for name in ("metrics.jsonl", "rounds.csv", "watch.csv")}
+    capsys.readouterr()
+    assert main(arguments) == 2
+    said = complaint(capsys.readouterr().err)
+    assert str(run) in said and "another version" in said and "--runs" in said
+    assert {name: (run / name).read_bytes() for name in before} == before

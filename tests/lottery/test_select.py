@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from torch import distributed, multiprocessing
 
 from swlottery.errors import BadInput
+from swlottery.lottery import keys as keying
 from swlottery.lottery import select as selecting
 from swlottery.lottery.criteria import CRITERIA, Criterion
-from swlottery.lottery.select import chunks, position_hash, prune_count, select, shares
+from swlottery.lottery.keys import Key, chunks, position_hash
+from swlottery.lottery.prune import prune_count
+from swlottery.lottery.select import select, shares
 
 GLOBAL, LAYER, RANDOM = (CRITERIA[name] for name in ("global-magnitude", "layer-magnitude", "random"))
 FULL = (1 << 64) - 1
@@ -80,7 +83,7 @@ def pieces(monkeypatch):
 
     def set_to(chunk=None, sigmas=None):
         if chunk is not None:
-            monkeypatch.setattr(selecting, "CHUNK", chunk)
+            monkeypatch.setattr(keying, "CHUNK", chunk)
         if sigmas is not None:
             monkeypatch.setattr(selecting, "SIGMAS", sigmas)
 
@@ -104,7 +107,7 @@ def test_it_equals_a_full_sort(seed, tensors, share, levels, dtype, chunk, sigma
     keys = sorted_keys(weights, masks, seed, criterion)
     count = int(share * len(keys))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selecting, "CHUNK", chunk)
+        patch.setattr(keying, "CHUNK", chunk)
         patch.setattr(selecting, "SIGMAS", sigmas)
         got = select(weights, masks, count, seed, criterion)
     assert_same(got.masks, without(masks, keys[:count]))
@@ -136,7 +139,7 @@ def test_a_bracket_that_misses_is_widened_until_it_holds_the_rank(pieces, monkey
     def missing(ranked, share, keys, sigmas):
         widths.append(sigmas)
         low, high, between = real(ranked, share, keys, sigmas)
-        wrong = selecting._Key(high.score * 2, 0)
+        wrong = Key(high.score * 2, 0)
         return (low, high, between) if len(widths) > 2 else ((low, low, 0.0), (wrong, wrong, 0.0))[len(widths) - 1]
 
     monkeypatch.setattr(selecting, "_bracket", missing)
@@ -182,9 +185,15 @@ def test_chunks_are_in_row_major_order_and_small(chunk, pieces):
     pieces(chunk=chunk)
     base = torch.arange(2 * 3 * 4.0)
     for tensor in [
-        base, base[::2], base[5], base.view(4, 6).t(), base.view(2, 3, 4).permute(2, 0, 1), base.view(4, 6)[:, ::3],
-        torch.zeros(3, 0), torch.arange(5.0).expand(3, 5),
-    ]:  # fmt: skip
+        base,
+        base[::2],
+        base[5],
+        base.view(4, 6).t(),
+        base.view(2, 3, 4).permute(2, 0, 1),
+        base.view(4, 6)[:, ::3],
+        torch.zeros(3, 0),
+        torch.arange(5.0).expand(3, 5),
+    ]:
         parts = list(chunks(tensor))
         assert [start for start, _ in parts] == [sum(len(p) for _, p in parts[:i]) for i in range(len(parts))]
         assert all(0 < len(part) <= chunk for _, part in parts)
@@ -269,8 +278,11 @@ def test_large_finite_scores_whose_sum_overflows_are_fine():
 
 def test_types_are_compared_without_rounding():
     """1 + 2⁻¹⁰ is 1 in bfloat16, and 70000 infinite in float16."""
-    weights = {"b": torch.tensor([1.0, 70144.0]).bfloat16(), "f": torch.tensor([1 + 2**-10, 1 - 2**-10]),
-               "h": torch.tensor([1 + 2**-9]).half()}  # fmt: skip
+    weights = {
+        "b": torch.tensor([1.0, 70144.0]).bfloat16(),
+        "f": torch.tensor([1 + 2**-10, 1 - 2**-10]),
+        "h": torch.tensor([1 + 2**-9]).half(),
+    }
     masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
     order = []
     for count in range(1, 6):
@@ -288,7 +300,7 @@ def test_protected_places_stay_and_the_count_still_goes(seed, tensors, share, ch
     keys = sorted_keys(weights, masks, seed, protected=protected)
     count = int(share * len(keys))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selecting, "CHUNK", chunk)
+        patch.setattr(keying, "CHUNK", chunk)
         got = select(weights, masks, count, seed, protected={name: torch.tensor(p) for name, p in protected.items()})
     assert_same(got.masks, without(masks, keys[:count]))
     with pytest.raises(ValueError):
@@ -343,12 +355,23 @@ def test_shares_sum_to_the_count_and_are_floors_or_one_more(free, share):
 @pytest.mark.parametrize(
     ("remaining", "rate", "count"),
     [
-        (100, 0.29, 29), (100, 0.57, 57), (100, 0.58, 58), (1000, 0.1, 100), (7, 0.2, 1), (10, "0.2", 2),
-        (10**12 + 1, Decimal("0.1"), 10**11), (124_373_760, 0.2, 24_874_752), (99_499_008, 0.2, 19_899_801),
-        (3, 1.0, 3), (3, 0.0, 0), (10**6, 1e-6, 1), (10**6 - 1, 1e-6, 0), (10**17, 0.99999999999999999, 10**17),
+        (100, 0.29, 29),
+        (100, 0.57, 57),
+        (100, 0.58, 58),
+        (1000, 0.1, 100),
+        (7, 0.2, 1),
+        (10, "0.2", 2),
+        (10**12 + 1, Decimal("0.1"), 10**11),
+        (124_373_760, 0.2, 24_874_752),
+        (99_499_008, 0.2, 19_899_801),
+        (3, 1.0, 3),
+        (3, 0.0, 0),
+        (10**6, 1e-6, 1),
+        (10**6 - 1, 1e-6, 0),
+        (10**17, 0.99999999999999999, 10**17),
         (10**12, "0.9999999999999999999999999", 10**12 - 1),
     ],
-)  # fmt: skip
+)
 def test_the_floor_is_taken_in_decimals(remaining, rate, count):
     assert prune_count(remaining, rate) == count
 

@@ -13,11 +13,10 @@ from swlottery.cli import main
 from swlottery.config import TrainSettings, from_file
 from swlottery.errors import BadInput
 from swlottery.lottery import start
-from swlottery.lottery.loop import lottery
+from swlottery.lottery.look import look
 from swlottery.lottery.scope import SCOPES, in_scope
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
-from swlottery.watch.tracked import look
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -103,27 +102,37 @@ def test_the_embedding_has_as_many_rows_as_asked_for(scratch):
 
 
 def test_frozen_biases_stay_zero_and_count_nowhere(scratch, text, tmp_path, monkeypatch):
-    from lottery.runs import table
+    from lottery.runs import of_network, table
     from swlottery.data.tokens import prepare
     from swlottery.lottery import masks as masking
-    from swlottery.lottery.state import Run
     from swlottery.runtime import environment
 
     settings = TrainSettings(
-        model="gpt2-mini", start="scratch", freeze_biases=True, scope="all", context=16, micro_batch=2, steps=2, rounds=1,
-        eval_sequences=2, super_weights="none", threads=1, device="cpu", lr=0.01,
-    )  # fmt: skip
+        model="gpt2-mini",
+        start="scratch",
+        freeze_biases=True,
+        scope="all",
+        context=16,
+        micro_batch=2,
+        steps=2,
+        rounds=1,
+        eval_sequences=2,
+        super_weights="none",
+        threads=1,
+        device="cpu",
+        lr=0.01,
+    )
     network = scratch(**{name: getattr(settings, name) for name in ("freeze_biases", "scope", "context")})
     biases = {name: p for name, p in network.parameters.items() if network.roles.role_of(name, p) == "bias"}
     assert len(biases) == 25 and not any(p.requires_grad for p in biases.values())
     weights = sum(p.numel() for p in network.parameters.values()) - sum(p.numel() for p in biases.values())
     environment.pin(1)
-    run = Run(network, prepare(str(text), network.tokenizer), settings, tmp_path, environment.describe(1))
+    run = of_network(network, prepare(str(text), network.tokenizer), settings, tmp_path)
     before = {name: p.detach().clone() for name, p in run.parameters.items()}
-    list(lottery(run, []))
+    run.run()
     assert not any(p.count_nonzero() for p in biases.values())
     assert all(not torch.equal(before[name], p) for name, p in run.parameters.items() if name not in biases)
-    assert not set(biases) & set(run.masks) and masking.total(run.masks) == weights
+    assert not set(biases) & set(run.training.masks) and masking.total(run.training.masks) == weights
     assert [row["remaining"] for row in table(tmp_path, "rounds.csv")] == [str(weights), str(weights - weights // 5)]
 
 
@@ -132,8 +141,10 @@ def test_biases_move_where_they_are_not_frozen(scratch):
     assert all(p.requires_grad for p in network.parameters.values())
     scopes = {scope: in_scope(network.model, network.roles, scope) for scope in SCOPES}
     assert not any(name.endswith(".bias") for found in scopes.values() for name in found), "never in scope"
-    matrices = {scope: sorted({name.split(".", 3)[3].removesuffix(".weight") for name in found if ".h." in name and ".ln_" not in name})
-                for scope, found in scopes.items()}  # fmt: skip
+    matrices = {
+        scope: sorted({n.split(".", 3)[3].removesuffix(".weight") for n in found if ".h." in n and ".ln_" not in n})
+        for scope, found in scopes.items()
+    }
     assert matrices == {
         "attn+c_proj": ["attn.c_attn", "attn.c_proj", "mlp.c_proj"],
         "linear": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
@@ -231,7 +242,7 @@ def test_where_a_tokenizer_comes_from(tmp_path):
 
 
 def test_the_leader_is_the_largest_contribution_to_the_prompts_that_are_given(scratch) -> None:
-    """By hand: embeddings of two letters feed two channels of the MLP, and each prompt's leader is the weight of its channel."""
+    """By hand: embeddings of two letters feed two channels of the MLP. A prompt's leader is its channel's weight."""
     network = scratch()
     parameters = network.parameters
     with torch.no_grad():

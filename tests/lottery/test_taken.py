@@ -49,7 +49,7 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tiny_gpt2, text, tm
     fast(True)
     assert main(small(tiny_gpt2, text, tmp_path / "whole")) == 0
     with monkeypatch.context() as patched:
-        patched.setattr("swlottery.lottery.state.Run.save_if_due", _stops_after(3))
+        patched.setattr("swlottery.commands.keeper.FolderKeeper.boundary", _stops_after(3))
         assert main(small(tiny_gpt2, text, tmp_path / "half")) == 75
     capsys.readouterr()
     fast(False)
@@ -61,19 +61,19 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(tiny_gpt2, text, tm
 
 
 def _stops_after(calls: int):
-    from swlottery.lottery.state import Run
+    from swlottery.commands.keeper import FolderKeeper
     from swlottery.runtime.stop import Stopped
 
-    real, count = Run.save_if_due, [0]
+    real, count = FolderKeeper.boundary, [0]
 
-    def save(self, *args, **kwargs):
-        real(self, *args, **kwargs)
+    def boundary(self, progress, only_if_asked):
+        real(self, progress, only_if_asked)
         count[0] += 1
         if count[0] == calls:
-            self.save()
+            self.save(progress)
             raise Stopped
 
-    return save
+    return boundary
 
 
 @pytest.mark.parametrize("lost", ["", "environment.json"])
@@ -163,7 +163,7 @@ def test_it_keeps_it_also_at_the_second_resume(tiny_gpt2, text, tmp_path, fast, 
     assert main(small(tiny_gpt2, text, tmp_path / "whole")) == 0
     for turn in range(2):
         with monkeypatch.context() as patched:
-            patched.setattr("swlottery.lottery.state.Run.save_if_due", _stops_after(1))
+            patched.setattr("swlottery.commands.keeper.FolderKeeper.boundary", _stops_after(1))
             assert main(small(tiny_gpt2, text, tmp_path / "parts")) == 75
         if turn == 0:
             as_of_an_earlier_version(only_run(tmp_path / "parts"))

@@ -19,12 +19,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lottery.runs import built, complaint, events, flags, only_run, table, traces
 from swlottery.cli import main
 from swlottery.config import TrainSettings
-from swlottery.data import batches as data
+from swlottery.data import batches
 from swlottery.data.batches import Batches
 from swlottery.errors import BadInput
-from swlottery.lottery import branch, loop, training
+from swlottery.lottery import branch, training
 from swlottery.lottery import masks as masking
-from swlottery.lottery.loop import lottery
+from swlottery.lottery.loop import Lottery
 from swlottery.lottery.loss import _InParts, _parts, has_plain_head, loss_in_parts
 from swlottery.lottery.training import NotFinite, Training, batch_number, learning_rate, loss_of
 from swlottery.runtime import checkpoint, environment, files
@@ -77,7 +77,7 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
 ):
     """Seen where they are drawn, and again where the loss reads them."""
     drawn, read, step = [], [], []
-    real, real_step = data.batch, Training.step
+    real, real_step = batches.batch, Training.step
 
     def spied(tokens, context, size, seed, number, rows):
         drawn.append((step[0], number))
@@ -98,13 +98,13 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
     monkeypatch.setattr(training, "loss_of", see)
     monkeypatch.setattr(Training, "step", at)
     run = built(tiny_gpt2, text, tmp_path, data_order=order, rewind_step=first, steps=4, data_seed=seed)
-    list(lottery(run, []))
+    run.run()
     by_round = {1: range(4), 2: range(first, 4), 3: range(first, 4)}
     steps = [(round_, number) for round_, numbers in by_round.items() for number in numbers]
     numbers = [number if order == "same" else 4 * (round_ - 1) + number for round_, number in steps]
     assert drawn == list(zip(steps, numbers, strict=True))
     assert [batch_number(run.settings, number, round_) for round_, number in steps] == numbers
-    expected = torch.cat([real(run.data.train, 32, 4, seed, number) for number in numbers])
+    expected = torch.cat([real(run.training.data, 32, 4, seed, number) for number in numbers])
     assert torch.equal(torch.cat(read), expected)
 
 
@@ -125,7 +125,7 @@ class Seen:
 
     def mask(self, number: int) -> dict:
         """m_number, with ones for what is not in scope."""
-        stored = masking.load(self.run.folder / "masks" / f"round_{number}.safetensors")
+        stored = masking.load(self.run.keeper.folder / "masks" / f"round_{number}.safetensors")
         return {name: stored.get(name, torch.ones_like(p, dtype=torch.bool)) for name, p in self.run.parameters.items()}
 
 
@@ -134,7 +134,7 @@ def watched(tiny_gpt2, text, tmp_path, monkeypatch):
     def go(**changes) -> Seen:
         run = built(tiny_gpt2, text, tmp_path, **changes)
         seen = Seen(run)
-        real_step, real_next = Training.step, loop.next_round
+        real_step, real_next = Training.step, Lottery.next_round
 
         def step(self, number, round_, see=None):
             result = real_step(self, number, round_, see)
@@ -144,15 +144,15 @@ def watched(tiny_gpt2, text, tmp_path, monkeypatch):
 
         def next_round(run, round_):
             real_next(run, round_)
-            run.settle()
+            run.keeper.settle()
             seen.start[round_] = copy(run.parameters)
             assert not run.training.moments(), "moments are fresh"
-            _, seen.saved[round_] = checkpoint.read(checkpoint.newest(run.folder / "checkpoints", pytest.fail))
+            _, seen.saved[round_] = checkpoint.read(checkpoint.newest(run.keeper.folder / "checkpoints", pytest.fail))
 
         monkeypatch.setattr(Training, "step", step)
-        monkeypatch.setattr(loop, "next_round", next_round)
+        monkeypatch.setattr(Lottery, "next_round", next_round)
         seen.start[1] = copy(run.parameters)
-        list(lottery(run, []))
+        run.run()
         seen.end = {round_: seen.after[round_, run.settings.steps] for round_ in (1, 2, 3)}
         return seen
 
@@ -194,7 +194,7 @@ def test_masked_weights_have_no_moments_no_value_and_no_part_in_the_norm(tiny_gp
 
     def step(self, number, round_, see=None):
         parameters = self.parameters
-        tokens = data.batch(self.data, 32, 4, 0, number)
+        tokens = batches.batch(self.data, 32, 4, 0, number)
         loss = sum(loss_of(self.network.model, part) for part in tokens.split(2)) / 2
         gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
         whole = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients.values()))
@@ -217,8 +217,8 @@ def test_masked_weights_have_no_moments_no_value_and_no_part_in_the_norm(tiny_gp
 
     monkeypatch.setattr(Training, "step", step)
     run = built(tiny_gpt2, text, tmp_path, rounds=2, prune_rate="0.6", steps=3)
-    list(lottery(run, []))
-    counts = [run.count(1), run.count(2)]
+    run.run()
+    counts = run.counts[:2]
     assert checked == [(1, 0)] * 3 + [(2, counts[0])] * 3 + [(3, sum(counts))] * 3
     assert max(biggest[:3]) == pytest.approx(1) and min(biggest[3:]) > 1.001, "masked gradients would have been seen"
 
@@ -226,7 +226,7 @@ def test_masked_weights_have_no_moments_no_value_and_no_part_in_the_norm(tiny_gp
 def test_a_parent_whose_first_training_was_masked_is_no_parent(tiny_gpt2, text, tmp_path):
     """--force-prune may differ in a branch only where it did not touch the first training."""
     run = built(tiny_gpt2, text, tmp_path, steps=1, rounds=1)
-    list(lottery(run, []))
+    run.run()
     files.write_json(tmp_path / "settings.json", dataclasses.asdict(run.settings))
     assert len(branch.check(tmp_path, run.settings)["weights_sha256"]) == 64
     stored = masking.load(tmp_path / "masks" / "round_0.safetensors")
@@ -245,7 +245,7 @@ def made(tiny_gpt2, text, tmp_path):
 
     def make(**changes) -> Training:
         run = built(tiny_gpt2, text, tmp_path / str(len(list(tmp_path.iterdir()))), **changes)
-        masks = dict(run.masks)
+        masks = dict(run.training.masks)
         for name, parameter in run.downs.items():
             masks[name] = (torch.arange(parameter.numel()) % 3 > 0).view(parameter.shape)
         masking.apply(masks, run.parameters)
@@ -310,7 +310,7 @@ def test_bfloat16_is_for_matrix_products_and_weights_stay_float32(made):
     module = training.network.model.transformer.h[1].mlp.c_fc
     module.register_forward_hook(lambda _, args, output: products.append(output.dtype))
     loss, _, gradients = stepped(training)
-    windows = data.validation_windows(training.data, 32, 4)
+    windows = batches.validation_windows(training.data, 32, 4)
     held_out = training.evaluate(windows)
     assert products == [torch.bfloat16] * 4
     state = training.moments().values()
@@ -325,7 +325,7 @@ def test_bfloat16_is_for_matrix_products_and_weights_stay_float32(made):
 def test_the_held_out_loss_is_a_mean_over_windows_whatever_the_batches(made):
     """Five windows in batches of two: the last batch must not count double."""
     training = made(micro_batch=2)
-    windows = data.validation_windows(training.data, 32, 5)
+    windows = batches.validation_windows(training.data, 32, 5)
     with torch.no_grad():
         one_by_one = [float(loss_of(training.network.model, window[None])) for window in windows]
     assert training.evaluate(windows) == pytest.approx(math.fsum(one_by_one) / 5, rel=1e-6)
@@ -346,7 +346,7 @@ def test_a_step_and_an_evaluation_are_strictly_deterministic_and_nothing_else_is
         return torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
 
     training.loss = training.plain_loss = see
-    windows = data.validation_windows(training.data, 32, 4)
+    windows = batches.validation_windows(training.data, 32, 4)
     training.step(0, 1)
     assert outside()
     training.evaluate(windows)
@@ -362,7 +362,7 @@ def test_a_step_and_an_evaluation_are_strictly_deterministic_and_nothing_else_is
 def test_each_rank_draws_its_own_forward_passes_of_a_batch(made):
     """Two ranks of a batch of four passes: the first and third, the second and fourth."""
     whole = made(grad_accum=4)
-    tokens = data.batch(whole.data, 32, 8, 0, 5)
+    tokens = batches.batch(whole.data, 32, 8, 0, 5)
     assert torch.equal(torch.cat(whole.batches.passes(5)), tokens)
     for rank in (0, 1):
         own = Batches(whole.data, 32, whole.settings, Ranks(Place(rank, 2)), whole.device)
@@ -464,7 +464,7 @@ def test_a_nan_stops_the_run_and_the_last_good_checkpoint_stays(tiny_gpt2, text,
     assert "NaN" not in (run / "metrics.jsonl").read_text()
     assert '"failed"' in (run / "status.json").read_text()
     saved = {path: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())}
-    monkeypatch.setattr("swlottery.lottery.loop.lottery", lambda *_: iter([]))  # only what stands before the first step
+    monkeypatch.setattr(Lottery, "run", lambda *_: None)  # only what stands before the first step
     assert main(flags(tiny_gpt2, text, tmp_path, **short, lr=1e-3)) == 0
     other = [path for path in (tmp_path / "runs").iterdir() if path != run]
     assert len(other) == 1, "a lower rate is another run"
@@ -574,7 +574,7 @@ class Held(TorchDispatchMode):
 
 
 def test_an_evaluation_holds_no_more_than_a_training_step():
-    """With a vocabulary of 128,000: all logits of a batch are 307 MB; those of a part 131 MB, and their softmax as much."""
+    """Vocabulary of 128,000: the logits of a batch are 307 MB, those of a part 131 MB, and their softmax as much."""
     config = GPT2Config(
         vocab_size=128_000, n_embd=8, n_layer=1, n_head=1, n_positions=300, bos_token_id=0, eos_token_id=0
     )
@@ -582,7 +582,7 @@ def test_an_evaluation_holds_no_more_than_a_training_step():
     network = SimpleNamespace(model=model, parameters=dict(model.named_parameters()), context=300, name="tiny")
     tokens = np.random.default_rng(0).integers(0, 128_000, 2000).astype(np.uint32)
     training = Training(network, {}, TrainSettings(micro_batch=2, grad_accum=1, dtype="float32"), tokens)
-    windows = data.validation_windows(tokens, 300, 2)
+    windows = batches.validation_windows(tokens, 300, 2)
     held = {}
     for name, go in {"a step": lambda: training.step(0, 1), "held out": lambda: training.evaluate(windows)}.items():
         with Held() as mode:

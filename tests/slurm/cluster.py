@@ -116,9 +116,15 @@ class Cluster:
             self._write_configuration()
             munge = self.folder / "munge"
             self._launch(
-                "munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={munge}/key",
-                f"--pid-file={munge}/pid", f"--seed-file={munge}/seed", f"--log-file={munge}/log",
-            )  # fmt: skip
+                "munged",
+                "--foreground",
+                "--force",
+                f"--socket={munge}/socket",
+                f"--key-file={munge}/key",
+                f"--pid-file={munge}/pid",
+                f"--seed-file={munge}/seed",
+                f"--log-file={munge}/log",
+            )
             self.wait_for("munge's socket", lambda: (munge / "socket").exists())
             self._launch("slurmctld", "-D", "-f", str(self.configuration))
             self._launch("slurmd", "-D", "-f", str(self.configuration))
@@ -158,7 +164,7 @@ class Cluster:
         return found
 
     def task(self, job: str, rank: int) -> int:
-        """The process of swlottery that is this task of a job's first step; srun and the batch script are in no step."""
+        """The process of swlottery that is this task of a job's first step."""
         wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode(), b"SLURM_STEP_ID=0"}
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -236,8 +242,10 @@ class Cluster:
         end = time.monotonic() + seconds
         while (shown := self.show(job))["JobState"] not in states:
             if time.monotonic() > end:
-                raise ClusterError(f"job {job} is {shown['JobState']} ({shown.get('Reason')}) after {seconds:.0f} s, "
-                                   f"not {sorted(states)}\n{self.logs()}")  # fmt: skip
+                raise ClusterError(
+                    f"job {job} is {shown['JobState']} ({shown.get('Reason')}) after {seconds:.0f} s, "
+                    f"not {sorted(states)}\n{self.logs()}"
+                )
             time.sleep(0.2)
         return shown
 

@@ -29,9 +29,12 @@ def swlottery(cluster: Cluster, root: Path, environment: Environment, *arguments
     """What the command says, run on the cluster's login node."""
     done = subprocess.run(
         [sys.executable, "-m", "swlottery.cli", *arguments],
-        cwd=root, env={**cluster.environment(environment), "PYTHONPATH": str(root / "src"), "SWLOTTERY_ROOT": str(root)}, capture_output=True, text=True,
+        cwd=root,
+        env={**cluster.environment(environment), "PYTHONPATH": str(root / "src"), "SWLOTTERY_ROOT": str(root)},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""What `sbatch` does with either script on a real Slurm: where the log is, what it ends with, what a wrong folder looks like."""
+"""What `sbatch` does with either script on a real Slurm: where the log is, its end, and a wrong folder."""
 
 from __future__ import annotations
 

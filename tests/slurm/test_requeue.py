@@ -1,4 +1,4 @@
-"""A training job that is stopped in every way Slurm has: it goes on by itself, ends with the same bits, and tells one story.
+"""A training job, stopped in every way that Slurm has: it goes on by itself, with the same bits and one log.
 
 Each way comes at a moment drawn by a seed, once the run has begun; some jobs of a cluster are hit more than once.
 """
@@ -97,8 +97,10 @@ def has_begun(cluster: Cluster, root: Path, job: str, steps: int, seconds: float
 
 
 def warned(cluster: Cluster, job: str) -> None:
-    """Hold the process until Slurm's warning of the time limit has reached it: Slurm looks every half a minute only, and a
-    fast machine would be done by then."""
+    """Hold the process until Slurm's warning of the time limit has reached it.
+
+    Slurm looks every half a minute only, and a fast machine would be done by then.
+    """
     process = cluster.task(job, 0)
     os.kill(process, signal.SIGSTOP)
 

@@ -16,15 +16,16 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import percentileofscore
 
 from lottery.runs import built, events, table
-from swlottery.data import tokens as data
-from swlottery.lottery import loop
+from swlottery.data import batches
 from swlottery.lottery import masks as masking
-from swlottery.lottery.loop import lottery
+from swlottery.lottery import matching
+from swlottery.lottery.arms import Arms
+from swlottery.lottery.loop import Lottery
 from swlottery.lottery.training import Training, loss_of
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import files
-from swlottery.watch import controls as control
-from swlottery.watch.rows import Followed, box, percentiles
+from swlottery.watch.rows import box, percentiles
+from swlottery.watch.tracked import Tracked
 
 FOLLOWED = [Coordinate(0, 1, 0), Coordinate(1, 5, 60)]
 
@@ -36,7 +37,7 @@ class Spy:
     def __init__(self, run, monkeypatch) -> None:
         self.run, self.weights, self.gradients, self.moments = run, {}, {}, {}
         self.weights[1, 0] = self._now()
-        real_norm, real_step, real_next = torch.nn.utils.get_total_norm, Training.step, loop.next_round
+        real_norm, real_step, real_next = torch.nn.utils.get_total_norm, Training.step, Lottery.next_round
         names = [name for name, p in run.parameters.items() if p.requires_grad]
 
         def norm(gradients):
@@ -54,18 +55,18 @@ class Spy:
 
         def next_round(run, round_):
             real_next(run, round_)
-            self.weights[round_, run.state.step] = self._now()
+            self.weights[round_, run.position.step] = self._now()
 
         monkeypatch.setattr(torch.nn.utils, "get_total_norm", norm)
         monkeypatch.setattr(Training, "step", step)
-        monkeypatch.setattr(loop, "next_round", next_round)
+        monkeypatch.setattr(Lottery, "next_round", next_round)
 
     def _now(self) -> dict:
         return {name: p.detach().clone() for name, p in self.run.parameters.items()}
 
     @cache  # noqa: B019 (as long as its test)
     def masks(self, number: int) -> dict:
-        return masking.load(self.run.folder / "masks" / f"round_{number}.safetensors")
+        return masking.load(self.run.keeper.folder / "masks" / f"round_{number}.safetensors")
 
     @cache  # noqa: B019
     def everything(self, at: tuple[int, int]) -> np.ndarray:
@@ -115,15 +116,24 @@ def percentile(population: np.ndarray, value: float) -> float:
 @pytest.mark.parametrize(("criterion", "rewind_step"), [("global-magnitude", 1), ("layer-magnitude", 0), ("random", 0)])
 def test_every_column_is_its_recomputation(criterion, rewind_step, tiny_gpt2, text, tmp_path, monkeypatch):
     run = built(
-        tiny_gpt2, text, tmp_path, criterion=criterion, rewind_step=rewind_step, scope="linear", steps=5, eval_steps=2,
-        follow=[f"{c.layer},{c.out},{c.in_}" for c in FOLLOWED], clip=0.05,
-    )  # fmt: skip
+        tiny_gpt2,
+        text,
+        tmp_path,
+        criterion=criterion,
+        rewind_step=rewind_step,
+        scope="linear",
+        steps=5,
+        eval_steps=2,
+        follow=[f"{c.layer},{c.out},{c.in_}" for c in FOLLOWED],
+        clip=0.05,
+        known=[Tracked("foreign", c) for c in FOLLOWED],
+    )
     spy = Spy(run, monkeypatch)
-    list(lottery(run, [Followed("foreign", c) for c in FOLLOWED]))
+    run.run()
     names = [f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(2)]
     theta_0 = spy.weights[1, 0]
-    thresholds = {int(row["round"]): float(row["threshold"] or 0) for row in table(run.folder, "rounds.csv")}
-    rows = table(run.folder, "watch.csv")
+    thresholds = {int(row["round"]): float(row["threshold"] or 0) for row in table(run.keeper.folder, "rounds.csv")}
+    rows = table(run.keeper.folder, "watch.csv")
     seen = defaultdict(int)
     for row in rows:
         round_, step = int(row["round"]), int(row["step"])
@@ -169,11 +179,12 @@ def test_every_column_is_its_recomputation(criterion, rewind_step, tiny_gpt2, te
                 assert float(row[column]) == pytest.approx(expected), (column, at)
     followed = 2 + 2 * 4 * 19
     assert seen == {
-        **{(1, step): 2 for step in (0, 2, 4)}, (1, 5): followed,
+        **{(1, step): 2 for step in (0, 2, 4)},
+        (1, 5): followed,
         **{(round_, step): followed for round_ in (2, 3) for step in (rewind_step, 2, 4, 5)},
-    }, "controls are chosen after round 1, and reported from there"  # fmt: skip
+    }, "controls are chosen after round 1, and reported from there"
     kinds = {(row["kind"], row["of"]) for row in rows}
-    assert kinds == {("foreign", "")} | {(k, f"{c.layer}:{c.out}:{c.in_}") for k in control.KINDS for c in FOLLOWED}
+    assert kinds == {("foreign", "")} | {(k, f"{c.layer}:{c.out}:{c.in_}") for k in matching.KINDS for c in FOLLOWED}
     dead = [row for row in rows if row["round"] == "3" and row["alive"] == "0"]
     assert dead and {row["value"] for row in dead} == {"0.0"}
     assert all(row["gradient_percentile"] == "" and row["percentile_matrix"] for row in dead)
@@ -182,10 +193,10 @@ def test_every_column_is_its_recomputation(criterion, rewind_step, tiny_gpt2, te
 def test_a_leader_has_its_place_at_step_0_from_theta_0(tiny_gpt2, text, tmp_path, monkeypatch):
     run = built(tiny_gpt2, text, tmp_path, steps=2, rounds=1, super_weights="discover")
     spy = Spy(run, monkeypatch)
-    list(lottery(run, []))
-    rows = [row for row in table(run.folder, "watch.csv") if row["kind"] == "leader"]
+    run.run()
+    rows = [row for row in table(run.keeper.folder, "watch.csv") if row["kind"] == "leader"]
     assert [(row["round"], row["step"]) for row in rows] == [("1", "0"), ("1", "2"), ("2", "0"), ("2", "2")]
-    (found,) = events(run.folder, "followed")[0]["weights"]
+    (found,) = events(run.keeper.folder, "followed")[0]["weights"]
     place = (f"transformer.h.{found['layer']}.mlp.c_proj.weight", found["in"], found["out"])
     weights = spy.weights[1, 0][place[0]].abs()
     size = float(weights[place[1:]])
@@ -196,7 +207,7 @@ def test_a_leader_has_its_place_at_step_0_from_theta_0(tiny_gpt2, text, tmp_path
     trained = spy.weights[1, 2][place[0]].abs()
     assert found["value"] == float(spy.weights[1, 2][place[0]][place[1:]])
     assert found["rank"] == 1 + int((trained > trained[place[1:]]).sum()) and found["matrix_size"] == trained.numel()
-    assert max(abs(c["gap"] or 0) for c in events(run.folder, "followed")[0]["controls"]) > 0
+    assert max(abs(c["gap"] or 0) for c in events(run.keeper.folder, "followed")[0]["controls"]) > 0
 
 
 def test_the_gradient_is_complete_and_not_yet_clipped(tiny_gpt2, text, tmp_path):
@@ -204,15 +215,15 @@ def test_the_gradient_is_complete_and_not_yet_clipped(tiny_gpt2, text, tmp_path)
     kept = []
     for clip in (1e-4, 0.0):
         run = built(tiny_gpt2, text, tmp_path / str(clip), clip=clip)
-        run.training.step(0, 1, run.see_gradients)
-        kept.append(run.gradients)
+        run.training.step(0, 1, lambda run=run: run.interval.see_gradients(run.downs))
+        kept.append(run.interval.gradients)
     for name, gradient in kept[0].items():
         assert torch.equal(gradient, kept[1][name]) and float(gradient.norm()) > 1e-2
-    tokens = data.batch(run.data.train, 32, 4, 0, 0)
+    tokens = batches.batch(run.training.data, 32, 4, 0, 0)
     model = built(tiny_gpt2, text, tmp_path / "again").network.model  # as before the step
     whole = torch.autograd.grad(loss_of(model, tokens), [model.get_parameter(name) for name in run.downs])
     for name, gradient in zip(run.downs, whole, strict=True):
-        torch.testing.assert_close(run.gradients[name], gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(kept[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 # The parts
@@ -222,8 +233,10 @@ NUMBERS = st.floats(-4, 4, width=32) | st.sampled_from([0.0, 0.5, -0.5])
 
 
 @settings(deadline=None, max_examples=60)
-@given(populations=st.lists(arrays.arrays(np.float32, st.integers(0, 40), elements=NUMBERS), min_size=1, max_size=4),
-       others=st.lists(NUMBERS, max_size=5))  # fmt: skip
+@given(
+    populations=st.lists(arrays.arrays(np.float32, st.integers(0, 40), elements=NUMBERS), min_size=1, max_size=4),
+    others=st.lists(NUMBERS, max_size=5),
+)
 def test_percentiles_are_scipys_mid_ranks(populations, others):
     everything = np.concatenate(populations)
     values = [float(np.float32(v)) for v in others] + everything[:3].tolist()
@@ -238,13 +251,13 @@ def test_a_force_pruned_weight_does_not_set_the_threshold(tiny_gpt2, text, tmp_p
     c = FOLLOWED[1]
     with torch.no_grad():
         run.downs["transformer.h.1.mlp.c_proj.weight"][c.in_, c.out] = 7.0
-    count = masking.total(run.masks) // 5
+    count = masking.total(run.training.masks) // 5
     sizes = torch.cat([p.detach().abs().flatten() for p in run.scope.values()]).sort().values
-    run.pruner.forced = [c]
-    new = run.pruner.prune(run.masks, count)
-    assert masking.remaining(run.masks) - masking.remaining(new) == count
+    run.pruner.arms = Arms(forced=[c])
+    new = run.pruner.prune(run.training.masks, count)
+    assert masking.remaining(run.training.masks) - masking.remaining(new) == count
     assert not new["transformer.h.1.mlp.c_proj.weight"][c.in_, c.out]
-    threshold, each = run.pruner.thresholds(run.masks, new)
+    threshold, each = run.pruner.thresholds(run.training.masks, new)
     assert threshold == float(sizes[count - 2]) and set(each.values()) == {threshold}
 
 
@@ -259,15 +272,36 @@ def test_percentiles_by_hand():
 def test_a_box_by_hand():
     weights = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 100.0]])
     assert box(weights, None) == {
-        "count": 6, "minimum": 1.0, "low": 1.0, "q1": 2.25, "median": 3.5, "q3": 4.75, "high": 5.0, "maximum": 100.0,
-    }  # fmt: skip
+        "count": 6,
+        "minimum": 1.0,
+        "low": 1.0,
+        "q1": 2.25,
+        "median": 3.5,
+        "q3": 4.75,
+        "high": 5.0,
+        "maximum": 100.0,
+    }
     mask = torch.tensor([[True, False, True], [False, True, False]])
     assert box(weights, mask) == {
-        "count": 3, "minimum": 1.0, "low": 1.0, "q1": 2.0, "median": 3.0, "q3": 4.0, "high": 5.0, "maximum": 5.0,
-    }  # fmt: skip
+        "count": 3,
+        "minimum": 1.0,
+        "low": 1.0,
+        "q1": 2.0,
+        "median": 3.0,
+        "q3": 4.0,
+        "high": 5.0,
+        "maximum": 5.0,
+    }
     assert box(weights, torch.zeros(2, 3, dtype=torch.bool)) == {
-        "count": 0, "minimum": None, "low": None, "q1": None, "median": None, "q3": None, "high": None, "maximum": None,
-    }  # fmt: skip
+        "count": 0,
+        "minimum": None,
+        "low": None,
+        "q1": None,
+        "median": None,
+        "q3": None,
+        "high": None,
+        "maximum": None,
+    }
 
 
 @settings(deadline=None, max_examples=40)
@@ -295,7 +329,7 @@ def chosen(kind, trained, initial=None, alive=None, taken=(), of=(2, 0), place=(
     initial = {place: matrices[place]} if initial is None else {place: initial}
     c = Coordinate(place[0], *of, place[1])
     living = {} if alive is None else {place: alive}
-    found = control.choose(c, kind, matrices, initial, living, {c, *taken})
+    found = matching.choose(c, kind, matrices, initial, living, {c, *taken})
     assert found.kind == kind and found.of == c
     assert {(one.layer, one.expert) for one in found.coordinates} <= set(matrices)
     return [(one.out, one.in_) for one in found.coordinates]
@@ -345,13 +379,15 @@ def test_the_same_size_in_sigmas_from_the_other_matrices_in_turn():
     """3σ of a matrix of σ = 1 is 6 where σ is 2, and 0.3 where it is 0.1."""
     torch.manual_seed(0)
     matrices = {(layer, None): torch.rand(5, 6) for layer in range(3)}
-    matrices = {place: matrix / matrix.pow(2).mean().sqrt() * size
-                for (place, matrix), size in zip(matrices.items(), (2.0, 1.0, 0.1), strict=True)}  # fmt: skip
+    matrices = {
+        place: matrix / matrix.pow(2).mean().sqrt() * size
+        for (place, matrix), size in zip(matrices.items(), (2.0, 1.0, 0.1), strict=True)
+    }
     alive = {place: torch.ones(5, 6, dtype=torch.bool) for place in matrices}
     alive[2, None][0, 0] = False
     c = Coordinate(1, 2, 3)
     wanted = float(matrices[1, None][2, 3])
-    found = control.choose(c, "control_sigma", matrices, matrices, alive, {c, Coordinate(0, 4, 4)}).coordinates
+    found = matching.choose(c, "control_sigma", matrices, matrices, alive, {c, Coordinate(0, 4, 4)}).coordinates
     near = {}
     for layer, size in ((0, 2.0), (2, 0.1)):
         off = {
@@ -362,17 +398,17 @@ def test_the_same_size_in_sigmas_from_the_other_matrices_in_turn():
         near[layer] = sorted(off, key=off.get)
     expected = [one for pair in zip(near[0], near[2], strict=False) for one in pair][:19]
     assert [tuple(one[:3]) for one in found] == expected
-    assert control.choose(Coordinate(0, 0, 0), "control_sigma", {(0, None): UPWARD}, {}, {}, set()).coordinates == []
+    assert matching.choose(Coordinate(0, 0, 0), "control_sigma", {(0, None): UPWARD}, {}, {}, set()).coordinates == []
 
 
 def test_the_gap_is_over_the_largest_control():
     c = Coordinate(0, 3, 5)
     spiked = UPWARD.clone()
     spiked[3, 5] = 1000.0
-    assert control.choose(c, "control_rank", {(0, None): spiked}, {}, {}, {c}).gap == 1000 / 23
+    assert matching.choose(c, "control_rank", {(0, None): spiked}, {}, {}, {c}).gap == 1000 / 23
     inside = Coordinate(0, 2, 0)
-    assert control.choose(inside, "control_rank", {(0, None): UPWARD}, {}, {}, {inside}).gap == 13 / 22
-    assert control.choose(inside, "control_rank", {(0, None): torch.zeros(4, 6)}, {}, {}, {inside}).gap is None
+    assert matching.choose(inside, "control_rank", {(0, None): UPWARD}, {}, {}, {inside}).gap == 13 / 22
+    assert matching.choose(inside, "control_rank", {(0, None): torch.zeros(4, 6)}, {}, {}, {inside}).gap is None
 
 
 @settings(deadline=None, max_examples=80)

@@ -15,9 +15,6 @@ from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.data import store as stores
-from swlottery.data.batches import TokenArray as TokenArray  # names of before, until all callers know the new place
-from swlottery.data.batches import batch as batch
-from swlottery.data.batches import validation_windows as validation_windows
 from swlottery.data.manifest import manifest
 from swlottery.data.preparation import Preparation, Progress, Say
 from swlottery.data.shards import Joined

@@ -1,8 +1,8 @@
 """Attribution: which weight makes a spike, and which weight contributes most of all.
 
-The contribution of weight (o, i) at token t is c_i = W[o,i] · x_i(t) · sign(y_o(t)). The candidate is the weight with the
-largest c_i, not with the largest |c_i|: a weight that works against the spike may be larger, and without it the spike
-would be higher.
+The contribution of weight (o, i) at token t is c_i = W[o,i] · x_i(t) · sign(y_o(t)). The candidate is the weight with
+the largest c_i, not with the largest |c_i|: a weight that works against the spike may be larger, and without it the
+spike would be higher.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ def controls(
 ) -> list[tuple[Coordinate, Coordinate]]:
     """(found weight, control) pairs: weights of its matrix nearest to it in |w|, none of them found, none twice.
 
-    ``count`` in all, shared evenly among the found weights in their order. Where magnitudes tie, as they do in quantised
-    checkpoints, the place in the matrix decides.
+    ``count`` in all, shared evenly among the found weights in their order. Where magnitudes tie, as they do in
+    quantised checkpoints, the place in the matrix decides.
     """
     import torch
 

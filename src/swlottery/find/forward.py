@@ -1,8 +1,8 @@
 """Forward passes over a probe whose memory does not grow with the number of prompts.
 
-The prompts run in batches of a bounded number of tokens. Where the activations of all layers together would not fit, the
-network runs a few layers at a time: what the last of them returned is kept, and the next layers go on from there. So
-every layer is run once, and every number is the one that an ordinary pass gives.
+The prompts run in batches of a bounded number of tokens. Where the activations of all layers together would not fit,
+the network runs a few layers at a time: what the last of them returned is kept, and the next layers go on from there.
+So every layer is run once, and every number is the one that an ordinary pass gives.
 """
 
 from __future__ import annotations

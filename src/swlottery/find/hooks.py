@@ -1,8 +1,8 @@
 """Hooks on the down-projections of a network, while it runs over a probe.
 
-What the hooks do with an activation is up to their kind: `scan` reduces it where it is computed, `activations` keeps it.
-Either may need to see all tokens of a layer, and so has to keep something of each batch. Where that does not fit for all
-layers together, the network runs a few layers at a time (forward.py).
+What the hooks do with an activation is up to their kind: `scan` reduces it where it is computed, `activations` keeps
+it. Either may need to see all tokens of a layer, and so has to keep something of each batch. Where that does not fit
+for all layers together, the network runs a few layers at a time (forward.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How large would the largest spike be if the weights were not aligned with their inputs?
 
-Each layer keeps its real inputs, massive ones included. The found weights are taken out, the rest of the matrix's entries
-are permuted, and y* = W_permuted · x is looked at as y was. There are two nulls: ``entries`` permutes all entries of a
-matrix, ``rows`` permutes within rows, so that channels with large weights keep them.
+Each layer keeps its real inputs, massive ones included. The found weights are taken out, the rest of the matrix's
+entries are permuted, and y* = W_permuted · x is looked at as y was. There are two nulls: ``entries`` permutes all
+entries of a matrix, ``rows`` permutes within rows, so that channels with large weights keep them.
 
 One permutation a draw is applied to every matrix of a shape (for ``rows``, to every row). Such permutations are a group
 acting on all weights jointly, so the test is exact (Hemerik & Goeman 2018), and the draws are cheap. The statistic is

@@ -1,9 +1,9 @@
 """From spikes to candidates: the weight that makes the largest spike is taken out, and the network looked at again.
 
 Layers are visited from the last to the first. Taking a weight out of a layer changes nothing in front of it. So every
-spike is judged, and every input seen, in the network as it is. What a removal does to the layers behind it (other spikes
-rise there, and cancellers lose what they cancel) is never mistaken for a property of the network. Within a layer the
-largest spike goes first.
+spike is judged, and every input seen, in the network as it is. What a removal does to the layers behind it (other
+spikes rise there, and cancellers lose what they cancel) is never mistaken for a property of the network. Within a
+layer the largest spike goes first.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import KAPPA, MAX_WEIGHTS
 from swlottery.find.activations import Activations, activations
-from swlottery.find.attribution import MIN_SHARE, contributions
-from swlottery.find.attribution import Contribution as Contribution
-from swlottery.find.attribution import leader as leader
+from swlottery.find.attribution import MIN_SHARE, Contribution, contributions
 from swlottery.find.probe import Probe
 from swlottery.find.scan import LayerScan, scan
 from swlottery.find.spikes import RHO, Entries, Spike, arrives
@@ -128,8 +126,8 @@ def _search_layer(
 class RemainingSpikes:
     """The arriving spikes of a layer in the intact network, of which fewer remain with every removal.
 
-    What rises only once a weight is gone (what an opposing weight then does, say) is no spike of the network. The bar of
-    each, κ times its medians, is fixed before any removal. tokens: where they are.
+    What rises only once a weight is gone (what an opposing weight then does, say) is no spike of the network. The bar
+    of each, κ times its medians, is fixed before any removal. tokens: where they are.
     """
 
     def __init__(self, scan: LayerScan, kappa: float) -> None:

@@ -34,7 +34,7 @@ _TINY = 1e-30
 
 
 def arrives(added: Any, stream: Any) -> Any:
-    """Whether the stream afterwards has the sign of what was ``added`` and at least half its size: numbers or tensors."""
+    """Whether the stream then has the sign of what was ``added`` and at least half its size: numbers or tensors."""
     return (stream * added > 0) & (abs(stream) >= 0.5 * abs(added))
 
 

@@ -5,8 +5,8 @@ the positions then; and with a mask no kernel of flash attention is taken. Elsew
 forward pass, and a GPU is waited for. Under a name of our own, which has no masks, the
 same function is called as where nothing is traced: without a mask, and told that it is causal.
 
-The name stands in the model's config while the loss is computed and at no other time: it must not be saved, and the finder,
-which has padded prompts, needs its masks.
+The name is in the model's config while the loss is computed and at no other time: it must not be saved, and the
+finder, which has padded prompts, needs its masks.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def causal(model: Any) -> Iterator[None]:
 def fits(model: Any, context: int) -> bool:
     """Whether `causal` changes no bit of the last hidden state of ``context`` tokens: tried out, at the full length.
 
-    It does in a model that looks back over a window, caps or shifts its attention's scores, or has attention in code of its
-    own; and it would be of no use in one that does not attend by torch's scaled_dot_product_attention.
+    It does in a model that looks back over a window, caps or shifts its attention's scores, or has attention in code of
+    its own; and it would be of no use in one that does not attend by torch's scaled_dot_product_attention.
     """
     import torch
 

@@ -1,14 +1,13 @@
 """Round 1 as a run stores it, for other runs to branch from: they are paired, and the dense training is paid once.
 
-``round_1/`` is a folder that ``from_pretrained`` loads (so the finder takes it as well), with what the watch needs of
-the last step beside it.
+``round_1/`` is a folder that ``from_pretrained`` loads (so the finder takes it as well), with what is recorded of its
+last step beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,49 @@ from swlottery.data.tokens import Tokens
 from swlottery.errors import BadInput
 from swlottery.lottery import masks as masking
 from swlottery.lottery import taken
-from swlottery.lottery.state import Run
+from swlottery.lottery.progress import Interval, Position
+from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.start import Network
 from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files
 
 
-def write_round_1(run: Run) -> None:
-    """Store the trained network of round 1 and the last step's gradients, moments and averages."""
-    target = run.folder / "round_1"
-    if not run.ranks.lead or (target / "round.json").exists():
-        return  # a branch has its own copy, and a run that was killed here wrote the same
-    run.save_model(target)
-    kinds = {"g": run.gradients, "v": run.moments, "s": run.since}
-    tensors = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in named.items()}
+def write(target: Path, network: Network, now: Snapshot, losses: list[float]) -> None:
+    """Store the trained network of round 1 in the folder ``target``. round.json comes last: with it all is there."""
+    network.save(target)
+    kinds = {"g": now.gradients, "v": now.moments, "s": now.since}
+    tensors = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in (named or {}).items()}
     files.write_tensors(target / "last_step.safetensors", tensors)
-    state = run.state
-    content = {"losses": state.losses, "norm": state.norm, "weights_sha256": weights_sha256(run.network.model)}  # fmt: skip
+    content = {"losses": losses, "norm": now.norm, "weights_sha256": weights_sha256(network.model)}
     files.write_json(target / "round.json", content)
 
 
+def read(source: Path, network: Network, position: Position, interval: Interval) -> None:
+    """Set the network and what was gathered of its last step to what the folder ``source`` holds.
+
+    Raises:
+        BadInput: the network there is not the one that its round.json names.
+    """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    stored = dict(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).named_parameters())
+    with torch.no_grad():
+        for name, parameter in network.parameters.items():
+            parameter.copy_(stored[name])
+    content = json.loads((source / "round.json").read_text(encoding="utf-8"))
+    if weights_sha256(network.model) != content["weights_sha256"]:
+        raise BadInput(f"--from-round-1: the network in {source} is not the one that its round.json names")
+    tensors = load_file(source / "last_step.safetensors", device=str(network.device))
+    interval.gradients, interval.moments, interval.since = (
+        {name[2:]: tensor for name, tensor in tensors.items() if name.startswith(kind)} for kind in ("g/", "v/", "s/")
+    )
+    interval.losses, position.norm = content["losses"], content["norm"]
+
+
 def run_in(folder: Path, settings: TrainSettings) -> Path:
-    """The run that ``folder`` is, or one in it with this first training: a point of a sweep has its runs in a folder."""
+    """The run that ``folder`` is, or one in it with this first training: a point of a sweep has a folder of runs."""
     found = []
     for path in sorted(folder.glob("*/round_1/round.json")):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -70,8 +91,10 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
             "the first training must be the same"
         )
     if not all(bool(mask.all()) for mask in masking.load(parent / "masks" / "round_0.safetensors").values()):
-        raise BadInput(f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
-                       "without --force-prune")  # fmt: skip
+        raise BadInput(
+            f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
+            "without --force-prune"
+        )
     if settings.rewind_step not in (0, rewind_step):
         raise BadInput(
             f"--from-round-1 {parent}: it stored the weights of step {rewind_step} and of step 0, not of step "
@@ -88,40 +111,17 @@ def check_text(parent: Path, data: Tokens) -> None:
     ):
         theirs = json.loads(file.readline())["data"]["sha256"]
         if theirs and theirs != data.manifest.get("sha256"):
-            raise BadInput(f"--from-round-1 {parent}: it was trained on other tokens than {data.name} has now (the text, its "
-                           "tokenizer or its split is another); train it again")  # fmt: skip
+            raise BadInput(
+                f"--from-round-1 {parent}: it was trained on other tokens than {data.name} has now (the text, its "
+                "tokenizer or its split is another); train it again"
+            )
 
 
 def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tuple[str, Any] | None:
-    """The first setting, with its value there, in which the first training of ``parent`` was another; None: the same."""
+    """The first setting, and its value there, in which the first training of ``parent`` differs; None: it does not."""
     for name, value in stored.items():
         auto = name in ("dtype", "data_tokens")  # what it took counts
         if name not in LATER and not auto and getattr(settings, name, value) != value:
             return name, value
     before = taken.stored(parent)
     return None if before is None else taken.differs(settings, before)
-
-
-def read_round_1(run: Run, source: Path) -> None:
-    """Take the place of the first training: the network at its last step as ``source`` has it."""
-    import torch
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-
-    stored = dict(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).named_parameters())
-    with torch.no_grad():
-        for name, parameter in run.parameters.items():
-            parameter.copy_(stored[name])
-    content = json.loads((source / "round.json").read_text(encoding="utf-8"))
-    if weights_sha256(run.network.model) != content["weights_sha256"]:
-        raise BadInput(f"--from-round-1: the network in {source} is not the one that its round.json names")
-    tensors = load_file(source / "last_step.safetensors", device=str(run.training.device))
-    run.gradients, run.moments, run.since = ({n: tensors[f"{kind}/{n}"] for n in run.downs} for kind in "gvs")
-    state = run.state
-    state.losses, state.norm = content["losses"], content["norm"]
-    state.step = run.settings.steps
-    if not run.ranks.lead:
-        return
-    if run.settings.rewind_step:
-        shutil.copyfile(source.parent / "theta_k.safetensors", run.folder / "theta_k.safetensors")
-    shutil.copytree(source, run.folder / "round_1", dirs_exist_ok=True)

@@ -1,120 +1,221 @@
 """The lottery (Frankle & Carbin 2019): train, prune, rewind; and at the end the final ticket is trained once more.
 
-What happens is yielded as events (dicts), which are also the lines of the run's metrics.jsonl. A run that was killed
-goes on from its newest checkpoint: its tables are cut back to where that stood, and what comes behind is done again,
-with the same bits. All that stands between two trainings is a function of the trained weights.
+A run that was killed goes on from its newest checkpoint. What came behind that is done again, with the same bits: all
+that lies between two trainings is a function of the trained weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from swlottery.lottery.branch import read_round_1, write_round_1
+from swlottery.config import TrainSettings
+from swlottery.data.batches import validation_windows
+from swlottery.data.tokens import Tokens
+from swlottery.lottery import arms
+from swlottery.lottery import masks as masking
+from swlottery.lottery.arms import Arms
+from swlottery.lottery.entries import Layout
+from swlottery.lottery.judge import Judge
+from swlottery.lottery.look import coordinate_of, look
+from swlottery.lottery.masks import Masks
+from swlottery.lottery.progress import Interval, Position, Progress
+from swlottery.lottery.protocols import Keeper, Recorder
+from swlottery.lottery.prune import Pruner, planned
 from swlottery.lottery.rewind import rewind
-from swlottery.lottery.state import Event, Run
-from swlottery.runtime.stop import Stopped
-from swlottery.watch import events as observe
-from swlottery.watch.rows import Followed
+from swlottery.lottery.scope import in_scope
+from swlottery.lottery.snapshot import Snapshot, Start
+from swlottery.lottery.start import Network
+from swlottery.lottery.training import Training
+from swlottery.models.coordinates import Coordinate
+from swlottery.runtime.clock import Clock
+from swlottery.runtime.ranks import Ranks
+from swlottery.runtime.stop import Asked, Stopped, never
 
 
-def lottery(run: Run, known: list[Followed], branch: Path | None = None) -> Iterator[Event]:
-    """Train → prune → rewind, in as many rounds as there are prunes, then train the final ticket.
+class Lottery:
+    """The method on one network. Building one takes up the keeper's newest checkpoint; `run` does the rest.
 
-    Args:
-        known: the weights that are followed from step 0.
-        branch: a ``round_1`` folder: instead of the first training.
-
-    Raises:
-        Stopped: because ``run.asked`` said so; with a checkpoint of the last step, but for a round's first evaluation and
-            a prune, where the last checkpoint stands.
+    dtype: of matrix products; None: what the settings ask for, on this device. asked: whether this process is to stop.
     """
-    if not run.resumed:
-        run.state.followed = list(known)
-        run.masks = observe.arms(run, at_start=branch is None)
-        run.begin()
-        yield observe.start(run)
-    final = run.prunes + 1
-    for round_ in range(run.state.round, final + 1):
-        if round_ == 1 and branch is not None:
-            read_round_1(run, branch)
-        else:
-            yield from train(run, round_)
-        if round_ == final:
-            yield from finish(run, round_)
-            return
-        yield from prune(run, round_)
-        theta_k = run.theta(run.settings.rewind_step) if run.settings.rewind == "weights" else {}
-        rewind(run.parameters, theta_k, run.masks, run.settings.rewind)
-        next_round(run, round_ + 1)
 
+    def __init__(
+        self,
+        network: Network,
+        data: Tokens,
+        settings: TrainSettings,
+        keeper: Keeper,
+        recorder: Recorder,
+        ranks: Ranks | None = None,
+        asked: Asked = never,
+        dtype: str | None = None,
+    ) -> None:
+        self.network, self.settings, self.keeper, self.recorder = network, settings, keeper, recorder
+        self.parameters, self.layout = network.parameters, Layout(network)
+        self.downs = {name: self.parameters[name] for name in self.layout.names.values()}
+        self.scope = in_scope(network.model, network.roles, settings.scope)
+        self.pruner = Pruner(self.layout, self.scope, settings)
+        self.training = Training(network, masking.full(self.scope), settings, data.train, ranks, dtype)
+        self.position, self.interval, self.clock = Position(), Interval(), Clock()
+        self.progress = Progress(self.position, self.interval, self.training, self.pruner, recorder, self.clock)
+        windows = validation_windows(data.validation, network.context, settings.eval_sequences)
+        self.judge = Judge(self.progress, settings, windows, asked)
+        self.resumed = keeper.take_up(self.progress)
+        if self.resumed:
+            self.training.set_masks(keeper.masks(self.position.round - 1))
 
-def train(run: Run, round_: int) -> Iterator[Event]:
-    """Train under m_{r-1} from the rewind point to step T."""
-    settings, state = run.settings, run.state
-    if state.step == run.first_step(round_):
-        run.forget_interval()
-        yield from observe.boxes(run, round_, "before")
-        yield from observe.evaluation(run, round_, state.step)
-    elif state.owed and state.step < settings.steps:
-        yield from evaluate(run, round_)
-    for step in range(state.step, settings.steps):
-        last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
-        run.take_step(step, round_, see=due or last)
-        if round_ == 1 and step + 1 == settings.rewind_step:
-            run.write_tensors("theta_k.safetensors", run.parameters)
-        yield {"event": "step", "round": round_, "step": step + 1, "steps": settings.steps}
-        state.owed = due or last
-        run.save_if_due(only_if_asked=state.owed)
-        if due and not last:
-            yield from evaluate(run, round_)
-            run.save_if_due()
+    def run(self, subjects: Sequence[Coordinate] = (), branch: Path | None = None) -> Masks:
+        """Train → prune → rewind, in as many rounds as there are prunes, then train the final ticket.
 
+        Args:
+            subjects: the super weights that are known beforehand, for the arms of the run.
+            branch: a ``round_1`` folder, instead of the first training.
 
-def evaluate(run: Run, round_: int) -> Iterator[Event]:
-    """The evaluation that is owed at this step. A run that is asked to stop in it still owes it when it goes on."""
-    try:
-        yield from observe.evaluation(run, round_, run.state.step)
-    except Stopped:
-        run.save()
-        raise
-    run.forget_interval()
+        Returns:
+            The masks of the final ticket.
 
+        Raises:
+            Stopped: because ``asked`` said so. There is a checkpoint of the last step then; but in a round's first
+                evaluation and in a prune none is written, and the last one counts.
+        """
+        if not self.resumed:
+            self.begin(subjects, masked_at_start=branch is None)
+        final = len(self.counts)
+        for round in range(self.position.round, final + 1):
+            if round == 1 and branch is not None:
+                self.keeper.read_round_1(branch, self.progress)
+            else:
+                self.train(round)
+            if round == final:
+                self.finish(round)
+                break
+            self.prune(round)
+            self.rewind()
+            self.next_round(round + 1)
+        return self.training.masks
 
-def prune(run: Run, round_: int) -> Iterator[Event]:
-    """Judge the trained network and make m_r from it. Survival is read from this new mask."""
-    run.ranks.where = f"prune {round_}"
-    new = run.pruner.prune(run.masks, run.count(round_))
-    yield from observe.trained(run, round_, new)
-    run.leave_if_asked()
-    if round_ == 1:
-        write_round_1(run)
-        yield from observe.discover(run)
-        new = run.pruner.prune(run.masks, run.count(round_))  # what was discovered may be protected, or have to go
-        yield from observe.choose_controls(run, new)
-    observe.watched(run, round_, run.settings.steps, new, alive=new)
-    yield observe.pruned(run, round_, new)
-    run.set_masks(new, round_)
+    def begin(self, subjects: Sequence[Coordinate], masked_at_start: bool) -> None:
+        """Store θ_0 and m_0. Force-pruned weights are masked in m_0; in a branch they go with its first prune."""
+        chosen = arms.choose(self.settings, subjects, self.layout.matrices(self.downs))
+        masks = self.training.masks
+        if masked_at_start:
+            masks, chosen = self.pruner.without(masks, chosen.forced), Arms(chosen.protected)
+        self.pruner.arms = chosen
+        self.keeper.write_theta(0, self.parameters)
+        self.set_masks(masks, 0)
+        masking.apply(masks, self.parameters)
+        counts, training = self.counts[:-1], self.training
+        self.recorder.started(Start(masks, counts, str(training.device), training.dtype))
 
+    def train(self, round: int) -> None:
+        """Train under m_{r-1} from the rewind point to step T."""
+        settings, position = self.settings, self.position
+        if position.step == self.first_step(round):
+            self.interval.restart(self.downs)
+            self.recorder.round_started(round, position.step, self.scope, self.training.masks)
+            self.recorder.evaluated(self.judge.snapshot(self.counts))
+            position.evaluation_due = False
+        elif position.evaluation_due and position.step < settings.steps:
+            self.evaluate(round)
+        for step in range(position.step, settings.steps):
+            last, due = step + 1 == settings.steps, (step + 1) % settings.eval_steps == 0
+            self.take_step(step, round, see=due or last)
+            if round == 1 and step + 1 == settings.rewind_step:
+                self.keeper.write_theta(step + 1, self.parameters)
+            self.recorder.stepped(round, step + 1, settings.steps)
+            position.evaluation_due = due or last
+            self.keeper.boundary(self.progress, only_if_asked=due or last)
+            if due and not last:
+                self.evaluate(round)
+                self.keeper.boundary(self.progress, only_if_asked=False)
 
-def next_round(run: Run, round_: int) -> None:
-    """A round starts where the rewind point stands, with fresh moments, and with a checkpoint."""
-    run.training.forget_moments()
-    run.forget_interval()
-    run.state.round, run.state.step = round_, run.first_step(round_)
-    run.state.round_began = run.tick()
-    run.save()
+    def take_step(self, step: int, round: int, see: bool) -> None:
+        """One step of training. see: keep the gradients of the down-projections, an evaluation follows."""
+        self.training.ranks.where = f"step {step + 1} of round {round}"
+        with self.clock.step():
+            seen = (lambda: self.interval.see_gradients(self.downs)) if see else None
+            loss, self.position.norm = self.training.step(step, round, seen)
+        self.interval.losses.append(loss)
+        self.position.step = step + 1
 
+    def evaluate(self, round: int) -> None:
+        """The evaluation that is due at this step. A run that is stopped in it has it still to come when it goes on."""
+        try:
+            now = self.judge.snapshot(self.counts)
+        except Stopped:
+            self.keeper.save(self.progress)
+            raise
+        self.recorder.evaluated(now)
+        del now  # it holds tensors that `restart` lets go
+        self.position.evaluation_due = False
+        self.interval.restart(self.downs)
 
-def finish(run: Run, round_: int) -> Iterator[Event]:
-    """The final ticket: its losses, its watch, the network itself, and what became of every followed weight."""
-    new = run.pruner.prune(run.masks, run.count(round_))
-    yield from observe.trained(run, round_, new)
-    observe.watched(run, round_, run.settings.steps, new, alive=run.masks)
-    run.check_masked()
-    if run.ranks.lead:
-        run.save_model(run.folder / "final")
-    run.settle()
-    seconds = {"wall_seconds": run.tick(), "step_seconds": run.state.busy}
-    yield run.record("finished", weights=observe.fates(run), **seconds)
-    run.tables.lengths()
+    def trained(self, round: int) -> tuple[Snapshot, str, list[dict[str, Any]]]:
+        """Judge the trained network, and have the finder look at it."""
+        now = self.judge.snapshot(self.counts)
+        self.recorder.trained(now, self.position, self.clock.round_seconds())
+        self.keeper.leave_if_asked()
+        kind, found = "", list[dict[str, Any]]()
+        if self.settings.super_weights != "none":
+            kind, found = look(self.network)
+            self.recorder.looked(round, kind, found)
+        return now, kind, found
+
+    def prune(self, round: int) -> None:
+        """Make m_r from the trained network. Survival is read from this new mask."""
+        now, kind, found = self.trained(round)
+        self.keeper.leave_if_asked()
+        if round == 1:
+            self.keeper.write_round_1(self.network, now, self.interval.losses)
+            if self.settings.super_weights == "discover":
+                now = self.discover(kind, found, now)
+        self.recorder.pruned(replace(now, alive=now.proposed))
+        self.position.pruned, self.position.threshold = self.counts[round - 1], now.threshold
+        self.set_masks(dict(now.proposed), round)
+
+    def discover(self, kind: str, found: list[dict[str, Any]], now: Snapshot) -> Snapshot:
+        """Track what the finder has found, and propose a prune anew: it may be protected, or have to go."""
+        self.recorder.discovered(kind, found, now)
+        weights = self.layout.matrices(self.downs)
+        self.pruner.arms = arms.choose(self.settings, [coordinate_of(weight) for weight in found], weights)
+        return self.judge.proposed_anew(now, self.counts[0])
+
+    def set_masks(self, masks: Masks, number: int) -> None:
+        """Store m_number, and train under it from now on."""
+        self.keeper.write_masks(masks, number)
+        self.training.set_masks(masks)
+
+    def rewind(self) -> None:
+        """Go back to θ_k under m_r; or only mask, where the weights are to stay."""
+        kind = self.settings.rewind
+        theta_k = self.keeper.theta(self.settings.rewind_step, self.parameters) if kind == "weights" else {}
+        rewind(self.parameters, theta_k, self.training.masks, kind)
+
+    def next_round(self, round: int) -> None:
+        """A round starts where the rewind point is, with fresh moments, and with a checkpoint."""
+        self.training.forget_moments()
+        self.interval.restart(self.downs)
+        self.position.round, self.position.step, self.position.evaluation_due = round, self.first_step(round), False
+        self.clock.start_round()
+        self.keeper.save(self.progress)
+
+    def finish(self, round: int) -> None:
+        """The final ticket: its losses, the network itself, and what became of every tracked weight."""
+        now, _, _ = self.trained(round)
+        self.training.check_masked()
+        self.keeper.write_final(self.network)
+        self.keeper.settle()
+        self.recorder.finished(now, self.clock.tick(), self.clock.busy)
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """How many weights the prune at the end of each round takes; and, last, how many one more would take."""
+        counts, one_more = planned(self.settings, masking.remaining(self.keeper.masks(0)))
+        return [*counts, one_more]
+
+    def first_step(self, round: int) -> int:
+        """Where a round's training starts: k, but 0 in the first round."""
+        return 0 if round == 1 else self.settings.rewind_step

@@ -1,9 +1,9 @@
 """The loss in parts: those of a CPU stay in its cache, those of a GPU fill it.
 
-By its definition (`train.loss_of`) the logits of a batch are written out, softmaxed into a second copy and differentiated
-into a third; with a small model that is half of a step. `loss_in_parts` takes the gradient of each part while its logits are at hand
-(the idea of Liger Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv:2410.10989), so that one part's worth of
-logits is all there ever is. Where no gradient is asked for, none is taken.
+By its definition (`training.loss_of`) the logits of a batch are written out, softmaxed into a second copy and
+differentiated into a third; with a small model that is half of a step. `loss_in_parts` takes the gradient of each part
+while its logits are at hand (the idea of Liger Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv:2410.10989):
+one part's worth of logits is all there ever is. Where no gradient is asked for, none is taken.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LOGITS = 3 << 29
-"""Bytes of a part's logits on a GPU, in the precision of the product: 12 × 1,024 tokens of GPT-2 in bfloat16 are one part."""
+"""Bytes of a part's logits on a GPU, in the product's precision: 12 × 1,024 tokens of GPT-2 in bfloat16 are a part."""
 
 
 def loss_in_parts(model: Any, tokens: Tensor) -> Tensor:
-    """`train.loss_of` of a model for which `has_plain_head` is true; differs from it by rounding."""
+    """`training.loss_of` of a model for which `has_plain_head` is true; differs from it by rounding."""
     hidden = model.base_model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -33,7 +33,7 @@ def loss_in_parts(model: Any, tokens: Tensor) -> Tensor:
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether the logits are the last hidden state times one matrix: no bias, no cap, no scale. Tried out, not guessed."""
+    """Whether the logits are the last hidden state times one matrix: no bias, no cap, no scale. It is tried out."""
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
         return False
@@ -99,8 +99,8 @@ def _log_probabilities(part: Tensor, w: Tensor) -> Tensor:
 def _less_one(probabilities: Tensor, target: Tensor) -> Tensor:
     """``probabilities[n, v]`` less one at each row's target: the gradient of the logits.
 
-    Compiled, a comparison is part of the kernel that makes the probabilities; else it would be a matrix of its own, where
-    one entry a row is enough.
+    Compiled, a comparison is part of the kernel that makes the probabilities; else it would be a matrix of its own,
+    where one entry a row is enough.
     """
     if torch.compiler.is_compiling():
         return probabilities - (torch.arange(probabilities.shape[1], device=target.device) == target[:, None]).float()

@@ -24,7 +24,7 @@ def full(parameters: Mapping[str, nn.Parameter]) -> Masks:
     return {name: torch.ones_like(p, dtype=torch.bool) for name, p in parameters.items()}
 
 
-def remaining(masks: Masks) -> int:
+def remaining(masks: Mapping[str, Tensor]) -> int:
     """How many weights remain."""
     return sum(counts(masks).values())
 
@@ -34,7 +34,7 @@ def counts(masks: Mapping[Name, Tensor]) -> dict[Name, int]:
     return dict(zip(masks, _read([mask.count_nonzero() for mask in masks.values()]), strict=True))
 
 
-def total(masks: Masks) -> int:
+def total(masks: Mapping[str, Tensor]) -> int:
     """How many weights are in scope."""
     return sum(mask.numel() for mask in masks.values())
 

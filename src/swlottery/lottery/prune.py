@@ -1,23 +1,38 @@
-"""One prune: exactly floor(p · remaining) weights, and what it says about every matrix."""
+"""One prune: exactly floor(p · remaining) weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lottery import masks as masking
+from swlottery.lottery.arms import Arms
 from swlottery.lottery.criteria import CRITERIA
-from swlottery.lottery.entries import Place, read_alive
+from swlottery.lottery.entries import Layout
 from swlottery.lottery.masks import Masks
-from swlottery.lottery.select import prune_count, select
-from swlottery.lottery.start import Network
+from swlottery.lottery.select import select
 from swlottery.models.coordinates import Coordinate
-from swlottery.watch.tracked import place_in_storage
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from torch import Tensor, nn
+
+
+def prune_count(remaining: int, rate: float | Decimal | str) -> int:
+    """floor(rate × remaining) in decimal arithmetic: 0.29 × 100 is 29, not the floor of 28.999….
+
+    Raises:
+        ValueError: the rate is not a number between 0 and 1.
+    """
+    exact = Fraction(str(rate))
+    if not 0 <= exact <= 1:
+        raise ValueError(f"a rate of {rate} is not between 0 and 1")
+    return math.floor(exact * remaining)
 
 
 def planned(settings: TrainSettings, remaining: int) -> tuple[list[int], int]:
@@ -35,24 +50,24 @@ def planned(settings: TrainSettings, remaining: int) -> tuple[list[int], int]:
 
 
 class Pruner:
-    """Decides which weights go; touches no weight and no mask.
+    """Decides which weights go; touches no weight and no mask. arms: which go, or stay, whatever their rank."""
 
-    protected: never pruned; the count still goes. forced: go with the next prune, and count.
-    """
-
-    def __init__(self, network: Network, scope: Mapping[str, nn.Parameter], settings: TrainSettings) -> None:
-        self.network, self.scope, self.settings = network, scope, settings
+    def __init__(self, layout: Layout, scope: Mapping[str, nn.Parameter], settings: TrainSettings) -> None:
+        self.layout, self.scope, self.settings = layout, scope, settings
         self.criterion = CRITERIA[settings.criterion]
-        self.protected: list[Coordinate] = []
-        self.forced: list[Coordinate] = []
+        self.arms = Arms()
 
     def prune(self, masks: Masks, count: int) -> Masks:
-        """The masks after a prune of ``count`` weights."""
-        forced = self.without(masks, self.forced)
-        gone = masking.remaining(masks) - masking.remaining(forced) if self.forced else 0
+        """The masks after a prune of ``count`` weights.
+
+        Raises:
+            BadInput: more have to be force-pruned than ``count``; or a weight that remains is not finite.
+        """
+        forced = self.without(masks, self.arms.forced)
+        gone = masking.remaining(masks) - masking.remaining(forced) if self.arms.forced else 0
         if count < gone:
             raise BadInput(f"a prune of {count} weights cannot force-prune {gone}: raise --prune-rate")
-        protected = self._positions(self.protected)
+        protected = self._positions(self.arms.protected)
         return select(self.scope, forced, count - gone, self.settings.seed, self.criterion, protected).masks
 
     def without(self, masks: Masks, coordinates: Iterable[Coordinate]) -> Masks:
@@ -68,7 +83,7 @@ class Pruner:
         criterion. What is force-pruned goes whatever its size, and says nothing about it."""
         import torch
 
-        before = self.without(before, self.forced)
+        before = self.without(before, self.arms.forced)
         sizes = [_largest(self.scope[name], before[name] & ~after[name]) for name in before]
         each = dict(zip(before, torch.stack(sizes).tolist(), strict=True))
         largest = max(each.values())
@@ -77,42 +92,12 @@ class Pruner:
     def _positions(self, coordinates: Iterable[Coordinate]) -> dict[str, Tensor]:
         import torch
 
-        found: dict[str, list[int]] = {}
-        names = down_names(self.network)
+        found: dict[str, set[int]] = {}
         for c in coordinates:
-            down = self.network.roles.downs[c.layer]
-            at = place_in_storage(down.matrix(c.expert), down.weight.data, c)
-            found.setdefault(names[c.layer], []).append(at)
-        return {name: torch.tensor(sorted(set(positions))) for name, positions in found.items()}
-
-
-def down_names(network: Network) -> dict[int, str]:
-    """The parameter name of each layer's down-projection."""
-    names = {id(p): name for name, p in network.parameters.items()}
-    return {down.layer: names[id(down.weight)] for down in network.roles.downs}
+            found.setdefault(self.layout.names[c.layer], set()).add(self.layout.position(c))
+        return {name: torch.tensor(sorted(positions)) for name, positions in found.items()}
 
 
 def _largest(weight: Tensor, gone: Tensor) -> Tensor:
     """The largest |w| that goes; 0 where none does."""
     return weight.detach().abs().masked_fill_(~gone, 0.0).amax()
-
-
-def keep_rates(before: Masks, after: Masks) -> dict[str, dict[str, int]]:
-    """Of every tensor in scope how many weights remained before a prune, and how many after it."""
-    had, have = masking.counts(before), masking.counts(after)
-    return {name: {"before": had[name], "kept": have[name]} for name in before}
-
-
-def count_alive(alive: Mapping[Place, Tensor], coordinates: Sequence[Coordinate]) -> int:
-    """How many of the coordinates remain."""
-    return sum(read_alive(alive, coordinates, elsewhere=False))
-
-
-def row(masks: Masks, pruned: int | None, threshold: float | None) -> dict[str, Any]:
-    """What rounds.csv says about a mask and the prune that made it."""
-    total, remaining = masking.total(masks), masking.remaining(masks)
-    fraction = remaining / total
-    return {
-        "total": total, "remaining": remaining, "remaining_fraction": fraction, "sparsity": 1 - fraction,
-        "pruned": pruned, "threshold": threshold,
-    }  # fmt: skip

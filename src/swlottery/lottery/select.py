@@ -15,28 +15,28 @@ hashes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import reduce
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from swlottery.errors import BadInput
 from swlottery.lottery.criteria import CRITERIA, Criterion
+from swlottery.lottery.keys import (
+    HIGHEST,
+    LOWEST,
+    Columns,
+    Key,
+    Keys,
+    chunks,
+    flags_of,
+    key_of_rank,
+    nth_lowest,
+    places_of,
+    position_hash,
+)
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
-    import torch
     from torch import Tensor
-
-CHUNK = 1 << 18
-"""Weights looked at at once on a CPU: their scores fit a processor's second-level cache."""
-
-LARGE_CHUNK = 1 << 26
-"""The same on a GPU, where every chunk makes the host wait for the device twice: most tensors are one. It bounds what a
-chunk takes beside its weights, half a gigabyte."""
 
 SIGMAS = 4.0
 """Half the bracket's width in standard deviations of a sampled rank: it misses once in 16,000 times."""
@@ -51,18 +51,6 @@ class Selection:
     pruned: int
     threshold: float
     thresholds: dict[str, float]
-
-
-def prune_count(remaining: int, rate: float | Decimal | str) -> int:
-    """floor(rate × remaining) in decimal arithmetic: 0.29 × 100 is 29, not the floor of 28.999….
-
-    Raises:
-        ValueError: the rate is not a number between 0 and 1.
-    """
-    exact = Fraction(str(rate))
-    if not 0 <= exact <= 1:
-        raise ValueError(f"a rate of {rate} is not between 0 and 1")
-    return math.floor(exact * remaining)
 
 
 def select(
@@ -93,7 +81,7 @@ def select(
         free = _left(ranked)
         if not 0 <= count <= sum(free):
             raise ValueError(f"{count} weights are to go, and {sum(free)} may")
-        keys = _Keys(criterion, seed, ranked)
+        keys = Keys(criterion, seed, {one.name: one.weights for one in ranked})
         if criterion.per_tensor:
             parts = zip(ranked, free, shares(free, count), strict=True)
             each = [_remove_lowest([one], size, part, keys) for one, size, part in parts]
@@ -114,51 +102,6 @@ def shares(free: Sequence[int], count: int) -> list[int]:
     for i in by_remainder[: count - sum(parts)]:
         parts[i] += 1
     return parts
-
-
-def position_hash(addresses: Tensor, seed: int) -> Tensor:
-    """A 64-bit hash (int64) of addresses (int64): 2⁴⁰ times a tensor's number, plus a flat position in it.
-
-    Splitmix64 (Steele, Lea & Flood 2014) in wrapping int64 arithmetic: a permutation of the 64-bit numbers.
-    """
-    mixed = addresses + ((seed * 0x9E3779B97F4A7C15 + (1 << 63)) % (1 << 64) - (1 << 63))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed.bitwise_xor_(_shifted(mixed, shift)).mul_(factor - (1 << 64))
-    return mixed.bitwise_xor_(_shifted(mixed, 31))
-
-
-def _shifted(numbers: Tensor, shift: int) -> Tensor:
-    """Shifted to the right with zeros from the left; int64's own shift repeats the sign."""
-    return (numbers >> shift).bitwise_and_((1 << (64 - shift)) - 1)
-
-
-def chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first flat position, at most ``CHUNK`` entries) in row-major order, with never a copy of the whole."""
-    size = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK
-    if tensor.is_contiguous() or tensor.dim() == 1:
-        flat = tensor.view(-1) if tensor.is_contiguous() else tensor
-        for start in range(0, len(flat), size):
-            yield start, flat[start : start + size]
-        return
-    row = tensor[0].numel()
-    rows = size // row
-    if rows:
-        for first in range(0, len(tensor), rows):
-            yield first * row, tensor[first : first + rows].reshape(-1)
-        return
-    for first, part in enumerate(tensor):
-        for start, chunk in chunks(part):
-            yield first * row + start, chunk
-
-
-class _Key(NamedTuple):
-    """What weights are ordered by."""
-
-    score: float
-    hash: int
-
-
-_LOWEST, _HIGHEST = _Key(-math.inf, -(1 << 63)), _Key(math.inf, (1 << 63) - 1)
 
 
 class _Ranked:
@@ -198,82 +141,16 @@ def _left(ranked: Sequence[_Ranked]) -> list[int]:
     return torch.stack([one.left.count_nonzero() for one in ranked]).tolist() if ranked else []
 
 
-class _Keys:
-    """What a key is made of. Scores are compared in the narrowest type that holds those of all tensors."""
-
-    def __init__(self, criterion: Criterion, seed: int, ranked: Sequence[_Ranked]) -> None:
-        import torch
-
-        self.criterion, self.seed = criterion, seed
-        types = (criterion.scores(one.weights.new_empty(0)).dtype for one in ranked)
-        self.device = ranked[0].left.device if ranked else torch.device("cpu")
-        self.type = reduce(torch.promote_types, types, torch.bfloat16)
-        self.unread: list[tuple[str, Tensor]] = []
-
-    def scores(self, one: _Ranked, weights: Tensor, left: Tensor | None = None) -> Tensor:
-        """The scores of some of a tensor's weights, found to be finite where ``left`` is True; on a GPU, where looking
-        makes the host wait, by `check`."""
-        import torch
-
-        scores = self.criterion.scores(weights).to(self.type)
-        if scores.device.type != "cpu":
-            finite = scores.isfinite()
-            self.unread.append((one.name, (finite if left is None else finite.logical_or_(~left)).all()))
-        elif not math.isfinite(float(scores.sum(dtype=torch.float32))):  # of finite scores too, where they overflow
-            remaining = scores if left is None else scores[left]
-            if not bool(remaining.isfinite().all()):
-                raise self._refused(one.name)
-        return scores
-
-    def check(self) -> None:
-        """Raise `BadInput` if any of the scores since the last check was not finite."""
-        import torch
-
-        finite = torch.stack([finite for _, finite in self.unread]).tolist() if self.unread else []
-        for (name, _), fine in zip(self.unread, finite, strict=True):
-            if not fine:
-                raise self._refused(name)
-        self.unread = []
-
-    def _refused(self, name: str) -> BadInput:
-        return BadInput(f"{name} has scores that are NaN or infinite: nothing can be pruned by them")
-
-
-class _Columns:
-    """Tensors filled side by side, made for as many entries as are expected: joining many small ones would need their
-    memory twice, and riddle the heap."""
-
-    def __init__(self, expected: int, types: Sequence[torch.dtype], device: torch.device) -> None:
-        import torch
-
-        self.size = 0
-        self.whole = [torch.empty(expected, dtype=type, device=device) for type in types]
-
-    def add(self, *parts: Tensor) -> None:
-        import torch
-
-        end = self.size + len(parts[0])
-        if end > len(self.whole[0]):
-            self.whole = [torch.cat([column, column.new_empty(end)]) for column in self.whole]
-        for column, part in zip(self.whole, parts, strict=True):
-            column[self.size : end] = part
-        self.size = end
-
-    @property
-    def filled(self) -> list[Tensor]:
-        return [column[: self.size] for column in self.whole]
-
-
 class _Inside:
     """The scores inside the bracket, and their places (int32) in their chunks. The hashes of those that decide are
     computed again: kept for all, they would be half of the memory."""
 
-    def __init__(self, expected: int, keys: _Keys) -> None:
+    def __init__(self, expected: int, keys: Keys) -> None:
         import torch
 
         self.seed = keys.seed
         self.chunks: list[tuple[int, Tensor, int]] = []
-        self.columns = _Columns(expected, (keys.type, torch.int32), keys.device)
+        self.columns = Columns(expected, (keys.type, torch.int32), keys.device)
 
     def add(self, address: int, left: Tensor, scores: Tensor, places: Tensor) -> None:
         """Add those of a chunk: its first ``address``, and ``left``, its part of a mask."""
@@ -288,21 +165,21 @@ class _Inside:
         import torch
 
         scores, places = self.columns.filled
-        score = _nth(scores, count)
+        score = nth_lowest(scores, count)
         gone = scores < score
-        tied = _places(scores == score)
+        tied = places_of(scores == score)
         ends = list(accumulate(size for _, _, size in self.chunks))
         chunk = torch.bucketize(tied, torch.tensor(ends, device=tied.device), right=True)
         first = torch.tensor([address for address, _, _ in self.chunks], device=tied.device)
         hashes = position_hash(first[chunk] + places[tied], self.seed)
-        gone.index_copy_(0, tied, hashes <= _nth(hashes, count - int(gone.count_nonzero())))
+        gone.index_copy_(0, tied, hashes <= nth_lowest(hashes, count - int(gone.count_nonzero())))
         kept = gone.logical_not_()
         for (_, left, size), end in zip(self.chunks, ends, strict=True):
             left.index_copy_(0, places[end - size : end].long(), kept[end - size : end])
         return float(score)
 
 
-def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: _Keys) -> float:
+def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys) -> float:
     """Remove the ``count`` lowest keys of the ``total`` left; return the largest score among them."""
     if count == 0:
         return math.nan
@@ -321,19 +198,19 @@ def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: _Key
         sigmas *= 4
 
 
-def _bracket(ranked: Sequence[_Ranked], share: float, keys: _Keys, sigmas: float) -> tuple[_Key, _Key, float]:
+def _bracket(ranked: Sequence[_Ranked], share: float, keys: Keys, sigmas: float) -> tuple[Key, Key, float]:
     """Two keys between which that one is, but for bad luck, that has this share of all below it; and what share of all
     to expect between them."""
     scores, hashes = _sample(ranked, keys)
     drawn = len(scores)
     margin = sigmas * (1 + math.sqrt(drawn * share * (1 - share)))
     first, last = math.floor(drawn * share - margin), math.ceil(drawn * share + margin)
-    low = _key_of_rank(scores, hashes, first) if first >= 1 else _LOWEST
-    high = _key_of_rank(scores, hashes, last) if last <= drawn else _HIGHEST
+    low = key_of_rank(scores, hashes, first) if first >= 1 else LOWEST
+    high = key_of_rank(scores, hashes, last) if last <= drawn else HIGHEST
     return low, high, (min(last, drawn) - max(first, 0)) / max(1, drawn)
 
 
-def _sample(ranked: Sequence[_Ranked], keys: _Keys) -> list[Tensor]:
+def _sample(ranked: Sequence[_Ranked], keys: Keys) -> list[Tensor]:
     """Scores and hashes of one weight at random of every ∛n/2, of those that may be removed.
 
     So few that they take no more memory than what is gathered between them, and so many that this is little.
@@ -342,61 +219,28 @@ def _sample(ranked: Sequence[_Ranked], keys: _Keys) -> list[Tensor]:
 
     sizes = [one.left.numel() for one in ranked]
     step = max(1, round(sum(sizes) ** (1 / 3) / 2))
-    sample = _Columns(sum(sizes) // step + len(sizes), (keys.type, torch.int64), keys.device)
+    sample = Columns(sum(sizes) // step + len(sizes), (keys.type, torch.int64), keys.device)
     for one, size in zip(ranked, sizes, strict=True):
         first = torch.arange(0, size, step, device=keys.device)
         places = first + position_hash(first + one.address, keys.seed) % step
         places = places[(places < size) & one.left[places.clamp_max(size - 1)]]
-        sample.add(keys.scores(one, one.weights.take(places)), position_hash(places + one.address, keys.seed))
+        sample.add(keys.scores(one.name, one.weights.take(places)), position_hash(places + one.address, keys.seed))
     keys.check()
     return sample.filled
 
 
-def _key_of_rank(scores: Tensor, hashes: Tensor, rank: int) -> _Key:
-    """The key of this rank (1 = lowest) among those given."""
-    score = _nth(scores, rank)
-    before = int((scores < score).count_nonzero())
-    return _Key(float(score), int(_nth(hashes[scores == score], rank - before)))
-
-
-def _nth(numbers: Tensor, n: int) -> Tensor:
-    """The n-th lowest. On a GPU `kthvalue` is refused where determinism is asked for, and a sort is fast there."""
-    return numbers.kthvalue(n).values if numbers.device.type == "cpu" else numbers.sort().values[n - 1]
-
-
-def _scan(one: _Ranked, low: _Key, high: _Key, keys: _Keys, inside: _Inside) -> None:
+def _scan(one: _Ranked, low: Key, high: Key, keys: Keys, inside: _Inside) -> None:
     """Remove the keys below ``low``; gather those from ``low`` to ``high``."""
     import torch
 
     for start, weights in chunks(one.weights):
         left = one.left[start : start + len(weights)]
-        scores = keys.scores(one, weights, left)
-        left ^= _flags(torch.lt, scores, low.score).logical_and_(left)
-        places = _places(_flags(torch.le, scores, high.score).logical_and_(left))
+        scores = keys.scores(one.name, weights, left)
+        left ^= flags_of(torch.lt, scores, low.score).logical_and_(left)
+        places = places_of(flags_of(torch.le, scores, high.score).logical_and_(left))
         scores, hashes = scores.index_select(0, places), position_hash(places + (one.address + start), keys.seed)
         below = (scores == low.score).logical_and_(hashes < low.hash)
         above = (scores == high.score).logical_and_(hashes > high.hash)
         left.index_copy_(0, places, below.logical_not())
-        kept = _places(below.logical_or_(above).logical_not_())
+        kept = places_of(below.logical_or_(above).logical_not_())
         inside.add(one.address + start, left, scores.index_select(0, kept), places.index_select(0, kept))
-
-
-def _flags(compare: Callable[..., Tensor], scores: Tensor, bound: float) -> Tensor:
-    """What ``compare`` says, by way of ones and zeros in the scores' type: on a CPU four times as fast as straight."""
-    import torch
-
-    if scores.device.type != "cpu":
-        return compare(scores, bound)
-    return compare(scores, bound, out=torch.empty_like(scores)).bool()
-
-
-def _places(flags: Tensor) -> Tensor:
-    """Where ``flags[n]`` are True: on a CPU, where few are, by eights looked at as one number, three times as fast."""
-    import torch
-
-    if len(flags) % 8 == 0 and flags.device.type == "cpu":
-        eights = flags.view(torch.int64).nonzero().flatten()
-        if len(eights) < len(flags) // 32:
-            nth, within = flags.view(-1, 8)[eights].nonzero().unbind(1)
-            return eights[nth] * 8 + within
-    return flags.nonzero().flatten()

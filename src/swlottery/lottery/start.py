@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,10 @@ from swlottery.errors import BadInput
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
+from swlottery.runtime import files
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 LONGEST = 1024
@@ -42,6 +46,28 @@ class Network:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter by name; tied ones once."""
         return dict(self.model.named_parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def save(self, target: Path) -> None:
+        """A folder that ``from_pretrained`` loads, there whole or not at all."""
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with files.system_errors():
+                self.model.save_pretrained(unfinished)
+            self.tokenizer.save_pretrained(unfinished)
+            for path in (*unfinished.iterdir(), unfinished):
+                files.sync(path)
+            if target.exists():
+                shutil.rmtree(target)
+            unfinished.rename(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        files.sync(target.parent)
 
 
 def network(settings: TrainSettings) -> Network:

@@ -27,7 +27,7 @@ class Taken:
 def stored(run: Path) -> Taken | None:
     """What the first start of the run in this folder took; None before it.
 
-    It stands in environment.json, and in the history's first event as well, should that file be lost. A run of an
+    environment.json has it, and so has the history's first event, should that file be lost. A run of an
     earlier version has it in its settings.
     """
     for found in _records(run):
@@ -60,7 +60,7 @@ def kept(run: Path, settings: TrainSettings) -> Taken | None:
     if before is not None and (found := differs(settings, before)):
         name, value = found
         raise BadInput(
-            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: leave --{name.replace('_', '-')} away, or "
-            "give --runs another folder"
+            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: "
+            f"leave --{name.replace('_', '-')} away, or give --runs another folder"
         )
     return before

@@ -8,12 +8,13 @@ is a part of zero: it stays exactly zero without a second look at the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
 from swlottery.data.batches import Batches, sent
 from swlottery.errors import BadInput
+from swlottery.lottery import masks as masking
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.start import Network
 from swlottery.runtime import hardware
@@ -25,7 +26,7 @@ from swlottery.runtime.stop import Asked, Stopped, never
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from swlottery.data.tokens import TokenArray
+    from swlottery.data.batches import TokenArray
 
 
 class NotFinite(BadInput):
@@ -116,6 +117,11 @@ class Training:
         # As bytes: a CPU multiplies by them twice as fast as by bools, which it does not vectorise.
         self.masked = [(self.parameters[name], mask.view(torch.uint8)) for name, mask in partly.items()]
 
+    def check_masked(self) -> None:
+        """Masked weights are exactly zero; anything else is a defect of this class."""
+        if masking.violations(self.masks, self.parameters):
+            raise AssertionError("a masked weight is not zero: a defect of the training loop")
+
     def forget_moments(self) -> None:
         """Start a round with fresh moments."""
         self.optimizer.state.clear()
@@ -153,7 +159,7 @@ class Training:
         return mean, size
 
     def _gradients(self, passes: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients of the whole batch, added over all ranks and masked; returns this rank's parts of the mean loss."""
+        """The gradients of the whole batch, added over all ranks and masked. Returns this rank's parts of the loss."""
         losses = []
         self.gradients.clear()
         for number, tokens in enumerate(passes, 1):
@@ -196,7 +202,7 @@ class Training:
             found |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"], f"t/{name}": state["step"]}
         return found
 
-    def set_moments(self, tensors: dict[str, Tensor]) -> None:
+    def set_moments(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `moments`, bit for bit."""
         self.forget_moments()
         for name, parameter in self.parameters.items():
@@ -208,7 +214,7 @@ class Training:
                     "exp_avg_sq": tensors[f"v/{name}"].to(self.device).clone(),
                 }
 
-    def second_moments(self, names: Sequence[str]) -> dict[str, Tensor]:
+    def second_moments(self, names: Iterable[str]) -> dict[str, Tensor]:
         """AdamW's exponential average of squared gradients, by parameter name."""
         return {name: self.optimizer.state[self.parameters[name]]["exp_avg_sq"] for name in names}
 

@@ -1,7 +1,7 @@
 """Load a causal language model by its name, build one with random weights, or take one that is loaded already.
 
-A name is a preset (``smollm2``), a GGUF file, a local folder, or a hub id. Whatever it is, what comes back is a `Loaded`:
-finite weights, all of them from the checkpoint, a known architecture, causal.
+A name is a preset (``smollm2``), a GGUF file, a local folder, or a hub id. Whatever it is, what comes back is a
+`Loaded`: finite weights, all of them from the checkpoint, a known architecture, causal.
 """
 
 from __future__ import annotations

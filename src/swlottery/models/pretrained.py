@@ -68,7 +68,8 @@ def read_tokenizer(where: str | Path, revision: str | None, name: str) -> tuple[
 def _stored_dtype(where: str | Path, revision: str | None, local: bool) -> Any:
     """The most frequent precision of the checkpoint's first file, from its header.
 
-    ``dtype="auto"`` would be the one that config.json names, and loading would cast to it before the weights are hashed.
+    ``dtype="auto"`` would be the one that config.json names, and loading would cast to it before the weights are
+    hashed.
     """
     import torch
     from safetensors import safe_open

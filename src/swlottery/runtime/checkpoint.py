@@ -1,7 +1,7 @@
-"""Checkpoints: a folder of tensors and a manifest with their hash; two are kept; a damaged one is named and passed over.
+"""Checkpoints: tensors, and a manifest with their hash. Two are kept; a damaged one is named and passed over.
 
-A checkpoint stands at a step boundary. What it does not hold (θ_k, masks, data) stands in files of the run that never
-change, or is a function of the settings. It is written while the next steps are taken.
+One is taken between two steps, and written while the next are taken. What it does not hold is in files that never
+change, or is a function of the settings.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Writer:
                 copied()
                 save(self.folder, round_, step, copies, state)
                 self.place = round_, step
-            except BaseException as error:  # told to whoever waits
+            except BaseException as error:  # raised where somebody waits
                 self.error = error
 
         self.thread = threading.Thread(target=write, name="checkpoint")
@@ -93,7 +93,7 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
 
 
 def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
-    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are told to ``complain``."""
+    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are named to ``complain``."""
     for manifest in _all(folder):
         tensor_file = manifest.with_suffix(".safetensors")
         try:
@@ -106,12 +106,17 @@ def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
     return None
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state of a sound checkpoint, without its tensors."""
+    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
+    return state
+
+
 def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(state, tensors) of a sound checkpoint."""
     from safetensors.torch import load_file
 
-    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
-    return state, load_file(checkpoint.with_suffix(".safetensors"))
+    return read_state(checkpoint), load_file(checkpoint.with_suffix(".safetensors"))
 
 
 def clear(folder: Path) -> None:

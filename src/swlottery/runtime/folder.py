@@ -62,7 +62,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def write_status(folder: Path, state: str, content: Mapping[str, Any]) -> None:
-    """Say for ``swlottery status`` how the run stands."""
+    """Say for ``swlottery status`` how far the run is."""
     process = {"pid": os.getpid(), "host": socket.gethostname(), "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     files.write_json(folder / "status.json", {"state": state, **content, **process})
 

@@ -11,14 +11,40 @@ from pathlib import Path
 from typing import IO, Any
 
 ROUNDS = (
-    "round", "total", "remaining", "remaining_fraction", "sparsity", "pruned", "threshold", "train_loss", "val_loss",
-    "val_perplexity", "seconds",
-)  # fmt: skip
+    "round",
+    "total",
+    "remaining",
+    "remaining_fraction",
+    "sparsity",
+    "pruned",
+    "threshold",
+    "train_loss",
+    "val_loss",
+    "val_perplexity",
+    "seconds",
+)
 WATCH = (
-    "round", "step", "kind", "layer", "out", "in", "value", "theta0", "displacement", "over_threshold",
-    "percentile_matrix", "percentile_remaining", "gradient_percentile", "moment_percentile", "update_percentile",
-    "gradient", "update", "alive", "expert", "of",
-)  # fmt: skip
+    "round",
+    "step",
+    "kind",
+    "layer",
+    "out",
+    "in",
+    "value",
+    "theta0",
+    "displacement",
+    "over_threshold",
+    "percentile_matrix",
+    "percentile_remaining",
+    "gradient_percentile",
+    "moment_percentile",
+    "update_percentile",
+    "gradient",
+    "update",
+    "alive",
+    "expert",
+    "of",
+)
 
 
 class Tables:

@@ -1,4 +1,4 @@
-"""The watch: what stands in ``watch.csv`` about every followed weight at one evaluation.
+"""The rows of ``watch.csv``: what is recorded of every tracked weight at one evaluation.
 
 Percentiles are mid-ranks in percent: 100 · (smaller + equal/2) / all. What each column compares with:
 
@@ -10,7 +10,7 @@ Percentiles are mid-ranks in percent: 100 · (smaller + equal/2) / all. What eac
   gradient's scale away, so this is the honest one.
 - ``gradient``, ``update``: what the first and the last of these rank. Percentiles cannot say that all became smaller.
 
-``over_threshold``: |w| over the threshold that pruning now would give (the last round's rate stands for the final
+``over_threshold``: |w| over the threshold that pruning now would give (the last round's rate is taken for the final
 ticket, which is not pruned any more). A masked weight has no percentiles but the first; before the first step of a
 round there is no gradient.
 """
@@ -18,50 +18,15 @@ round there is no gradient.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from swlottery.lottery.entries import Place, read_together
+from swlottery.lottery.entries import Layout, Place, place_of, read_together
+from swlottery.lottery.snapshot import Snapshot
 from swlottery.models.coordinates import Coordinate
-from swlottery.watch.controls import Controls
+from swlottery.watch.tracked import Tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Followed:
-    """One weight that is followed. kind: super_weight, leader, foreign, or a kind of control, then ``of`` whom."""
-
-    kind: str
-    coordinate: Coordinate
-    of: Coordinate | None = None
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is an ordinary weight."""
-        return self.of is not None
-
-
-@dataclass
-class Moment:
-    """The network at one evaluation. All matrices are ``[out, in]``, by (layer, expert).
-
-    thresholds: what pruning now would give, by matrix; None under a criterion that does not look at magnitudes.
-    since: the weights at the last evaluation. gradients, moments, since: None before a round's first step.
-    everything: (weights, mask) of each tensor in scope.
-    """
-
-    round: int
-    step: int
-    weights: Mapping[Place, Tensor]
-    initial: Mapping[Place, Tensor]
-    masks: Mapping[Place, Tensor]
-    thresholds: Mapping[Place, float] | None
-    gradients: Mapping[Place, Tensor] | None
-    moments: Mapping[Place, Tensor] | None
-    since: Mapping[Place, Tensor] | None
-    everything: Sequence[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 Population = tuple["Tensor", "Tensor | None"]
@@ -84,7 +49,7 @@ def _percentiles(double_ranks: Sequence[float]) -> list[float]:
 
 
 def _double_ranks(values: Tensor, populations: Iterable[Population]) -> Tensor:
-    """Of each of ``values[n]`` how many entries are smaller plus how many are not larger; and how many there are at all:
+    """Of each of ``values[n]`` how many entries are smaller plus how many are not larger; and how many there are:
     int64 ``[n + 1]`` on the values' device. On a GPU nothing is read, so that the host need not wait."""
     import torch
 
@@ -124,83 +89,93 @@ def _double_ranks_by_sorting(values: Tensor, population: Population) -> Tensor:
     return torch.cat([doubled, count])
 
 
-def rows(followed: Sequence[Followed], now: Moment, alive: Mapping[Place, Tensor]) -> list[dict[str, Any]]:
-    """The rows of watch.csv at one evaluation, in the order of ``followed``.
+def rows(
+    tracked: Sequence[Tracked], now: Snapshot, layout: Layout, initial: Mapping[Place, Tensor]
+) -> list[dict[str, Any]]:
+    """The rows of watch.csv at one evaluation, in the order of ``tracked``.
 
-    alive: the masks that say what is alive: at a round's last step already the new ones.
+    initial: the down-projections of θ_0.
     """
-    numbers = _numbers(list(dict.fromkeys(one.coordinate for one in followed)), now, alive)
-    found = []
-    for one in followed:
-        c = one.coordinate
-        found.append(
-            {
-                "round": now.round, "step": now.step, "kind": one.kind, "layer": c.layer, "out": c.out, "in": c.in_,
-                **numbers[c],
-                "expert": c.expert,
-                "of": None if one.of is None else ":".join(map(str, one.of[:3])),
-            }
-        )  # fmt: skip
-    return found
+    numbers = _numbers(list(dict.fromkeys(one.coordinate for one in tracked)), now, layout, initial)
+    return [
+        {
+            "round": now.round,
+            "step": now.step,
+            "kind": one.kind,
+            "layer": one.coordinate.layer,
+            "out": one.coordinate.out,
+            "in": one.coordinate.in_,
+            **numbers[one.coordinate],
+            "expert": one.coordinate.expert,
+            "of": None if one.of is None else ":".join(map(str, one.of[:3])),
+        }
+        for one in tracked
+    ]
 
 
 def _numbers(
-    coordinates: Sequence[Coordinate], now: Moment, alive: Mapping[Place, Tensor]
+    coordinates: Sequence[Coordinate], now: Snapshot, layout: Layout, initial: Mapping[Place, Tensor]
 ) -> dict[Coordinate, dict[str, Any]]:
     import torch
 
+    sources: dict[str, Mapping[str, Tensor] | None] = {
+        "weights": now.weights,
+        "mask": now.masks,
+        "alive": now.alive,
+        "gradient": now.gradients,
+        "moment": now.moments,
+        "since": now.since,
+    }
+    matrices = {name: layout.matrices(tensors) for name, tensors in sources.items() if tensors is not None}
+    matrices["initial"] = dict(initial)
     by_place: dict[Place, list[Coordinate]] = {}
     for c in coordinates:
-        by_place.setdefault((c.layer, c.expert), []).append(c)
+        by_place.setdefault(place_of(c), []).append(c)
     in_turn = [(c.out, c.in_) for here in by_place.values() for c in here]
     device = next(iter(now.weights.values())).device
     at = torch.tensor(in_turn, dtype=torch.int64).view(-1, 2).to(device)  # one upload for all matrices
     found: dict[Coordinate, dict[str, Any]] = {}
-    remain: dict[Coordinate, bool] = {}
-    start = 0
+    living: list[Coordinate] = []
     for place, here in by_place.items():
-        columns, remains = _of_matrix(place, at[start : start + len(here)], now, alive)
-        start += len(here)
+        own, at = at[: len(here)], at[len(here) :]
+        threshold = None if now.thresholds is None else now.thresholds[layout.names[place[0]]]
+        columns, remains = _of_matrix(own, {name: of[place] for name, of in matrices.items()}, threshold)
         for nth, c in enumerate(here):
             found[c] = {name: column[nth] for name, column in columns.items()}
-            remain[c] = remains[nth]
-    living = [c for c in coordinates if remain[c]]
+            found[c]["percentile_remaining"] = None
+        living += [c for c, remaining in zip(here, remains, strict=True) if remaining]
     values = torch.tensor([abs(found[c]["value"]) for c in living], dtype=torch.float32).to(device)
-    ranked = percentiles(values, ((w.abs(), m) for w, m in now.everything)) if living else []
-    placed = dict(zip(living, ranked, strict=True))
-    for c in coordinates:
-        found[c]["percentile_remaining"] = placed.get(c)
+    everything = ((weights.abs(), now.masks[name]) for name, weights in now.weights.items())
+    for c, rank in zip(living, percentiles(values, everything) if living else [], strict=True):
+        found[c]["percentile_remaining"] = rank
     return found
 
 
 def _of_matrix(
-    place: Place, at: Tensor, now: Moment, alive: Mapping[Place, Tensor]
+    at: Tensor, of: Mapping[str, Tensor], threshold: float | None
 ) -> tuple[dict[str, Sequence[Any]], list[bool]]:
-    """The columns of the entries ``at[n, (out, in)]`` of one matrix; and which of them the present mask leaves."""
-    import torch
+    """The columns of the entries ``at[n, (out, in)]`` of one matrix; and which of them its mask leaves.
 
+    of: tensors ``[out, in]`` by name: weights, initial, mask, alive, and after the first step gradient, moment, since.
+    """
     outs, ins = at.unbind(1)
-    weights, mask = now.weights[place], now.masks.get(place)
+    weights, mask = of["weights"], of["mask"]
     size = weights.abs()
-    everywhere = torch.ones(len(at), dtype=torch.bool, device=at.device)
     parts = {
         "value": weights[outs, ins],
-        "theta0": now.initial[place][outs, ins],
-        "remains": everywhere if mask is None else mask[outs, ins],
-        "alive": alive[place][outs, ins] if place in alive else everywhere,
+        "theta0": of["initial"][outs, ins],
+        "remains": mask[outs, ins],
+        "alive": of["alive"][outs, ins],
         "matrix": _double_ranks(size[outs, ins], [(size, None)]),
     }
-    moved = None if now.since is None else {place: weights - now.since[place]}
-    tensors = {"gradient": now.gradients, "moment": now.moments, "update": moved}
-    for name, by_place in tensors.items():
-        if by_place is not None:
-            sizes = by_place[place].abs()
+    for name in ("gradient", "moment", "update"):
+        if "since" in of:
+            sizes = (weights - of["since"] if name == "update" else of[name]).abs()
             parts[name] = sizes[outs, ins]
             parts[f"{name} ranks"] = _double_ranks(parts[name], [(sizes, mask)])
     numbers = read_together(parts)
     values, initial = numbers["value"], numbers["theta0"]
     remains = [bool(number) for number in numbers["remains"]]
-    threshold = None if now.thresholds is None else now.thresholds[place]
     columns: dict[str, Sequence[Any]] = {
         "value": values,
         "theta0": initial,
@@ -209,7 +184,7 @@ def _of_matrix(
         "percentile_matrix": _percentiles(numbers["matrix"]),
         "alive": [bool(number) for number in numbers["alive"]],
     }
-    for name in tensors:
+    for name in ("gradient", "moment", "update"):
         known = name in numbers
         percentile = _percentiles(numbers[f"{name} ranks"]) if known else [None] * len(at)
         columns[f"{name}_percentile"] = _living(percentile, remains)
@@ -220,11 +195,6 @@ def _of_matrix(
 
 def _living(numbers: Sequence[float | None], remains: Sequence[bool]) -> list[float | None]:
     return [number if left else None for number, left in zip(numbers, remains, strict=True)]
-
-
-def as_followed(chosen: Iterable[Controls]) -> list[Followed]:
-    """The followed weights that a choice of controls adds."""
-    return [Followed(one.kind, coordinate, one.of) for one in chosen for coordinate in one.coordinates]
 
 
 def box(weights: Tensor, mask: Tensor | None) -> dict[str, Any]:

@@ -1,25 +1,28 @@
-"""A run's events on their way into its log, which may be one that an earlier start of the run has written to."""
+"""A run's output on its way: into its tables, its log (which an earlier start may have written to) and status.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swlottery.config import TrainSettings
-from swlottery.errors import BadInput
 from swlottery.report.logs.train import TrainLog
 from swlottery.runtime import files
 from swlottery.runtime import folder as folders
+from swlottery.runtime.tables import Tables
 
-if TYPE_CHECKING:
-    from swlottery.lottery.state import Event, Run
+Event = dict[str, Any]
+
+NUMBERS = ("train_loss", "val_loss", "val_perplexity", "seconds_left", "tokens_per_second")
+"""What status.json takes from the last evaluation."""
 
 
-def told_before(run_folder: Path, log_name: str) -> int:
-    """How many of the run's events stand in this log, from earlier starts that wrote to it; -1 for a log of its own."""
+def printed_before(run_folder: Path, log_name: str) -> int:
+    """How many of the run's events earlier starts have printed to this log; -1 for a log of its own."""
     if not log_name:
         return -1
     path, history = run_folder / "told.json", run_folder / "metrics.jsonl"
@@ -29,78 +32,120 @@ def told_before(run_folder: Path, log_name: str) -> int:
     if stored.get("log") != log_name:
         return -1
     lines = history.read_bytes().count(b"\n") if history.exists() else 0
-    told = max(lines, int(stored["events"]))
-    files.write_json(path, {"log": log_name, "events": told})
-    return told
+    printed = max(lines, int(stored["events"]))
+    files.write_json(path, {"log": log_name, "events": printed})
+    return printed
 
 
-class Telling:
-    """The run's events on their way into the log. told: how many of them an earlier start of this job told there."""
+class Output:
+    """Where the recorder's output goes: the tables first, then the log and status.json, then the figures.
 
-    def __init__(self, log: TrainLog, run: Run, told: int) -> None:
-        self.log, self.run, self.told = log, run, told
-        self.number = 0
+    log: None on a rank that is not the lead, which writes nothing. printed: how many events earlier starts of this job
+    have printed to the log. draw: from an event to the figures that it calls for.
+    """
 
-    def open(self, notes: list[str]) -> None:
-        """The first lines. `BadInput` where the run was begun with another network or other data."""
-        log, run = self.log, self.run
-        if not run.resumed:
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainSettings,
+        dtype: str,
+        tables: Tables,
+        log: TrainLog | None,
+        printed: int = -1,
+        draw: Callable[[Event], list[Path]] = lambda event: [],
+    ) -> None:
+        self.folder, self.settings, self.dtype, self.tables = folder, settings, dtype, tables
+        self.log, self.printed, self.draw = log, printed, draw
+        self.number = 0  # of the event that comes next
+        self.figures: list[Path] = []
+        self.last: Event = {}  # the last evaluation
+        self.place = (1, 0)
+        self.tracked: dict[str, Any] = {"followed": 0, "kind": None, "alive": 0}
+
+    def open(self, notes: Sequence[str], place: tuple[int, int] | None, history: Sequence[Event], name: str) -> None:
+        """The first lines of the log, and the first status.
+
+        Args:
+            notes: what the reader should know, such as a damaged checkpoint.
+            place: (round, step) that the run goes on from; None for a new run.
+            history: the events of the run that goes on.
+            name: of the log, if several starts may write to it.
+        """
+        log = self._log
+        if place is None:
             for note in notes:
                 log.line(note)
-            if self.told >= 0:
+            if self.printed >= 0:
                 log.again(None, 0)
-            return
-        history = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_bytes().splitlines()]
-        begun = history[0]
-        if begun["data"]["sha256"] != run.data.manifest.get("sha256"):
-            raise BadInput(
-                f"the text {run.data.name} is not the one that {run.folder} was begun with: it has other tokens"
-            )
-        if begun["lineage"] != run.network.lineage:
-            raise BadInput(
-                f"the network is not the one that {run.folder} was begun with: it has other weights at step 0"
-            )
-        self.number = len(history)
-        log.quiet = self.told > 0
-        log.header(dataclasses.asdict(run.settings), begun, dataclasses.asdict(TrainSettings()))
-        log.replay(history[1:])
-        log.quiet = False
-        if self.told > 0:
-            log.again(run.state.round, run.state.step, "; ".join(notes))
         else:
-            log.resumed(run.state.round, run.state.step, "; ".join(notes))
+            self.number, self.place = len(history), place
+            log.quiet = self.printed > 0
+            log.header(dataclasses.asdict(self.settings), history[0], dataclasses.asdict(TrainSettings()))
+            log.replay(history[1:])
+            log.quiet = False
+            (log.again if self.printed > 0 else log.resumed)(*place, "; ".join(notes))
+        self.status("running")
+        if self.printed < 0 and name:
+            files.write_json(self.folder / "told.json", {"log": name, "events": 0})
 
-    def tell(self, event: Event) -> None:
-        """One event of the lottery."""
-        log, run = self.log, self.run
-        if event["event"] == "step":
-            log.step(event["round"], event["step"], event["steps"])
+    def event(self, event: Event) -> None:
+        """One event of the run."""
+        self.tables.event(event)
+        if self.log is None:
             return
-        log.quiet = self.number < self.told
-        if event["event"] == "start":
-            log.header(dataclasses.asdict(run.settings), event, dataclasses.asdict(TrainSettings()))
+        kind = event["event"]
+        self.log.quiet = self.number < self.printed
+        if kind == "start":
+            self.log.header(dataclasses.asdict(self.settings), event, dataclasses.asdict(TrainSettings()))
         else:
-            log.event(event)
+            self.log.event(event)
         self.number += 1
-        log.quiet = False
-        if event["event"] == "evaluation":
-            folders.write_status(run.folder, "running", standing(run, event))
+        self.log.quiet = False
+        if kind == "evaluation":
+            self.last = event
+            self.status("running")
+        if kind in ("prune", "finished"):
+            self.figures += self.draw(event)
 
-    def footer(self, figures: list[Path], seconds: float, state: str = "finished", message: str = "") -> None:
+    def round(self, row: Mapping[str, Any]) -> None:
+        """A row of rounds.csv."""
+        self.tables.round(row)
+
+    def watch(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of watch.csv."""
+        self.tables.watch(rows)
+
+    def at(self, round: int, step: int) -> None:
+        """The run has come to this step."""
+        self.place = round, step
+
+    def stepped(self, round: int, step: int, steps: int) -> None:
+        """A training step is done."""
+        self.at(round, step)
+        if self.log is not None:
+            self.log.step(round, step, steps)
+
+    def alive(self, tracked: int, kind: str | None, alive: int) -> None:
+        """How many super weights are tracked, and how many of them the present masks leave."""
+        self.tracked = {"followed": tracked, "kind": kind, "alive": alive}
+
+    def status(self, state: str, **more: Any) -> None:
+        """Write status.json."""
+        numbers = {name: self.last.get(name) for name in NUMBERS}
+        where = {
+            "round": self.place[0],
+            "rounds": 1 if self.settings.one_shot else len(self.settings.rates()),
+            "step": self.place[1],
+            "steps": self.settings.steps,
+            "dtype": self.dtype,
+        }
+        folders.write_status(self.folder, state, {**where, **self.tracked, **numbers, **more})
+
+    def footer(self, seconds: float, state: str = "finished", message: str = "") -> None:
         """The last lines."""
-        self.log.footer(self.run.folder, figures, seconds, state, message)
+        self._log.footer(self.folder, self.figures, seconds, state, message)
 
-
-def standing(run: Run, evaluation: Event | None = None) -> dict[str, Any]:
-    """Where the run stands, for status.json."""
-    from swlottery.lottery.prune import count_alive
-
-    own = [one for one in run.main if one.kind != "foreign"]
-    numbers = ("train_loss", "val_loss", "val_perplexity", "seconds_left", "tokens_per_second")
-    return {
-        "round": run.state.round, "rounds": run.prunes if run.has_begun else run.settings.rounds,
-        "step": run.state.step, "steps": run.settings.steps, "dtype": run.training.dtype,
-        "followed": len(own), "kind": own[0].kind if own else None,
-        "alive": count_alive(run.matrices(run.masks), [one.coordinate for one in own]),
-        **{name: (evaluation or run.last).get(name) for name in numbers},
-    }  # fmt: skip
+    @property
+    def _log(self) -> TrainLog:
+        assert self.log is not None
+        return self.log

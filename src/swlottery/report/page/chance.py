@@ -68,7 +68,8 @@ def drawn(study: Study) -> Answer | None:
         ],
         method="Dispersion: the variance over coordinates of the number of networks that keep each, over its mean when "
         "the kept ones are permuted within each matrix of each network (999 draws, two-sided). Above 1, the same ones "
-        f"are kept again and again. Yes: p < 0.01 in either arm, as planned. Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
+        f"are kept again and again. Yes: p < 0.01 in either arm, as planned. "
+        f"Its interval is the band of chance, turned round; the margin is {MARGIN} around 1.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which ordinary weights are followed beside a super weight.
+"""Matched controls: which ordinary weights a super weight is compared with.
 
 A weight found in a trained network is large there by construction, so random weights are no fair comparison. Four
 kinds, each of `COUNT` (19: with the weight itself twenty, so that its rank among them is a test at 5 %):
@@ -9,17 +9,16 @@ kinds, each of `COUNT` (19: with the weight itself twenty, so that its rank amon
 - ``control_initial``: nearest in rank of |θ_0|, same matrix.
 - ``control_both``: nearest in both ranks at once (the larger of the two distances), same matrix.
 
-All are alive after the prune that follows their choice, and none is itself followed.
+All are alive after the prune that follows their choice, and none is itself a tracked weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from swlottery.lottery.entries import Place, read
-from swlottery.models.architectures import DownProjection
+from swlottery.lottery.entries import Place, place_of, read
 from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
@@ -38,16 +37,11 @@ class Controls:
     coordinates: list[Coordinate]
     gap: float | None
 
-
-def matrices(downs: Sequence[DownProjection], tensors: Mapping[str, Tensor], names: Mapping[int, str]) -> dict[Place, Tensor]:  # fmt: skip
-    """Tensors that are stored as the down-projections' weights are (by parameter name), as ``[out, in]`` matrices."""
-    found: dict[Place, Tensor] = {}
-    for down in downs:
-        tensor = tensors[names[down.layer]]
-        for expert in [None] if down.experts is None else range(down.experts):
-            matrix = tensor if expert is None else tensor[expert]
-            found[down.layer, expert] = matrix.t() if down.in_out else matrix
-    return found
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Controls:
+        """From JSON."""
+        chosen = [Coordinate(*c) for c in content["coordinates"]]
+        return cls(Coordinate(*content["of"]), content["kind"], chosen, content["gap"])
 
 
 def choose(
@@ -63,9 +57,9 @@ def choose(
     Args:
         trained, initial: |θ_T1| and |θ_0| of every down-projection, ``[out, in]``.
         alive: which weights remain, ``[out, in]``; empty where everything may be chosen.
-        taken: coordinates that are followed themselves.
+        taken: coordinates of tracked weights, which are no controls.
     """
-    place = (of.layer, of.expert)
+    place = place_of(of)
     if kind == "control_sigma":
         found = _at_equal_sigma(of, trained, alive, taken)
     else:
@@ -82,7 +76,7 @@ def choose(
 
 
 def _rank_distance(size: Tensor, of: Coordinate) -> Tensor:
-    """How many ranks every entry of ``size[out, in]`` stands from the given one; equal entries by position."""
+    """How many ranks every entry of ``size[out, in]`` is from the given one. Equal entries are ranked by position."""
     import torch
 
     order = size.flatten().argsort(stable=True)
@@ -113,9 +107,9 @@ def _at_equal_sigma(
     of: Coordinate, trained: Mapping[Place, Tensor], alive: Mapping[Place, Tensor], taken: set[Coordinate]
 ) -> list[Coordinate]:
     """In turn from every other matrix, its nearest in |w|/σ first."""
-    own = trained[of.layer, of.expert]
+    own = trained[place_of(of)]
     wanted = own[of.out, of.in_] / _sigma(own)
-    others = [place for place in trained if place != (of.layer, of.expert)]
+    others = [place for place in trained if place != place_of(of)]
     each = -(-COUNT // max(1, len(others)))
     near = [
         _nearest((trained[place] / _sigma(trained[place]) - wanted).abs(), place, alive, taken, each)

@@ -1,0 +1,121 @@
+"""What every rank makes for itself before a run begins; and that all of them have made the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swlottery.commands.prepare import prepare
+from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
+from swlottery.runtime import environment, hardware, stop
+from swlottery.runtime.ranks import Ranks
+from swlottery.runtime.stop import Asked
+from swlottery.study import naming
+
+if TYPE_CHECKING:
+    import torch
+
+    from swlottery.data.tokens import Tokens
+    from swlottery.lottery.start import Network
+    from swlottery.lottery.taken import Taken
+    from swlottery.watch.tracked import Tracked
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a run starts with: the network at step 0, its data, the weights to track, its folders, and what it took
+    where the settings say auto, and why."""
+
+    network: Network
+    data: Tokens
+    known: list[Tracked]
+    parent: Path | None
+    folder: Path
+    plots: Path
+    taken: Taken
+    why: str
+    device: torch.device
+
+
+def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked, cores: int) -> Prepared:
+    """Everything that every rank makes for itself; the text is made into tokens by one, and the others wait."""
+    settings.check()
+    ranks.check(settings.micro_batch, settings.grad_accum)
+    device = hardware.pick_device(settings.device)
+    hardware.use(device)
+    ranks.choose_device(settings.device)
+    if settings.compile:
+        hardware.check_compiler(device)
+    from swlottery.data.tokens import token_limit
+    from swlottery.lottery import branch, start, taken
+    from swlottery.watch.tracked import beforehand
+
+    for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
+        path = getattr(settings, name)
+        if path and not Path(path).exists() and (root / path).exists():
+            setattr(settings, name, str(root / path))
+    parent: Path | None = None
+    round_1: dict[str, Any] = {}
+    contents = {}
+    if settings.from_round_1:
+        parent = branch.run_in(Path(settings.from_round_1), settings)
+        settings.from_round_1 = str(parent)
+        round_1 = branch.check(parent, settings)
+        contents["from_round_1"] = round_1["weights_sha256"]
+    if settings.super_weights not in ("discover", "none"):
+        contents["super_weights"] = _sha256(Path(settings.super_weights))
+    environment.pin(settings.threads or cores)
+    stop.here(asked)
+    network = start.network(settings)
+    stop.here(asked)
+    known = beforehand(network, settings, round_1.get("weights_sha256"))
+    folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
+    plots = Path(settings.plots or root / "plots" / folder.name)
+    took, why = taken.kept(folder, settings), "as it was begun"
+    if took is None and parent is not None:
+        took, why = taken.stored(parent), "as the run that it branches from"
+    if took is None:
+        dtype, why = hardware.precision(settings.dtype, device)
+        took = taken.Taken(dtype, token_limit(settings, network.context) or 0)
+    data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
+    if parent is not None:
+        branch.check_text(parent, data)
+    return Prepared(network, data, known, parent, folder, plots, took, why, device)
+
+
+def agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int) -> None:
+    """All ranks must have come to the same network, data and folder, with the same libraries."""
+    here = environment.describe(settings.threads or cores, prepared.device)
+    mine = {
+        "versions": here["versions"],
+        "processor": here["cpu"],
+        "GPU": here["gpu"],
+        "precision": prepared.taken.dtype,
+        "weights at step 0": prepared.network.lineage,
+        "tokens": prepared.data.manifest.get("sha256"),
+        "folder": str(prepared.folder.absolute()),
+    }
+    cards = ranks.gather(hardware.card(prepared.device))
+    for rank, one in enumerate(cards):
+        if one and (first := cards.index(one)) != rank:
+            raise BadInput(
+                f"ranks {first} and {rank} share one GPU ({one}): start one task a GPU (sbatch --gpus-per-node=N "
+                "--ntasks-per-node=N), or fewer tasks"
+            )
+    for rank, other in enumerate(ranks.gather(mine)):
+        for name, value in mine.items():
+            if other[name] != value:
+                raise BadInput(
+                    f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all tasks need "
+                    "the same files and libraries"
+                )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"cannot read the record {path}: {error.strerror} (find_sw.sh writes one)") from None

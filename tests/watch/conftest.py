@@ -1,0 +1,3 @@
+"""What the tests of the watch share with those of the lottery."""
+
+from lottery.fixtures import cache, text  # noqa: F401 (fixtures)
