@@ -111,6 +111,7 @@ def _train_settings(parsed: argparse.Namespace) -> TrainSettings:
             path, line = parsed.point, os.environ.get("SLURM_ARRAY_TASK_ID", "")
         stored |= point_settings(Path(path), line)
     settings: TrainSettings = _settings(TrainSettings, parsed, stored)
+    settings.check()  # a typo is answered before anything heavy is imported
     return settings
 
 

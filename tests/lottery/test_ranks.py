@@ -109,7 +109,7 @@ def test_losses_are_those_of_one_task(size: int, by_size: dict[int, Path]) -> No
 def test_only_the_lead_writes_and_its_tables_are_whole(size: int, by_size: dict[int, Path]) -> None:
     run_folder = by_size[size]
     log = run_folder.parents[1] / "log"
-    assert "What became of the weights" in Path(f"{log}0").read_text()
+    assert "What became of the tracked weights" in Path(f"{log}0").read_text()
     assert [said(Path(f"{log}{rank}")) for rank in range(1, size)] == [[]] * (size - 1)
     assert sorted(path.name for path in run_folder.iterdir()) == sorted(path.name for path in by_size[1].iterdir())
     for name in ("rounds.csv", "watch.csv"):

@@ -93,7 +93,7 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
         step[:] = [(round_, number)]
         return real_step(self, number, round_, see)
 
-    monkeypatch.setattr(data, "batch", spied)
+    monkeypatch.setattr(batches, "batch", spied)
     monkeypatch.setattr("swlottery.lottery.loss.has_plain_head", lambda model: False)
     monkeypatch.setattr(training, "loss_of", see)
     monkeypatch.setattr(Training, "step", at)
