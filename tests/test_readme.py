@@ -208,7 +208,7 @@ def test_there_are_as_many_architectures_as_it_says():
 
 def test_the_log_reads_as_it_says():
     """What it names of the training log stands in the code that writes it."""
-    report = REPOSITORY / "src" / "swlottery" / "report"
-    written = "".join((report / name).read_text() for name in ("train_log.py", "train_tables.py", "survival.py"))
+    report = REPOSITORY / "src" / "swlottery" / "report" / "logs"
+    written = "".join((report / name).read_text() for name in ("train.py", "tables.py", "survival.py"))
     for words_ in ("What each prune will leave", "|w|/thr.", "its matrix", "PRUNED", "All rounds", "What became of"):
         assert words_ in written

@@ -21,7 +21,7 @@ from swlottery import __version__
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BAD_INPUT, FAILED, BadInput
 from swlottery.runtime import stop
-from swlottery.runtime.ranks import Place, RankLost, Ranks, lost
+from swlottery.runtime.ranks import Place, RankLost, Ranks, exit_now
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(str(error))
         return BAD_INPUT
     except RankLost as error:
-        lost(str(error), error.told)
+        exit_now(str(error), error.reported)
     except KeyboardInterrupt:
         _complain("interrupted: the model's weights are as they were; no record that is half written was left")
         return 128 + signal.SIGINT
@@ -66,16 +66,18 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
             return find(_settings(FindSettings, parsed), root)
         case "train":
             with stop.flag(last=own) as asked:
+                settings = _train_settings(parsed)
                 from swlottery.commands.train import train
 
                 # Slurm appends to a requeued job's log; scripts/job.sh says that this one writes such a log.
                 log = os.environ.get("SWLOTTERY_BATCH_JOB", "")
-                return train(_train_settings(parsed), root, Ranks(place), asked, _cores(place), log)
+                return train(settings, root, Ranks(place), asked, _cores(place), log)
         case "prepare":
             with stop.flag(last=own) as asked:
+                settings = _train_settings(parsed)
                 from swlottery.commands.prepare import prepare_only
 
-                return prepare_only(_train_settings(parsed), asked, _cores(place))
+                return prepare_only(settings, asked, _cores(place))
         case "sweep":
             from swlottery.commands.sweep import sweep
 

@@ -227,7 +227,7 @@ class TrainSettings(Settings):
             found.append((layer, out, in_))
         return found
 
-    def data_tokens_given(self) -> int | Literal["auto"] | None:
+    def token_count(self) -> int | Literal["auto"] | None:
         """``--data-tokens`` as a number, None for all, or ``auto``. `BadInput` for anything else."""
         text = str(self.data_tokens)  # a number in the files of earlier versions
         if text == "auto":
@@ -245,7 +245,7 @@ class TrainSettings(Settings):
             )
         self.rates()
         self.coordinates()
-        self.data_tokens_given()
+        self.token_count()
         if self.one_shot and self.schedule:
             raise BadInput("--one-shot prunes once; leave --schedule away")
         if self.protect == "sw" and self.force_prune == "sw":
@@ -273,9 +273,9 @@ def _affecting(*results: str) -> frozenset[str]:
     return frozenset(one.name for one in dataclasses.fields(TrainSettings) if one.metadata["affects"] in results)
 
 
-ELSEWHERE = _affecting("nothing")
+OPERATIONAL = _affecting("nothing")
 """Settings of training that change nothing about what a run computes."""
-LATER = ELSEWHERE | _affecting("later")
+AFTER_ROUND_1 = OPERATIONAL | _affecting("later")
 """Those that change nothing about the first training."""
 
 

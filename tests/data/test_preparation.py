@@ -528,7 +528,7 @@ def test_the_command_makes_what_a_training_then_finds(
     from swlottery.models import load as model
 
     with monkeypatch.context() as without:
-        without.setattr(model, "_from_pretrained", lambda *_: pytest.fail("weights were loaded"))
+        without.setattr("swlottery.models.pretrained.read", lambda *_: pytest.fail("weights were loaded"))
         without.setattr(model, "pick_device", lambda *_: pytest.fail("a device was looked for"))
         assert cli.main(["prepare", *train_flags(device="cuda:7")]) == 0
     out = capsys.readouterr().out

@@ -588,10 +588,10 @@ def test_a_job_that_waits_for_another_can_be_asked_to_stop(here: Path, tmp_path:
     waiting = python(
         "from swlottery.runtime.files import lock\n"
         "from pathlib import Path\n"
-        "from swlottery.runtime.stop import Stopped, here\n"
+        "from swlottery.runtime.stop import Stopped, raise_if_asked\n"
         f"(place,) = Path({str(tmp_path / 'cache' / 'tokens')!r}).glob('*.lock')\n"
         "try:\n"
-        "    with lock(place.with_suffix(''), print, lambda: here(lambda: True)):\n"
+        "    with lock(place.with_suffix(''), print, lambda: raise_if_asked(lambda: True)):\n"
         "        print('mine')\n"
         "except Stopped:\n"
         "    print('stopped')\n"

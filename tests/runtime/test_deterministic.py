@@ -46,11 +46,11 @@ def test_what_was_set_before_comes_back():
 def test_what_is_refused_is_named():
     with (
         pytest.raises(BadInput, match="put_ has no deterministic form on cpu, and gpt9 needs it: train on another"),
-        made(True).here(pytest.fail),
+        made(True).mode(pytest.fail),
     ):
         refuse()
     assert mode() == PINNED
-    with pytest.raises(RuntimeError, match="something else"), made(True).here(pytest.fail):
+    with pytest.raises(RuntimeError, match="something else"), made(True).mode(pytest.fail):
         raise RuntimeError("something else")
 
 
@@ -58,7 +58,7 @@ def test_a_network_of_which_nothing_is_known_is_tried_once(capsys):
     tried = []
     good = made(None)
     for _ in range(2):
-        with good.here(lambda: tried.append(mode())):
+        with good.mode(lambda: tried.append(mode())):
             assert mode() == STRICT
     assert tried == [STRICT] and capsys.readouterr().out == ""
 
@@ -67,7 +67,7 @@ def test_a_network_of_which_nothing_is_known_is_tried_once(capsys):
 def test_one_that_cannot_be_strict_goes_on_with_a_note(capsys):
     bad = made(None)
     for _ in range(2):
-        with bad.here(refuse):
+        with bad.mode(refuse):
             assert mode() == PINNED
             refuse()
     assert capsys.readouterr().out == (

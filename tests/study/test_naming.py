@@ -52,7 +52,7 @@ CHANGES = {
     "eval_steps": 9,
     "eval_sequences": 3,
 }
-ELSEWHERE = {"runs": "r", "plots": "p", "checkpoint_steps": 3, "checkpoint_seconds": 9.0, "rank_timeout": 9.0}
+OPERATIONAL = {"runs": "r", "plots": "p", "checkpoint_steps": 3, "checkpoint_seconds": 9.0, "rank_timeout": 9.0}
 
 
 def named(**changes) -> str:
@@ -60,10 +60,10 @@ def named(**changes) -> str:
 
 
 def test_every_setting_that_changes_a_run_changes_its_name():
-    assert {field.name for field in dataclasses.fields(TrainSettings)} == {*CHANGES, *ELSEWHERE}, "a new setting"
+    assert {field.name for field in dataclasses.fields(TrainSettings)} == {*CHANGES, *OPERATIONAL}, "a new setting"
     names = [named()] + [named(**{name: value}) for name, value in CHANGES.items()]
     assert len(set(names)) == len(names)
-    assert {named(**{name: value}) for name, value in ELSEWHERE.items()} == {named()}
+    assert {named(**{name: value}) for name, value in OPERATIONAL.items()} == {named()}
     stems = [name.rpartition("-")[2] for name in names]
     assert len(set(stems)) == len(names) and all("/" not in name for name in names)
 

@@ -198,7 +198,7 @@ def test_arrays_follow_each_other_and_the_parents_in_the_queue(
         given.append(options)
         return str(100 + len(given))
 
-    monkeypatch.setattr("swlottery.runtime.slurm.here", lambda: True)
+    monkeypatch.setattr("swlottery.runtime.slurm.is_available", lambda: True)
     monkeypatch.setattr("swlottery.runtime.slurm.largest_array", lambda: 2)
     monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
     monkeypatch.setattr("swlottery.runtime.slurm.queued", lambda jobs: {"50_0": "RUNNING"} if "50" in set(jobs) else {})

@@ -42,7 +42,7 @@ def find(settings: FindSettings, root: Path) -> int:
 
     # A missing text is refused before torch is imported, a GPU that cannot be used before anything is written.
     text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
-    hardware.use(hardware.pick_device(settings.device))
+    hardware.make_current(hardware.pick_device(settings.device))
     text = text or read_text(settings.eval_text)
     loaded = load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")

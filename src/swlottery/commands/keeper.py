@@ -187,4 +187,4 @@ class FolderKeeper:
         """Written by the lead, and there for every rank when this returns."""
         if self.ranks.lead:
             files.write_tensors(path, tensors, metadata)
-        self.ranks.meet()
+        self.ranks.barrier()

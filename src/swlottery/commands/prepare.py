@@ -32,7 +32,7 @@ def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) 
 
     tokenizer, context = tokenizer_and_context(settings)
     try:
-        stop.here(asked)
+        stop.raise_if_asked(asked)
         tokens = prepare(settings, tokenizer, context, _limit(settings, context), asked, cores)
     except Stopped:
         print("asked to stop: the tokens that are made are kept; the same command goes on from there")
@@ -45,10 +45,10 @@ def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) 
 def _limit(settings: TrainSettings, context: int) -> int | None:
     """How many tokens the run takes: as many as the run that it branches from, where there is one; None: all."""
     from swlottery.data.tokens import token_limit
-    from swlottery.lottery import branch, taken
+    from swlottery.lottery import branch, resolved
 
-    parent = branch.run_in(Path(settings.from_round_1), settings) if settings.from_round_1 else None
-    before = taken.stored(parent) if parent else None
+    parent = branch.find_parent(Path(settings.from_round_1), settings) if settings.from_round_1 else None
+    before = resolved.stored(parent) if parent else None
     return (before.data_tokens or None) if before else token_limit(settings, context)
 
 
@@ -64,7 +64,7 @@ def prepare(
     with PrepareLog(bars=sys.stderr.isatty()) as log:
 
         def progress(done: int, total: int | None) -> None:
-            stop.here(asked)
+            stop.raise_if_asked(asked)
             log.progress(done, total)
 
         tokens = data.prepare(settings.data, tokenizer, limit, progress, say=print, cores=cores or None)

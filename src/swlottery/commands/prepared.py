@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from swlottery.data.tokens import Tokens
+    from swlottery.lottery.resolved import Resolved
     from swlottery.lottery.start import Network
-    from swlottery.lottery.taken import Taken
     from swlottery.watch.tracked import Tracked
 
 
@@ -35,7 +35,7 @@ class Prepared:
     parent: Path | None
     folder: Path
     plots: Path
-    taken: Taken
+    resolved: Resolved
     why: str
     device: torch.device
 
@@ -45,12 +45,12 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     settings.check()
     ranks.check(settings.micro_batch, settings.grad_accum)
     device = hardware.pick_device(settings.device)
-    hardware.use(device)
+    hardware.make_current(device)
     ranks.choose_device(settings.device)
     if settings.compile:
         hardware.check_compiler(device)
     from swlottery.data.tokens import token_limit
-    from swlottery.lottery import branch, start, taken
+    from swlottery.lottery import branch, resolved, start
     from swlottery.watch.tracked import beforehand
 
     for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
@@ -61,25 +61,25 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     round_1: dict[str, Any] = {}
     contents = {}
     if settings.from_round_1:
-        parent = branch.run_in(Path(settings.from_round_1), settings)
+        parent = branch.find_parent(Path(settings.from_round_1), settings)
         settings.from_round_1 = str(parent)
         round_1 = branch.check(parent, settings)
         contents["from_round_1"] = round_1["weights_sha256"]
     if settings.super_weights not in ("discover", "none"):
         contents["super_weights"] = _sha256(Path(settings.super_weights))
     environment.pin(settings.threads or cores)
-    stop.here(asked)
+    stop.raise_if_asked(asked)
     network = start.network(settings)
-    stop.here(asked)
+    stop.raise_if_asked(asked)
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
-    took, why = taken.kept(folder, settings), "as it was begun"
+    took, why = resolved.kept(folder, settings), "as it was begun"
     if took is None and parent is not None:
-        took, why = taken.stored(parent), "as the run that it branches from"
+        took, why = resolved.stored(parent), "as the run that it branches from"
     if took is None:
         dtype, why = hardware.precision(settings.dtype, device)
-        took = taken.Taken(dtype, token_limit(settings, network.context) or 0)
+        took = resolved.Resolved(dtype, token_limit(settings, network.context) or 0)
     data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
     if parent is not None:
         branch.check_text(parent, data)
@@ -93,12 +93,12 @@ def agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int)
         "versions": here["versions"],
         "processor": here["cpu"],
         "GPU": here["gpu"],
-        "precision": prepared.taken.dtype,
+        "precision": prepared.resolved.dtype,
         "weights at step 0": prepared.network.lineage,
         "tokens": prepared.data.manifest.get("sha256"),
         "folder": str(prepared.folder.absolute()),
     }
-    cards = ranks.gather(hardware.card(prepared.device))
+    cards = ranks.gather(hardware.gpu_id(prepared.device))
     for rank, one in enumerate(cards):
         if one and (first := cards.index(one)) != rank:
             raise BadInput(

@@ -28,7 +28,7 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     if settings.dry_run:
         return _dry_run(study)
     script = root.absolute() / "func_train.sh"
-    by_slurm = slurm.here() and not settings.local
+    by_slurm = slurm.is_available() and not settings.local
     options = sweeps.sbatch_options(settings.sbatch)
     if by_slurm and not script.is_file():
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")

@@ -65,7 +65,7 @@ def train(
         return STOPPED
     except OSError as problem:
         folder = prepared.folder if prepared is not None else root
-        if not ranks.lead and problem is not ranks.told:  # what only this task has met, nobody else prints
+        if not ranks.lead and problem is not ranks.lead_error:  # what only this task has met, nobody else prints
             sys.stderr.write(f"swlottery: rank {ranks.rank} on {socket.gethostname()}: {problem}\n")
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(f"no space left for {folder}: free some and run the same again, it goes on") from None
@@ -155,9 +155,9 @@ def _open(output: Output, keeper: FolderKeeper, prepared: Prepared, notes: list[
 
 def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:
     """What the run was started with. Threads, precision and number of tokens are kept; what else differs is printed."""
-    path, device, taken = prepared.folder / "environment.json", prepared.device, prepared.taken
+    path, device, resolved = prepared.folder / "environment.json", prepared.device, prepared.resolved
     here = {**environment.describe(settings.threads or cores, device), "tasks": ranks}
-    decided = {"dtype": taken.dtype, "why": prepared.why, "data_tokens": taken.data_tokens}
+    decided = {"dtype": resolved.dtype, "why": prepared.why, "data_tokens": resolved.data_tokens}
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -166,7 +166,7 @@ def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks:
     for name in ("versions", "cpu", "gpu", "tasks"):
         if name in stored and (begun := stored[name]) != here[name]:
             print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
-    if taken.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
+    if resolved.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
         print(f"note: this run was begun in bfloat16, and keeps it: {hardware.how_slow(device)}")
     kept = decided | stored
     if kept != stored:  # of an earlier version, whose settings said it; they are written anew

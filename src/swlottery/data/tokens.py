@@ -59,7 +59,7 @@ def tokens_needed(settings: TrainSettings, context: int) -> int:
 
 def token_limit(settings: TrainSettings, context: int) -> int | None:
     """``--data-tokens`` for `prepare`: a number, or None for all. auto: `tokens_needed` of a data set on the hub."""
-    given = settings.data_tokens_given()
+    given = settings.token_count()
     if given == "auto":
         return tokens_needed(settings, context) if is_on_hub(settings.data) else None
     return given

@@ -162,8 +162,11 @@ class Results:
         c = contribution.coordinate
         size = self.downs[c.layer].matrix(c.expert).abs()
         return {
-            **c.entry(),
+            "layer": c.layer,
+            "expert": c.expert,
             "module": self.downs[c.layer].path,
+            "out": c.out,
+            "in": c.in_,
             "value": contribution.value,
             "rank": 1 + int((size > size[c.out, c.in_]).sum()),
             "input": contribution.input,

@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import LATER, TrainSettings
+from swlottery.config import AFTER_ROUND_1, TrainSettings
 from swlottery.data.tokens import Tokens
 from swlottery.errors import BadInput
 from swlottery.lottery import masks as masking
-from swlottery.lottery import taken
+from swlottery.lottery import resolved
 from swlottery.lottery.progress import Interval, Position
 from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
@@ -57,7 +57,7 @@ def read(source: Path, network: Network, position: Position, interval: Interval)
     interval.losses, position.norm = content["losses"], content["norm"]
 
 
-def run_in(folder: Path, settings: TrainSettings) -> Path:
+def find_parent(folder: Path, settings: TrainSettings) -> Path:
     """The run that ``folder`` is, or one in it with this first training: a point of a sweep has a folder of runs."""
     found = []
     for path in sorted(folder.glob("*/round_1/round.json")):
@@ -121,7 +121,7 @@ def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tup
     """The first setting, and its value there, in which the first training of ``parent`` differs; None: it does not."""
     for name, value in stored.items():
         auto = name in ("dtype", "data_tokens")  # what it took counts
-        if name not in LATER and not auto and getattr(settings, name, value) != value:
+        if name not in AFTER_ROUND_1 and not auto and getattr(settings, name, value) != value:
             return name, value
-    before = taken.stored(parent)
-    return None if before is None else taken.differs(settings, before)
+    before = resolved.stored(parent)
+    return None if before is None else resolved.differs(settings, before)

@@ -34,7 +34,7 @@ class Judge:
         training, pruner, interval = self.progress.training, self.progress.pruner, self.progress.interval
         round, step, steps = self.progress.position.round, self.progress.position.step, self.settings.steps
         masks, losses = training.masks, interval.losses
-        training.ranks.where = f"the evaluation after step {step} of round {round}"
+        training.ranks.position = f"the evaluation after step {step} of round {round}"
         proposed = pruner.prune(masks, counts[round - 1])
         val_loss = training.evaluate(self.windows, self.asked)
         if not math.isfinite(val_loss):

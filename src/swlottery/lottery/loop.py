@@ -134,7 +134,7 @@ class Lottery:
 
     def take_step(self, step: int, round: int, see: bool) -> None:
         """One step of training. see: keep the gradients of the down-projections, an evaluation follows."""
-        self.training.ranks.where = f"step {step + 1} of round {round}"
+        self.training.ranks.position = f"step {step + 1} of round {round}"
         with self.clock.step():
             seen = (lambda: self.interval.see_gradients(self.downs)) if see else None
             loss, self.position.norm = self.training.step(step, round, seen)

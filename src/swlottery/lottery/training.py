@@ -138,7 +138,7 @@ class Training:
         import torch
 
         passes = self.batches.passes(batch_number(self.settings, step, round_))
-        with self.deterministic.here(lambda: self._try(passes[0])):
+        with self.deterministic.mode(lambda: self._try(passes[0])):
             losses = self._gradients(passes)
             if see is not None:
                 see()
@@ -180,7 +180,7 @@ class Training:
         import torch
 
         losses, sizes = [], []
-        with self.deterministic.here(lambda: self._try(windows)), torch.no_grad(), self._precision():
+        with self.deterministic.mode(lambda: self._try(windows)), torch.no_grad(), self._precision():
             for part in torch.split(windows, self.settings.micro_batch)[self.ranks.rank :: self.ranks.size]:
                 if asked():
                     break

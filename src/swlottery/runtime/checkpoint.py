@@ -141,7 +141,7 @@ def _copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[
     if not any(tensor.is_cuda for tensor in tensors.values()):
         return copies, lambda: None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()  # on the stream of the current device, which is the run's (`hardware.use`)
+    event.record()  # on the stream of the current device, which is the run's (`hardware.make_current`)
     return copies, event.synchronize
 
 

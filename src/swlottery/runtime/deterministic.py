@@ -43,7 +43,7 @@ class Deterministic:
         self.who, self.device, self.ranks, self.possible = who, device, ranks, possible
 
     @contextmanager
-    def here(self, trial: Callable[[], object]) -> Iterator[None]:
+    def mode(self, trial: Callable[[], object]) -> Iterator[None]:
         """A context that is strict where that is possible. trial: runs the network once as in training.
 
         Raises:

@@ -140,7 +140,7 @@ def _parse(device: str) -> torch.device:
     return picked
 
 
-def use(device: torch.device) -> None:
+def make_current(device: torch.device) -> None:
     """Make ``device`` the current GPU: that of events, pinned memory and questions which name none."""
     import torch
 
@@ -201,7 +201,7 @@ def gpu(device: torch.device) -> dict[str, Any] | None:
     }
 
 
-def card(device: torch.device) -> str:
+def gpu_id(device: torch.device) -> str:
     """An identifier of one GPU among all machines; empty for a CPU."""
     import socket
 

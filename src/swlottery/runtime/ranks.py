@@ -21,7 +21,7 @@ from swlottery.errors import BadInput
 from swlottery.runtime.stop import Stopped
 from swlottery.runtime.watchdog import RankLost as RankLost
 from swlottery.runtime.watchdog import Watchdog
-from swlottery.runtime.watchdog import lost as lost
+from swlottery.runtime.watchdog import exit_now as exit_now
 
 if TYPE_CHECKING:
     from swlottery.runtime.gradients import Gradients
@@ -63,8 +63,8 @@ class Ranks:
         self.place = place or Place()
         self.size, self.rank, self.lead = self.place.size, self.place.rank, self.place.rank == 0
         self.count = 0  # collectives so far
-        self.where = "its start"
-        self.told: Exception | None = None  # an error of the lead's, which the lead reports
+        self.position = "its start"
+        self.lead_error: Exception | None = None  # an error of the lead's, which the lead reports
         self.watchdog: Watchdog | None = None
 
     def check(self, micro_batch: int, grad_accum: int) -> None:
@@ -131,7 +131,7 @@ class Ranks:
             return
         name = self.broadcast(f"{os.getpid()}-{time.time_ns()}")
         self.watchdog = Watchdog(self, folder / "ranks", name)
-        self.meet()  # every rank's file is there
+        self.barrier()  # every rank's file is there
         self.watchdog.start()
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Ranks:
             return
         import torch
 
-        self.meet()
+        self.barrier()
         if self.watchdog is not None:
             self.watchdog.end()
         torch.distributed.destroy_process_group()
@@ -175,7 +175,7 @@ class Ranks:
         """The lead's content, on every rank."""
         return self.gather(content if self.lead else None)[0]  # type: ignore[return-value]
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks (a barrier)."""
         self.gather(None)
 
@@ -189,7 +189,7 @@ class Ranks:
                 error = caught
         result, error = self.broadcast((result, error))
         if error is not None:
-            self.told = error
+            self.lead_error = error
             raise error
         return result  # type: ignore[return-value]
 
@@ -220,5 +220,5 @@ class Ranks:
         except RuntimeError as error:  # a rank is gone, or the time is up
             if self.watchdog is None:
                 raise RankLost(f"rank {self.rank} lost the others: {str(error).splitlines()[0]}") from None
-            message, told = self.watchdog.verdict()
-            raise RankLost(message, told) from None
+            message, reported = self.watchdog.verdict()
+            raise RankLost(message, reported) from None

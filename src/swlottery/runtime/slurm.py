@@ -11,7 +11,7 @@ from pathlib import Path
 from swlottery.errors import BadInput
 
 
-def here() -> bool:
+def is_available() -> bool:
     """Whether jobs can be submitted from this machine."""
     return shutil.which("sbatch") is not None
 
@@ -34,7 +34,7 @@ def submit(script: Path, arguments: Sequence[str], options: Sequence[str], folde
 def queued(jobs: Iterable[str]) -> dict[str, str]:
     """The tasks of these array jobs that wait or run, with their states: ``{"123_4": "PENDING"}``."""
     jobs = sorted(set(jobs))
-    if not jobs or not here():
+    if not jobs or not is_available():
         return {}
     # No --jobs: squeue fails if it no longer knows one of them.
     lines = _run(["squeue", "--noheader", "--array", "--format=%F %K %T"]).splitlines()

@@ -45,7 +45,7 @@ def flag(last: bool = False) -> Iterator[Asked]:
             signal.signal(number, signal.SIG_IGN if last else handler)
 
 
-def here(asked: Asked) -> None:
+def raise_if_asked(asked: Asked) -> None:
     """Raise `Stopped` if asked to stop; for places where nothing has to be saved."""
     if asked():
         raise Stopped

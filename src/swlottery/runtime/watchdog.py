@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class RankLost(Exception):
-    """Another rank is gone, or does not answer. The message names it. told: another rank has reported it."""
+    """Another rank is gone, or does not answer. The message names it. reported: another rank has reported it."""
 
-    def __init__(self, message: str, told: bool = False) -> None:
+    def __init__(self, message: str, reported: bool = False) -> None:
         super().__init__(message)
-        self.told = told
+        self.reported = reported
 
 
 class Watchdog(threading.Thread):
@@ -57,7 +57,7 @@ class Watchdog(threading.Thread):
             if turn - before > 5 * self.period:  # this process or its disk was suspended; perhaps the others were too
                 self.seen = {rank: (turn, sign) for rank, (_, sign) in self.seen.items()}
             elif self._silent(self.ranks.timeout):
-                lost(*self._report())  # the main thread waits in a collective, which no exception reaches
+                exit_now(*self._report())  # the main thread waits in a collective, which no exception reaches
 
     def end(self) -> None:
         """Stop watching, and remove this rank's file."""
@@ -75,7 +75,7 @@ class Watchdog(threading.Thread):
     def _write(self) -> None:
         self.beats += 1
         process = {"host": socket.gethostname(), "pid": os.getpid()}
-        position = {"count": self.ranks.count, "where": self.ranks.where}
+        position = {"count": self.ranks.count, "where": self.ranks.position}
         unfinished = self.folder / f".{self.rank}"
         with contextlib.suppress(OSError):  # the main thread meets a full disk too, and says so
             unfinished.write_text(json.dumps({"beat": self.beats, **process, **position}))
@@ -117,12 +117,12 @@ class Watchdog(threading.Thread):
         return self.folder / f"{rank}.json"
 
 
-def lost(message: str, told: bool) -> NoReturn:
+def exit_now(message: str, reported: bool) -> NoReturn:
     """End this process at once: a normal exit of torch waits for ranks that are gone.
 
-    told: another rank has reported it.
+    reported: another rank has reported it.
     """
-    if not told:
+    if not reported:
         sys.stderr.write(f"swlottery: {message}\n")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import ELSEWHERE, TrainSettings
+from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.data.sources import is_on_hub
 
 
@@ -21,12 +21,12 @@ def changed(settings: TrainSettings) -> dict[str, Any]:
     found = {
         one.name: getattr(settings, one.name)
         for one in dataclasses.fields(settings)
-        if one.name not in ELSEWHERE and getattr(settings, one.name) != getattr(TrainSettings(), one.name)
+        if one.name not in OPERATIONAL and getattr(settings, one.name) != getattr(TrainSettings(), one.name)
     }
     if found.get("dtype") == "float32":
         del found["dtype"]
     if "data_tokens" in found:
-        found["data_tokens"] = settings.data_tokens_given() or 0  # a number, as before there was auto
+        found["data_tokens"] = settings.token_count() or 0  # a number, as before there was auto
         if not found["data_tokens"] and not is_on_hub(settings.data):
             del found["data_tokens"]  # all, as with auto; of a local source that was the default
     return found

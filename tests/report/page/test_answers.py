@@ -83,11 +83,11 @@ def test_the_fall_of_a_weight_by_hand() -> None:
         rows, "a", 2, {"percentile_remaining": 50.0}, [{"percentile_remaining": 80.0}, {"percentile_remaining": None}]
     )
     made = study(rows)
-    assert made.fall("a", 1) == (0.25, {CONTROLS[0]: pytest.approx(0.1), CONTROLS[1]: pytest.approx(0.9)})
-    own, controls = made.fall("a", 2)
+    assert made.pruning_point("a", 1) == (0.25, {CONTROLS[0]: pytest.approx(0.1), CONTROLS[1]: pytest.approx(0.9)})
+    own, controls = made.pruning_point("a", 2)
     assert own == pytest.approx(0.4) and controls[CONTROLS[0]] == pytest.approx(0.16)
     assert controls[CONTROLS[1]] == pytest.approx(0.9), "it fell in round 1, and keeps its place"
-    assert made.fall("a", 3) == (None, {}), "it has not come so far"
+    assert made.pruning_point("a", 3) == (None, {}), "it has not come so far"
 
 
 # --- a

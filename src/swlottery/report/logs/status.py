@@ -75,7 +75,9 @@ def table(rows: Sequence[Row]) -> str:
         losses = [_loss(row["train_loss"]), _loss(row["val_loss"])]
         left = duration(row["seconds_left"]) if row["state"] == "running" else NOTHING
         age = NOTHING if row["age"] is None else f"{duration(row['age'])} ago"
-        cells.append([_plain(row["run"]), row["state"], where(row), of(row["step"], row["steps"]), *losses, left, age])
+        cells.append(
+            [_plain(row["run"]), row["state"], round_of(row), of_total(row["step"], row["steps"]), *losses, left, age]
+        )
         cells[-1].append(_alive(row))
     heads = ["run", "state", "round", "step", "train", "val", "time left", "updated", "alive"]
     lines = words.table(heads, cells, left=2, width=10_000)
@@ -88,13 +90,13 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def where(row: Row) -> str:
+def round_of(row: Row) -> str:
     """The round of a row, ``2 of 5``, or ``final (5)``."""
     final = row["round"] is not None and row["rounds"] is not None and row["round"] > row["rounds"]
-    return f"final ({row['rounds']})" if final else of(row["round"], row["rounds"])
+    return f"final ({row['rounds']})" if final else of_total(row["round"], row["rounds"])
 
 
-def of(part: Any, total: Any) -> str:
+def of_total(part: Any, total: Any) -> str:
     """``120 of 300``."""
     return NOTHING if part is None else f"{part} of {'?' if total is None else total}"
 

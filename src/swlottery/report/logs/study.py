@@ -15,9 +15,9 @@ def table(states: Sequence[PointState]) -> list[str]:
     cells = []
     for one in states:
         row = dict.fromkeys(status.NUMBERS) | dict(one.status)
-        step = status.of(row["step"], row["steps"])
+        step = status.of_total(row["step"], row["steps"])
         loss = words.number(row["val_loss"])
-        cells.append([one.label, one.state, status.where(row), step, loss, one.task or words.NOTHING])
+        cells.append([one.label, one.state, status.round_of(row), step, loss, one.task or words.NOTHING])
     lines = words.table(["point", "state", "round", "step", "val", "task"], cells, left=2, width=10_000)
     reasons = [f"{one.label}: {one.reason}" for one in states if one.reason]
     return [*lines, *(["", *reasons] if reasons else []), "", counts(states)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from swlottery.config import LATER
+from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.facts import UNREADABLE, Facts
 from swlottery.report.page.rows import OWN
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SEEDS = ("seed", "data_seed")
-PROCEDURE = LATER | {"init", "device", "threads"}
+PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads"}
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
 TRAINED = {"steps": "T", "model": "", "start": "", "micro_batch": "batch", "lr": "rate"}
 """What settings of a training are called in a set-up's name, where not by their own names."""
@@ -203,7 +203,7 @@ class Study:
         found = rows[rows["round"] == mask][column].iloc[:1].dropna()
         return float(found.iloc[0]) if len(found) else None
 
-    def fall(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
+    def pruning_point(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
         """q of the tracked weight and of each control: the fraction of the weights in scope that may remain at most
         for this weight to be pruned.
 

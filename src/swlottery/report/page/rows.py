@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import ELSEWHERE, TrainSettings
+from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
 from swlottery.report.words import key, place
@@ -86,7 +86,7 @@ def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
         "boxes": list(_boxes(name, events, settings["criterion"] == "global-magnitude")),
         **_weights(name, folder, int(settings["steps"])),
     }
-    shown = {key: value for key, value in settings.items() if key not in ELSEWHERE}
+    shown = {key: value for key, value in settings.items() if key not in OPERATIONAL}
     for key_ in ("from_round_1", "super_weights"):  # paths: the folder they lie in is the machine's
         if shown.get(key_):
             shown[key_] = Path(shown[key_]).name

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swlottery.config import LATER
+from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.rows import DAMAGE, HASH, network_of
 from swlottery.report.run_files import read_events, read_rows, read_settings
 from swlottery.report.words import place
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 At = tuple[int, ...]
 """(layer, out, in), and the expert behind them where there is one."""
 
-FREE = LATER | {"data_seed", "threads", "device"}
+FREE = AFTER_ROUND_1 | {"data_seed", "threads", "device"}
 """Settings in which twins may differ: the order of the batches, and all that concerns later rounds."""
 
 DRAWN = 1000

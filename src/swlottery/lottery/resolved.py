@@ -17,14 +17,14 @@ from swlottery.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Taken:
+class Resolved:
     """dtype: of matrix products, ``float32`` or ``bfloat16``. data_tokens: how many tokens of the text; 0: all."""
 
     dtype: str
     data_tokens: int
 
 
-def stored(run: Path) -> Taken | None:
+def stored(run: Path) -> Resolved | None:
     """What the first start of the run in this folder took; None before it.
 
     environment.json has it, and so has the history's first event, should that file be lost. A run of an
@@ -33,7 +33,7 @@ def stored(run: Path) -> Taken | None:
     for found in _records(run):
         with suppress(KeyError, TypeError, ValueError):
             if found["dtype"] != "auto":
-                return Taken(str(found["dtype"]), int(found["data_tokens"]))
+                return Resolved(str(found["dtype"]), int(found["data_tokens"]))
     return None
 
 
@@ -45,16 +45,16 @@ def _records(run: Path) -> Iterator[dict[str, Any]]:
                 yield found
 
 
-def differs(settings: TrainSettings, taken: Taken) -> tuple[str, Any] | None:
-    """The first setting, with its value in ``taken``, that asks for something else by name; None where none does."""
-    if settings.dtype not in ("auto", taken.dtype):
-        return "dtype", taken.dtype
-    if settings.data_tokens != "auto" and int(settings.data_tokens) != taken.data_tokens:
-        return "data_tokens", taken.data_tokens
+def differs(settings: TrainSettings, resolved: Resolved) -> tuple[str, Any] | None:
+    """The first setting, with its value in ``resolved``, that asks for something else by name; None where none does."""
+    if settings.dtype not in ("auto", resolved.dtype):
+        return "dtype", resolved.dtype
+    if settings.data_tokens != "auto" and int(settings.data_tokens) != resolved.data_tokens:
+        return "data_tokens", resolved.data_tokens
     return None
 
 
-def kept(run: Path, settings: TrainSettings) -> Taken | None:
+def kept(run: Path, settings: TrainSettings) -> Resolved | None:
     """`stored`, for a start with these settings. Raises `BadInput` where they ask for something else by name."""
     before = stored(run)
     if before is not None and (found := differs(settings, before)):

@@ -181,7 +181,7 @@ def test_of_two_parents_the_one_that_was_asked_for_the_same(tiny_gpt2, text, tmp
     settings = TrainSettings(**json.loads((next((folder / "runs").iterdir()) / "settings.json").read_text()))
     for dtype in ("bfloat16", "auto"):
         settings.dtype = dtype
-        found = branch.run_in(folder / "runs", settings)
+        found = branch.find_parent(folder / "runs", settings)
         assert json.loads((found / "settings.json").read_text())["dtype"] == dtype
 
 
