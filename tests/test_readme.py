@@ -30,7 +30,7 @@ OWN = {
 }
 SBATCH = {"--parsable", "--dependency", "--gres", "--ntasks", "--gpus-per-node", "-p"}
 
-INDENTED = re.findall(r"^    (\S.*)$", TEXT, re.MULTILINE)
+INDENTED = re.findall(r"^    (\S.*)$", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL), re.MULTILINE)
 INLINE = [
     text for text in re.findall(r"`([^`\n]+)`", TEXT) if re.match(r"(sbatch|bash|\./|\.venv/|swlottery) ?\S", text)
 ]
@@ -56,6 +56,13 @@ def words(line):
     inside = re.fullmatch(r"\w+=\$\((.*)\)", line)
     return [word for word in shlex.split(inside[1] if inside else line, comments=True) if word != "…"]
 
+
+def masked(line):
+    """A line of a log without its numbers, and with single spaces."""
+    return " ".join(re.sub(r"-?\d[\d,.]*(e-\d+)?", "#", line).rstrip(".").split())
+
+
+LOG = [line for line in README.partition("```\n")[2].partition("```")[0].splitlines() if line != "…"]
 
 # --- the commands
 
@@ -132,6 +139,8 @@ def test_its_quick_commands_run(
     done = subprocess.run([*words(smoke[0]), *fewer], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "What became of the tracked weights" in done.stdout
+    logged = {masked(part) for line in done.stdout.splitlines() for part in (line, *line.split(". "))}
+    assert [line for line in LOG if masked(line) not in logged] == []
     (first,) = there()
     assert words(smoke[0])[:2] == ["bash", "func_train.sh"]
     assert f"{first} is done" in called("train", *words(smoke[0])[2:], *fewer) and there() == {first}
