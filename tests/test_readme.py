@@ -1,7 +1,7 @@
 """The README, docs/flags.md and docs/logs.md are kept true: commands, flags and defaults are the program's.
 
 Its quick commands are run here, on fewer steps; of all others the flags are parsed and checked. Those are run
-elsewhere: ./quickstart.sh by tests/test_smollm2.py, the jobs by tests/slurm.
+elsewhere: ./quickstart.sh by tests/models/test_smollm2.py, the jobs by tests/slurm.
 """
 
 import dataclasses

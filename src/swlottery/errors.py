@@ -1,7 +1,7 @@
 """The one exception a user may see as a message instead of a traceback, and the exit codes."""
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
-"""Stopped: early, and saved; the batch script requeues."""
+"""Stopped: early. The newest checkpoint counts, and the batch script requeues."""
 
 
 class BadInput(Exception):

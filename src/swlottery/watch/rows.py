@@ -3,7 +3,8 @@
 Percentiles are mid-ranks in percent: 100 · (smaller + equal/2) / all. What each column compares with:
 
 - ``percentile_matrix``: |w| among all entries of its matrix, masked ones included as zeros.
-- ``percentile_remaining``: |w| among all remaining weights in scope.
+- ``percentile_remaining``: |w| among all remaining weights in scope, of all tensors. *Remaining*, here and below: in the
+  mask that the network was trained under, also in the row of a prune. ``alive`` is read from the new mask there.
 - ``gradient_percentile``: |gradient| of the last step, complete and masked, before clipping, among the remaining
   weights of its matrix. ``moment_percentile``: AdamW's second moment (an average over 1/(1−β2) steps), likewise.
 - ``update_percentile``: |w − w at the last evaluation|, that is the mean update since, likewise. AdamW divides the
@@ -135,7 +136,7 @@ def _numbers(
     device = next(iter(now.weights.values())).device
     at = torch.tensor(in_turn, dtype=torch.int64).view(-1, 2).to(device)  # one upload for all matrices
     found: dict[Coordinate, dict[str, Any]] = {}
-    living: list[Coordinate] = []
+    remaining_ones: list[Coordinate] = []
     for place, here in by_place.items():
         own, at = at[: len(here)], at[len(here) :]
         threshold = None if now.thresholds is None else now.thresholds[layout.names[place[0]]]
@@ -143,10 +144,10 @@ def _numbers(
         for nth, c in enumerate(here):
             found[c] = {name: column[nth] for name, column in columns.items()}
             found[c]["percentile_remaining"] = None
-        living += [c for c, remaining in zip(here, remains, strict=True) if remaining]
-    values = torch.tensor([abs(found[c]["value"]) for c in living], dtype=torch.float32).to(device)
+        remaining_ones += [c for c, remaining in zip(here, remains, strict=True) if remaining]
+    values = torch.tensor([abs(found[c]["value"]) for c in remaining_ones], dtype=torch.float32).to(device)
     everything = ((weights.abs(), now.masks[name]) for name, weights in now.weights.items())
-    for c, rank in zip(living, percentiles(values, everything) if living else [], strict=True):
+    for c, rank in zip(remaining_ones, percentiles(values, everything) if remaining_ones else [], strict=True):
         found[c]["percentile_remaining"] = rank
     return found
 
@@ -187,13 +188,13 @@ def _of_matrix(
     for name in ("gradient", "moment", "update"):
         known = name in numbers
         percentile = _percentiles(numbers[f"{name} ranks"]) if known else [None] * len(at)
-        columns[f"{name}_percentile"] = _living(percentile, remains)
+        columns[f"{name}_percentile"] = _in_mask(percentile, remains)
         if name != "moment":
-            columns[name] = _living(numbers[name] if known else [None] * len(at), remains)
+            columns[name] = _in_mask(numbers[name] if known else [None] * len(at), remains)
     return columns, remains
 
 
-def _living(numbers: Sequence[float | None], remains: Sequence[bool]) -> list[float | None]:
+def _in_mask(numbers: Sequence[float | None], remains: Sequence[bool]) -> list[float | None]:
     return [number if left else None for number, left in zip(numbers, remains, strict=True)]
 
 
