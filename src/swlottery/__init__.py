@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["BadInput", "TrainSettings", "apply", "find", "load_masks", "load_record", "prune", "track", "train"]
 
 if TYPE_CHECKING:
