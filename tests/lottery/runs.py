@@ -69,7 +69,7 @@ def of_network(network: Any, data: Any, settings: Any, folder: Path, known: Sequ
 
     folder.mkdir(parents=True, exist_ok=True)
     keeper = FolderKeeper(folder, settings, network.device)
-    output = Output(folder, settings, settings.dtype, keeper.tables, log=None)
+    output = Output(folder, settings, settings.dtype, keeper.place, keeper.tables, log=None)
     theta_0 = functools.partial(keeper.theta, 0)
     recorder = WatchRecorder(network, data, settings, environment.describe(1), known, output, theta_0)
     return Lottery(network, data, settings, keeper, recorder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import signal
@@ -330,3 +331,46 @@ def test_a_run_of_another_version_is_refused_with_what_to_do(tiny_gpt2, text, tm
     said = complaint(capsys.readouterr().err)
     assert str(run) in said and "another version" in said and "--runs" in said
     assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_the_status_of_a_run_that_goes_on_knows_where_it_is_and_what_it_tracks(tiny_gpt2, text, tmp_path, monkeypatch):
+    """From its first write on; also where going on is refused, since the text is another."""
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+
+    def stop() -> None:
+        from swlottery.lottery.training import Training
+
+        real = Training.step
+
+        def signalled(self, number, round_, see=None):
+            if (round_, number) == (2, 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, number, round_, see)
+
+        Training.step = signalled
+
+    def keep(writes: Path):
+        def patch() -> None:
+            from swlottery.runtime import folder
+
+            real = folder.write_status
+
+            def kept(run, state, content):
+                with open(writes, "a") as file:
+                    file.write(json.dumps([state, *(content[name] for name in ("round", "step", "followed"))]) + "\n")
+                real(run, state, content)
+
+            folder.write_status = kept
+
+        return patch
+
+    own = tmp_path / "text.txt"
+    own.write_text(Path(text).read_text())
+    arguments = flags(tiny_gpt2, own, tmp_path, checkpoint_steps=1000)
+    assert forked(arguments, tmp_path / "log", stop) == 75
+    own.write_text(Path(text).read_text() + " Another sentence, which is not the one before.")
+    assert forked(arguments, tmp_path / "log", keep(tmp_path / "refused")) == 2
+    assert (tmp_path / "refused").read_text() == '["failed", 2, 4, 1]\n'
+    own.write_text(Path(text).read_text())
+    assert forked(arguments, tmp_path / "log", keep(tmp_path / "resumed")) == 0
+    assert (tmp_path / "resumed").read_text().splitlines()[0] == '["running", 2, 4, 1]'

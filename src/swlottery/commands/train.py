@@ -97,15 +97,15 @@ def _run(
     folder, network, data = prepared.folder, prepared.network, prepared.data
     ranks.watch(folder)
     printed = ranks.decide(lambda: printed_before(folder, log_name))
+    notes: list[str] = []
+    keeper = FolderKeeper(folder, settings, network.device, notes.append, ranks, asked)
     here = ranks.decide(lambda: _environment(settings, prepared, cores, ranks.size))
     environment.pin(here["threads"])
     if ranks.lead:
         files.write_json(folder / "settings.json", dataclasses.asdict(settings))
-    notes: list[str] = []
-    keeper = FolderKeeper(folder, settings, network.device, notes.append, ranks, asked)
     log = TrainLog(bars=sys.stderr.isatty()) if ranks.lead else None
     draw, theta_0 = functools.partial(_draw, folder, prepared.plots, settings), functools.partial(keeper.theta, 0)
-    output = Output(folder, settings, here["dtype"], keeper.tables, log, printed, draw)
+    output = Output(folder, settings, here["dtype"], keeper.place, keeper.tables, log, printed, draw)
     recorder = WatchRecorder(network, data, settings, here, prepared.known, output, theta_0)
 
     def ended(state: str, message: str = "") -> None:
@@ -121,6 +121,8 @@ def _run(
         try:
             source = prepared.parent / "round_1" if prepared.parent else None
             lottery = Lottery(network, data, settings, keeper, recorder, ranks, asked, here["dtype"])
+            if ranks.lead:
+                output.status("running")
             lottery.run(subjects(prepared.known, settings), source)
             keeper.tables.lengths()  # all of them safely on disk
         except Stopped:
@@ -150,7 +152,7 @@ def _open(output: Output, keeper: FolderKeeper, prepared: Prepared, notes: list[
             )
         if begun["lineage"] != prepared.network.lineage:
             raise BadInput(f"the network is not the one that {folder} was begun with: it has other weights at step 0")
-    output.open(notes, keeper.place, history, log_name)
+    output.open(notes, history, log_name)
 
 
 def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:

@@ -51,3 +51,4 @@ class Clock:
     def take_up(self, state: Mapping[str, float]) -> None:
         """The inverse of `state`."""
         self.wall, self.busy, self.round_began = state["wall"], state["busy"], state["round_began"]
+        self._ticked_at = time.monotonic()

@@ -98,6 +98,7 @@ class WatchRecorder:
 
     def trained(self, now: Snapshot, position: Position, seconds: float) -> None:
         """Record what is reported of every trained network, whether it is pruned next or final."""
+        self.sink.at(now.round, now.step)
         losses = events.evaluation(now, self.tokens_per_step)
         self.sink.event(losses)
         row = events.trained(now, losses, position, seconds)

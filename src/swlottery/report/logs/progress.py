@@ -40,7 +40,7 @@ def printed_before(run_folder: Path, log_name: str) -> int:
 class Output:
     """Where the recorder's output goes: the tables first, then the log and status.json, then the figures.
 
-    log: None on a rank that is not the lead, which writes nothing. printed: how many events earlier starts of this job
+    place: (round, step) that the run goes on from; None for a new run. log: None on a rank that is not the lead, which writes nothing. printed: how many events earlier starts of this job
     have printed to the log. draw: from an event to the figures that it calls for.
     """
 
@@ -49,6 +49,7 @@ class Output:
         folder: Path,
         settings: TrainSettings,
         dtype: str,
+        place: tuple[int, int] | None,
         tables: Tables,
         log: TrainLog | None,
         printed: int = -1,
@@ -59,32 +60,32 @@ class Output:
         self.number = 0  # of the event that comes next
         self.figures: list[Path] = []
         self.last: Event = {}  # the last evaluation
-        self.place = (1, 0)
-        self.tracked: dict[str, Any] = {"followed": 0, "kind": None, "alive": 0}
+        self.resumes, self.place = place is not None, place or (1, 0)
+        before = folders.read_status(folder)  # what it says counts until the checkpoint is taken up
+        unknown = {"followed": 0, "kind": None, "alive": 0}
+        self.tracked: dict[str, Any] = {name: before.get(name, value) for name, value in unknown.items()}
 
-    def open(self, notes: Sequence[str], place: tuple[int, int] | None, history: Sequence[Event], name: str) -> None:
-        """The first lines of the log, and the first status.
+    def open(self, notes: Sequence[str], history: Sequence[Event], name: str) -> None:
+        """The first lines of the log.
 
         Args:
             notes: what the reader should know, such as a damaged checkpoint.
-            place: (round, step) that the run goes on from; None for a new run.
             history: the events of the run that goes on.
             name: of the log, if several starts may write to it.
         """
         log = self._log
-        if place is None:
+        if not self.resumes:
             for note in notes:
                 log.line(note)
             if self.printed >= 0:
                 log.again(None, 0)
         else:
-            self.number, self.place = len(history), place
+            self.number = len(history)
             log.quiet = self.printed > 0
             log.header(dataclasses.asdict(self.settings), history[0], dataclasses.asdict(TrainSettings()))
             log.replay(history[1:])
             log.quiet = False
-            (log.again if self.printed > 0 else log.resumed)(*place, "; ".join(notes))
-        self.status("running")
+            (log.again if self.printed > 0 else log.resumed)(*self.place, "; ".join(notes))
         if self.printed < 0 and name:
             files.write_json(self.folder / "told.json", {"log": name, "events": 0})
 
