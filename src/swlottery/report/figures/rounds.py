@@ -54,11 +54,10 @@ def round_boxes(run: Run, round: int) -> Figure:
 
 def _levels(run: Run, round: int, boxes: dict[str, Event]) -> dict[str, float]:
     """Before and after → the threshold at the first and the last evaluation of the round."""
-    inside = set(_weights(boxes))
-    known = run.levels([track for track in run.tracked if track.place in inside])
-    steps = [step for at, step in run.thresholds if at == round]
-    found = {"before": known.get((round, min(steps))), "after": known.get((round, max(steps)))} if steps else {}
-    return {when: level for when, level in found.items() if level}
+    steps = run.evaluations["step"][run.evaluations["round"] == round]
+    levels = run.levels(run.watch[run.watch["place"].isin(list(_weights(boxes)))])
+    known = levels[levels["round"] == round].set_index("step")["level"]
+    return {when: known[at] for when, at in (("before", steps.min()), ("after", steps.max())) if at in known}
 
 
 def _matrix(axes: Axes, title: str, boxes: dict[str, Event], levels: dict[str, float]) -> None:
