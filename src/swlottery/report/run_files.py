@@ -38,7 +38,7 @@ def _lines(path: Path) -> Iterator[str]:
 class Run:
     """What the figures of a run are drawn from.
 
-    evaluations: ``round``, ``step``, ``level`` (the threshold of a prune just then) and ``x`` (where it is on an axis of
+    evaluations: ``round``, ``step``, ``level`` (the threshold of a prune just then) and ``x`` (the place on an axis of
     all steps, one round behind the other). watch: a row a weight and evaluation, with the columns of `_read_watch` and
     ``x``. remaining: round → the fraction of the weights that it trains under.
     """

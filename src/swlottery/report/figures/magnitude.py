@@ -83,9 +83,8 @@ def _controls(axes: Axes, controls: DataFrame) -> None:
     """The range and the quartiles of the controls that remain: masked ones are zero, and are left out."""
     for _, rows in controls[controls["size"] > 0].groupby("round"):
         sizes = rows.groupby("x")["size"].quantile([0, 0.25, 0.75, 1]).unstack()
-        band = {"color": BLUE, "lw": 0}
-        axes.fill_between(sizes.index, sizes[0], sizes[1], alpha=0.18, label="controls that remain", **band)
-        axes.fill_between(sizes.index, sizes[0.25], sizes[0.75], alpha=0.38, label="their middle half", **band)
+        for low, high, alpha, label in ((0, 1, 0.18, "controls that remain"), (0.25, 0.75, 0.38, "their middle half")):
+            axes.fill_between(sizes.index, sizes[low], sizes[high], color=BLUE, alpha=alpha, lw=0, label=label)
 
 
 def _threshold(axes: Axes, levels: DataFrame) -> None:
