@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from swlottery.find.record import Record
 from swlottery.find.verify import CRITICAL
+from swlottery.models.coordinates import Coordinate
 from swlottery.report.figures.style import BLUE, GREY, OCHRE, VERMILLION, VIOLET, log_ticks, page
-from swlottery.report.logs.verdicts import place
 
 VERDICTS = {
     "critical": ("o", VERMILLION),
@@ -42,7 +42,7 @@ def forest(record: Record) -> list[Row]:
     weights, others = record["super_weights"], record["controls"]
     alone = []
     for weight in weights:
-        label = f"{weight['removal']}: {place(weight)}, {weight['verdict']}"
+        label = f"{weight['removal']}: {Coordinate.of(weight)}, {weight['verdict']}"
         alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]], restored=weight["restored"]))
     together = {}  # by set: the verification may come back to one
     for row in record["joint"]:
@@ -52,7 +52,7 @@ def forest(record: Record) -> list[Row]:
             label = f"{', '.join(members[:8])}{more} together" + ", critical" * row["critical"]
             colour = VERMILLION if row["critical"] else GREY
             together[frozenset(row["members"])] = Row(label, [row], "s", colour, filled=row["critical"])
-    cancelling = [Row(str(place(row)), [row], "D", VIOLET, filled=False) for row in record["cancellers"]]
+    cancelling = [Row(str(Coordinate.of(row)), [row], "D", VIOLET, filled=False) for row in record["cancellers"]]
     controls = [row for row in others if row["kind"] == "control"]
     ordinary = [Row(f"{len(controls)} weights nearest in |w|, each alone", controls, ".")] if controls else []
     for kind, words in (("random set", "weights at random"), ("largest others", "largest other weights")):
