@@ -122,10 +122,7 @@ def rank_test(tracked: ArrayLike, controls: Sequence[ArrayLike], level: float = 
 
 def _ranks(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -> list[float]:
     """(number of controls below + half of those equal) / number of controls."""
-    return [
-        float((np.count_nonzero(c < v) + np.count_nonzero(c == v) / 2) / len(c))
-        for v, c in zip(values, others, strict=True)
-    ]
+    return [float(((c < v).sum() + (c == v).sum() / 2) / len(c)) for v, c in zip(values, others, strict=True)]
 
 
 @cache
