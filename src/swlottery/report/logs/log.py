@@ -49,6 +49,7 @@ class Log:
                 name = ""
 
     def start_bar(self, total: int | None, what: str, unit: str, done: int = 0) -> None:
+        self.end_bar()
         if self.bars:
             from tqdm import tqdm
 

@@ -24,7 +24,7 @@ class TrainLog(Log):
         self.settings: Mapping[str, Any] = {}
         self.start: Event = {}
         self.round = 0  # the one that is being trained, 1…R+1; 0 before the first
-        self.in_table = False  # the last line was one of the table of evaluations
+        self.in_table = False  # the last event was an evaluation
         self.rows: list[Event] = []
         self.remaining: dict[int, float] = {}
         self.survival = Survival()
@@ -78,10 +78,8 @@ class TrainLog(Log):
         match kind:
             case "evaluation":
                 self._evaluated(event)
-                return
             case "box":
                 self.survival.locate(event)
-                return
             case "round":
                 self._trained(event)
             case "found":
@@ -95,7 +93,7 @@ class TrainLog(Log):
                 self._finished(event)
             case _:
                 return
-        self.in_table = False
+        self.in_table = kind == "evaluation"
 
     def _title(self, round: int) -> str:
         rounds = self.start["prunes"]
@@ -110,8 +108,7 @@ class TrainLog(Log):
     def _evaluated(self, event: Event) -> None:
         if not self.in_table or (self.gap and not self.quiet):
             self.gap = False
-            self.line(tables.evaluation(None))
-        self.in_table = True
+            self.line(tables.EVALUATIONS)
         self.line(tables.evaluation(event))
 
     def _trained(self, row: Event) -> None:
