@@ -79,10 +79,8 @@ class Output:
                 log.again(None, 0)
         else:
             self.number, self.place = len(history), place
-            log.quiet = self.printed > 0
-            log.header(dataclasses.asdict(self.settings), history[0], dataclasses.asdict(TrainSettings()))
-            log.replay(history[1:])
-            log.quiet = False
+            for nth, event in enumerate(history):
+                self._print(event, quiet=nth > 0 or self.printed > 0)
             (log.again if self.printed > 0 else log.resumed)(*place, "; ".join(notes))
         self.status("running")
         if self.printed < 0 and name:
@@ -93,19 +91,23 @@ class Output:
         self.tables.event(event)
         if self.log is None:
             return
-        kind = event["event"]
-        self.log.quiet = self.number < self.printed
-        if kind == "start":
-            self.log.header(dataclasses.asdict(self.settings), event, dataclasses.asdict(TrainSettings()))
-        else:
-            self.log.event(event)
+        self._print(event, quiet=self.number < self.printed)
         self.number += 1
-        self.log.quiet = False
-        if kind == "evaluation":
+        if event["event"] == "evaluation":
             self.last = event
             self.status("running")
-        if kind in ("prune", "finished"):
+        if event["event"] in ("prune", "finished"):
             self.figures += self.draw(event)
+
+    def _print(self, event: Event, quiet: bool) -> None:
+        """Into the log; quiet: only so that the log knows of it."""
+        log = self._log
+        log.quiet = quiet
+        if event["event"] == "start":
+            log.header(dataclasses.asdict(self.settings), event, dataclasses.asdict(TrainSettings()))
+        else:
+            log.event(event)
+        log.quiet = False
 
     def round(self, row: Mapping[str, Any]) -> None:
         """A row of rounds.csv."""

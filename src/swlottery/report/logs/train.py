@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,6 @@ class TrainLog(Log):
         self.lines(tables.settings_lines(settings, defaults or {}))
         self.section("What each prune will leave")
         self.lines(tables.plan(start))
-
-    def replay(self, events: Iterable[Event]) -> None:
-        """Take in the history of a run that goes on; nothing is printed."""
-        quiet, self.quiet = self.quiet, True
-        for event in events:
-            self.event(event)
-        self.quiet = quiet
 
     def again(self, round: int | None, step: int, note: str = "") -> None:
         """Go on in the log that an earlier start has written. round: None where the run starts from its beginning."""
