@@ -27,14 +27,13 @@ LARGEST_RATIO = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the forest plot; a heading where it has no ablations. restored: the same with the spike put back."""
+    """A line of the forest plot; a heading where it has no ablations."""
 
     label: str
     ablations: Sequence[Record] = ()
     marker: str = "o"
     colour: str = GREY
     filled: bool = True
-    restored: Record | None = None
 
 
 def forest(record: Record) -> list[Row]:
@@ -43,7 +42,7 @@ def forest(record: Record) -> list[Row]:
     alone = []
     for weight in weights:
         label = f"{weight['removal']}: {Coordinate.of(weight)}, {weight['verdict']}"
-        alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]], restored=weight["restored"]))
+        alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]]))
     together = {}  # by set: the verification may come back to one
     for row in record["joint"]:
         if row["kind"] == "joint":
@@ -80,7 +79,7 @@ def ablations(record: Record) -> Figure:
     axes.axvline(math.exp(CRITICAL), color=GREY, lw=0.8, ls="--")
     for y, row in enumerate(rows):
         _row(axes, y, row)
-    if any(row.restored for row in rows):
+    if any(weight["restored"] for weight in record["super_weights"]):
         _beside(axes, 0, 62, "◇ spike put back", BLUE)
     _ratios(axes)
     critical = f"critical: interval above × {math.exp(CRITICAL):.3f} ({CRITICAL} nat)"
@@ -97,13 +96,13 @@ def ablations(record: Record) -> Figure:
 def _row(axes: Axes, y: float, row: Row) -> None:
     for one in row.ablations:
         _point(axes, y, one, row.marker, row.colour, row.filled)
+        if restored := one.get("restored"):  # the same with the spike put back
+            _point(axes, y + 0.3, restored, "D", BLUE, False)
+            _beside(axes, y, 62, _times(restored["perplexity_ratio"]), BLUE)
     ratios = sorted(one["perplexity_ratio"] for one in row.ablations)
     if len(ratios) > 1:
         axes.plot([ratios[0], ratios[-1]], [y, y], color=row.colour, lw=9, alpha=0.3, solid_capstyle="butt")
     _beside(axes, y, 8, " to ".join(dict.fromkeys(map(_times, ratios[:1] + ratios[-1:]))), "black")
-    if row.restored:
-        _point(axes, y + 0.3, row.restored, "D", BLUE, False)
-        _beside(axes, y, 62, _times(row.restored["perplexity_ratio"]), BLUE)
 
 
 def _point(axes: Axes, y: float, ablation: Record, marker: str, colour: str, filled: bool) -> None:
