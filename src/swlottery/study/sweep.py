@@ -163,12 +163,9 @@ def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
     command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
     variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
-    terminated = False
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
-        while process.poll() is None:
-            if asked() and not terminated:
-                process.terminate()
-                terminated = True
+        while not asked():
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.2)
-        return process.returncode
+                return process.wait(0.2)
+        process.terminate()
+        return process.wait()

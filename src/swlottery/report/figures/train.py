@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,15 +53,18 @@ def perplexities(run: Run) -> Figure:
     for i, (left, cost) in enumerate(zip(x, y, strict=True)):
         beside = y[max(i - 1, 0) : i] + y[i + 1 : i + 2]
         above = not beside or cost >= sum(beside) / len(beside)  # on the side of the point where the line does not run
-        text = [perplexity(cost), *([f"mask {rows[i]['round']}"] if few else [])]
-        place: dict[str, Any] = {
-            "xytext": (0, 7 if above else -7),
-            "textcoords": "offset points",
-            "va": "bottom" if above else "top",
-        }
-        paper = {"fc": "white", "ec": "none", "pad": 0.4}
-        axes.annotate("\n".join(text), (left, cost), **place, ha="center", fontsize=8, bbox=paper, zorder=3)
-    _scales(axes, x, y)
+        axes.annotate(
+            perplexity(cost) + (f"\nmask {rows[i]['round']}" if few else ""),
+            (left, cost),
+            (0, 7 if above else -7),
+            textcoords="offset points",
+            va="bottom" if above else "top",
+            ha="center",
+            fontsize=8,
+            bbox={"fc": "white", "ec": "none", "pad": 0.4},
+            zorder=3,
+        )
+    _scales(axes, differ=max(y) > 5 * min(y))
     if few:
         axes.set_xticks(x, [f"{left:.4g}" for left in x])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -71,18 +73,14 @@ def perplexities(run: Run) -> Figure:
     return figure
 
 
-def _scales(axes: Axes, x: list[float], y: list[float]) -> None:
+def _scales(axes: Axes, differ: bool) -> None:
     """The most weights at the left; a log scale for perplexities that differ much; room for the numbers."""
-    room = max((max(x) / min(x)) ** 0.07, 1.03)
+    axes.margins(0.07, 0.25)
     axes.set_xscale("log")
-    axes.set_xlim(max(x) * room, min(x) / room)
+    axes.invert_xaxis()
     log_ticks(axes.xaxis, axes.get_xlim(), lambda left: f"{left:g}")
-    if max(y) > 8 * min(y):
-        room = (max(y) / min(y)) ** 0.2
+    if differ:
         axes.set_yscale("log")
-        axes.set_ylim(min(y) / room, max(y) * room)
         log_ticks(axes.yaxis, axes.get_ylim(), lambda cost: f"{cost:,g}")
     else:
-        span = max(y) - min(y) or 0.1 * max(y)
-        axes.set_ylim(max(min(y) - 0.25 * span, 0), max(y) + 0.25 * span)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
