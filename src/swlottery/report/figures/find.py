@@ -51,7 +51,7 @@ def activations(record: Record) -> Figure:
                 y = [abs(layer[side]["value"]) for layer in layers[when]]
                 axes.plot(x, y, color=colour, marker=marker, mfc=face, lw=1.2, label=f"{when} removal")
         axes.set_yscale("log", nonpositive="mask")
-        log_ticks(axes.yaxis, axes.get_ylim(), lambda y: f"{y:,.0f}" if y >= 10 else f"{y:g}")
+        log_ticks(axes.yaxis, lambda y, _: f"{y:,.0f}" if y >= 10 else f"{y:g}")
         axes.set_ylabel(f"largest |{side}|\n(activation, as computed)")
     if record["cancellers"]:
         x = [spike["layer"] for spike in record["cancellers"]]

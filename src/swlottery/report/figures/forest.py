@@ -126,7 +126,7 @@ def _ratios(axes: Axes) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), min(max(high, 1.25), LARGEST_RATIO))
     powers = {10_000: "×10⁴", 100_000: "×10⁵", 1_000_000: "×10⁶"}
-    log_ticks(axes.xaxis, axes.get_xlim(), lambda x: powers.get(round(x), f"×{x:,g}"))
+    log_ticks(axes.xaxis, lambda x, _: powers.get(round(x), f"×{x:,g}"))
     axes.set_xlabel("perplexity ÷ perplexity of the intact model")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")

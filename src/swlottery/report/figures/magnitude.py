@@ -111,7 +111,7 @@ def _log_sizes(axes: Axes, run: Run) -> None:
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
     axes.set_ylim(np.fmax(low, run.evaluations["level"].min() / DEEPEST), high)
-    log_ticks(axes.yaxis, axes.get_ylim(), lambda size: f"{size:g}")
+    log_ticks(axes.yaxis, "{x:g}")
 
 
 def _outcome(run: Run, weight: DataFrame, controls: DataFrame) -> str:

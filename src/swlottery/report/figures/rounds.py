@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from swlottery.report.figures.style import BLUE, GREEN, GREY, LINE, OCHRE, VERMILLION, VIOLET, nothing, page
 from swlottery.report.run_files import Event, Run
@@ -110,7 +109,8 @@ def _label(seen: dict[str, Event]) -> str:
     one = next(iter(seen.values()))
     if not one["alive"]:
         return f"{named(one)}\npruned before this round"
-    return f"{named(one)}\n" + ", ".join(_signed(f"{when} {weight['value']:.4g}") for when, weight in seen.items())
+    values = ", ".join(f"{when} {weight['value']:.4g}" for when, weight in seen.items())
+    return f"{named(one)}\n{values}".replace("-", "−")
 
 
 def _log_beyond(axes: Axes, boxes: Sequence[Event], level: float) -> bool:
@@ -124,10 +124,6 @@ def _log_beyond(axes: Axes, boxes: Sequence[Event], level: float) -> bool:
     powers = [10.0**n for n in range(math.ceil(math.log10(inner)), math.ceil(math.log10(1.3 * outer)))]
     ticks = [float(f"{inner / 2:.0e}"), *(power for power in powers if power >= 1.3 * inner)]
     axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
     return True
-
-
-def _signed(number: str) -> str:
-    return number.replace("-", "−")

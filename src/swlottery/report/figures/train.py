@@ -11,7 +11,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from swlottery.report.figures.magnitude import magnitude
 from swlottery.report.figures.rounds import round_boxes
@@ -67,7 +66,6 @@ def perplexities(run: Run) -> Figure:
     _scales(axes, differ=max(y) > 5 * min(y))
     if few:
         axes.set_xticks(x, [f"{left:.4g}" for left in x])
-        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weights remaining (% of those in scope, log scale; dense at the left, sparser to the right)")
     axes.set_ylabel("perplexity on validation text" + ", log scale" * (axes.get_yscale() == "log"))
     return figure
@@ -78,9 +76,9 @@ def _scales(axes: Axes, differ: bool) -> None:
     axes.margins(0.07, 0.25)
     axes.set_xscale("log")
     axes.invert_xaxis()
-    log_ticks(axes.xaxis, axes.get_xlim(), lambda left: f"{left:g}")
+    log_ticks(axes.xaxis, "{x:g}")
     if differ:
         axes.set_yscale("log")
-        log_ticks(axes.yaxis, axes.get_ylim(), lambda cost: f"{cost:,g}")
+        log_ticks(axes.yaxis, "{x:,g}")
     else:
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.yaxis.set_major_formatter("{x:,g}")
