@@ -42,6 +42,10 @@ class Point:
     settings: dict[str, Any]
     parent: str | None = None
 
+    def entry(self) -> dict[str, Any]:
+        """As in the files of a study."""
+        return {"label": self.label, "settings": self.settings}
+
 
 @dataclass(frozen=True)
 class Study:

@@ -32,8 +32,8 @@ def write_study(folder: Path, study: Study) -> None:
     """Make the folder of a study, and study.json in it."""
     for name in ("points", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    points = [{"label": point.label, "settings": point.settings} for point in study.points]
-    files.write_json(folder / "study.json", {"name": study.name, "points": points}, allow_nan=False)
+    content = {"name": study.name, "points": [point.entry() for point in study.points]}
+    files.write_json(folder / "study.json", content, allow_nan=False)
 
 
 def flags_of(settings: Mapping[str, Any]) -> str:
@@ -116,8 +116,7 @@ def submit(
 def _write(folder: Path, points: Sequence[Point]) -> Path:
     """One file a submission, never changed: a task may start, or start again, long after the study was edited."""
     path = folder / "points" / f"{time.time_ns()}.jsonl"
-    lines = [json.dumps({"label": point.label, "settings": point.settings}) for point in points]
-    files.write(path, lambda unfinished: unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    files.write_text(path, "".join(json.dumps(point.entry()) + "\n" for point in points))
     return path
 
 

@@ -37,6 +37,7 @@ ABLATIONS = {
     "largest others": "largest other weights",
     "canceller": "canceller's largest weight",
 }
+ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {}"
 
 
 class FindLog(Log):
@@ -182,16 +183,15 @@ class FindLog(Log):
             f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
             "each from the first changed block on\n"
             "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents\n\n"
-            f"{'set to zero':<27}{'perplexity':<13}{'ΔNLL':>8}  {'95 % interval':<21}  weights"
+            + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights")
         )
         self.start_bar(total, "verification", "token")
 
     def _ablation(self, row: Ablation) -> None:
         if row.kind == "intact":
             return
-        ratio, interval = f"× {row.perplexity_ratio:.4g}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        weights = " ".join(map(str, row.coordinates))
-        self.paragraph(f"{ABLATIONS[row.kind]:<27}{ratio:<13}{row.difference:+8.4f}  {interval:<21}  {weights}", 73)
+        effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
+        self.paragraph(ABLATION.format(ABLATIONS[row.kind], *effect, " ".join(map(str, row.coordinates))), 73)
         self.move_bar(self.pass_tokens)
 
     def _verdicts(self, record: Record) -> None:

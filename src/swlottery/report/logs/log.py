@@ -53,8 +53,16 @@ class Log:
         if self.bars:
             from tqdm import tqdm
 
-            kept = {"unit": unit, "unit_scale": unit == "token", "leave": False, "dynamic_ncols": True}
-            self.bar = tqdm(total=total, initial=done, desc=what, file=sys.stderr, **kept)
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                desc=what,
+                unit=unit,
+                unit_scale=unit == "token",
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+            )
 
     def move_bar(self, steps: int = 1) -> None:
         if self.bar is not None:

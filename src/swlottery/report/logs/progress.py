@@ -73,8 +73,7 @@ class Output:
         """
         log = self._log
         if place is None:
-            for note in notes:
-                log.line(note)
+            log.lines(notes)
             if self.printed >= 0:
                 log.again(None, 0)
         else:

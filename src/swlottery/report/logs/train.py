@@ -161,10 +161,11 @@ class TrainLog(Log):
 
     def step(self, round: int, step: int, steps: int) -> None:
         """One optimizer step was done, the ``step``-th of ``steps``; moves the bar and prints nothing."""
-        if self.bars and self.bar is None:
+        if not self.bars:
+            return
+        if self.bar is None:
             what = f"round {round}" if round <= self.start["prunes"] else "final ticket"
             self.start_bar(steps, what, "step", done=step - 1)
-        if self.bar is not None:
-            self.move_bar(step - self.bar.n)
-            if step >= steps:
-                self.end_bar()
+        self.move_bar(step - self.bar.n)
+        if step >= steps:
+            self.end_bar()
