@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,21 @@ class Run:
     """What the figures of a run are drawn from.
 
     evaluations: ``round``, ``step``, ``level`` (the threshold of a prune just then) and ``x`` (the place on an axis of
-    all steps, one round behind the other). watch: a row a weight and evaluation, with the columns of `_read_watch` and
-    ``x``. remaining: round → the fraction of the weights that it trains under.
+    all steps, one round behind the other). remaining: round → the fraction of the weights that it trains under.
     """
 
-    name: str
+    folder: Path
     settings: dict[str, Any]
     start: Event
     evaluations: DataFrame
     remaining: dict[int, float]
     rounds: list[dict[str, str]]
-    watch: DataFrame
     boxes: list[Event]
+
+    @cached_property
+    def watch(self) -> DataFrame:
+        """A row a weight and evaluation, with the columns of `_read_watch` and ``x``. Read when it is first needed."""
+        return _read_watch(self.folder / "watch.csv").merge(self.evaluations.drop(columns="level"), how="left")
 
     @property
     def prunes(self) -> int:
@@ -60,13 +64,13 @@ class Run:
     @property
     def title(self) -> str:
         """The name above a figure: the model, or the folder while nothing more is known."""
-        return str(self.start.get("model") or self.name)
+        return str(self.start.get("model") or self.folder.name)
 
     @property
     def remark(self) -> str:
         """Which run it is, and what cannot be seen in a figure."""
         known = [f"{name} {self.settings[name]}" for name in ("scope", "criterion", "rewind") if name in self.settings]
-        return "; ".join([f"run {self.name}", *known])
+        return "; ".join([f"run {self.folder.name}", *known])
 
     def tracked(self) -> list[tuple[Key, DataFrame]]:
         """The tracked weights, each with its coordinate and its rows."""
@@ -77,12 +81,13 @@ class Run:
         of = ":".join(map(str, place[:3]))
         return self.watch[(self.watch["kind"] == "control_rank") & (self.watch["of"] == of)]
 
-    def levels(self, rows: DataFrame) -> DataFrame:
-        """Round, step, x and threshold for weights of one matrix, given their rows; none where |w| decides nothing."""
-        criterion = self.settings.get("criterion")
+    def levels(self, places: Iterable[Key]) -> DataFrame:
+        """Round, step, x and threshold for weights of one matrix; no row where |w| decides nothing."""
+        known, criterion = self.evaluations, self.settings.get("criterion")
         if criterion == "random":
-            return self.evaluations[:0]
-        known = rows.drop_duplicates(["round", "step"]) if criterion == "layer-magnitude" else self.evaluations
+            return known[:0]
+        if criterion == "layer-magnitude":  # each matrix has its own, of which watch.csv alone knows
+            known = self.watch[self.watch["place"].isin(list(places))].drop_duplicates(["round", "step"])
         return known.dropna(subset="level").sort_values("x")
 
 
@@ -94,13 +99,13 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _read_watch(path: Path | None) -> DataFrame:
+def _read_watch(path: Path) -> DataFrame:
     """``kind``, ``place``, ``of`` (the weight of a control), ``round``, ``step``, ``size`` (|w|), ``alive``, ``level``.
 
     The level is the threshold that |w| was compared with, from ``over_threshold``; NaN where that says nothing.
     """
     rows = []
-    for row in read_rows(path) if path else ():
+    for row in read_rows(path):
         size, over = abs(float(row["value"])), float(row["over_threshold"] or 0)
         alive, level = row["alive"] in ("1", "True", "true"), size / over if over else None
         rows.append((row["kind"], key(row), row["of"], int(row["round"]), int(row["step"]), size, alive, level))
@@ -108,8 +113,8 @@ def _read_watch(path: Path | None) -> DataFrame:
     return DataFrame(rows, columns=columns).astype(TYPES | {"kind": str, "size": float, "alive": bool})
 
 
-def read_run(run: Path, watch: bool = True) -> Run:
-    """What the figures need of the four files; without ``watch``, the tracked weights are left out."""
+def read_run(run: Path) -> Run:
+    """What the figures need of the four files."""
     start: Event = {}
     remaining: dict[int, float] = {}
     levels: list[Event] = []
@@ -129,6 +134,5 @@ def read_run(run: Path, watch: bool = True) -> Run:
     length = steps.max() - steps.min()
     begin = evaluations["round"].map(length.cumsum() - length)
     evaluations["x"] = begin + evaluations["step"] - steps.transform("min")
-    rows = _read_watch(run / "watch.csv" if watch else None).merge(evaluations.drop(columns="level"), how="left")
     rounds = list(read_rows(run / "rounds.csv"))
-    return Run(run.name, read_settings(run), start, evaluations, remaining, rounds, rows, boxes)
+    return Run(run, read_settings(run), start, evaluations, remaining, rounds, boxes)

@@ -368,6 +368,7 @@ def test_an_empty_matrix_and_a_round_without_boxes_are_drawn(made: dict[str, Pat
 def test_half_written_last_lines_are_left_out(made: dict[str, Path], tmp_path: Path) -> None:
     events = write(tmp_path / "run", weights=1)
     complete = read_run(tmp_path / "run")
+    assert len(complete.watch) > 100
     for name, rest in (("metrics.jsonl", '{"event": "eval'), ("watch.csv", "6,300,super_w"), ("rounds.csv", "6,52")):
         with open(tmp_path / "run" / name, "a") as file:
             file.write(rest)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pandas import DataFrame, concat
+from pandas import DataFrame
 
 from swlottery.report.figures.style import BLUE, GREY, VERMILLION, log_ticks, nothing, page, panels
 from swlottery.report.run_files import Run
@@ -37,12 +37,12 @@ def magnitude(run: Run) -> Figure:
     for axes, (at, weight) in zip(grid, shown, strict=False):
         controls = run.controls(at)
         _controls(axes, controls)
-        _threshold(axes, run.levels(concat([weight, controls])))
+        _threshold(axes, run.levels([at, *controls["place"]]))
         _weight(axes, weight)
         title = f"{KINDS[weight['kind'].iloc[0]]} {place(at)}" + (": " if columns == 1 else "\n")
         axes.set_title(title + _outcome(run, weight, controls))
     if not tracked:
-        _threshold(grid[0], run.levels(run.watch))
+        _threshold(grid[0], run.levels([]))
         grid[0].set_title("no weight is tracked: the threshold alone")
     for i, axes in enumerate(grid):
         _rounds(axes, run, named=i < columns, most=12 if columns == 1 else 6)

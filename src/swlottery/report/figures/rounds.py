@@ -54,7 +54,7 @@ def round_boxes(run: Run, round: int) -> Figure:
 def _levels(run: Run, round: int, boxes: dict[str, Event]) -> dict[str, float]:
     """Before and after → the threshold at the first and the last evaluation of the round."""
     steps = run.evaluations["step"][run.evaluations["round"] == round]
-    levels = run.levels(run.watch[run.watch["place"].isin(list(_weights(boxes)))])
+    levels = run.levels(_weights(boxes))
     known = levels[levels["round"] == round].set_index("step")["level"]
     return {when: known[at] for when, at in (("before", steps.min()), ("after", steps.max())) if at in known}
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from swlottery.report.figures.magnitude import magnitude
 from swlottery.report.figures.rounds import round_boxes
 from swlottery.report.figures.style import BLUE, GREY, log_ticks, look, nothing, page, save
-from swlottery.report.run_files import Run, read_run, read_settings
+from swlottery.report.run_files import Run, read_run
 from swlottery.report.words import perplexity
 
 MOST_NAMED = 8
@@ -24,9 +24,8 @@ MOST_NAMED = 8
 
 def draw_round(run: Path, plots: Path, round: int) -> Path:
     """Write ``round_<round>.png`` into ``plots`` (made where missing); returns its path."""
-    by_layer = read_settings(run).get("criterion") == "layer-magnitude"  # thresholds are then in watch.csv alone
     with look():
-        return save(round_boxes(read_run(run, watch=by_layer), round), plots / f"round_{round}.png")
+        return save(round_boxes(read_run(run), round), plots / f"round_{round}.png")
 
 
 def draw_run(run: Path, plots: Path) -> list[Path]:

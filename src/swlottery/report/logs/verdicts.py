@@ -80,10 +80,12 @@ def differences(record: Record, before: Record) -> list[str]:
     ]
     settings = "; ".join(changed) or "the same settings"
     new, old = ({Coordinate.of(weight): weight for weight in one["super_weights"]} for one in (record, before))
-    if set(new) == set(old):
+    if new.keys() == old.keys():
         return [f"The same {len(new)} super weights as in the earlier record ({settings})."]
-    new_only = [_difference("new", new[at], before, "before", record["kappa"]) for at in sorted(set(new) - set(old))]
-    old_only = [_difference("gone", old[at], record, "now", record["kappa"]) for at in sorted(set(old) - set(new))]
+    new_only = [
+        _difference("new", new[at], before, "before", record["kappa"]) for at in sorted(new.keys() - old.keys())
+    ]
+    old_only = [_difference("gone", old[at], record, "now", record["kappa"]) for at in sorted(old.keys() - new.keys())]
     return [f"Not the super weights of the earlier record ({settings}):", *new_only, *old_only]
 
 
