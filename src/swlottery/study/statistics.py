@@ -44,7 +44,7 @@ def auc(scores: ArrayLike, kept: ArrayLike) -> float:
     """
     from scipy.stats import mannwhitneyu
 
-    alive, values = np.asarray(kept, dtype=bool), np.asarray(scores)
+    alive, values = np.asarray(kept, dtype=bool), np.asarray(scores, dtype=float)
     if alive.all() or not alive.any():
         return float("nan")
     higher, lower = values[alive], values[~alive]
