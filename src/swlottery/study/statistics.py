@@ -42,13 +42,14 @@ def auc(scores: ArrayLike, kept: ArrayLike) -> float:
 
     ½ is chance. NaN where all were kept, or none.
     """
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import rankdata  # mannwhitneyu takes three times as long, and adds up in float32
 
-    alive, values = np.asarray(kept, dtype=bool), np.asarray(scores, dtype=float)
-    if alive.all() or not alive.any():
+    alive = np.asarray(kept, dtype=bool)
+    positives, negatives = int(alive.sum()), int((~alive).sum())
+    if not positives or not negatives:
         return float("nan")
-    higher, lower = values[alive], values[~alive]
-    return float(mannwhitneyu(higher, lower, method="asymptotic").statistic / (len(higher) * len(lower)))
+    ranks = rankdata(np.asarray(scores))
+    return float((ranks[alive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def regression(target: ArrayLike, *predictors: ArrayLike) -> tuple[list[float], float]:
