@@ -174,6 +174,8 @@ def test_proportions() -> None:
 def test_auc_by_hand() -> None:
     assert auc([1, 2, 3, 4], [False, True, False, True]) == 0.75
     assert auc([1, 1], [True, False]) == 0.5 and math.isnan(auc([1, 2], [True, True]))
+    many = np.arange(10_001, dtype=np.float32)
+    assert auc(many, many % 2 == 0) == 0.5, "ranks are added up in double precision"
 
 
 def test_regression_by_hand() -> None:

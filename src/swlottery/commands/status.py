@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from swlottery.errors import DONE, BadInput
-from swlottery.report.logs import status as runs
-from swlottery.report.logs import study
+from swlottery.report.logs.status import counts, runs, study_table, table
 from swlottery.study.states import states
 
 
@@ -17,12 +16,12 @@ def status(folder: Path) -> int:
         BadInput: a study's file is damaged, or Slurm does not answer.
     """
     if (folder / "study.json").is_file():
-        print("\n".join(study.table(states(folder))))
+        print(study_table(states(folder)))
         return DONE
-    print(runs.table(runs.runs(folder)))
+    print(table(runs(folder)))
     for path in sorted(folder.glob("*/study.json")):
         try:
-            summary = study.counts(states(path.parent))
+            summary = counts(states(path.parent))
         except BadInput as error:
             summary = str(error)
         print(f"study {path.parent}: {summary}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from swlottery.config import SweepSettings
 from swlottery.errors import DONE, FAILED, STOPPED, BadInput
 from swlottery.report import words
-from swlottery.report.logs.study import counts
+from swlottery.report.logs.status import counts
 from swlottery.runtime import slurm
 from swlottery.study import sweep as sweeps
 from swlottery.study.grid import Point, Study, read

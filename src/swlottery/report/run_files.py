@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from pandas import DataFrame
 
 from swlottery.report.words import Key, key
 
 Event = dict[str, Any]
+TYPES = {"round": int, "step": int, "level": float}
 
 
 def read_events(run: Path) -> Iterator[Event]:
@@ -32,39 +36,25 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 @dataclass
-class Track:
-    """|w| of one weight at every evaluation. at: (round, step)."""
-
-    kind: str
-    place: Key
-    at: list[tuple[int, int]] = field(default_factory=list)
-    size: list[float] = field(default_factory=list)
-    alive: list[bool] = field(default_factory=list)
-    level: list[float] = field(default_factory=list)
-    """The threshold that |w| was compared with, from ``over_threshold``; 0 where that says nothing."""
-
-    @property
-    def pruned_at(self) -> int | None:
-        """The position of the first evaluation whose mask no longer has the weight."""
-        return next((i for i, alive in enumerate(self.alive) if not alive), None)
-
-
-@dataclass
 class Run:
-    """What the figures of a run are drawn from."""
+    """What the figures of a run are drawn from.
 
-    name: str
+    evaluations: ``round``, ``step``, ``level`` (the threshold of a prune just then) and ``x`` (the place on an axis of
+    all steps, one round behind the other). remaining: round → the fraction of the weights that it trains under.
+    """
+
+    folder: Path
     settings: dict[str, Any]
     start: Event
-    thresholds: dict[tuple[int, int], float | None]
-    """(round, step) of every evaluation, in order → what pruning there would give."""
+    evaluations: DataFrame
     remaining: dict[int, float]
-    """Round → the fraction of the weights that it trains under."""
     rounds: list[dict[str, str]]
-    tracked: list[Track]
-    controls: dict[Key, list[Track]]
-    """The primary controls of each tracked weight, by its (layer, out, in)."""
     boxes: list[Event]
+
+    @cached_property
+    def watch(self) -> DataFrame:
+        """A row a weight and evaluation, with the columns of `_read_watch` and ``x``. Read when it is first needed."""
+        return _read_watch(self.folder / "watch.csv").merge(self.evaluations.drop(columns="level"), how="left")
 
     @property
     def prunes(self) -> int:
@@ -74,22 +64,31 @@ class Run:
     @property
     def title(self) -> str:
         """The name above a figure: the model, or the folder while nothing more is known."""
-        return str(self.start.get("model") or self.name)
+        return str(self.start.get("model") or self.folder.name)
 
     @property
     def remark(self) -> str:
         """Which run it is, and what cannot be seen in a figure."""
         known = [f"{name} {self.settings[name]}" for name in ("scope", "criterion", "rewind") if name in self.settings]
-        return "; ".join([f"run {self.name}", *known])
+        return "; ".join([f"run {self.folder.name}", *known])
 
-    def levels(self, tracks: Sequence[Track]) -> dict[tuple[int, int], float | None]:
-        """The threshold at every evaluation, for weights of one matrix; none where |w| decides nothing."""
-        criterion = self.settings.get("criterion")
+    def tracked(self) -> list[tuple[Key, DataFrame]]:
+        """The tracked weights, each with its coordinate and its rows."""
+        return list(self.watch[~self.watch["kind"].str.startswith("control_")].groupby("place", sort=False))
+
+    def controls(self, place: Key) -> DataFrame:
+        """The rows of the primary controls of a tracked weight."""
+        of = ":".join(map(str, place[:3]))
+        return self.watch[(self.watch["kind"] == "control_rank") & (self.watch["of"] == of)]
+
+    def levels(self, places: Iterable[Key]) -> DataFrame:
+        """Round, step, x and threshold for weights of one matrix; no row where |w| decides nothing."""
+        known, criterion = self.evaluations, self.settings.get("criterion")
         if criterion == "random":
-            return {}
-        if criterion != "layer-magnitude":
-            return self.thresholds
-        return {at: level for one in tracks for at, level in zip(one.at, one.level, strict=True) if level}
+            return known[:0]
+        if criterion == "layer-magnitude":  # each matrix has its own, of which watch.csv alone knows
+            known = self.watch[self.watch["place"].isin(list(places))].drop_duplicates(["round", "step"])
+        return known.dropna(subset="level").sort_values("x")
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -100,42 +99,40 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def read_run(run: Path, watch: bool = True) -> Run:
-    """What the figures need of the four files; without ``watch``, the tracked weights are left out."""
+def _read_watch(path: Path) -> DataFrame:
+    """``kind``, ``place``, ``of`` (the weight of a control), ``round``, ``step``, ``size`` (|w|), ``alive``, ``level``.
+
+    The level is the threshold that |w| was compared with, from ``over_threshold``; NaN where that says nothing.
+    """
+    rows = []
+    for row in read_rows(path):
+        size, over = abs(float(row["value"])), float(row["over_threshold"] or 0)
+        alive, level = row["alive"] in ("1", "True", "true"), size / over if over else None
+        rows.append((row["kind"], key(row), row["of"], int(row["round"]), int(row["step"]), size, alive, level))
+    columns = ["kind", "place", "of", "round", "step", "size", "alive", "level"]
+    return DataFrame(rows, columns=columns).astype(TYPES | {"kind": str, "size": float, "alive": bool})
+
+
+def read_run(run: Path) -> Run:
+    """What the figures need of the four files."""
     start: Event = {}
-    thresholds: dict[tuple[int, int], float | None] = {}
     remaining: dict[int, float] = {}
+    levels: list[Event] = []
     boxes: list[Event] = []
     for event in read_events(run):
         if event["event"] == "start":
             start = event
             remaining[1] = event["counts"][0] / event["total"]
         elif event["event"] == "evaluation":
-            thresholds[event["round"], event["step"]] = event["threshold"]
+            levels.append({"round": event["round"], "step": event["step"], "level": event["threshold"] or None})
         elif event["event"] == "prune":
             remaining[event["round"] + 1] = event["remaining_fraction"]
         elif event["event"] == "box":
             boxes.append(event)
-    tracked: dict[Key, Track] = {}
-    controls: dict[tuple[Key, Key], Track] = {}
-    for row in read_rows(run / "watch.csv") if watch else ():
-        place, kind = key(row), row["kind"]
-        if kind.startswith("control_"):
-            if kind != "control_rank":
-                continue
-            of = tuple(int(part) for part in row["of"].split(":"))
-            track = controls.setdefault((of, place), Track(kind, place))
-        else:
-            track = tracked.setdefault(place, Track(kind, place))
-        size, over = abs(float(row["value"])), float(row["over_threshold"] or 0)
-        track.at.append((int(row["round"]), int(row["step"])))
-        track.size.append(size)
-        track.alive.append(row["alive"] in ("1", "True", "true"))
-        track.level.append(size / over if over else 0.0)
-    grouped: dict[Key, list[Track]] = {}
-    for (of, _), track in controls.items():
-        grouped.setdefault(of, []).append(track)
+    evaluations = DataFrame(levels, columns=["round", "step", "level"]).astype(TYPES)
+    steps = evaluations.groupby("round")["step"]
+    length = steps.max() - steps.min()
+    begin = evaluations["round"].map(length.cumsum() - length)
+    evaluations["x"] = begin + evaluations["step"] - steps.transform("min")
     rounds = list(read_rows(run / "rounds.csv"))
-    return Run(
-        run.name, read_settings(run), start, thresholds, remaining, rounds, list(tracked.values()), grouped, boxes
-    )
+    return Run(run, read_settings(run), start, evaluations, remaining, rounds, boxes)

@@ -77,12 +77,10 @@ def duration(seconds: float | None) -> str:
     if seconds < 10:
         return f"{max(seconds, 0):.1f} s"
     rounded = round(seconds)
-    minutes, hours, days = rounded // 60, rounded // 3600, rounded // 86400
-    if minutes < 1:
-        return f"{rounded} s"
-    if hours < 1:
-        return f"{minutes} min {rounded % 60:02} s"
-    return f"{hours} h {minutes % 60:02} min" if days < 1 else f"{days} d {hours % 24:02} h"
+    for large, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if rounded >= size:
+            return f"{rounded // size} {large} {rounded % size // part:02} {small}"
+    return f"{rounded} s"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, width: int = WIDTH) -> list[str]:

@@ -122,10 +122,7 @@ def rank_test(tracked: ArrayLike, controls: Sequence[ArrayLike], level: float = 
 
 def _ranks(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -> list[float]:
     """(number of controls below + half of those equal) / number of controls."""
-    return [
-        float((np.count_nonzero(c < v) + np.count_nonzero(c == v) / 2) / len(c))
-        for v, c in zip(values, others, strict=True)
-    ]
+    return [float(((c < v).sum() + (c == v).sum() / 2) / len(c)) for v, c in zip(values, others, strict=True)]
 
 
 @cache
@@ -160,8 +157,13 @@ def _sum_p(networks: int, controls: int) -> NDArray[np.float64]:
     chance = np.ones(1)
     for _ in range(networks):
         chance = np.convolve(chance, np.full(controls + 1, 1 / (controls + 1)))
-    distance = np.abs(np.arange(len(chance)) - networks * controls / 2)
-    return np.array([min(1.0, float(chance[distance >= one - 0.25].sum())) for one in distance])
+    return np.array([_two_sided(chance, below, 0.25) for below in range(len(chance))])
+
+
+def _two_sided(chance: NDArray[np.float64], observed: int, slack: float) -> float:
+    """The probability of being as far from the middle of ``chance``, which is symmetric, as ``observed`` or further."""
+    distance = np.abs(np.arange(len(chance)) - (len(chance) - 1) / 2)
+    return min(1.0, float(chance[distance >= distance[observed] - slack].sum()))
 
 
 FINEST = 1 << 12
@@ -184,9 +186,7 @@ def _rank_p(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) 
         places = np.round(ranks * grid).astype(int)
         chance = np.convolve(chance, np.bincount(places, minlength=grid + 1) / len(ranks))
         observed += int(places[-1])
-    middle = len(others) * grid / 2
-    distance = np.abs(np.arange(len(chance)) - middle)
-    return float(min(1.0, chance[distance >= abs(observed - middle) - slack].sum()))
+    return _two_sided(chance, observed, slack)
 
 
 def _shifts(

@@ -42,6 +42,10 @@ class Point:
     settings: dict[str, Any]
     parent: str | None = None
 
+    def entry(self) -> dict[str, Any]:
+        """As in the files of a study."""
+        return {"label": self.label, "settings": self.settings}
+
 
 @dataclass(frozen=True)
 class Study:
@@ -83,7 +87,10 @@ def _study(content: Mapping[Any, Any], stem: str, root: Path) -> Study:
     name = str(content.get("name", stem))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"name: {name!r} is no name of a folder: letters, digits, '.', '_' and '-'")
-    common = _config(content.get("config"), root) | check_values(_mapping(content, "settings"))
+    common = check_values(_mapping(content, "settings"))
+    if config := content.get("config"):
+        path = Path(str(config))
+        common = from_file(path if path.exists() else root / path, TrainSettings) | common
     arms = {str(arm): own for arm, own in (_mapping(content, "arms") or {"": {}}).items()}
     for arm, own in arms.items():
         if not isinstance(own, dict):
@@ -93,13 +100,6 @@ def _study(content: Mapping[Any, Any], stem: str, root: Path) -> Study:
     _check_labels(points)
     _refuse_twins(points)
     return Study(name, points)
-
-
-def _config(config: Any, root: Path) -> dict[str, Any]:
-    if config is None:
-        return {}
-    given = Path(str(config))
-    return from_file(given if given.exists() else root / given, TrainSettings)
 
 
 def _mapping(content: Mapping[Any, Any], part: str) -> dict[Any, Any]:
@@ -176,7 +176,7 @@ def _refuse_twins(points: Sequence[Point]) -> None:
         constant = settings.lr_schedule == "constant" and not settings.warmup and settings.rewind_step == 0
         if constant and settings.rewind in ("lr", "none"):
             named["rewind"] = "lr or none"
-        key = repr(sorted(named.items(), key=lambda pair: pair[0]))
+        key = repr(sorted(named.items()))
         if key in seen:
             raise BadInput(f"the points {seen[key]} and {point.label} are the same run")
         seen[key] = point.label

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,10 +17,9 @@ def changed(settings: TrainSettings) -> dict[str, Any]:
 
     Before there was ``auto``, a run was in float32 by default, and numbers of tokens were no text.
     """
+    defaults = vars(TrainSettings())
     found = {
-        one.name: getattr(settings, one.name)
-        for one in dataclasses.fields(settings)
-        if one.name not in OPERATIONAL and getattr(settings, one.name) != getattr(TrainSettings(), one.name)
+        name: value for name, value in vars(settings).items() if name not in OPERATIONAL and value != defaults[name]
     }
     if found.get("dtype") == "float32":
         del found["dtype"]

@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number by Holm (1979), in the given order."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected, least = [0.0] * len(p_values), 0.0
-    for position, i in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - position) * p_values[i]))
-        corrected[i] = least
-    return corrected
+    order = np.argsort(p_values, stable=True)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1))
+    return [float(p) for p in np.minimum(corrected, 1.0)]
 
 
 def proportion(kept: int, number: int, level: float = 0.95) -> tuple[float, float]:
@@ -44,7 +42,7 @@ def auc(scores: ArrayLike, kept: ArrayLike) -> float:
 
     ½ is chance. NaN where all were kept, or none.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # mannwhitneyu takes three times as long, and adds up in float32
 
     alive = np.asarray(kept, dtype=bool)
     positives, negatives = int(alive.sum()), int((~alive).sum())
@@ -59,9 +57,8 @@ def regression(target: ArrayLike, *predictors: ArrayLike) -> tuple[list[float], 
     y = np.asarray(target, dtype=float)
     columns = np.column_stack([np.ones_like(y), *(np.asarray(x, dtype=float) for x in predictors)])
     coefficients, *_ = np.linalg.lstsq(columns, y, rcond=None)
-    residual = y - columns @ coefficients
-    spread = float(((y - y.mean()) ** 2).sum())
-    return [float(c) for c in coefficients], 1 - float((residual**2).sum()) / spread if spread else float("nan")
+    residual, spread = y - columns @ coefficients, float(((y - y.mean()) ** 2).sum())
+    return coefficients.tolist(), 1 - float((residual**2).sum()) / spread if spread else float("nan")
 
 
 def survival_curve(last: ArrayLike, pruned: ArrayLike) -> tuple[list[float], list[float]]:
@@ -77,7 +74,7 @@ def survival_curve(last: ArrayLike, pruned: ArrayLike) -> tuple[list[float], lis
     if not gone.any():
         return [], []
     curve = ecdf(CensoredData.right_censored(at, ~gone)).sf
-    return [float(q) for q in curve.quantiles], [float(p) for p in curve.probabilities]
+    return curve.quantiles.tolist(), curve.probabilities.tolist()
 
 
 def typical_values(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:

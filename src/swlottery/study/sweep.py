@@ -32,8 +32,8 @@ def write_study(folder: Path, study: Study) -> None:
     """Make the folder of a study, and study.json in it."""
     for name in ("points", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    points = [{"label": point.label, "settings": point.settings} for point in study.points]
-    files.write_json(folder / "study.json", {"name": study.name, "points": points}, allow_nan=False)
+    content = {"name": study.name, "points": [point.entry() for point in study.points]}
+    files.write_json(folder / "study.json", content, allow_nan=False)
 
 
 def flags_of(settings: Mapping[str, Any]) -> str:
@@ -116,8 +116,7 @@ def submit(
 def _write(folder: Path, points: Sequence[Point]) -> Path:
     """One file a submission, never changed: a task may start, or start again, long after the study was edited."""
     path = folder / "points" / f"{time.time_ns()}.jsonl"
-    lines = [json.dumps({"label": point.label, "settings": point.settings}) for point in points]
-    files.write(path, lambda unfinished: unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    files.write_text(path, "".join(json.dumps(point.entry()) + "\n" for point in points))
     return path
 
 
@@ -163,12 +162,9 @@ def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
     command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
     variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
-    terminated = False
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
-        while process.poll() is None:
-            if asked() and not terminated:
-                process.terminate()
-                terminated = True
+        while not asked():
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.2)
-        return process.returncode
+                return process.wait(0.2)
+        process.terminate()
+        return process.wait()

@@ -13,10 +13,11 @@ import matplotlib
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.testing import assert_frame_equal
 from test_find_figures import drawn, overlap, pixels, written
 
 from made_run import MATRIX, TOTAL, write
-from swlottery.report.figures.magnitude import Clock, magnitude
+from swlottery.report.figures.magnitude import magnitude
 from swlottery.report.figures.rounds import round_boxes
 from swlottery.report.figures.style import look
 from swlottery.report.figures.train import draw_round, draw_run, perplexities
@@ -135,9 +136,9 @@ def test_magnitudes_are_those_of_the_table_one_round_behind_the_other(made: dict
 
 
 def test_a_round_that_starts_at_the_rewind_step_is_as_much_shorter(made: dict[str, Path]) -> None:
-    clock = Clock(read_run(made["one, rewound to step 60"]))
-    assert list(clock.begin.values()) == [0, 300, 540, 780, 1020, 1260] and clock.end == 1500
-    assert clock.at(1, 60) == 60 and clock.at(2, 60) == 300 and clock.at(2, 300) == 540
+    x = read_run(made["one, rewound to step 60"]).evaluations.set_index(["round", "step"])["x"]
+    assert list(x.groupby("round").min()) == [0, 300, 540, 780, 1020, 1260] and x.max() == 1500
+    assert x[1, 60] == 60 and x[2, 60] == 300 and x[2, 300] == 540
 
 
 def test_the_threshold_and_the_prune_are_marked(made: dict[str, Path]) -> None:
@@ -148,10 +149,11 @@ def test_the_threshold_and_the_prune_are_marked(made: dict[str, Path]) -> None:
     assert [level for _, y in lines for level in y] == [event["threshold"] for event in events]
     assert kept.get_title(loc="left") == "super weight (0, 44, 6): kept by all 5 prunes; 19 of 19 controls remain"
     assert pruned.get_title(loc="left").startswith("super weight (1, 45, 72): pruned in round ")
-    end = next(i for i, alive in enumerate(run.tracked[1].alive) if not alive)
-    round, step = run.tracked[1].at[end]
-    assert labelled(pruned, "pruned here") == [([300 * (round - 1) + step], [run.tracked[1].size[end]])]
-    assert step == 300 and run.tracked[1].size[end] > 0
+    _, weight = run.tracked()[1]
+    end = weight[~weight["alive"]].iloc[0]
+    round, step, size = end["round"], end["step"], end["size"]
+    assert labelled(pruned, "pruned here") == [([300 * (round - 1) + step], [size])]
+    assert step == 300 and size > 0
     assert not labelled(kept, "pruned here")
     beyond = [x for x, _ in labelled(pruned, "the tracked weight")]
     assert max(map(max, beyond)) == 300 * round
@@ -205,7 +207,7 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_came(made: dict[str, Path]) ->
     run = read_run(made["cut in round 2"])
     axes = panels(magnitude(run))[0]
     assert axes.get_title(loc="left") == "super weight (0, 44, 6)\nkept by 1 of 5 so far; 19 of 19 controls remain"
-    assert axes.get_xlim()[1] == Clock(run).end and 300 < Clock(run).end < 600
+    assert axes.get_xlim()[1] == run.evaluations["x"].max() and 300 < run.evaluations["x"].max() < 600
     begun = read_run(made["cut in round 1"])
     assert "not pruned yet" in panels(magnitude(begun))[0].get_title(loc="left")
     assert "No evaluation has been written yet." in written(magnitude(read_run(made["just begun"])))
@@ -213,8 +215,8 @@ def test_a_run_that_goes_on_is_drawn_as_far_as_it_came(made: dict[str, Path]) ->
 
 def test_what_prune_1_took_is_not_compared_with_controls_chosen_after_it(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
-    track = run.tracked[1]
-    track.alive = [at < (1, 300) for at in track.at]
+    _, weight = run.tracked()[1]
+    run.watch.loc[weight.index, "alive"] = weight["x"] < 300
     title = panels(magnitude(run))[1].get_title(loc="left")
     assert title == "super weight (1, 45, 72): pruned in round 1"
 
@@ -222,17 +224,16 @@ def test_what_prune_1_took_is_not_compared_with_controls_chosen_after_it(made: d
 def test_a_weight_found_at_the_end_of_round_1_is_said_to_be_watched_from_there(made: dict[str, Path]) -> None:
     run = read_run(made["two weights"])
     assert not any("were not tracked before" in text for text in written(magnitude(run)))
-    track = run.tracked[0]
-    for name in ("at", "size", "alive", "level"):
-        del getattr(track, name)[1:10]
+    _, weight = run.tracked()[0]
+    run.watch = run.watch.drop(weight.index[1:10])
     assert any("were not tracked before" in text for text in written(magnitude(run)))
 
 
 def test_by_layer_the_threshold_is_that_of_the_weights_matrix(made: dict[str, Path], tmp_path: Path) -> None:
     run = read_run(made["by layer"])
     shown = [level for _, y in labelled(panels(magnitude(run))[0], "threshold") for level in y]
-    assert shown == pytest.approx([level for level in run.tracked[0].level if level])
-    run.thresholds.update(dict.fromkeys(run.thresholds, 9.0))
+    assert shown == pytest.approx(run.tracked()[0][1]["level"].dropna())
+    run.evaluations["level"] = 9.0
     again = [level for _, y in labelled(panels(magnitude(run))[0], "threshold") for level in y]
     assert again == shown
 
@@ -308,8 +309,9 @@ def test_the_weight_and_both_thresholds_are_drawn_on_both_boxes(made: dict[str, 
     values = {box["when"]: box["weights"][0]["value"] for box in boxes_of(run, 2) if box["layer"] == 0}
     assert marks == {1.0: values["before"], 0.0: values["after"]}
     dashed = sorted(line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--")
-    low, high = run.thresholds[2, 0], run.thresholds[2, 300]
-    assert low and high and dashed == [-high, -low, low, high]
+    levels = run.evaluations.set_index(["round", "step"])["level"]
+    low, high = levels[2, 0], levels[2, 300]
+    assert dashed == [-high, -low, low, high]
     label = f"super weight (0, 44, 6)\nbefore {values['before']:.4g}, after {values['after']:.4g}"
     assert label in written(axes.figure)
 
@@ -366,18 +368,25 @@ def test_an_empty_matrix_and_a_round_without_boxes_are_drawn(made: dict[str, Pat
 def test_half_written_last_lines_are_left_out(made: dict[str, Path], tmp_path: Path) -> None:
     events = write(tmp_path / "run", weights=1)
     complete = read_run(tmp_path / "run")
+    assert len(complete.watch) > 100
     for name, rest in (("metrics.jsonl", '{"event": "eval'), ("watch.csv", "6,300,super_w"), ("rounds.csv", "6,52")):
         with open(tmp_path / "run" / name, "a") as file:
             file.write(rest)
-    assert read_run(tmp_path / "run") == complete
+    again = read_run(tmp_path / "run")
+    for name, content in vars(complete).items():
+        if name in ("evaluations", "watch"):
+            assert_frame_equal(getattr(again, name), content)
+        else:
+            assert getattr(again, name) == content
     assert len(list(read_events(tmp_path / "run"))) == len(events)
     assert [round(100 * left, 2) for left in complete.remaining.values()] == [100, 80, 64, 51.2, 40.96, 32.77]
-    assert len(complete.tracked) == 1 and len(complete.controls[0, 44, 6]) == 19
+    assert len(complete.tracked()) == 1 and complete.controls((0, 44, 6))["place"].nunique() == 19
 
 
 def test_missing_files_make_an_empty_run(tmp_path: Path) -> None:
     run = read_run(tmp_path)
-    assert (run.settings, run.start, run.thresholds, run.rounds, run.tracked) == ({}, {}, {}, [], [])
+    assert (run.settings, run.start, run.rounds, run.tracked()) == ({}, {}, [], [])
+    assert run.evaluations.empty
     assert run.title == tmp_path.name and run.prunes == 0
     (tmp_path / "settings.json").write_text("[1")
     assert [path.name for path in draw_run(tmp_path, tmp_path / "plots")] == ["magnitude.png", "perplexity.png"]
@@ -390,7 +399,7 @@ def test_a_table_without_thresholds_is_read(made: dict[str, Path], tmp_path: Pat
     column = rows[0].split(",").index("over_threshold")
     bare = [",".join("" if i == column else cell for i, cell in enumerate(row.split(","))) for row in rows[1:]]
     (tmp_path / "watch.csv").write_text("\n".join([rows[0], *bare, ""]))
-    assert set(read_run(tmp_path).tracked[0].level) == {0.0}
+    assert read_run(tmp_path).watch["level"].isna().all()
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:

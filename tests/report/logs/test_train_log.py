@@ -108,6 +108,14 @@ def opened() -> tuple[TrainLog, list[str]]:
     return log, lines
 
 
+def replay(log: TrainLog, history: list[Event]) -> None:
+    """What an earlier start has printed."""
+    log.quiet = True
+    for event in history:
+        log.event(event)
+    log.quiet = False
+
+
 def follow(log: TrainLog, *weights: Event, kinds: tuple[str, ...] = ("control_rank",)) -> None:
     for weight, path in zip(weights, ("h.2.w", "h.1.w", "h.0.w"), strict=False):
         log.event({"event": "box", "round": 1, "when": "after", "path": path, "weights": [weight]})
@@ -387,7 +395,7 @@ def test_all_rounds_stand_in_one_table_at_the_end() -> None:
 def test_a_resumed_log_goes_on_where_the_other_ended() -> None:
     log, lines = opened()
     history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
-    log.replay(history)
+    replay(log, history)
     assert not lines
     log.resumed(2, 4, "The newest checkpoint is damaged.")
     assert lines[:4] == ["", "Resumed", "-------", "The newest checkpoint is damaged."]
@@ -456,7 +464,7 @@ def test_a_run_that_does_not_end_says_why_and_what_it_has(state: str, title: str
 def test_a_job_that_is_started_again_goes_on_in_its_log_and_repeats_nothing() -> None:
     log, lines = opened()
     history = [START, evaluation(1, 0, None), trained(0, 1000), prune(1, 1000, 800, [], {}), evaluation(2, 0, None)]
-    log.replay(history)
+    replay(log, history)
     log.again(2, 4)
     assert lines == [
         "",

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swlottery.find.record import Record
+from swlottery.models.coordinates import Coordinate
 from swlottery.report.figures.forest import ablations
 from swlottery.report.figures.style import BLUE, GREY, LINE, VERMILLION, VIOLET, log_ticks, look, page, panels, save
-from swlottery.report.logs.verdicts import place
 
 MOST_NAMED = 12
 """The most super weights that ``activations`` and ``contributions`` name; ``ablations`` has them all."""
@@ -35,7 +35,7 @@ def activations(record: Record) -> Figure:
     weights, layers = record["super_weights"], record["layers"]
     flags: dict[int, list[str]] = {}
     for weight in sorted(weights[:MOST_NAMED], key=lambda weight: -int(weight["layer"])):
-        flags.setdefault(weight["layer"], []).append(f" {place(weight)}")
+        flags.setdefault(weight["layer"], []).append(f" {Coordinate.of(weight)}")
     height = LINE * sum(map(len, flags.values()))
     remark = _left_out(record) if weights else "No super weight was found: nothing was removed."
     what = "The largest input and output of each layer's down-projection"
@@ -51,7 +51,7 @@ def activations(record: Record) -> Figure:
                 y = [abs(layer[side]["value"]) for layer in layers[when]]
                 axes.plot(x, y, color=colour, marker=marker, mfc=face, lw=1.2, label=f"{when} removal")
         axes.set_yscale("log", nonpositive="mask")
-        log_ticks(axes.yaxis, axes.get_ylim(), lambda y: f"{y:,.0f}" if y >= 10 else f"{y:g}")
+        log_ticks(axes.yaxis, lambda y, _: f"{y:,.0f}" if y >= 10 else f"{y:g}")
         axes.set_ylabel(f"largest |{side}|\n(activation, as computed)")
     if record["cancellers"]:
         x = [spike["layer"] for spike in record["cancellers"]]
@@ -85,7 +85,9 @@ def contributions(record: Record) -> Figure:
     remark = _left_out(record)
     if not weights:
         shown = {"leader": leader | {"contributions": [leader], "bias_share": 0.0}}
-        remark = f"The leader {place(leader)} is no super weight: {'; '.join(leader['lacks']) or 'see the log'}."
+        remark = (
+            f"The leader {Coordinate.of(leader)} is no super weight: {'; '.join(leader['lacks']) or 'see the log'}."
+        )
     bars = [_bars(weight) for weight in shown.values()]
     most, columns = max(map(len, bars)), min(len(shown), 2)
     height = 0.5 + math.ceil(len(shown) / columns) * (0.65 + LINE * most)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from swlottery.find.record import Record
 from swlottery.find.verify import CRITICAL
+from swlottery.models.coordinates import Coordinate
 from swlottery.report.figures.style import BLUE, GREY, OCHRE, VERMILLION, VIOLET, log_ticks, page
-from swlottery.report.logs.verdicts import place
 
 VERDICTS = {
     "critical": ("o", VERMILLION),
@@ -27,14 +27,13 @@ LARGEST_RATIO = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the forest plot; a heading where it has no ablations. restored: the same with the spike put back."""
+    """A line of the forest plot; a heading where it has no ablations."""
 
     label: str
     ablations: Sequence[Record] = ()
     marker: str = "o"
     colour: str = GREY
     filled: bool = True
-    restored: Record | None = None
 
 
 def forest(record: Record) -> list[Row]:
@@ -42,8 +41,8 @@ def forest(record: Record) -> list[Row]:
     weights, others = record["super_weights"], record["controls"]
     alone = []
     for weight in weights:
-        label = f"{weight['removal']}: {place(weight)}, {weight['verdict']}"
-        alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]], restored=weight["restored"]))
+        label = f"{weight['removal']}: {Coordinate.of(weight)}, {weight['verdict']}"
+        alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]]))
     together = {}  # by set: the verification may come back to one
     for row in record["joint"]:
         if row["kind"] == "joint":
@@ -52,7 +51,7 @@ def forest(record: Record) -> list[Row]:
             label = f"{', '.join(members[:8])}{more} together" + ", critical" * row["critical"]
             colour = VERMILLION if row["critical"] else GREY
             together[frozenset(row["members"])] = Row(label, [row], "s", colour, filled=row["critical"])
-    cancelling = [Row(str(place(row)), [row], "D", VIOLET, filled=False) for row in record["cancellers"]]
+    cancelling = [Row(str(Coordinate.of(row)), [row], "D", VIOLET, filled=False) for row in record["cancellers"]]
     controls = [row for row in others if row["kind"] == "control"]
     ordinary = [Row(f"{len(controls)} weights nearest in |w|, each alone", controls, ".")] if controls else []
     for kind, words in (("random set", "weights at random"), ("largest others", "largest other weights")):
@@ -80,7 +79,7 @@ def ablations(record: Record) -> Figure:
     axes.axvline(math.exp(CRITICAL), color=GREY, lw=0.8, ls="--")
     for y, row in enumerate(rows):
         _row(axes, y, row)
-    if any(row.restored for row in rows):
+    if any(weight["restored"] for weight in record["super_weights"]):
         _beside(axes, 0, 62, "◇ spike put back", BLUE)
     _ratios(axes)
     critical = f"critical: interval above × {math.exp(CRITICAL):.3f} ({CRITICAL} nat)"
@@ -97,13 +96,13 @@ def ablations(record: Record) -> Figure:
 def _row(axes: Axes, y: float, row: Row) -> None:
     for one in row.ablations:
         _point(axes, y, one, row.marker, row.colour, row.filled)
+        if restored := one.get("restored"):  # the same with the spike put back
+            _point(axes, y + 0.3, restored, "D", BLUE, False)
+            _beside(axes, y, 62, _times(restored["perplexity_ratio"]), BLUE)
     ratios = sorted(one["perplexity_ratio"] for one in row.ablations)
     if len(ratios) > 1:
         axes.plot([ratios[0], ratios[-1]], [y, y], color=row.colour, lw=9, alpha=0.3, solid_capstyle="butt")
     _beside(axes, y, 8, " to ".join(dict.fromkeys(map(_times, ratios[:1] + ratios[-1:]))), "black")
-    if row.restored:
-        _point(axes, y + 0.3, row.restored, "D", BLUE, False)
-        _beside(axes, y, 62, _times(row.restored["perplexity_ratio"]), BLUE)
 
 
 def _point(axes: Axes, y: float, ablation: Record, marker: str, colour: str, filled: bool) -> None:
@@ -127,7 +126,7 @@ def _ratios(axes: Axes) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), min(max(high, 1.25), LARGEST_RATIO))
     powers = {10_000: "×10⁴", 100_000: "×10⁵", 1_000_000: "×10⁶"}
-    log_ticks(axes.xaxis, axes.get_xlim(), lambda x: powers.get(round(x), f"×{x:,g}"))
+    log_ticks(axes.xaxis, lambda x, _: powers.get(round(x), f"×{x:,g}"))
     axes.set_xlabel("perplexity ÷ perplexity of the intact model")
     axes.grid(True, axis="x")
     axes.grid(False, axis="y")

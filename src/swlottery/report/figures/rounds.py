@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from swlottery.report.figures.style import BLUE, GREEN, GREY, LINE, OCHRE, VERMILLION, VIOLET, nothing, page
 from swlottery.report.run_files import Event, Run
@@ -54,11 +53,10 @@ def round_boxes(run: Run, round: int) -> Figure:
 
 def _levels(run: Run, round: int, boxes: dict[str, Event]) -> dict[str, float]:
     """Before and after → the threshold at the first and the last evaluation of the round."""
-    inside = set(_weights(boxes))
-    known = run.levels([track for track in run.tracked if track.place in inside])
-    steps = [step for at, step in run.thresholds if at == round]
-    found = {"before": known.get((round, min(steps))), "after": known.get((round, max(steps)))} if steps else {}
-    return {when: level for when, level in found.items() if level}
+    steps = run.evaluations["step"][run.evaluations["round"] == round]
+    levels = run.levels(_weights(boxes))
+    known = levels[levels["round"] == round].set_index("step")["level"]
+    return {when: known[at] for when, at in (("before", steps.min()), ("after", steps.max())) if at in known}
 
 
 def _matrix(axes: Axes, title: str, boxes: dict[str, Event], levels: dict[str, float]) -> None:
@@ -111,7 +109,8 @@ def _label(seen: dict[str, Event]) -> str:
     one = next(iter(seen.values()))
     if not one["alive"]:
         return f"{named(one)}\npruned before this round"
-    return f"{named(one)}\n" + ", ".join(_signed(f"{when} {weight['value']:.4g}") for when, weight in seen.items())
+    values = ", ".join(f"{when} {weight['value']:.4g}" for when, weight in seen.items())
+    return f"{named(one)}\n{values}".replace("-", "−")
 
 
 def _log_beyond(axes: Axes, boxes: Sequence[Event], level: float) -> bool:
@@ -125,10 +124,6 @@ def _log_beyond(axes: Axes, boxes: Sequence[Event], level: float) -> bool:
     powers = [10.0**n for n in range(math.ceil(math.log10(inner)), math.ceil(math.log10(1.3 * outer)))]
     ticks = [float(f"{inner / 2:.0e}"), *(power for power in powers if power >= 1.3 * inner)]
     axes.set_xticks([*(-tick for tick in reversed(ticks)), 0, *ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
     return True
-
-
-def _signed(number: str) -> str:
-    return number.replace("-", "−")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from swlottery.runtime import files
@@ -92,13 +92,13 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def log_ticks(axis: Axis, limits: tuple[float, float], written: Callable[[float], str]) -> None:
-    """Ticks at powers of ten, or finer ones where the axis is short."""
-    low, high = sorted(limits)
+def log_ticks(axis: Axis, written: str | Callable[[float, float], str]) -> None:
+    """Ticks at powers of ten, or finer ones where the axis is short. written: a format of ``x``, or a function."""
+    low, high = sorted(axis.get_view_interval())
     fine = [1, 1.1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
     axis.set_major_locator(LogLocator(subs=[1] if high / low > 50 else [1, 2, 5] if high / low > 3 else fine))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
+    axis.set_major_formatter(written)
 
 
 def short(text: str, longest: int) -> str:

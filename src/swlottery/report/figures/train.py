@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from swlottery.report.figures.magnitude import magnitude
 from swlottery.report.figures.rounds import round_boxes
 from swlottery.report.figures.style import BLUE, GREY, log_ticks, look, nothing, page, save
-from swlottery.report.run_files import Run, read_run, read_settings
+from swlottery.report.run_files import Run, read_run
 from swlottery.report.words import perplexity
 
 MOST_NAMED = 8
@@ -26,9 +24,8 @@ MOST_NAMED = 8
 
 def draw_round(run: Path, plots: Path, round: int) -> Path:
     """Write ``round_<round>.png`` into ``plots`` (made where missing); returns its path."""
-    by_layer = read_settings(run).get("criterion") == "layer-magnitude"  # thresholds are then in watch.csv alone
     with look():
-        return save(round_boxes(read_run(run, watch=by_layer), round), plots / f"round_{round}.png")
+        return save(round_boxes(read_run(run), round), plots / f"round_{round}.png")
 
 
 def draw_run(run: Path, plots: Path) -> list[Path]:
@@ -54,35 +51,33 @@ def perplexities(run: Run) -> Figure:
     for i, (left, cost) in enumerate(zip(x, y, strict=True)):
         beside = y[max(i - 1, 0) : i] + y[i + 1 : i + 2]
         above = not beside or cost >= sum(beside) / len(beside)  # on the side of the point where the line does not run
-        text = [perplexity(cost), *([f"mask {rows[i]['round']}"] if few else [])]
-        place: dict[str, Any] = {
-            "xytext": (0, 7 if above else -7),
-            "textcoords": "offset points",
-            "va": "bottom" if above else "top",
-        }
-        paper = {"fc": "white", "ec": "none", "pad": 0.4}
-        axes.annotate("\n".join(text), (left, cost), **place, ha="center", fontsize=8, bbox=paper, zorder=3)
-    _scales(axes, x, y)
+        axes.annotate(
+            perplexity(cost) + (f"\nmask {rows[i]['round']}" if few else ""),
+            (left, cost),
+            (0, 7 if above else -7),
+            textcoords="offset points",
+            va="bottom" if above else "top",
+            ha="center",
+            fontsize=8,
+            bbox={"fc": "white", "ec": "none", "pad": 0.4},
+            zorder=3,
+        )
+    _scales(axes, differ=max(y) > 5 * min(y))
     if few:
         axes.set_xticks(x, [f"{left:.4g}" for left in x])
-        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weights remaining (% of those in scope, log scale; dense at the left, sparser to the right)")
     axes.set_ylabel("perplexity on validation text" + ", log scale" * (axes.get_yscale() == "log"))
     return figure
 
 
-def _scales(axes: Axes, x: list[float], y: list[float]) -> None:
+def _scales(axes: Axes, differ: bool) -> None:
     """The most weights at the left; a log scale for perplexities that differ much; room for the numbers."""
-    room = max((max(x) / min(x)) ** 0.07, 1.03)
+    axes.margins(0.07, 0.25)
     axes.set_xscale("log")
-    axes.set_xlim(max(x) * room, min(x) / room)
-    log_ticks(axes.xaxis, axes.get_xlim(), lambda left: f"{left:g}")
-    if max(y) > 8 * min(y):
-        room = (max(y) / min(y)) ** 0.2
+    axes.invert_xaxis()
+    log_ticks(axes.xaxis, "{x:g}")
+    if differ:
         axes.set_yscale("log")
-        axes.set_ylim(min(y) / room, max(y) * room)
-        log_ticks(axes.yaxis, axes.get_ylim(), lambda cost: f"{cost:,g}")
+        log_ticks(axes.yaxis, "{x:,g}")
     else:
-        span = max(y) - min(y) or 0.1 * max(y)
-        axes.set_ylim(max(min(y) - 0.25 * span, 0), max(y) + 0.25 * span)
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.yaxis.set_major_formatter("{x:,g}")

@@ -37,6 +37,7 @@ ABLATIONS = {
     "largest others": "largest other weights",
     "canceller": "canceller's largest weight",
 }
+ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {}"
 
 
 class FindLog(Log):
@@ -44,7 +45,6 @@ class FindLog(Log):
 
     probe: Probe
     kappa = 0.0
-    null = ""  # the kind of null that is being drawn
     pass_tokens = 0  # of one pass of the verification
 
     def header(
@@ -158,9 +158,7 @@ class FindLog(Log):
         )
 
     def _draw(self, event: Drawn) -> None:
-        if event.kind != self.null:
-            self.end_bar()
-            self.null = event.kind
+        if event.done == 1:
             self.start_bar(event.total, f"null, {event.kind}", "draw")
         self.move_bar()
 
@@ -185,16 +183,15 @@ class FindLog(Log):
             f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
             "each from the first changed block on\n"
             "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents\n\n"
-            f"{'set to zero':<27}{'perplexity':<13}{'ΔNLL':>8}  {'95 % interval':<21}  weights"
+            + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights")
         )
         self.start_bar(total, "verification", "token")
 
     def _ablation(self, row: Ablation) -> None:
         if row.kind == "intact":
             return
-        ratio, interval = f"× {row.perplexity_ratio:.4g}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        weights = " ".join(map(str, row.coordinates))
-        self.paragraph(f"{ABLATIONS[row.kind]:<27}{ratio:<13}{row.difference:+8.4f}  {interval:<21}  {weights}", 73)
+        effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
+        self.paragraph(ABLATION.format(ABLATIONS[row.kind], *effect, " ".join(map(str, row.coordinates))), 73)
         self.move_bar(self.pass_tokens)
 
     def _verdicts(self, record: Record) -> None:

@@ -49,11 +49,20 @@ class Log:
                 name = ""
 
     def start_bar(self, total: int | None, what: str, unit: str, done: int = 0) -> None:
+        self.end_bar()
         if self.bars:
             from tqdm import tqdm
 
-            kept = {"unit": unit, "unit_scale": unit == "token", "leave": False, "dynamic_ncols": True}
-            self.bar = tqdm(total=total, initial=done, desc=what, file=sys.stderr, **kept)
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                desc=what,
+                unit=unit,
+                unit_scale=unit == "token",
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+            )
 
     def move_bar(self, steps: int = 1) -> None:
         if self.bar is not None:

@@ -40,8 +40,9 @@ def printed_before(run_folder: Path, log_name: str) -> int:
 class Output:
     """Where the recorder's output goes: the tables first, then the log and status.json, then the figures.
 
-    place: (round, step) that the run goes on from; None for a new run. log: None on a rank that is not the lead, which writes nothing. printed: how many events earlier starts of this job
-    have printed to the log. draw: from an event to the figures that it calls for.
+    place: (round, step) that the run goes on from; None for a new run. log: None on a rank that is not the lead, which
+    writes nothing. printed: how many events earlier starts of this job have printed to the log. draw: from an event to
+    the figures that it calls for.
     """
 
     def __init__(
@@ -75,16 +76,13 @@ class Output:
         """
         log = self._log
         if not self.resumes:
-            for note in notes:
-                log.line(note)
+            log.lines(notes)
             if self.printed >= 0:
                 log.again(None, 0)
         else:
             self.number = len(history)
-            log.quiet = self.printed > 0
-            log.header(dataclasses.asdict(self.settings), history[0], dataclasses.asdict(TrainSettings()))
-            log.replay(history[1:])
-            log.quiet = False
+            for nth, event in enumerate(history):
+                self._print(event, quiet=nth > 0 or self.printed > 0)
             (log.again if self.printed > 0 else log.resumed)(*self.place, "; ".join(notes))
         if self.printed < 0 and name:
             files.write_json(self.folder / "told.json", {"log": name, "events": 0})
@@ -94,19 +92,23 @@ class Output:
         self.tables.event(event)
         if self.log is None:
             return
-        kind = event["event"]
-        self.log.quiet = self.number < self.printed
-        if kind == "start":
-            self.log.header(dataclasses.asdict(self.settings), event, dataclasses.asdict(TrainSettings()))
-        else:
-            self.log.event(event)
+        self._print(event, quiet=self.number < self.printed)
         self.number += 1
-        self.log.quiet = False
-        if kind == "evaluation":
+        if event["event"] == "evaluation":
             self.last = event
             self.status("running")
-        if kind in ("prune", "finished"):
+        if event["event"] in ("prune", "finished"):
             self.figures += self.draw(event)
+
+    def _print(self, event: Event, quiet: bool) -> None:
+        """Into the log; quiet: only so that the log knows of it."""
+        log = self._log
+        log.quiet = quiet
+        if event["event"] == "start":
+            log.header(dataclasses.asdict(self.settings), event, dataclasses.asdict(TrainSettings()))
+        else:
+            log.event(event)
+        log.quiet = False
 
     def round(self, row: Mapping[str, Any]) -> None:
         """A row of rounds.csv."""

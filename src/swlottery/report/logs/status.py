@@ -1,10 +1,10 @@
-"""``swlottery status``: the state of every run of a folder, from its status.json."""
+"""``swlottery status``: the state of every run of a folder, from its status.json, and of every point of a study."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 
 from swlottery.report import words
 from swlottery.report.words import KINDS, NOTHING, duration, number
-from swlottery.runtime.folder import is_gone
+from swlottery.runtime.folder import is_gone, read_status
+from swlottery.study.states import PointState
 
 Row = dict[str, Any]
 FILES = ("settings.json", "status.json", "metrics.jsonl")
@@ -27,35 +28,25 @@ def runs(folder: Path) -> list[Row]:
     this host has gone; *unreadable* and *no status*: of status.json), ``kind`` of what is tracked, ``message``,
     ``age`` (seconds since the last update), and what status.json says under `NUMBERS`; None where it says nothing.
     """
-    if any((folder / name).is_file() for name in FILES):
+    if _is_run(folder):
         return [_row(folder)]
-    try:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
-        return []
-    return [_row(path) for path in inside if any((path / name).is_file() for name in FILES)]
+    return [_row(path) for path in sorted(folder.glob("[!.]*")) if _is_run(path)]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
 
 
 def _row(run: Path) -> Row:
-    row: Row = {"run": run.name or str(run), "kind": None, "message": "", "age": None}
-    row |= dict.fromkeys(NUMBERS)
-    try:
-        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return row | {"state": "no status"}
-    except (OSError, ValueError):
-        return row | {"state": "unreadable"}
-    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
-        return row | {"state": "unreadable"}
-    row |= {name: status[name] for name in NUMBERS if _is_number(status.get(name))}
-    state = "dead" if status["state"] == "running" and is_gone(status) else status["state"]
-    message, kind = status.get("message"), status.get("kind")
-    row["kind"] = kind if isinstance(kind, str) else None
-    return row | {"state": _plain(state), "message": message if isinstance(message, str) else "", "age": _age(status)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    row: Row = {"run": run.name or str(run), "kind": None, "message": "", "age": None} | dict.fromkeys(NUMBERS)
+    status = read_status(run)
+    state = status.get("state")
+    if not isinstance(state, str):
+        return row | {"state": "unreadable" if (run / "status.json").exists() else "no status"}
+    row |= {name: status[name] for name in NUMBERS if type(status.get(name)) in (int, float)}
+    row |= {name: status[name] for name in ("kind", "message") if isinstance(status.get(name), str)}
+    state = "dead" if state == "running" and is_gone(status) else state
+    return row | {"state": _plain(state), "age": _age(status)}
 
 
 def _age(status: Row) -> float | None:
@@ -70,19 +61,45 @@ def table(rows: Sequence[Row]) -> str:
     """The table of `runs`, for a terminal; below it, why runs stopped or failed."""
     if not rows:
         return "no run here"
-    cells = []
-    for row in rows:
-        losses = [_loss(row["train_loss"]), _loss(row["val_loss"])]
-        left = duration(row["seconds_left"]) if row["state"] == "running" else NOTHING
-        age = NOTHING if row["age"] is None else f"{duration(row['age'])} ago"
-        cells.append(
-            [_plain(row["run"]), row["state"], round_of(row), of_total(row["step"], row["steps"]), *losses, left, age]
-        )
-        cells[-1].append(_alive(row))
+    cells = [
+        [
+            _plain(row["run"]),
+            row["state"],
+            *_progress(row),
+            _loss(row["train_loss"]),
+            _loss(row["val_loss"]),
+            duration(row["seconds_left"] if row["state"] == "running" else None),
+            NOTHING if row["age"] is None else f"{duration(row['age'])} ago",
+            _alive(row),
+        ]
+        for row in rows
+    ]
     heads = ["run", "state", "round", "step", "train", "val", "time left", "updated", "alive"]
+    return _with_reasons(
+        heads, cells, [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
+    )
+
+
+def study_table(states: Sequence[PointState]) -> str:
+    """The table of a study's points; below it why points are not done, and how many have which state."""
+    cells = []
+    for one in states:
+        row = dict.fromkeys(NUMBERS) | dict(one.status)
+        cells.append([one.label, one.state, *_progress(row), number(row["val_loss"]), one.task or NOTHING])
+    heads = ["point", "state", "round", "step", "val", "task"]
+    text = _with_reasons(heads, cells, [f"{one.label}: {one.reason}" for one in states if one.reason])
+    return f"{text}\n\n{counts(states)}"
+
+
+def counts(states: Sequence[PointState]) -> str:
+    """How many points have which state: ``3 points: 2 done, 1 failed``."""
+    by_state = Counter(one.state for one in states)
+    return f"{words.count(len(states), 'point')}: " + ", ".join(f"{n} {state}" for state, n in by_state.items())
+
+
+def _with_reasons(heads: Sequence[str], cells: Sequence[Sequence[str]], reasons: Sequence[str]) -> str:
     lines = words.table(heads, cells, left=2, width=10_000)
-    said = [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
-    return "\n".join([*lines, *([""] if said else []), *said])
+    return "\n".join([*lines, *([""] if reasons else []), *reasons])
 
 
 def _plain(text: str) -> str:
@@ -90,14 +107,14 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def round_of(row: Row) -> str:
-    """The round of a row, ``2 of 5``, or ``final (5)``."""
-    final = row["round"] is not None and row["rounds"] is not None and row["round"] > row["rounds"]
-    return f"final ({row['rounds']})" if final else of_total(row["round"], row["rounds"])
+def _progress(row: Row) -> tuple[str, str]:
+    """The round and the step: ``2 of 5`` or ``final (5)``, and ``120 of 300``."""
+    final = None not in (row["round"], row["rounds"]) and row["round"] > row["rounds"]
+    round = f"final ({row['rounds']})" if final else _of_total(row["round"], row["rounds"])
+    return round, _of_total(row["step"], row["steps"])
 
 
-def of_total(part: Any, total: Any) -> str:
-    """``120 of 300``."""
+def _of_total(part: Any, total: Any) -> str:
     return NOTHING if part is None else f"{part} of {'?' if total is None else total}"
 
 

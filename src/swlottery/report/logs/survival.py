@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swlottery.report.words import CONTROLS, NOTHING, Key, key, named, share, table
+from swlottery.report.words import CONTROLS, NOTHING, Key, key, named, number, share, table
 
 Event = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ class Survival:
 
     def follow(self, event: Event) -> list[str]:
         """The weights that are tracked from here on, and how closely their controls match them in size."""
-        kinds, controls = _by_kind(
+        kinds, controls = _by_weight(
             event["controls"], lambda row: f"{row['count']}" + (f" × {row['gap']:.3g}" if row["gap"] else "")
         )
         rows = []
@@ -30,12 +30,10 @@ class Survival:
             at = key(weight)
             self.sizes[at] = weight["matrix_size"]
             rank = f"{weight['rank']:,} of {weight['matrix_size']:,}"
-            own = [controls.get((at[:3], kind), NOTHING) for kind in kinds]
-            rows.append([named(weight), f"{weight['value']:.4g}", rank, *own])
-        heads = ["tracked", "value", "rank of |w| in its matrix", *(CONTROLS[kind][0] for kind in kinds)]
-        legend = ", ".join("{}: {}".format(*CONTROLS[kind]) for kind in kinds)
+            rows.append([named(weight), f"{weight['value']:.4g}", rank, *controls(at)])
+        legend = ", ".join(f"{head}: {text}" for head, text in kinds.items())
         return [
-            *table(heads, rows),
+            *table(["tracked", "value", "rank of |w| in its matrix", *kinds], rows),
             f"  controls ({legend}):",
             "  their number × |w| over that of the largest (above 1: none is as large); all among what prune 1 keeps",
         ]
@@ -46,33 +44,36 @@ class Survival:
 
     def prune(self, event: Event) -> list[str]:
         """How the tracked weights and their controls came through one prune."""
-        controls = event["controls"] if event["round"] > 1 else []  # they were chosen among what prune 1 kept
-        kinds, tallies = _by_kind(controls, lambda row: f"{row['kept']}/{row['before']}")
+        if not event["weights"]:
+            return []
+        chosen = event["controls"] if event["round"] > 1 else []  # they were chosen among what prune 1 kept
+        kinds, controls = _by_weight(chosen, lambda row: f"{row['kept']}/{row['before']}")
         rows = []
         for weight in event["weights"]:
-            at, over = key(weight), weight["over_threshold"]
-            value = ratio = NOTHING
+            at = key(weight)
             if weight["alive_before"]:
-                outcome, value = "kept" if weight["alive"] else "PRUNED", f"{weight['value']:.4g}"
-                ratio = NOTHING if over is None else f"{over:.3f}"
+                outcome = "kept" if weight["alive"] else "PRUNED"
                 if not weight["alive"]:
                     self.pruned_in[at] = event["round"]
+                seen = [f"{weight['value']:.4g}", number(weight["over_threshold"], 3), outcome]
             else:
                 outcome = f"pruned in {self.pruned_in[at]}" if at in self.pruned_in else "masked at start"
+                seen = [NOTHING, NOTHING, outcome]
             matrix = event["matrices"].get(self.tensors.get(at))
-            kept = [share(matrix["kept"], of) for of in (matrix["before"], self.sizes.get(at, 0))] if matrix else []
-            own = [tallies.get((at[:3], kind), NOTHING) for kind in kinds]
-            rows.append([named(weight), value, ratio, outcome, *(kept or [NOTHING, NOTHING]), *own])
-        if not rows:
-            return []
+            kept = [NOTHING, NOTHING]
+            if matrix:
+                kept = [share(matrix["kept"], of) for of in (matrix["before"], self.sizes.get(at, 0))]
+            rows.append([named(weight), *seen, *kept, *controls(at)])
         self.alive[event["round"]] = f"{sum(weight['alive'] for weight in event['weights'])}/{len(rows)}"
-        heads = ["tracked", "value", "|w|/thr.", "outcome", "its matrix", "in all"]
-        legend = ["its matrix: kept of what remained before this prune", "in all: of the full matrix"]
-        legend += ["controls: kept/remaining before"] if kinds else []
-        return ["", *table([*heads, *(CONTROLS[kind][0] for kind in kinds)], rows), f"  {'; '.join(legend)}"]
+        heads = ["tracked", "value", "|w|/thr.", "outcome", "its matrix", "in all", *kinds]
+        legend = "  its matrix: kept of what remained before this prune; in all: of the full matrix"
+        return ["", *table(heads, rows), legend + "; controls: kept/remaining before" * bool(kinds)]
 
 
-def _by_kind(controls: Any, written: Any) -> tuple[list[str], dict[tuple[Key, str], str]]:
-    """The kinds of controls there are, in order, and what is written for each weight (layer, out, in) and kind."""
+def _by_weight(
+    controls: Sequence[Event], written: Callable[[Event], str]
+) -> tuple[dict[str, str], Callable[[Key], list[str]]]:
+    """The kinds of controls there are (heading → in words), and what is written of a weight's controls."""
     kinds = [kind for kind in CONTROLS if any(row["kind"] == kind for row in controls)]
-    return kinds, {(tuple(row["of"][:3]), row["kind"]): written(row) for row in controls}
+    texts = {(tuple(row["of"][:3]), row["kind"]): written(row) for row in controls}
+    return dict(CONTROLS[kind] for kind in kinds), lambda at: [texts.get((at[:3], kind), NOTHING) for kind in kinds]

@@ -61,9 +61,11 @@ def settings_lines(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 def _setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_setting, value)) or "none"
-    return "none" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value in (None, "") else str(value)
 
 
 def header(settings: Mapping[str, Any], start: Event) -> dict[str, str]:
@@ -100,17 +102,16 @@ def plan(start: Event) -> list[str]:
     return table(["prune", "removed", "of what remains", "remaining", "remaining %", "sparsity"], rows)
 
 
-EVALUATION = ("step", "train loss", "val loss", "perplexity", "tokens/s", "time left")
+EVALUATION = "{:>8}{:>13}{:>13}{:>14}{:>13}{:>16}"
+EVALUATIONS = EVALUATION.format("step", "train loss", "val loss", "perplexity", "tokens/s", "time left")
+"""The heading of a round's table."""
 
 
-def evaluation(event: Event | None) -> str:
-    """A line of a round's table; its heading without an event."""
-    cells: Sequence[str] = EVALUATION
-    if event is not None:
-        losses = [number(event["train_loss"]), number(event["val_loss"]), perplexity(event["val_perplexity"])]
-        pace = [number(event.get("tokens_per_second"), 0), duration(event.get("seconds_left"))]
-        cells = [str(event["step"]), *losses, *pace]
-    return "".join(cell.rjust(width) for cell, width in zip(cells, (8, 13, 13, 14, 13, 16), strict=True))
+def evaluation(event: Event) -> str:
+    """A line of a round's table."""
+    losses = number(event["train_loss"]), number(event["val_loss"]), perplexity(event["val_perplexity"])
+    pace = number(event.get("tokens_per_second"), 0), duration(event.get("seconds_left"))
+    return EVALUATION.format(event["step"], *losses, *pace)
 
 
 def found(event: Event) -> list[str]:
@@ -122,9 +123,11 @@ def found(event: Event) -> list[str]:
         lacks = f": {'; '.join(weight['lacks'])}" if leads and weight.get("lacks") else ""
         share = f"{100 * weight['share']:.0f} % of {of}"
         weights.append(f"{place(key(weight))} (ratio {weight['ratio']:.1f}, {share}){lacks}")
-    names = f"; leader {', '.join(weights)}" if leads and weights else ""
-    line = f"no super weight{names}"
-    if weights and not leads:
+    if not weights:
+        line = "no super weight"
+    elif leads:
+        line = f"no super weight; leader {', '.join(weights)}"
+    else:
         line = f"super weight{'s' * (len(weights) > 1)} {', '.join(weights)}"
     now = {
         "kept": [place(at) for at in event["kept"]],
@@ -137,14 +140,23 @@ def found(event: Event) -> list[str]:
 
 def rounds_table(rows: Sequence[Event], alive: Mapping[int, str]) -> list[str]:
     """One row a mask: the prune that made it, and the losses of the network trained under it."""
-    cells = []
-    for row in rows:
-        mask = [f"{row['remaining']:,}", percent(row["remaining_fraction"]), percent(row["sparsity"])]
-        prune = [NOTHING if row["pruned"] is None else f"{row['pruned']:,}", threshold(row["threshold"])]
-        losses = [number(row["train_loss"]), number(row["val_loss"]), perplexity(row["val_perplexity"])]
-        rest = [alive.get(row["round"], NOTHING), duration(row.get("seconds"))]
-        cells.append([str(row["round"]), *mask, *prune, *losses, *rest])
     heads = "mask, remaining, rem. %, sparsity, pruned, threshold, train, val, perplex., alive, time"
+    cells = [
+        [
+            str(row["round"]),
+            number(row["remaining"], 0),
+            percent(row["remaining_fraction"]),
+            percent(row["sparsity"]),
+            number(row["pruned"], 0),
+            threshold(row["threshold"]),
+            number(row["train_loss"]),
+            number(row["val_loss"]),
+            perplexity(row["val_perplexity"]),
+            alive.get(row["round"], NOTHING),
+            duration(row.get("seconds")),
+        ]
+        for row in rows
+    ]
     return table(heads.split(", "), cells)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class TrainLog(Log):
         self.settings: Mapping[str, Any] = {}
         self.start: Event = {}
         self.round = 0  # the one that is being trained, 1…R+1; 0 before the first
-        self.in_table = False  # the last line was one of the table of evaluations
+        self.in_table = False  # the last event was an evaluation
         self.rows: list[Event] = []
         self.remaining: dict[int, float] = {}
         self.survival = Survival()
@@ -45,13 +45,6 @@ class TrainLog(Log):
         self.lines(tables.settings_lines(settings, defaults or {}))
         self.section("What each prune will leave")
         self.lines(tables.plan(start))
-
-    def replay(self, events: Iterable[Event]) -> None:
-        """Take in the history of a run that goes on; nothing is printed."""
-        quiet, self.quiet = self.quiet, True
-        for event in events:
-            self.event(event)
-        self.quiet = quiet
 
     def again(self, round: int | None, step: int, note: str = "") -> None:
         """Go on in the log that an earlier start has written. round: None where the run starts from its beginning."""
@@ -78,10 +71,8 @@ class TrainLog(Log):
         match kind:
             case "evaluation":
                 self._evaluated(event)
-                return
             case "box":
                 self.survival.locate(event)
-                return
             case "round":
                 self._trained(event)
             case "found":
@@ -95,7 +86,7 @@ class TrainLog(Log):
                 self._finished(event)
             case _:
                 return
-        self.in_table = False
+        self.in_table = kind == "evaluation"
 
     def _title(self, round: int) -> str:
         rounds = self.start["prunes"]
@@ -110,8 +101,7 @@ class TrainLog(Log):
     def _evaluated(self, event: Event) -> None:
         if not self.in_table or (self.gap and not self.quiet):
             self.gap = False
-            self.line(tables.evaluation(None))
-        self.in_table = True
+            self.line(tables.EVALUATIONS)
         self.line(tables.evaluation(event))
 
     def _trained(self, row: Event) -> None:
@@ -171,10 +161,11 @@ class TrainLog(Log):
 
     def step(self, round: int, step: int, steps: int) -> None:
         """One optimizer step was done, the ``step``-th of ``steps``; moves the bar and prints nothing."""
-        if self.bars and self.bar is None:
+        if not self.bars:
+            return
+        if self.bar is None:
             what = f"round {round}" if round <= self.start["prunes"] else "final ticket"
             self.start_bar(steps, what, "step", done=step - 1)
-        if self.bar is not None:
-            self.move_bar(step - self.bar.n)
-            if step >= steps:
-                self.end_bar()
+        self.move_bar(step - self.bar.n)
+        if step >= steps:
+            self.end_bar()

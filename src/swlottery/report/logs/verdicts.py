@@ -18,11 +18,6 @@ MEANING = {
 }
 
 
-def place(weight: Record) -> Coordinate:
-    """The coordinate of an entry of a record."""
-    return Coordinate(weight["layer"], weight["out"], weight["in"], weight["expert"])
-
-
 def verdict_table(record: Record) -> list[str]:
     """The super weights with their verdicts, and what those mean. recovered: of the loss, with the spike put back."""
     weights = record["super_weights"]
@@ -34,7 +29,7 @@ def verdict_table(record: Record) -> list[str]:
         difference, restored = weight["nll_difference"], weight["restored"]
         recovered = f"{1 - restored['nll_difference'] / difference:.0%}" if restored and difference > 0 else NOTHING
         effect = [f"× {weight['perplexity_ratio']:.4g}", f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        cells.append([str(place(weight)), weight["verdict"], *effect, recovered])
+        cells.append([str(Coordinate.of(weight)), weight["verdict"], *effect, recovered])
     heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "95 % interval", "recovered"]
     verdicts = {weight["verdict"] for weight in weights}
     legend = [text for verdict, text in MEANING.items() if verdict in verdicts]
@@ -52,14 +47,14 @@ def sentences(record: Record) -> list[str]:
             needed = (
                 f"about {tokens:,} tokens would decide" if tokens else "if anything, the model is better without it"
             )
-            said.append(f"{place(weight)} is undetermined: {needed}.")
+            said.append(f"{Coordinate.of(weight)} is undetermined: {needed}.")
     for joint in record["joint"]:
         if joint["critical"]:
-            members = ", ".join(str(place(weights[member])) for member in joint["members"])
+            members = ", ".join(str(Coordinate.of(weights[member])) for member in joint["members"])
             said.append(f"Critical together, none of them idle: {members}: {_effect(joint)}.")
     for canceller in record["cancellers"]:
         spike = f"layer {canceller['layer']}, out {canceller['out']}"
-        said.append(f"Canceller, {spike}: without its largest weight {place(canceller)}: {_effect(canceller)}.")
+        said.append(f"Canceller, {spike}: without its largest weight {Coordinate.of(canceller)}: {_effect(canceller)}.")
     ordinary = [row["perplexity_ratio"] for row in record["controls"] if row["kind"] == "control"]
     if ordinary:
         said.append(f"The {len(ordinary)} controls: perplexity × {min(ordinary):.4f} to {max(ordinary):.4f}.")
@@ -84,11 +79,13 @@ def differences(record: Record, before: Record) -> list[str]:
         if before[name] != record[name]
     ]
     settings = "; ".join(changed) or "the same settings"
-    new, old = ({place(weight): weight for weight in one["super_weights"]} for one in (record, before))
-    if set(new) == set(old):
+    new, old = ({Coordinate.of(weight): weight for weight in one["super_weights"]} for one in (record, before))
+    if new.keys() == old.keys():
         return [f"The same {len(new)} super weights as in the earlier record ({settings})."]
-    new_only = [_difference("new", new[at], before, "before", record["kappa"]) for at in sorted(set(new) - set(old))]
-    old_only = [_difference("gone", old[at], record, "now", record["kappa"]) for at in sorted(set(old) - set(new))]
+    new_only = [
+        _difference("new", new[at], before, "before", record["kappa"]) for at in sorted(new.keys() - old.keys())
+    ]
+    old_only = [_difference("gone", old[at], record, "now", record["kappa"]) for at in sorted(old.keys() - new.keys())]
     return [f"Not the super weights of the earlier record ({settings}):", *new_only, *old_only]
 
 
@@ -97,7 +94,7 @@ def _difference(word: str, weight: Record, other: Record, when: str, kappa: floa
     near = {(spike["layer"], spike["out"]): spike["ratio"] for spike in other["near_misses"]}
     ratio = near.get((weight["layer"], weight["out"]))
     level = f"its channel is at {ratio / kappa:.2f} of it" if ratio else "it is well below"
-    return f"  {word}: {place(weight)}, at {weight['ratio'] / kappa:.2f} of the bar; {when} {level}"
+    return f"  {word}: {Coordinate.of(weight)}, at {weight['ratio'] / kappa:.2f} of the bar; {when} {level}"
 
 
 def _short(value: Any) -> str:
