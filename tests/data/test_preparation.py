@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sources import FakeHub, LedgerTokenizer, answer, python, refusal, tokenizer_with
 from swlottery import cli
 from swlottery.config import TrainSettings
-from swlottery.data import extend, hub, preparation, workers
+from swlottery.data import hub, preparation, workers
 from swlottery.data import store as stores
 from swlottery.data import tokenize as encode
 from swlottery.data import tokens as data
@@ -159,7 +159,7 @@ def test_joined_shards_are_one_array(
     joined, expected = Joined(shards, first, last), whole[first:last]
     assert len(joined) == len(expected) and joined.tolist() == expected.tolist() == [*joined]
     assert np.array_equal(np.asarray(joined), expected) and np.asarray(joined).dtype == whole.dtype
-    assert [number for block in joined.blocks() for number in block] == expected.tolist()
+    assert [n for shard, a, b in joined.parts() for n in shard.tokens[a:b]] == expected.tolist()
     for _ in range(5):
         part = slice(
             *(drawn.draw(st.none() | st.integers(-12, 60)) for _ in range(2)),
@@ -187,7 +187,7 @@ def test_the_bytes_are_the_same_however_many_processes_make_them(here: Path, mon
 
 
 def test_a_short_text_starts_no_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extend, "Processes", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(stores, "Processes", lambda *_: pytest.fail("started"))
     write_text(here / "text")
     prepare("text", tokenizer(), cores=4)
     set_sizes(monkeypatch, 5_000, 10_000, 4)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -103,7 +102,7 @@ def _call(tokenizer: Any, texts: Sequence[str]) -> list[Sequence[int]]:
 
 @dataclass(frozen=True)
 class Counted:
-    """How much of a shard, or of several, has been made."""
+    """An amount of text, and of its tokens."""
 
     tokens: int = 0
     characters: int = 0
@@ -124,25 +123,27 @@ class Task:
 
 
 def make_shard(encoder: Encoder, task: Task) -> Iterator[Counted]:
-    """Write the tokens of all pieces as a shard, with `end_tokens` after each document. Yields after each batch."""
-    parts: list[np.ndarray] = []
-    ends = array("I")
-    tokens = characters = size = 0
+    """Write the tokens of all pieces as a shard, with `end_tokens` after each document. Yields what a batch adds."""
+    parts = [np.empty(0, encoder.dtype)]
+    ends: list[int] = []
+    made = Counted()
     for batch in _batches(task.pieces):
         lists: list[Sequence[int]] = []
-        for (text, is_last), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
+        position = made.tokens
+        for (_, is_last), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
             lists.append(ids)
-            tokens += len(ids)
-            characters += len(text)
-            size += len(text.encode())
+            position += len(ids)
             if is_last:
                 lists.append(encoder.end)
-                tokens += len(encoder.end)
-                ends.append(tokens)
-        parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype, sum(map(len, lists))))
-        yield Counted(tokens, characters, size)
-    joined = np.concatenate(parts) if parts else np.empty(0, encoder.dtype)
-    write_shard(task.path, joined, np.array(ends, "<u4"), task.about | {"characters": characters, "bytes": size})
+                position += len(encoder.end)
+                ends.append(position)
+        parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype))
+        text = "".join(text for text, _ in batch)
+        added = Counted(len(parts[-1]), len(text), len(text.encode()))
+        made += added
+        yield added
+    about = task.about | {"characters": made.characters, "bytes": made.bytes}
+    write_shard(task.path, np.concatenate(parts), np.array(ends, "<u4"), about)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -15,8 +15,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.data import store as stores
-from swlottery.data.manifest import manifest
-from swlottery.data.preparation import Preparation, Progress, Say
+from swlottery.data.preparation import Preparation, Progress, Say, manifest
 from swlottery.data.shards import Joined
 from swlottery.data.sources import find_source, is_on_hub
 from swlottery.data.tokenize import fingerprint, vocabulary_size
