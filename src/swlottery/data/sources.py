@@ -19,6 +19,7 @@ from typing import Any
 
 from swlottery.data import builtin, hub
 from swlottery.errors import BadInput
+from swlottery.runtime.files import file_sha256
 
 PIECE = 1 << 16  # bytes of a file that are read at once; tokenizing a piece takes a thousand times its size
 BLANK_LINE = "\n\n"
@@ -124,14 +125,10 @@ def _from_files(name: str, files: list[Path]) -> Source:
         if not path.is_file():
             raise BadInput(f"{path} is no regular file: copy what it holds into one")
         try:
-            with path.open("rb") as file:
-                content = hashlib.sha256()
-                while block := file.read(PIECE):
-                    content.update(block)
-                    size += len(block)
+            digest.update(bytes.fromhex(file_sha256(path)))
+            size += path.stat().st_size
         except OSError as error:
             raise _unreadable(path, error) from error
-        digest.update(content.digest())
 
     def pieces() -> Iterator[Piece]:
         return itertools.chain.from_iterable(_mark_last(read_pieces(path)) for path in files)

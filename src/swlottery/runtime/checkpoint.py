@@ -7,7 +7,6 @@ change, or is a function of the settings.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.runtime import files
+from swlottery.runtime.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,7 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     tensor_file, manifest = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     manifest.unlink(missing_ok=True)  # replayed steps may meet their own checkpoint, damaged
     files.write_tensors(tensor_file, tensors)
-    content = {**state, "round": round_, "step": step, "sha256": _sha256(tensor_file)}
+    content = {**state, "round": round_, "step": step, "sha256": file_sha256(tensor_file)}
     files.write_json(manifest, content)
     stems = [path.stem for path in _all(folder)]
     first = stems.index(stem.name)
@@ -98,7 +98,7 @@ def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
         tensor_file = manifest.with_suffix(".safetensors")
         try:
             state: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-            if _sha256(tensor_file) != state["sha256"]:
+            if file_sha256(tensor_file) != state["sha256"]:
                 raise ValueError("its hash is not the one in its manifest")
             return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -147,14 +147,6 @@ def _copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[
 
 def _all(folder: Path) -> list[Path]:
     """The manifests, newest first."""
-    found = [(match, path) for path in folder.glob("*.json") if (match := _NAME.fullmatch(path.stem))]
-    ordered = sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])), reverse=True)
-    return [path for _, path in ordered]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    found = {match: path for path in folder.glob("*.json") if (match := _NAME.fullmatch(path.stem))}
+    newest_first = sorted(found, key=lambda match: (int(match[1]), int(match[2])), reverse=True)
+    return [found[match] for match in newest_first]
