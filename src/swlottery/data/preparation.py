@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -126,7 +125,7 @@ def _held_out(total: int) -> int:
 def validation_start(found: Sequence[Shard], total: int) -> int:
     """Where the validation tokens of local text start: with a document, if that holds out at most twice as much."""
     wanted = _held_out(total)
-    start = last_end(found, total - wanted)
+    _, start = ended(found, total - wanted)
     return start if total - start <= 2 * wanted else total - wanted
 
 
@@ -142,14 +141,16 @@ def held_out_first(first: Shard) -> int:
     return int(after[0]) if len(after) and after[0] <= 2 * wanted else wanted
 
 
-def last_end(found: Sequence[Shard], position: int) -> int:
-    """The last end of a document at or before a position; 0 if there is none."""
-    bounds = Joined(found, 0, 0).bounds
-    for number in range(min(bisect_right(bounds, position), len(found)) - 1, -1, -1):
-        count = int(np.searchsorted(found[number].ends, position - bounds[number], "right"))
-        if count:
-            return bounds[number] + int(found[number].ends[count - 1])
-    return 0
+def ended(found: Sequence[Shard], position: int) -> tuple[int, int]:
+    """How many documents end at or before a position, and where the last of them ends; 0 if there is none."""
+    count = last = begin = 0
+    for shard in found:
+        if begin > position:
+            break
+        if ends := int(np.searchsorted(shard.ends, position - begin, "right")):
+            count, last = count + ends, begin + int(shard.ends[ends - 1])
+        begin += len(shard)
+    return count, last
 
 
 def manifest(wanted: Preparation, train: Joined, validation: Joined) -> dict[str, Any]:
@@ -206,7 +207,5 @@ def _hash(*parts: Joined) -> str:
 
 def _documents(tokens: Joined) -> int:
     """How many documents begin before the end of these tokens, counted from the first shard's start."""
-    ended = 0
-    for begin, shard in zip(tokens.bounds, tokens.shards, strict=False):
-        ended += int(np.searchsorted(shard.ends, max(tokens.stop - begin, 0), "right"))
-    return ended + (last_end(tokens.shards, tokens.stop) != tokens.stop)
+    count, last = ended(tokens.shards, tokens.stop)
+    return count + (last != tokens.stop)

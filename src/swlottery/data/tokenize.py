@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,6 @@ def vocabulary_size(tokenizer: Any) -> int:
     return 1 + max(0, *map(int, tokenizer.get_vocab().values()), *end_tokens(tokenizer))
 
 
-def token_type(vocabulary: int) -> np.dtype[Any]:
-    """The smallest type that holds every token, little-endian whatever the machine."""
-    return np.dtype("<u2" if vocabulary <= 1 << 16 else "<u4")
-
-
 class Encoder:
     """Texts to tokens, without special tokens around a text: the tokens of the tokenizer's own call, but faster.
 
@@ -61,9 +57,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.end = end_tokens(tokenizer)
-        self.dtype = token_type(vocabulary_size(tokenizer)).str
+        self.dtype = "<u2" if vocabulary_size(tokenizer) <= 1 << 16 else "<u4"  # little-endian whatever the machine
         self.description, self.verbatim, self.tokenizer = "", False, None
-        self._fast: Any = None
         if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
             self.description = backend.to_str()
             self.verbatim = bool(getattr(tokenizer, "split_special_tokens", False))
@@ -71,16 +66,15 @@ class Encoder:
             self.description, self.tokenizer = "", tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_fast": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
     def __call__(self, texts: Sequence[str]) -> list[Sequence[int]]:
         if not self.description:
             return _call(self.tokenizer, texts)
-        if self._fast is None:
-            self._fast = self._tokenizer()
         return [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def _tokenizer(self) -> Any:
+    @cached_property
+    def _fast(self) -> Any:
         from tokenizers import Tokenizer
 
         fast = Tokenizer.from_str(self.description)

@@ -50,18 +50,18 @@ class Tokens:
                 )
 
 
-def tokens_needed(settings: TrainSettings, context: int) -> int:
-    """As many tokens as all rounds can read: those of every batch, for every training where each reads fresh ones."""
-    trainings = settings.rounds + 1 if settings.data_order == "fresh" else 1
-    return settings.steps * settings.micro_batch * settings.grad_accum * (context + 1) * trainings
-
-
 def token_limit(settings: TrainSettings, context: int) -> int | None:
-    """``--data-tokens`` for `prepare`: a number, or None for all. auto: `tokens_needed` of a data set on the hub."""
+    """``--data-tokens`` for `prepare`: a number, or None for all.
+
+    auto: of a data set on the hub, as many as all rounds can read: those of every batch, for every training where each
+    reads fresh ones.
+    """
     given = settings.token_count()
-    if given == "auto":
-        return tokens_needed(settings, context) if is_on_hub(settings.data) else None
-    return given
+    if given != "auto":
+        return given
+    trainings = settings.rounds + 1 if settings.data_order == "fresh" else 1
+    needed = settings.steps * settings.micro_batch * settings.grad_accum * (context + 1) * trainings
+    return needed if is_on_hub(settings.data) else None
 
 
 def prepare(

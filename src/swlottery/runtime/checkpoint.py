@@ -6,12 +6,11 @@ change, or is a function of the settings.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,8 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.place: tuple[int, int] | None = None
-        self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def save(self, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """`save` these tensors as they are now, whatever becomes of them; the state is to be left alone.
@@ -43,34 +42,26 @@ class Writer:
         copies, copied = _copies(tensors)
 
         def write() -> None:
-            try:
-                copied()
-                save(self.folder, round_, step, copies, state)
-                self.place = round_, step
-            except BaseException as error:  # raised where somebody waits
-                self.error = error
+            copied()
+            save(self.folder, round_, step, copies, state)
+            self.place = round_, step
 
-        self.thread = threading.Thread(target=write, name="checkpoint")
-        self.thread.start()
+        self._writing = self._thread.submit(write)
 
     @property
     def failed(self) -> bool:
-        """Whether `wait` would raise something."""
-        return self.error is not None
+        """Whether `wait` would raise something at once."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def wait(self) -> None:
         """Come back when nothing is being written. Raises, once, what went wrong with it."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def close(self) -> None:
-        """`wait`, for an end that has a reason of its own."""
-        with contextlib.suppress(Exception):
-            self.wait()
+        """Come back when nothing is being written, for an end that has a reason of its own."""
+        self._thread.shutdown()
 
 
 def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
