@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from swlottery.data import shards
-from swlottery.data import store as stores
 from swlottery.data.shards import Joined, Shard
 from swlottery.data.sources import Source, Stream
 from swlottery.data.store import Extension, Store
@@ -24,7 +22,6 @@ from swlottery.data.tokenize import Counted, Encoder
 from swlottery.runtime import files
 
 MIN_VALIDATION = 16_384  # tokens, as long as they are no more than a fifth of all
-CHARACTERS_A_TOKEN = 4.5  # about; only decides whether a text is worth several processes
 
 Progress = Callable[[int, int | None], None]
 """Takes the number of tokens made so far, and how many there will be (None: unknown)."""
@@ -82,7 +79,7 @@ class Preparation:
         if self.source.on_hub:
             validation = opened.validation or Stream(lambda: iter(()))
             extension = Extension(self.store, "validation", lambda first: int(first is None), about)
-            extension.run(validation, encoder, 1, lambda _: progress(0, None))
+            extension.run(validation, encoder, cores, lambda _: progress(0, None))
 
         def show(made: Counted) -> None:
             ends = round(made.tokens * opened.bytes / made.bytes) if opened.bytes and made.bytes else None
@@ -90,11 +87,7 @@ class Preparation:
             total = min((one for one in (ends, limit) if one is not None), default=None)
             progress(made.tokens if total is None else min(made.tokens, total), total)
 
-        extension = Extension(self.store, "train", self._wanted, about)
-        characters = math.inf
-        if self.limit is not None:
-            characters = (self.limit - extension.made.tokens) * CHARACTERS_A_TOKEN
-        extension.run(opened.train, encoder, math.ceil(min(characters / stores.SMALL, cores)), show)
+        Extension(self.store, "train", self._wanted, about).run(opened.train, encoder, cores, show)
 
     def _own_validation(self) -> tuple[list[Shard], bool]:
         """The data set's own validation documents, none if it has none; and whether that is known yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from swlottery.runtime import files
 
 SMALL, LARGE = 1 << 23, 1 << 25  # characters of text in a shard, at least; the tokens take about half as many bytes
 FEW = 16  # the number of small shards, which come first, so that a run that needs little does not wait long
+CHARACTERS_A_TOKEN = 4  # about; a guess for as long as no token is made
 PATIENCE = 0.2  # seconds between two calls of `progress`, so that it can stop the work
 ABANDONED = 600.0  # seconds without a write after which an unfinished file is removed; a shard is written in seconds
 
@@ -111,27 +113,27 @@ class Extension:
         self.characters = self.made.characters  # of what is made and of what is handed out
         self.makers: InProcess | Processes | None = None
 
-    def run(self, stream: Stream, encoder: Encoder, processes: int, progress: Callable[[Counted], None]) -> None:
+    def run(self, stream: Stream, encoder: Encoder, cores: int, progress: Callable[[Counted], None]) -> None:
         """Make shards until there are as many tokens as are wanted, or the text ends.
 
-        processes: how many share the work, if it is worth it. progress: called several times a second with all that
-        there is; an exception from it ends the work, which can be continued later.
+        cores: how many processes share the work, if it is worth it. progress: called several times a second with all
+        that there is; an exception from it ends the work, which can be continued later.
 
         Raises `BadInput` where the text cannot be read or there is none, `OSError` where a shard cannot be written.
         """
         cuts = self._cuts(stream)
         try:
             while not is_enough(self.shards, self.wanted):
-                self._give(cuts, encoder, processes)
+                self._give(cuts, encoder, cores)
                 self._take()
                 progress(self.made)
         finally:
             if self.makers is not None:
                 self.makers.close()
 
-    def _give(self, cuts: Iterator[tuple[Task, Any]], encoder: Encoder, processes: int) -> None:
+    def _give(self, cuts: Iterator[tuple[Task, Any]], encoder: Encoder, cores: int) -> None:
         """Hand out the text of shards, no more than is wanted as far as can be estimated."""
-        while (self.makers is None or self.makers.wants()) and self._may_lack():
+        while (self.makers is None or self.makers.wants()) and (lacking := self._lacking()) > 0:
             if (cut := next(cuts, None)) is None:
                 return
             task, place = cut
@@ -146,8 +148,8 @@ class Extension:
             self.store.folder.mkdir(exist_ok=True)
             self.store.write_place(self.part, task.number, task.about["read"], place)
             if self.makers is None:  # a text of one shard is not worth the start of processes
-                alone = processes < 2 or task.about["last"]
-                self.makers = InProcess(encoder) if alone else Processes(encoder, processes)
+                count = 1 if task.about["last"] else math.ceil(min(lacking / SMALL, cores))
+                self.makers = Processes(encoder, count) if count > 1 else InProcess(encoder)
             self.makers.give(task)
             self.making += 1
 
@@ -169,11 +171,13 @@ class Extension:
         while (following := self.ahead.pop(len(self.shards), None)) is not None:
             self.shards.append(following)
 
-    def _may_lack(self) -> bool:
-        """Whether the shards in the making may leave less than is wanted, at the tokens a character of what is made."""
+    def _lacking(self) -> float:
+        """How many characters are wanted besides those handed out, at the characters a token of what is made."""
         want, made = self.wanted(self.shards[0] if self.shards else None), self.made
-        rate = made.tokens / made.characters if made.characters else 0.25
-        return want is None or made.tokens + (self.characters - made.characters) * rate < want
+        if want is None:
+            return math.inf
+        length = made.characters / made.tokens if made.tokens else CHARACTERS_A_TOKEN
+        return (want - made.tokens) * length - (self.characters - made.characters)
 
     def _cuts(self, stream: Stream) -> Iterator[tuple[Task, Any]]:
         """The text after the last shard, cut into shards, each with `Stream.place` at its end. No text is one shard."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +67,10 @@ def prepare(
     source: str,
     tokenizer: Any,
     tokens: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     folder: Path | None = None,
-    say: Say | None = None,
-    cores: int | None = None,
+    say: Say = lambda line: None,
+    cores: int = 0,
 ) -> Tokens:
     """The tokens of ``source`` (see `swlottery.data.sources.find_source`), made at first use and then found on disk.
 
@@ -81,7 +80,7 @@ def prepare(
         job makes them. An exception from it ends the work; what is made stays, and is continued by the next call.
     folder: where prepared sources are kept; `cache_folder`/tokens if None.
     say: called with a line on anything unusual: waiting for another job, a damaged file.
-    cores: how many processes share the work, if it is worth it; None: as many cores as this process may use.
+    cores: how many processes share the work, if it is worth it; 0: as many as this process has cores.
 
     Validation tokens of a data set on the hub are those of its own validation split (of a long split, its first
     documents), else those of the first documents: they are the same for any number of tokens. Of a local source they
@@ -100,14 +99,11 @@ def prepare(
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name or "data").strip("-")[:40] or "data"
     wanted = Preparation(folder or cache_folder() / "tokens", stem, found, key, tokens)
     if (parts := wanted.find()) is None:
-        progress, say = progress or (lambda done, total: None), say or (lambda line: None)
-        parts = _make(wanted, tokenizer, progress, say, environment.cores() if cores is None else cores)
+        parts = _make(wanted, tokenizer, progress, say, cores or environment.cores())
     return Tokens(found.name, *parts, manifest(wanted, *parts), wanted.store.folder)
 
 
-def _make(
-    wanted: Preparation, tokenizer: Any, progress: Progress, say: Callable[[str], None], cores: int
-) -> tuple[Joined, Joined]:
+def _make(wanted: Preparation, tokenizer: Any, progress: Progress, say: Say, cores: int) -> tuple[Joined, Joined]:
     place = wanted.store.folder
     try:
         with lock(place, say, lambda: progress(0, None)):
