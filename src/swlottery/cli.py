@@ -105,7 +105,7 @@ def _settings(kind: type, parsed: argparse.Namespace, stored: dict[str, Any] | N
 
 
 def _train_settings(parsed: argparse.Namespace) -> TrainSettings:
-    stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
+    stored = from_file(Path(parsed.config)) if parsed.config else {}
     if parsed.point:
         from swlottery.study.sweep import point_settings
 

@@ -99,7 +99,7 @@ def _config(config: Any, root: Path) -> dict[str, Any]:
     if config is None:
         return {}
     given = Path(str(config))
-    return from_file(given if given.exists() else root / given, TrainSettings)
+    return from_file(given if given.exists() else root / given)
 
 
 def _mapping(content: Mapping[Any, Any], part: str) -> dict[Any, Any]:
