@@ -16,7 +16,7 @@ import numpy as np
 
 from swlottery.data import shards
 from swlottery.data.shards import Joined, Shard
-from swlottery.data.sources import Source, Stream
+from swlottery.data.sources import Source
 from swlottery.data.store import Extension, Store
 from swlottery.data.tokenize import Counted, Encoder
 from swlottery.runtime import files
@@ -76,10 +76,9 @@ class Preparation:
                 remove(path, f"of another version of {self.source.name}")
         self.store.remove_leftovers()
         encoder, about = Encoder(tokenizer), {"revision": opened.revision}
-        if self.source.on_hub:
-            validation = opened.validation or Stream(lambda: iter(()))
+        if opened.validation is not None:
             extension = Extension(self.store, "validation", lambda first: int(first is None), about)
-            extension.run(validation, encoder, cores, lambda _: progress(0, None))
+            extension.run(opened.validation, encoder, cores, lambda _: progress(0, None))
 
         def show(made: Counted) -> None:
             ends = round(made.tokens * opened.bytes / made.bytes) if opened.bytes and made.bytes else None

@@ -115,10 +115,6 @@ class Joined(Sequence[int]):
         tokens: np.ndarray = self[:]
         return tokens.astype(dtype or self.dtype, copy=bool(copy))
 
-    def tolist(self) -> list[int]:
-        """The tokens as a list."""
-        return list(self[:].tolist())
-
     def parts(self) -> Iterator[tuple[Shard, int, int]]:
         """Each shard with tokens of this, and the first and last position in it."""
         return self._parts(self.start, self.stop)

@@ -52,7 +52,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Opened:
-    """The documents of a source, and its own validation documents where it has some."""
+    """The documents of a source; and of a data set on the hub its own validation documents, which may be none."""
 
     train: Stream
     validation: Stream | None = None
@@ -140,9 +140,9 @@ def _open_hub(name: str, revision: str | None) -> Opened:
     at = revision or hub.newest(name)
     splits = hub.open_set(name, at)
     train = hub.choose_split(name, splits, "train")
-    validation = _stream(name, splits["validation"]) if "validation" in splits else None
     info = getattr(splits[train], "info", None)  # absent where the data set's card has no sizes
     size = getattr((getattr(info, "splits", None) or {}).get(train), "num_bytes", None)
+    validation = _stream(name, splits.get("validation", ()))
     return Opened(_stream(name, splits[train]), validation, size or None, at)
 
 

@@ -109,7 +109,13 @@ def pick_device(device: str) -> torch.device:
     """
     import torch
 
-    picked = torch.device("cuda") if device == "auto" else _parse(device)
+    unsupported = BadInput(f"--device {device} is not a device that is supported: use cpu, cuda, cuda:1 … or auto")
+    try:
+        picked = torch.device("cuda" if device == "auto" else device)
+    except RuntimeError:
+        raise unsupported from None
+    if picked.type not in ("cpu", "cuda"):
+        raise unsupported
     if picked.type == "cpu":
         return picked
     works = _cuda_works()
@@ -125,18 +131,6 @@ def pick_device(device: str) -> torch.device:
     if device != "auto":
         raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
     return torch.device("cpu")
-
-
-def _parse(device: str) -> torch.device:
-    import torch
-
-    try:
-        picked = torch.device(device)
-    except RuntimeError:
-        raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
-    if picked.type not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
-    return picked
 
 
 def make_current(device: torch.device) -> None:
