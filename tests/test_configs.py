@@ -36,7 +36,7 @@ FIRST_RUNS = {  # steps a round, rate, when the coordinate went, and what the fi
 
 def settings(path: Path) -> TrainSettings:
     """The settings of a file."""
-    return TrainSettings(**from_file(path, TrainSettings))
+    return TrainSettings(**from_file(path))
 
 
 def comment(path: Path) -> str:

@@ -94,7 +94,7 @@ def test_a_command_is_good(line):
     if given == ["--help"]:
         return
     parsed = cli.parser().parse_args([command, *given])
-    stored = from_file(REPOSITORY / parsed.config, kind) if getattr(parsed, "config", None) else {}
+    stored = from_file(REPOSITORY / parsed.config) if getattr(parsed, "config", None) else {}
     made = cli._settings(kind, parsed, stored)
     if kind is TrainSettings:
         made.check()

@@ -21,7 +21,8 @@ from swlottery import __version__
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BAD_INPUT, FAILED, BadInput
 from swlottery.runtime import stop
-from swlottery.runtime.ranks import Place, RankLost, Ranks, exit_now
+from swlottery.runtime.ranks import Place, Ranks
+from swlottery.runtime.watchdog import RankLost, exit_now
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +105,7 @@ def _settings(kind: type, parsed: argparse.Namespace, stored: dict[str, Any] | N
 
 
 def _train_settings(parsed: argparse.Namespace) -> TrainSettings:
-    stored = from_file(Path(parsed.config), TrainSettings) if parsed.config else {}
+    stored = from_file(Path(parsed.config)) if parsed.config else {}
     if parsed.point:
         from swlottery.study.sweep import point_settings
 
@@ -162,7 +163,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flags = known.flags
+            flags = [flag for action in known.parser._actions for flag in action.option_strings if flag != "-h"]
             name = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
             hint = f": did you mean {near[0]}?" if near else f": the flags are {' '.join(flags)}"
@@ -175,11 +176,12 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(prog="swlottery", description="Super weights of language models, and whether they survive pruning.")
     top.add_argument("--version", action="version", version=f"swlottery {__version__}")
-    top.set_defaults(flags=["--help", "--version"])
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, allow_abbrev=False)
+        one: argparse.ArgumentParser = commands.add_parser(name, help=help, allow_abbrev=False)
+        one.set_defaults(parser=one)
+        return one
 
     find = command("find", "locate the super weights of a model, and test whether they matter")
     _add_flags(find, FindSettings)
@@ -193,32 +195,29 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE[:LINE]",
             help="settings from a file that a sweep wrote; without a line: SLURM_ARRAY_TASK_ID's",
         )
-        one.set_defaults(flags=["--config", "--point", *one.get_default("flags")])
     sweep = command("sweep", "run every point of a study, as an array job or in turn")
     sweep.add_argument("study", metavar="STUDY.yaml", help="the study: see docs/slurm.md")
     _add_flags(sweep, SweepSettings, "study")
     status = command("status", "the state of all runs, or of all points of a study")
     status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder, or a study's [runs]")
-    status.set_defaults(flags=[])
     report = command("report", "one page on many runs: the answers, tables, figures")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run, a folder of runs, or an earlier report's tables")
     report.add_argument("--out", default="report.html", metavar="PAGE.html", help="the page, with its tables beside it")
     report.add_argument("--markdown", metavar="FILE.md", help="the same as Markdown, its tables and figures beside it")
-    report.set_defaults(flags=["--out", "--markdown"])
     return top
 
 
 def _add_flags(parser: argparse.ArgumentParser, settings: type, *arguments: str) -> None:
     """One flag for each field of a settings class, but for those that are ``arguments`` of their own."""
     hints = get_type_hints(settings)
-    fields = [field for field in dataclasses.fields(settings) if field.name not in arguments]
-    for field in fields:
+    for field in dataclasses.fields(settings):
+        if field.name in arguments:
+            continue
         options = dict(field.metadata["flag"])
         kind = next((t for t in (int, float, bool) if hints[field.name] is t), str)
         if "action" not in options:
             options["type"] = kind
         parser.add_argument(flag_of(field.name), default=None, help=_help(field, kind), **options)
-    parser.set_defaults(flags=[flag_of(field.name) for field in fields])
 
 
 def _help(field: dataclasses.Field[Any], kind: type) -> str:

@@ -293,15 +293,15 @@ def _rate(flag: str, text: str) -> Decimal:
 # Files of settings
 
 
-def from_file(path: Path, kind: type) -> dict[str, Any]:
-    """The settings in a config file: a flat YAML mapping of setting names to values.
+def from_file(path: Path) -> dict[str, Any]:
+    """The settings of training in a config file: a flat YAML mapping of setting names to values.
 
     Raises `BadInput` for a file that cannot be read, an unknown name (with the nearest known one), a value of another
     type.
     """
     content = read_yaml(path, "config", "settings: write one 'name: value' a line")
     try:
-        return check_values(content, kind)
+        return check_values(content)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
@@ -324,9 +324,9 @@ def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:
     return loaded
 
 
-def check_values(values: Mapping[Any, Any], kind: type = TrainSettings) -> dict[str, Any]:
-    """Settings as a file gives them, of the types that they should have. `BadInput` for those that cannot be."""
-    hints = get_type_hints(kind)
+def check_values(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings of training as a file gives them, of their types. `BadInput` for those that cannot be."""
+    hints = get_type_hints(TrainSettings)
     return {name: _value(name, value, hints) for name, value in values.items()}
 
 

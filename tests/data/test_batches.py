@@ -35,7 +35,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(total: int, context: int, s
     assert torch.equal(batch(tokens, context, size + 3, seed, step)[:size], rows)
     some = [row for row in range(size) if row % 3]
     assert torch.equal(batch(tokens, context, size, seed, step, some), rows[some])
-    assert torch.equal(batch(tokens, context, size, seed, step, slice(1, size, 2)), rows[1::2])
+    assert torch.equal(batch(tokens, context, size, seed, step, range(1, size, 2)), rows[1::2])
 
 
 def test_batches_of_other_steps_and_seeds_are_others() -> None:

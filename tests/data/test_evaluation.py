@@ -45,7 +45,7 @@ def test_a_file_is_read_verbatim(here: Path) -> None:
     (here / "notes").write_bytes(stored)
     text = read_text("notes")
     assert text == Text("notes", " Grüße,\r\nworld\n\n", hashlib.sha256(stored).hexdigest())
-    assert text.characters == 16
+    assert len(text.content) == 16
 
 
 def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,22 +143,20 @@ def test_names_of_data_sets(hub: FakeHub, source: str, name: str, config: str | 
 
 
 @pytest.mark.parametrize(
-    ("splits", "asked", "taken"),
+    ("splits", "taken"),
     [
-        (["train", "validation", "test"], "test", "test"),
-        (["train", "validation", "test"], "train", "train"),
-        (["train", "validation"], "test", "validation"),
-        (["train"], "test", "train"),
-        (["test"], "train", None),
-        (["extra"], "test", None),
+        (["train", "validation", "test"], "test"),
+        (["train", "validation"], "validation"),
+        (["train"], "train"),
+        (["extra"], None),
     ],
 )
-def test_splits(hub: FakeHub, splits: list[str], asked: str, taken: str | None) -> None:
+def test_splits(hub: FakeHub, splits: list[str], taken: str | None) -> None:
     hub.splits = {split: [{"text": f"the words of {split}"}] for split in splits}
     if taken is None:
-        assert f"no split {asked}, only {splits[0]}" in refusal("owner/name", asked)
+        assert f"no split test, only {splits[0]}" in refusal("owner/name")
     else:
-        text = read_text("owner/name", asked)
+        text = read_text("owner/name")
         assert (text.name, text.content) == (f"owner/name ({taken})", f"the words of {taken}")
 
 
@@ -188,7 +186,7 @@ def test_a_large_data_set_is_not_read_beyond_the_cap(hub: FakeHub, monkeypatch: 
     hub.splits["test"] = ({"text": "x" * 10} for _ in read)  # endless
     monkeypatch.setattr(texts, "MAX_CHARACTERS", 100)
     text = read_text("owner/name")
-    assert text.characters == 100
+    assert len(text.content) == 100
     assert text.name == "owner/name (test, first 100 characters)"
     assert next(read) == 9  # nine rows and their blank lines are 108 characters, without the last blank line 106
     hub.splits["test"] = [{"text": "x" * 10}] * 8
@@ -304,36 +302,27 @@ def test_the_test_tokenizer_has_a_token_a_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "context", "documents", "shape"),
+    ("tokens", "context", "shape"),
     [
-        (3200, 1024, 32, (32, 100)),  # the tokens shared out
-        (3231, 1024, 32, (32, 100)),
-        (543, 1024, 32, (32, 16)),  # a rest that would make one more of them is left
-        (3200, 50, 32, (64, 50)),  # more documents of the whole context
-        (3249, 50, 32, (64, 50)),
-        (3200, 100, 32, (32, 100)),
-        (512, 1024, 32, (32, 16)),  # the shortest
-        (600, 1024, 5, (30, 20)),  # never fewer than 30
-        (4000, 1024, 40, (40, 100)),
-        (320, 8, 32, (40, 8)),  # a model whose whole context is shorter
+        (3200, 1024, (32, 100)),  # the tokens shared out
+        (3231, 1024, (32, 100)),
+        (543, 1024, (32, 16)),  # a rest that would make one more of them is left
+        (3200, 50, (64, 50)),  # more documents of the whole context
+        (3249, 50, (64, 50)),
+        (3200, 100, (32, 100)),
+        (512, 1024, (32, 16)),  # the shortest
+        (320, 8, (40, 8)),  # a model whose whole context is shorter
     ],
 )
-def test_how_many_documents_of_what_length(tokens: int, context: int, documents: int, shape: tuple[int, int]) -> None:
-    rows = evaluation_windows(text_of(WORDS), tokenizer_with(), tokens, context, documents)
+def test_how_many_documents_of_what_length(tokens: int, context: int, shape: tuple[int, int]) -> None:
+    rows = evaluation_windows(text_of(WORDS), tokenizer_with(), tokens, context)
     assert rows.shape == shape and rows.dtype == torch.long
 
 
-def test_thirty_two_documents_are_the_default() -> None:
-    assert texts.MIN_DOCUMENTS == 30
-    assert evaluation_windows(text_of(WORDS), tokenizer_with(), 3200, 1024).shape == (32, 100)
-
-
-@pytest.mark.parametrize(("documents", "smallest"), [(32, 512), (40, 640), (1, 480)])
-def test_too_few_tokens_are_refused_with_the_smallest_number(documents: int, smallest: int) -> None:
-    arguments = (1024, documents)
-    message = refusal(text_of(WORDS), tokenizer_with(), smallest - 1, *arguments, of=evaluation_windows)
-    assert f"set --eval-tokens to {smallest} or more" in message
-    assert evaluation_windows(text_of(WORDS), tokenizer_with(), smallest, *arguments).numel() == smallest
+def test_too_few_tokens_are_refused_with_the_smallest_number() -> None:
+    message = refusal(text_of(WORDS), tokenizer_with(), 511, 1024, of=evaluation_windows)
+    assert "set --eval-tokens to 512 or more" in message
+    assert evaluation_windows(text_of(WORDS), tokenizer_with(), 512, 1024).numel() == 512
 
 
 def test_a_text_too_short_is_refused_with_both_numbers() -> None:
@@ -372,9 +361,9 @@ def test_a_long_text_is_not_tokenised_whole_yet_read_all_over(monkeypatch: pytes
         seen.append(len(content))
         return tokenizer(content, **settings)
 
-    tokens, documents = 512, 32
+    tokens, documents = 512, texts.DOCUMENTS
     assert len(WORDS) > 10 * texts.CHARACTERS_PER_TOKEN * tokens
-    rows = evaluation_windows(text_of(WORDS), watched, tokens, 1024, documents)
+    rows = evaluation_windows(text_of(WORDS), watched, tokens, 1024)
     assert max(seen) <= texts.CHARACTERS_PER_TOKEN * tokens + len("\n\n") * documents
     places = [WORDS.find(tokenizer.decode(row)) for row in rows.tolist()]
     found = [place for place in places if place >= 0]  # a window may hold the seam of two passages

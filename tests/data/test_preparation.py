@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sources import FakeHub, LedgerTokenizer, answer, python, refusal, tokenizer_with
 from swlottery import cli
 from swlottery.config import TrainSettings
-from swlottery.data import extend, hub, preparation, workers
+from swlottery.data import hub, preparation, workers
 from swlottery.data import store as stores
 from swlottery.data import tokenize as encode
 from swlottery.data import tokens as data
@@ -157,9 +157,9 @@ def test_joined_shards_are_one_array(
     first = drawn.draw(st.integers(0, len(whole)))
     last = drawn.draw(st.integers(first, len(whole) + 3))
     joined, expected = Joined(shards, first, last), whole[first:last]
-    assert len(joined) == len(expected) and joined.tolist() == expected.tolist() == [*joined]
+    assert len(joined) == len(expected) and joined[:].tolist() == expected.tolist() == [*joined]
     assert np.array_equal(np.asarray(joined), expected) and np.asarray(joined).dtype == whole.dtype
-    assert [number for block in joined.blocks() for number in block] == expected.tolist()
+    assert [n for shard, a, b in joined.parts() for n in shard.tokens[a:b]] == expected.tolist()
     for _ in range(5):
         part = slice(
             *(drawn.draw(st.none() | st.integers(-12, 60)) for _ in range(2)),
@@ -187,7 +187,7 @@ def test_the_bytes_are_the_same_however_many_processes_make_them(here: Path, mon
 
 
 def test_a_short_text_starts_no_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extend, "Processes", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(stores, "Processes", lambda *_: pytest.fail("started"))
     write_text(here / "text")
     prepare("text", tokenizer(), cores=4)
     set_sizes(monkeypatch, 5_000, 10_000, 4)
@@ -373,7 +373,8 @@ def test_a_store_grows_with_the_commit_that_it_was_begun_with(
     assert fake_hub.read == [begun, begun]
     assert first.manifest["revision"] == second.manifest["revision"] == begun
     assert (
-        second.train.tolist()[:100] == first.train.tolist() and second.validation.tolist() == first.validation.tolist()
+        second.train[:].tolist()[:100] == first.train[:].tolist()
+        and second.validation[:].tolist() == first.validation[:].tolist()
     )
 
 
@@ -389,7 +390,7 @@ def test_a_store_is_of_one_commit_whatever_is_lost(
     (first.folder / f"{lost}.safetensors").unlink()
     again = prepare("owner/name", tokenizer(), 3000, cores=1)
     assert {Shard(path).about["revision"] for path in first.folder.glob("*.safetensors")} == {begun}
-    assert again.train[:1500].tolist() == first.train.tolist()
+    assert again.train[:1500].tolist() == first.train[:].tolist()
 
 
 def test_shards_of_an_unknown_commit_are_made_again(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,7 +479,7 @@ def test_a_stopped_set_is_not_read_again_from_its_start(
     rows.clear()
     alone = prepare("owner/name", tokenizer(), folder=here / "alone", cores=1)
     assert rows == parquet
-    assert grown.manifest == alone.manifest and grown.train.tolist() == alone.train.tolist()
+    assert grown.manifest == alone.manifest and grown.train[:].tolist() == alone.train[:].tolist()
     kept = {name: one for name, one in content(grown.folder).items() if name.endswith(".safetensors")}
     assert kept.items() <= content(alone.folder).items()
 

@@ -43,7 +43,7 @@ def ids(*texts: str) -> list[int]:
 
 
 def everything(tokens: Tokens) -> list[int]:
-    return [*tokens.train.tolist(), *tokens.validation.tolist()]
+    return [*tokens.train[:].tolist(), *tokens.validation[:].tolist()]
 
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -114,14 +114,14 @@ def test_each_row_of_a_data_set_is_a_document(hub: FakeHub) -> None:
     hub.splits = {"train": [{"text": row} for row in ("one", "", None, " \n", "two")], "test": [{"text": "no"}]}
     tokens = prepare("openwebtext", tokenizer())
     assert hub.asked == [("Skylion007/openwebtext", None)]
-    assert [*tokens.validation.tolist(), *tokens.train.tolist()] == ids("one", "two")
+    assert [*tokens.validation[:].tolist(), *tokens.train[:].tolist()] == ids("one", "two")
 
 
 def test_an_article_of_wikitext_is_a_document(hub: FakeHub) -> None:
     rows = ["", " = One = \n", "", " Words . \n", " = = Section = = \n", "more\n", "", " = Two = \n", "words\n"]
     hub.splits = {"train": [{"text": row} for row in rows]}
     tokens = prepare("wikitext", tokenizer())
-    assert [*tokens.validation.tolist(), *tokens.train.tolist()] == ids("".join(rows[1:7]), "".join(rows[7:]))
+    assert [*tokens.validation[:].tolist(), *tokens.train[:].tolist()] == ids("".join(rows[1:7]), "".join(rows[7:]))
 
 
 def test_a_blank_line_stands_between_documents_where_no_token_ends_a_text(here: Path) -> None:
@@ -299,8 +299,8 @@ def test_a_limit_ends_the_reading_of_an_endless_set(hub: FakeHub, small: None) -
 def test_a_validation_split_is_used(hub: FakeHub) -> None:
     hub.splits = {"train": [{"text": "train"}] * 9, "validation": [{"text": "held out"}], "test": [{"text": "no"}]}
     tokens = prepare("owner/name", tokenizer())
-    assert tokens.train.tolist() == ids(*["train"] * 9)
-    assert tokens.validation.tolist() == ids("held out")
+    assert tokens.train[:].tolist() == ids(*["train"] * 9)
+    assert tokens.validation[:].tolist() == ids("held out")
     assert tokens.manifest["validation"] == "the data set's own" and tokens.manifest["documents"] == 10
     hub.splits["validation"] = [{"text": ""}]  # is none
     assert len(prepare("owner/other", tokenizer()).validation) > 0
@@ -315,7 +315,7 @@ def test_else_the_last_documents_are_held_out(
     tokens = prepare("corpus", tokenizer())
     total = 57 * len(texts)
     assert share * total <= len(tokens.validation) < share * total + 57
-    train, validation = tokens.train.tolist(), tokens.validation.tolist()
+    train, validation = tokens.train[:].tolist(), tokens.validation[:].tolist()
     assert train[-1] == END and len(train) % 57 == len(validation) % 57 == 0  # whole documents
     assert train + validation == ids(*texts)
     in_train = {tuple(train[i : i + 57]) for i in range(0, len(train), 57)}
@@ -330,8 +330,8 @@ def test_of_a_set_without_such_a_split_the_same_documents_are_held_out_whatever_
     hub.splits = {"train": [{"text": text} for text in texts]}
     tokens = prepare("owner/name", tokenizer(), tokens=limit, cores=1)
     everywhere = ids(*texts)
-    assert tokens.validation.tolist() == everywhere[:70]  # five documents: at least a fifth of the first shard's 322
-    assert tokens.train.tolist() == everywhere[70:][:limit]
+    assert tokens.validation[:].tolist() == everywhere[:70]  # five documents: at least a fifth of the first shard's 322
+    assert tokens.train[:].tolist() == everywhere[70:][:limit]
     assert tokens.manifest["validation"] == "the first tokens"
     assert tokens.manifest["documents"] == min(150, 5 + -(-(limit or 2100) // 14))
 

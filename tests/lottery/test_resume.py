@@ -24,7 +24,7 @@ PHASES = {
     "data": ("swlottery.data.tokenize", None, "write_shard"),
     "finder": ("swlottery.lottery.loop", None, "look"),
     "checkpoint": ("swlottery.runtime.checkpoint", None, "save"),
-    "hash": ("swlottery.runtime.checkpoint", None, "_sha256"),
+    "hash": ("swlottery.runtime.checkpoint", None, "file_sha256"),
 }
 
 

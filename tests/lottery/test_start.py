@@ -158,7 +158,7 @@ def test_gpt2_without_biases_has_124_373_760_weights_in_scope():
     """By its config, on no device; and by hand."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    settings = TrainSettings(**from_file(REPOSITORY / "configs" / "seed" / "876812.yaml", TrainSettings))
+    settings = TrainSettings(**from_file(REPOSITORY / "configs" / "seed" / "876812.yaml"))
     assert settings.freeze_biases and settings.scope == "all"
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config(**models.GPT2_SIZES[settings.model], vocab_size=settings.vocabulary))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,7 @@ def test_what_is_written_is_what_stood_there(gate, tmp_path):
 
 
 def test_at_most_one_is_on_its_way(gate, tmp_path):
+    threads = threading.active_count()
     writer = Writer(tmp_path)
     writer.save(1, 2, {"w": torch.full((3,), 102.0)}, {"losses": [1 / 3]})
     threading.Timer(0.2, gate.set).start()
@@ -133,7 +135,7 @@ def test_at_most_one_is_on_its_way(gate, tmp_path):
     assert writer.place in ((1, 2), (1, 4)), "the first is there before the second begins"
     writer.close()
     assert there(tmp_path) == ["1_2", "1_4"] and newest(tmp_path) == (1, 4, [])
-    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint"]
+    assert threading.active_count() == threads
 
 
 def test_a_failure_is_told_once_and_the_place_is_the_one_before(save, tmp_path, monkeypatch):
@@ -147,7 +149,7 @@ def test_a_failure_is_told_once_and_the_place_is_the_one_before(save, tmp_path, 
     monkeypatch.setattr(checkpoint, "save", full)
     for told in (writer.wait, lambda: writer.save(1, 6, {}, {})):
         writer.save(1, 4, {"w": torch.zeros(3)}, {})
-        writer.thread.join()
+        wait([writer._writing])
         assert writer.failed
         with pytest.raises(OSError, match="no space"):
             told()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import uuid
 
 import pytest
 
 from swlottery.errors import BadInput
+from swlottery.runtime import files
 from swlottery.runtime import folder as folders
 
 
@@ -29,3 +32,17 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
             pass
     with folders.held(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("code", "taken"), [(errno.EACCES, False), (errno.EAGAIN, False), (errno.ENOLCK, True)])
+def test_a_lock_that_is_denied_is_another_process_s_and_one_that_is_unknown_is_ours(tmp_path, monkeypatch, code, taken):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    if taken:
+        with folders.held(tmp_path):
+            assert (tmp_path / "lock").read_text().startswith("process ")
+    else:
+        with pytest.raises(BadInput, match="is in use"), folders.held(tmp_path):
+            pass

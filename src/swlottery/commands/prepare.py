@@ -67,6 +67,6 @@ def prepare(
             stop.raise_if_asked(asked)
             log.progress(done, total)
 
-        tokens = data.prepare(settings.data, tokenizer, limit, progress, say=print, cores=cores or None)
+        tokens = data.prepare(settings.data, tokenizer, limit, progress, say=print, cores=cores)
     tokens.require(context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
     return tokens

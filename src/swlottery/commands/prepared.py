@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.runtime import environment, hardware, stop
+from swlottery.runtime.files import file_sha256
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked
 from swlottery.study import naming
@@ -116,6 +116,6 @@ def agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int)
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise BadInput(f"cannot read the record {path}: {error.strerror} (find_sw.sh writes one)") from None

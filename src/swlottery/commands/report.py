@@ -17,7 +17,7 @@ def report(runs: Sequence[Path], out: Path, markdown: Path | None = None) -> int
     Raises:
         BadInput: no run there; a page that cannot be written.
     """
-    for path in (out, *([markdown] if markdown else [])):
+    for path in filter(None, (out, markdown)):
         check_file(path)
     from swlottery.report.page.make import make
 

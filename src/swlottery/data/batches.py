@@ -22,7 +22,7 @@ TokenArray = np.ndarray | Joined
 
 
 def batch(
-    tokens: TokenArray, context: int, size: int, seed: int, step: int, rows: slice | Sequence[int] | None = None
+    tokens: TokenArray, context: int, size: int, seed: int, step: int, rows: Sequence[int] | None = None
 ) -> Tensor:
     """The batch of a step: a LongTensor (size, context + 1) of windows drawn with replacement.
 
@@ -41,7 +41,7 @@ def batch(
         raise BadInput(f"the data has {len(tokens)} tokens, but a sequence needs {context + 1}: give more text")
     numbers = np.random.Philox(key=seed, counter=step << 64).random_raw(size)
     offsets = (numbers % np.uint64(starts)).astype(np.int64)  # differs from uniform by less than starts / 2⁶⁴
-    chosen = offsets if rows is None else offsets[rows if isinstance(rows, slice) else np.asarray(rows, np.int64)]
+    chosen = offsets if rows is None else offsets[np.asarray(rows, np.int64)]
     return _windows(tokens, chosen.tolist(), context + 1)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CHARACTERS = 8_000_000  # of a hub data set, see `read_text`
-MIN_DOCUMENTS = 30  # fewer show too little of the spread between documents for a bootstrap over them
+DOCUMENTS = 32  # of an evaluation, at least; fewer than 30 show too little of their spread for a bootstrap
 MIN_WINDOW = 16  # tokens; less context says little about a model made for much more
 CHARACTERS_PER_TOKEN = 40  # ten times the usual four, so that a text of this length has enough tokens
 
@@ -32,10 +32,6 @@ class Text:
     content: str
     sha256: str
 
-    @property
-    def characters(self) -> int:
-        return len(self.content)
-
 
 def _text(name: str, content: str) -> Text:
     if not content.strip():
@@ -43,12 +39,12 @@ def _text(name: str, content: str) -> Text:
     return Text(name, content, hashlib.sha256(content.encode()).hexdigest())
 
 
-def read_text(source: str, split: str = "test") -> Text:
+def read_text(source: str) -> Text:
     """The text that ``source`` names: ``builtin``; else a file; else a folder; else a data set on the hub.
 
     A folder is its .txt, .md and .rst files, at any depth, in the order of their relative paths. A data set is
-    ``wikitext``, ``openwebtext``, ``owner/name`` or ``owner/name:config``; its rows are streamed from ``split`` (from
-    validation or train where it has no such split) up to `MAX_CHARACTERS`, about two million tokens. An evaluation
+    ``wikitext``, ``openwebtext``, ``owner/name`` or ``owner/name:config``; its rows are streamed from the split
+    test (validation or train where it has none) up to `MAX_CHARACTERS`, about two million tokens. An evaluation
     reads less, and a data set may hold terabytes. Blank lines join files, and rows.
 
     Raises `BadInput` for a source that does not exist, cannot be reached or read, is not UTF-8, or holds no text.
@@ -60,7 +56,7 @@ def read_text(source: str, split: str = "test") -> Text:
         return _text(name, BLANK_LINE.join("".join(read_pieces(path)) for path in files))
     name = hub.hub_id(source)
     splits = hub.open_set(name)
-    chosen = hub.choose_split(name, splits, split, "validation", "train")
+    chosen = hub.choose_split(name, splits, "test", "validation", "train")
     content = _join(hub.Texts(name, splits[chosen]).read())
     cut = f", first {MAX_CHARACTERS:,} characters" if len(content) == MAX_CHARACTERS else ""
     return _text(f"{name} ({chosen}{cut})", content)
@@ -111,21 +107,20 @@ def evenly(total: int, size: int, count: int) -> list[int]:
     return [i * (total - size) // max(count - 1, 1) for i in range(count)]
 
 
-def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int, documents: int = 32) -> Tensor:
+def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int) -> Tensor:
     """The documents of an evaluation: a LongTensor (documents, length) of at most ``tokens`` tokens.
 
-    There are ``documents`` (never fewer than `MIN_DOCUMENTS`), as long as ``tokens`` and the model's ``context``
-    allow. There are more where ``tokens`` fill more windows of the full context. Raises `BadInput` for windows under
-    `MIN_WINDOW` tokens, and for a text that is too short.
+    There are `DOCUMENTS`, as long as ``tokens`` and the model's ``context`` allow. There are more where ``tokens`` fill
+    more windows of the full context. Raises `BadInput` for windows under `MIN_WINDOW` tokens, and for a text that is
+    too short.
     """
-    documents = max(documents, MIN_DOCUMENTS)
-    length, shortest = min(context, tokens // documents), min(context, MIN_WINDOW)
+    length, shortest = min(context, tokens // DOCUMENTS), min(context, MIN_WINDOW)
     if length < shortest:
         raise BadInput(
-            f"{tokens} tokens are too few for {documents} documents of at least {shortest}: "
-            f"set --eval-tokens to {documents * shortest} or more"
+            f"{tokens} tokens are too few for {DOCUMENTS} documents of at least {shortest}: "
+            f"set --eval-tokens to {DOCUMENTS * shortest} or more"
         )
-    count = max(documents, tokens // context)
+    count = max(DOCUMENTS, tokens // context)
     # Tokenizing 8 MB takes a dozen seconds, nearly all for tokens that are in no window. So a long text is first cut
     # down to as many passages as windows, evenly spread and far longer than a window. Some windows then contain a seam
     # between two passages, as they may contain one between two files.

@@ -106,35 +106,23 @@ class Joined(Sequence[int]):
             place = range(len(self))[index]
             return self[place : place + 1][0]
         first, last, step = index.indices(len(self))
-        first, last = self.start + first, self.start + last
         if step != 1:
             return self[:][index]
-        parts = []
-        number = bisect_right(self.bounds, first) - 1
-        while first < last:
-            begin, end = self.bounds[number], self.bounds[number + 1]
-            parts.append(self.shards[number].tokens[first - begin : last - begin])
-            first, number = max(first, end), number + 1
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, self.dtype)
+        parts = [shard.tokens[a:b] for shard, a, b in self._parts(self.start + first, self.start + last)]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self.dtype), *parts])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         tokens: np.ndarray = self[:]
         return tokens.astype(dtype or self.dtype, copy=bool(copy))
 
-    def tolist(self) -> list[int]:
-        """The tokens as a list."""
-        return list(self[:].tolist())
+    def parts(self) -> Iterator[tuple[Shard, int, int]]:
+        """Each shard with tokens of this, and the first and last position in it."""
+        return self._parts(self.start, self.stop)
 
-    def parts(self) -> list[tuple[str, int, int]]:
-        """For each shard with tokens of this: the hash of the whole shard, and the first and last position in it."""
-        return [(one.about["sha256"], first, last) for first, last, one in self._places()]
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The tokens in arrays of at most a shard."""
-        return (one.tokens[first:last] for first, last, one in self._places())
-
-    def _places(self) -> Iterator[tuple[int, int, Shard]]:
-        for begin, shard in zip(self.bounds, self.shards, strict=False):
-            first, last = max(self.start - begin, 0), min(self.stop - begin, len(shard))
-            if first < last:
-                yield first, last, shard
+    def _parts(self, first: int, last: int) -> Iterator[tuple[Shard, int, int]]:
+        number = bisect_right(self.bounds, first) - 1
+        while first < last:
+            begin, end = self.bounds[number], self.bounds[number + 1]
+            if begin < end:  # a shard may be empty
+                yield self.shards[number], first - begin, min(last, end) - begin
+            first, number = end, number + 1

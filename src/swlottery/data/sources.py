@@ -19,6 +19,7 @@ from typing import Any
 
 from swlottery.data import builtin, hub
 from swlottery.errors import BadInput
+from swlottery.runtime.files import file_sha256
 
 PIECE = 1 << 16  # bytes of a file that are read at once; tokenizing a piece takes a thousand times its size
 BLANK_LINE = "\n\n"
@@ -51,7 +52,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Opened:
-    """The documents of a source, and its own validation documents where it has some."""
+    """The documents of a source; and of a data set on the hub its own validation documents, which may be none."""
 
     train: Stream
     validation: Stream | None = None
@@ -124,14 +125,10 @@ def _from_files(name: str, files: list[Path]) -> Source:
         if not path.is_file():
             raise BadInput(f"{path} is no regular file: copy what it holds into one")
         try:
-            with path.open("rb") as file:
-                content = hashlib.sha256()
-                while block := file.read(PIECE):
-                    content.update(block)
-                    size += len(block)
+            digest.update(bytes.fromhex(file_sha256(path)))
+            size += path.stat().st_size
         except OSError as error:
             raise _unreadable(path, error) from error
-        digest.update(content.digest())
 
     def pieces() -> Iterator[Piece]:
         return itertools.chain.from_iterable(_mark_last(read_pieces(path)) for path in files)
@@ -143,9 +140,9 @@ def _open_hub(name: str, revision: str | None) -> Opened:
     at = revision or hub.newest(name)
     splits = hub.open_set(name, at)
     train = hub.choose_split(name, splits, "train")
-    validation = _stream(name, splits["validation"]) if "validation" in splits else None
     info = getattr(splits[train], "info", None)  # absent where the data set's card has no sizes
     size = getattr((getattr(info, "splits", None) or {}).get(train), "num_bytes", None)
+    validation = _stream(name, splits.get("validation", ()))
     return Opened(_stream(name, splits[train]), validation, size or None, at)
 
 

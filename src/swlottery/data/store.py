@@ -1,4 +1,4 @@
-"""A store: the folder with the shards of one source under one tokenizer.
+"""A store: the folder with the shards of one source under one tokenizer; and how its missing shards are made.
 
 Where a shard ends depends only on the text. So a store is the same whoever made it, in whatever steps it grew, and
 however often that was interrupted. A run reads its first tokens.
@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from swlottery.data.shards import Shard
+from swlottery.data.sources import Piece, Stream, no_text
+from swlottery.data.tokenize import Counted, Encoder, Task
+from swlottery.data.workers import InProcess, Processes
+from swlottery.errors import BadInput
 from swlottery.runtime import files
 
 SMALL, LARGE = 1 << 23, 1 << 25  # characters of text in a shard, at least; the tokens take about half as many bytes
 FEW = 16  # the number of small shards, which come first, so that a run that needs little does not wait long
+CHARACTERS_A_TOKEN = 4  # about; a guess for as long as no token is made
+PATIENCE = 0.2  # seconds between two calls of `progress`, so that it can stop the work
 ABANDONED = 600.0  # seconds without a write after which an unfinished file is removed; a shard is written in seconds
 
 Wanted = Callable[[Shard | None], int | None]
@@ -55,18 +62,11 @@ class Store:
             found.append(shard)
         return found, enough
 
-    def revision(self) -> str | None:
-        """The commit of the data set that the shards are of; None where it is not known."""
-        revisions = (shard.about["revision"] for _, shard in self._files() if shard is not None)
-        return next((str(one) for one in revisions if one), None)
-
-    def unreadable(self) -> list[Path]:
-        """Files with a shard's name that are none."""
-        return [path for path, shard in self._files() if shard is None]
-
-    def of_others(self, revision: str | None) -> list[Path]:
-        """Shards of another commit than this."""
-        return [path for path, shard in self._files() if shard is not None and shard.about["revision"] != revision]
+    def files(self) -> Iterator[tuple[Path, Shard | None]]:
+        """Every file with a shard's name, and the shard where it is one."""
+        for path in sorted(self.folder.glob("*-*.safetensors")):
+            part, _, number = path.stem.partition("-")
+            yield path, self.shard(part, int(number) if number.isdecimal() else -1)
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of killed processes."""
@@ -92,12 +92,6 @@ class Store:
                 return kept["place"]
         return None
 
-    def _files(self) -> Iterator[tuple[Path, Shard | None]]:
-        """Every file with a shard's name, and the shard where it is one."""
-        for path in sorted(self.folder.glob("*-*.safetensors")):
-            part, _, number = path.stem.partition("-")
-            yield path, self.shard(part, int(number) if number.isdecimal() else -1)
-
 
 def is_enough(shards: list[Shard], wanted: Wanted) -> bool:
     """Whether these first shards have as many tokens as are wanted, or all of the source."""
@@ -105,3 +99,106 @@ def is_enough(shards: list[Shard], wanted: Wanted) -> bool:
         return True
     want = wanted(shards[0] if shards else None)
     return want is not None and sum(map(len, shards)) >= want
+
+
+class Extension:
+    """The making of a part's missing shards. about: what their metadata should have besides what is known here."""
+
+    def __init__(self, store: Store, part: str, wanted: Wanted, about: dict[str, Any]) -> None:
+        self.store, self.part, self.wanted, self.about = store, part, wanted, about
+        self.shards, _ = store.shards(part, wanted)
+        self.ahead: dict[int, Shard] = {}  # complete, but one before them is missing
+        self.making = 0  # shards
+        self.made = sum(map(_counted, self.shards), Counted())
+        self.characters = self.made.characters  # of what is made and of what is handed out
+        self.makers: InProcess | Processes | None = None
+
+    def run(self, stream: Stream, encoder: Encoder, cores: int, progress: Callable[[Counted], None]) -> None:
+        """Make shards until there are as many tokens as are wanted, or the text ends.
+
+        cores: how many processes share the work, if it is worth it. progress: called several times a second with all
+        that there is; an exception from it ends the work, which can be continued later.
+
+        Raises `BadInput` where the text cannot be read or there is none, `OSError` where a shard cannot be written.
+        """
+        cuts = self._cuts(stream)
+        try:
+            while not is_enough(self.shards, self.wanted):
+                self._give(cuts, encoder, cores)
+                self._take()
+                progress(self.made)
+        finally:
+            if self.makers is not None:
+                self.makers.close()
+
+    def _give(self, cuts: Iterator[tuple[Task, Any]], encoder: Encoder, cores: int) -> None:
+        """Hand out the text of shards, no more than is wanted as far as can be estimated."""
+        while (self.makers is None or self.makers.wants()) and (lacking := self._lacking()) > 0:
+            if (cut := next(cuts, None)) is None:
+                return
+            task, place = cut
+            if not task.pieces and self.part == "train":
+                raise no_text(self.store.name)
+            self.characters += sum(len(text) for text, _ in task.pieces)
+            old = self.store.shard(self.part, task.number)
+            if old is not None and old.about["read"] == task.about["read"] and old.is_intact():
+                self.ahead[task.number] = old  # of an earlier start, after one that was not finished
+                self.made += _counted(old)
+                return
+            self.store.folder.mkdir(exist_ok=True)
+            self.store.write_place(self.part, task.number, task.about["read"], place)
+            if self.makers is None:  # a text of one shard is not worth the start of processes
+                count = 1 if task.about["last"] else math.ceil(min(lacking / SMALL, cores))
+                self.makers = Processes(encoder, count) if count > 1 else InProcess(encoder)
+            self.makers.give(task)
+            self.making += 1
+
+    def _take(self) -> None:
+        """Take what was made, and put complete shards in their order."""
+        if not self.making and len(self.shards) not in self.ahead:
+            raise BadInput(
+                f"{self.store.name} ends before the tokens in {self.store.folder} do: it is another text now; "
+                f"remove that folder"
+            )
+        for number, added in self.makers.answers(PATIENCE) if self.makers is not None and self.making else ():
+            if added is not None:
+                self.made += added
+                continue
+            self.making -= 1
+            if (shard := self.store.shard(self.part, number)) is None:
+                raise OSError(0, "it does not hold what was written", str(self.store.path(self.part, number)))
+            self.ahead[number] = shard
+        while (following := self.ahead.pop(len(self.shards), None)) is not None:
+            self.shards.append(following)
+
+    def _lacking(self) -> float:
+        """How many characters are wanted besides those handed out, at the characters a token of what is made."""
+        want, made = self.wanted(self.shards[0] if self.shards else None), self.made
+        if want is None:
+            return math.inf
+        length = made.characters / made.tokens if made.tokens else CHARACTERS_A_TOKEN
+        return (want - made.tokens) * length - (self.characters - made.characters)
+
+    def _cuts(self, stream: Stream) -> Iterator[tuple[Task, Any]]:
+        """The text after the last shard, cut into shards, each with `Stream.place` at its end. No text is one shard."""
+        number, read = len(self.shards), self.shards[-1].about["read"] if self.shards else 0
+        pieces = stream.pieces(read, self.store.read_place(self.part, number - 1, read))
+        following = next(pieces, None)
+        while following is not None or number == 0:
+            taken: list[Piece] = []
+            size, enough = 0, SMALL if number < FEW else LARGE
+            while following is not None:
+                taken.append(following)
+                size += len(following[0])
+                if size >= enough:
+                    break
+                following = next(pieces, None)
+            read, place = read + len(taken), stream.place()
+            following = next(pieces, None)
+            own = {"key": self.store.key, "part": self.part, "number": number, "read": read, "last": following is None}
+            yield Task(number, taken, self.store.path(self.part, number), self.about | own), place
+            number += 1
+
+
+def _counted(shard: Shard) -> Counted:
+    return Counted(len(shard), shard.about["characters"], shard.about["bytes"])

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,6 @@ def vocabulary_size(tokenizer: Any) -> int:
     return 1 + max(0, *map(int, tokenizer.get_vocab().values()), *end_tokens(tokenizer))
 
 
-def token_type(vocabulary: int) -> np.dtype[Any]:
-    """The smallest type that holds every token, little-endian whatever the machine."""
-    return np.dtype("<u2" if vocabulary <= 1 << 16 else "<u4")
-
-
 class Encoder:
     """Texts to tokens, without special tokens around a text: the tokens of the tokenizer's own call, but faster.
 
@@ -62,9 +57,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.end = end_tokens(tokenizer)
-        self.dtype = token_type(vocabulary_size(tokenizer)).str
+        self.dtype = "<u2" if vocabulary_size(tokenizer) <= 1 << 16 else "<u4"  # little-endian whatever the machine
         self.description, self.verbatim, self.tokenizer = "", False, None
-        self._fast: Any = None
         if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
             self.description = backend.to_str()
             self.verbatim = bool(getattr(tokenizer, "split_special_tokens", False))
@@ -72,16 +66,15 @@ class Encoder:
             self.description, self.tokenizer = "", tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_fast": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_fast"}
 
     def __call__(self, texts: Sequence[str]) -> list[Sequence[int]]:
         if not self.description:
             return _call(self.tokenizer, texts)
-        if self._fast is None:
-            self._fast = self._tokenizer()
         return [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def _tokenizer(self) -> Any:
+    @cached_property
+    def _fast(self) -> Any:
         from tokenizers import Tokenizer
 
         fast = Tokenizer.from_str(self.description)
@@ -103,7 +96,7 @@ def _call(tokenizer: Any, texts: Sequence[str]) -> list[Sequence[int]]:
 
 @dataclass(frozen=True)
 class Counted:
-    """How much of a shard, or of several, has been made."""
+    """An amount of text, and of its tokens."""
 
     tokens: int = 0
     characters: int = 0
@@ -124,25 +117,27 @@ class Task:
 
 
 def make_shard(encoder: Encoder, task: Task) -> Iterator[Counted]:
-    """Write the tokens of all pieces as a shard, with `end_tokens` after each document. Yields after each batch."""
-    parts: list[np.ndarray] = []
-    ends = array("I")
-    tokens = characters = size = 0
+    """Write the tokens of all pieces as a shard, with `end_tokens` after each document. Yields what a batch adds."""
+    parts = [np.empty(0, encoder.dtype)]
+    ends: list[int] = []
+    made = Counted()
     for batch in _batches(task.pieces):
         lists: list[Sequence[int]] = []
-        for (text, is_last), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
+        position = made.tokens
+        for (_, is_last), ids in zip(batch, encoder([text for text, _ in batch]), strict=True):
             lists.append(ids)
-            tokens += len(ids)
-            characters += len(text)
-            size += len(text.encode())
+            position += len(ids)
             if is_last:
                 lists.append(encoder.end)
-                tokens += len(encoder.end)
-                ends.append(tokens)
-        parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype, sum(map(len, lists))))
-        yield Counted(tokens, characters, size)
-    joined = np.concatenate(parts) if parts else np.empty(0, encoder.dtype)
-    write_shard(task.path, joined, np.array(ends, "<u4"), task.about | {"characters": characters, "bytes": size})
+                position += len(encoder.end)
+                ends.append(position)
+        parts.append(np.fromiter(chain.from_iterable(lists), encoder.dtype))
+        text = "".join(text for text, _ in batch)
+        added = Counted(len(parts[-1]), len(text), len(text.encode()))
+        made += added
+        yield added
+    about = task.about | {"characters": made.characters, "bytes": made.bytes}
+    write_shard(task.path, np.concatenate(parts), np.array(ends, "<u4"), about)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.data import store as stores
-from swlottery.data.manifest import manifest
-from swlottery.data.preparation import Preparation, Progress, Say
+from swlottery.data.preparation import Preparation, Progress, Say, manifest
 from swlottery.data.shards import Joined
 from swlottery.data.sources import find_source, is_on_hub
 from swlottery.data.tokenize import fingerprint, vocabulary_size
@@ -51,28 +49,28 @@ class Tokens:
                 )
 
 
-def tokens_needed(settings: TrainSettings, context: int) -> int:
-    """As many tokens as all rounds can read: those of every batch, for every training where each reads fresh ones."""
-    trainings = settings.rounds + 1 if settings.data_order == "fresh" else 1
-    return settings.steps * settings.micro_batch * settings.grad_accum * (context + 1) * trainings
-
-
 def token_limit(settings: TrainSettings, context: int) -> int | None:
-    """``--data-tokens`` for `prepare`: a number, or None for all. auto: `tokens_needed` of a data set on the hub."""
+    """``--data-tokens`` for `prepare`: a number, or None for all.
+
+    auto: of a data set on the hub, as many as all rounds can read: those of every batch, for every training where each
+    reads fresh ones.
+    """
     given = settings.token_count()
-    if given == "auto":
-        return tokens_needed(settings, context) if is_on_hub(settings.data) else None
-    return given
+    if given != "auto":
+        return given
+    trainings = settings.rounds + 1 if settings.data_order == "fresh" else 1
+    needed = settings.steps * settings.micro_batch * settings.grad_accum * (context + 1) * trainings
+    return needed if is_on_hub(settings.data) else None
 
 
 def prepare(
     source: str,
     tokenizer: Any,
     tokens: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     folder: Path | None = None,
-    say: Say | None = None,
-    cores: int | None = None,
+    say: Say = lambda line: None,
+    cores: int = 0,
 ) -> Tokens:
     """The tokens of ``source`` (see `swlottery.data.sources.find_source`), made at first use and then found on disk.
 
@@ -82,7 +80,7 @@ def prepare(
         job makes them. An exception from it ends the work; what is made stays, and is continued by the next call.
     folder: where prepared sources are kept; `cache_folder`/tokens if None.
     say: called with a line on anything unusual: waiting for another job, a damaged file.
-    cores: how many processes share the work, if it is worth it; None: as many cores as this process may use.
+    cores: how many processes share the work, if it is worth it; 0: as many as this process has cores.
 
     Validation tokens of a data set on the hub are those of its own validation split (of a long split, its first
     documents), else those of the first documents: they are the same for any number of tokens. Of a local source they
@@ -101,14 +99,11 @@ def prepare(
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name or "data").strip("-")[:40] or "data"
     wanted = Preparation(folder or cache_folder() / "tokens", stem, found, key, tokens)
     if (parts := wanted.find()) is None:
-        progress, say = progress or (lambda done, total: None), say or (lambda line: None)
-        parts = _make(wanted, tokenizer, progress, say, environment.cores() if cores is None else cores)
+        parts = _make(wanted, tokenizer, progress, say, cores or environment.cores())
     return Tokens(found.name, *parts, manifest(wanted, *parts), wanted.store.folder)
 
 
-def _make(
-    wanted: Preparation, tokenizer: Any, progress: Progress, say: Callable[[str], None], cores: int
-) -> tuple[Joined, Joined]:
+def _make(wanted: Preparation, tokenizer: Any, progress: Progress, say: Say, cores: int) -> tuple[Joined, Joined]:
     place = wanted.store.folder
     try:
         with lock(place, say, lambda: progress(0, None)):

@@ -1,31 +1,27 @@
 """Who makes shards: this process, or several worker processes (``python -m swlottery.data.workers FD``).
 
-The workers are plain child processes. They import only what tokenizing needs. They ignore signals, because Ctrl-C and
-``scancel`` reach all processes of a job and this one decides. They end with this process, also if it is killed. (Those
-of ``concurrent.futures`` import the main program again, and stay when it is killed.)
+The workers import only what tokenizing needs. They ignore signals, because Ctrl-C and ``scancel`` reach all processes
+of a job and this one decides. They end with this process, also if it is killed, at the latest after a batch.
+Not `concurrent.futures`: its workers import the main program again, and stay when it is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import threading
-import traceback
 from collections.abc import Iterator
 from multiprocessing import Pipe, connection
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from swlottery.data.tokenize import Counted, Encoder, Task, make_shard
 from swlottery.errors import BadInput
 
-AHEAD = 2  # tasks that a worker has at a time: the one it works on, and the next, so that it never waits
-
 Answer = tuple[int, Counted | None]
-"""A shard's number, and how much of it has been made; None: it is complete."""
+"""A shard's number, and what was added to it; None: it is complete."""
 
 
 class InProcess:
@@ -33,29 +29,27 @@ class InProcess:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._task: tuple[int, Iterator[Counted]] | None = None
+        self._number: int | None = None  # of the shard in the making
+        self._added: Iterator[Counted] = iter(())
 
     def wants(self) -> bool:
         """Whether there should be another task now."""
-        return self._task is None
+        return self._number is None
 
     def give(self, task: Task) -> None:
         """Have a shard made."""
-        self._task = task.number, make_shard(self._encoder, task)
+        self._number, self._added = task.number, make_shard(self._encoder, task)
 
     def answers(self, seconds: float) -> list[Answer]:
         """What was made since the last call. Returns after one batch, or after ``seconds``."""
-        if self._task is None:
-            return []
-        number, progress = self._task
-        counted = next(progress, None)
-        if counted is None:
-            self._task = None
-        return [(number, counted)]
+        assert self._number is not None
+        number, added = self._number, next(self._added, None)
+        if added is None:
+            self._number = None
+        return [(number, added)]
 
     def close(self) -> None:
         """Abandon all tasks."""
-        self._task = None
 
 
 class Processes:
@@ -73,12 +67,12 @@ class Processes:
             raise
 
     def wants(self) -> bool:
-        return any(worker.tasks < AHEAD for worker in self._workers)
+        return any(worker.idle for worker in self._workers)
 
     def give(self, task: Task) -> None:
-        worker = min(self._workers, key=lambda one: one.tasks)
-        worker.tasks += 1
+        worker = next(worker for worker in self._workers if worker.idle)
         worker.send(task)
+        worker.idle = False
 
     def answers(self, seconds: float) -> list[Answer]:
         ready = connection.wait([worker.pipe for worker in self._workers], seconds)
@@ -96,7 +90,7 @@ class _Worker:
     """A process that runs `main`, at the other end of a pipe."""
 
     def __init__(self) -> None:
-        self.tasks = 0
+        self.idle = True
         self.pipe, theirs = Pipe()
         # A child inherits the blocked signals, so it ignores them from its first moment on.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
@@ -113,7 +107,6 @@ class _Worker:
             theirs.close()
 
     def send(self, content: Encoder | Task) -> None:
-        """Returns when the worker has it; a thread there receives at once."""
         try:
             self.pipe.send(content)
         except ConnectionError:
@@ -126,7 +119,7 @@ class _Worker:
             raise self._lost() from None
         if isinstance(answer, OSError):
             raise answer
-        self.tasks -= answer is None
+        self.idle = answer is None
         return number, answer
 
     def _lost(self) -> BadInput:
@@ -146,35 +139,19 @@ def _environment() -> dict[str, Any]:
 def main() -> None:
     """A worker: makes shard after shard, until the pipe ends because the other process is gone."""
     pipe: connection.Connection[Any, Any] = connection.Connection(int(sys.argv[1]))
-    received: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_receive, args=(pipe, received), daemon=True).start()
-    encoder = received.get()
-    while True:
-        task = received.get()
-        answer = None
-        try:
-            for counted in make_shard(encoder, task):
-                pipe.send((task.number, counted))
-        except OSError as error:
-            answer = error
-        except BaseException:
-            _give_up()
-        pipe.send((task.number, answer))
-
-
-def _receive(pipe: connection.Connection[Any, Any], received: SimpleQueue[Any]) -> None:
-    try:
+    with contextlib.suppress(EOFError, ConnectionError):
+        encoder = pipe.recv()
         while True:
-            received.put(pipe.recv())
-    except (EOFError, ConnectionError):
-        os._exit(0)
-    except BaseException:
-        _give_up()
-
-
-def _give_up() -> None:
-    traceback.print_exc()
-    os._exit(1)  # a normal exit would wait for the thread that receives
+            task = pipe.recv()
+            answer = None
+            try:
+                for counted in make_shard(encoder, task):
+                    pipe.send((task.number, counted))
+            except ConnectionError:
+                raise
+            except OSError as error:
+                answer = error
+            pipe.send((task.number, answer))
 
 
 if __name__ == "__main__":

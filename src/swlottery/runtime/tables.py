@@ -100,8 +100,5 @@ class Tables:
 
 def _line(cells: Iterable[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(
-        "" if cell is None else int(cell) if isinstance(cell, bool) else repr(cell) if isinstance(cell, float) else cell
-        for cell in cells
-    )
+    csv.writer(text, lineterminator="\n").writerow(int(cell) if isinstance(cell, bool) else cell for cell in cells)
     return text.getvalue().encode()

@@ -43,8 +43,7 @@ class Watchdog(threading.Thread):
         self.reported = folder / f"lost-{name}"
         self.ended = threading.Event()
         self.beats = 0
-        self.seen: dict[int, tuple[float, dict[str, Any]]]
-        self.seen = {rank: (time.monotonic(), {}) for rank in range(ranks.size)}
+        self.seen: dict[int, tuple[float, dict[str, Any]]] = dict.fromkeys(range(ranks.size), (time.monotonic(), {}))
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
 

@@ -90,7 +90,7 @@ def _study(content: Mapping[Any, Any], stem: str, root: Path) -> Study:
     common = check_values(_mapping(content, "settings"))
     if config := content.get("config"):
         path = Path(str(config))
-        common = from_file(path if path.exists() else root / path, TrainSettings) | common
+        common = from_file(path if path.exists() else root / path) | common
     arms = {str(arm): own for arm, own in (_mapping(content, "arms") or {"": {}}).items()}
     for arm, own in arms.items():
         if not isinstance(own, dict):

@@ -3,8 +3,8 @@
 Percentiles are mid-ranks in percent: 100 · (smaller + equal/2) / all. What each column compares with:
 
 - ``percentile_matrix``: |w| among all entries of its matrix, masked ones included as zeros.
-- ``percentile_remaining``: |w| among all remaining weights in scope, of all tensors. *Remaining*, here and below: in the
-  mask that the network was trained under, also in the row of a prune. ``alive`` is read from the new mask there.
+- ``percentile_remaining``: |w| among all remaining weights in scope, of all tensors. *Remaining*, here and below: in
+  the mask that the network was trained under, also in the row of a prune. ``alive`` is read from the new mask there.
 - ``gradient_percentile``: |gradient| of the last step, complete and masked, before clipping, among the remaining
   weights of its matrix. ``moment_percentile``: AdamW's second moment (an average over 1/(1−β2) steps), likewise.
 - ``update_percentile``: |w − w at the last evaluation|, that is the mean update since, likewise. AdamW divides the
