@@ -14,7 +14,7 @@ To permute every matrix and run the network again would be no null: it destroys 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,15 +84,13 @@ class Layer:
     rms: Tensor
 
 
-def prepare(
-    downs: Sequence[DownProjection], everything: Sequence[Activations], found: Sequence[Coordinate]
-) -> list[Layer]:
-    """The layers ``downs`` with their real inputs and without the weights ``found``."""
+def prepare(everything: Iterable[Activations], found: Sequence[Coordinate]) -> list[Layer]:
+    """Some layers with their real inputs and without the weights ``found``."""
     import torch
 
     prepared = []
-    for down, now in zip(downs, everything, strict=True):
-        device = now.output.device
+    for now in everything:
+        down, device = now.down, now.output.device
         precision = _precision(device)
         parts = [
             (inputs.tokens, inputs.values.to(precision), _without(down, inputs.expert, found, precision))

@@ -18,7 +18,7 @@ cancels it, which the last layers of many models do.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,9 +61,8 @@ class Spike:
         return bool(arrives(self.added, self.stream))
 
 
-@dataclass(frozen=True)
-class Entries:
-    """All spikes of a layer, one a row, ordered by (token, channel).
+class Entries(NamedTuple):
+    """Some entries of a layer's output, one a row, ordered by (token, channel).
 
     median: the larger of the two medians. The other columns are as in Spike.
     """
@@ -77,16 +76,20 @@ class Entries:
     stream: Tensor
     median: Tensor
 
+    def where(self, chosen: Tensor) -> Entries:
+        """The rows ``chosen``, a bool tensor."""
+        return Entries(*(column[chosen] for column in self))
+
+    def spikes(self, layer: int) -> list[Spike]:
+        """Each row as a spike of ``layer``."""
+        return [Spike(layer, *row) for row in zip(*(column.tolist() for column in self[:-1]), strict=True)]
+
     def largest(self, layer: int) -> list[Spike]:
         """Of each channel the largest spike that arrives and the largest that is cancelled, the largest first."""
-        columns = (self.token, self.channel, self.value, self.ratio, self.added, self.rms_ratio, self.stream)
         best: dict[tuple[int, bool], Spike] = {}
-        for row in zip(*(column.tolist() for column in columns), strict=True):
-            spike = Spike(layer, *row)
-            key = (spike.out, spike.arrives)
-            if key not in best or spike.ratio > best[key].ratio:
-                best[key] = spike
-        return sorted(best.values(), key=lambda spike: -spike.ratio)
+        for spike in sorted(self.spikes(layer), key=lambda spike: -spike.ratio):
+            best.setdefault((spike.out, spike.arrives), spike)
+        return list(best.values())
 
 
 def rms_before(added: Tensor, after: Tensor) -> Tensor:

@@ -95,11 +95,10 @@ def shared_spikes(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
 def verify(
     evaluator: Evaluator,
     found: Sequence[Coordinate],
-    cancelling: Sequence[Coordinate] = (),
-    *,
+    cancelling: Sequence[Coordinate],
     count: int,
-    kappa: float = 0.0,
-    seed: int = 0,
+    kappa: float,
+    seed: int,
 ) -> Iterator[Ablation]:
     """Yield the rows of the verification; the weights are intact at every yield.
 
