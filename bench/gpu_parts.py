@@ -430,7 +430,7 @@ def random_model(name: str, size: Size) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-    from swlottery.models.load import Loaded
+    from swlottery.models.loaded import Loaded
 
     torch.manual_seed(0)
     tiny = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300}

@@ -19,7 +19,7 @@ from swlottery.find import run as finder
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256
-from swlottery.models.load import Loaded
+from swlottery.models.loaded import Loaded
 from tiny import VOCABULARY, tiny_model
 
 

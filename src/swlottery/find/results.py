@@ -78,8 +78,14 @@ class Results:
 
     def _nulls(self) -> _Entry:
         nulls = [_null(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
-        renamed = {"rate": "firing_rate", "interval": "firing_interval", "draws": "draws", "null": "kind"}
-        return {"nulls": nulls, "false_positive_rate": {name: nulls[0][key] for name, key in renamed.items()}}
+        first = nulls[0]
+        rate = {
+            "rate": first["firing_rate"],
+            "interval": first["firing_interval"],
+            "draws": first["draws"],
+            "null": first["kind"],
+        }
+        return {"nulls": nulls, "false_positive_rate": rate}
 
     def _weights(self) -> _Entry:
         """The leader, the super weights, and the spikes that have none."""

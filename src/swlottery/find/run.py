@@ -39,7 +39,7 @@ CANCELLERS = 4
 
 def examine(
     loaded: Loaded,
-    settings: FindSettings | None = None,
+    settings: FindSettings,
     text: Text | None = None,
     prompts: Sequence[str] = (),
     observe: Observer = lambda event: None,
@@ -47,7 +47,7 @@ def examine(
     """Find, test and verify the super weights of a model: its record (see record.schema.json).
 
     Args:
-        loaded: from `models.load.load`, or `models.load.wrap` of a model that is loaded already.
+        loaded: from `models.load.load`, or `models.loaded.wrap` of a model that is loaded already.
         settings: κ, the lengths of the text, the numbers of draws and controls, the seed.
         text: held-out text; that of ``settings.eval_text`` unless given.
         prompts: texts to look for spikes with, instead of the default ones.
@@ -56,7 +56,6 @@ def examine(
     Raises:
         BadInput: a prompt or a text that is too long, too short or empty; an output or a loss that is not finite.
     """
-    settings = settings or FindSettings()
     text = text or read_text(settings.eval_text)
     probe = probes.build(
         loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device
