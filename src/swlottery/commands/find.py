@@ -60,7 +60,6 @@ def find(settings: FindSettings, root: Path) -> int:
 
     record = examine(loaded, settings, text, given, observe)
     log.compare(record, before)
-    out.parent.mkdir(parents=True, exist_ok=True)
     records.save(record, out)
     from swlottery.report.figures.find import draw
 

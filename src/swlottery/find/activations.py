@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from swlottery.errors import BadInput
 from swlottery.find.forward import LayerHooks, batches_of, joined, layer_groups, run_hooked
 from swlottery.find.probe import Batch, Probe
-from swlottery.find.spikes import CHUNK, rms_before
+from swlottery.find.spikes import by_chunks, rms_before
 from swlottery.models.architectures import DownProjection, Inputs
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ class Activations:
     @property
     def rms(self) -> Tensor:
         """The root mean square over channels of the residual stream before the addition, ``[tokens]``."""
-        import torch
-
-        parts = zip(torch.split(self.added, CHUNK), torch.split(self.stream, CHUNK), strict=True)
-        return torch.cat([rms_before(added, after) for added, after in parts])
+        return by_chunks(rms_before, self.added, self.stream)
 
 
 def activations(

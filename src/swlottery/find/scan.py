@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 from swlottery.config import KAPPA
 from swlottery.find.forward import LayerHooks, batches_of, joined, run_hooked
 from swlottery.find.probe import Batch, Probe
-from swlottery.find.spikes import CHUNK, RHO, Entries, Spike, above_channels, above_stream, larger_median, rms_before
+from swlottery.find.spikes import (
+    CHUNK,
+    RHO,
+    Entries,
+    Spike,
+    above_channels,
+    above_stream,
+    by_chunks,
+    larger_median,
+    rms_before,
+)
 from swlottery.models.architectures import DownProjection
 
 if TYPE_CHECKING:
@@ -126,9 +136,7 @@ class ScanHooks(LayerHooks):
 
 def _sizes(activation: Tensor) -> Tensor:
     """The largest |entry| of each row, without a copy of all."""
-    import torch
-
-    return torch.cat([part.abs().amax(dim=1) for part in torch.split(activation, CHUNK)])
+    return by_chunks(lambda part: part.abs().amax(dim=1), activation)
 
 
 def _peak(activation: Tensor, first: int = 0) -> Peak:

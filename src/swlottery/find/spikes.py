@@ -17,6 +17,7 @@ cancels it, which the last layers of many models do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +93,13 @@ class Entries(NamedTuple):
         return list(best.values())
 
 
+def by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``function`` of CHUNK rows of the tensors at a time; its results in one tensor."""
+    import torch
+
+    return torch.cat([function(*parts) for parts in zip(*(torch.split(t, CHUNK) for t in tensors), strict=True)])
+
+
 def rms_before(added: Tensor, after: Tensor) -> Tensor:
     """The root mean square of the stream before ``added[tokens, out]`` made ``after`` of it, ``[tokens]``."""
     return (after - added).pow(2).mean(dim=1).sqrt().clamp_min(_TINY)
@@ -138,12 +146,12 @@ def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
     """
     import torch
 
-    found = [rows[:0]]
-    for part in torch.split(rows, CHUNK):
+    def exceedable(part: Tensor) -> Tensor:
         size = output[part].abs()
         low = size <= (1.01 / kappa * size.amax(dim=1, keepdim=True)).clamp_min(_TINY)
-        found.append(part[low.view(torch.uint8).sum(dim=1, dtype=torch.int32) > (size.shape[1] - 1) // 2])
-    return torch.cat(found)
+        return part[low.view(torch.uint8).sum(dim=1, dtype=torch.int32) > (size.shape[1] - 1) // 2]
+
+    return by_chunks(exceedable, rows)
 
 
 def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
@@ -154,8 +162,7 @@ def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
     import torch
 
     wide = torch.float32 if added.dtype is torch.float16 else None  # whose sum of squares overflows
-    parts = zip(torch.split(added, CHUNK), torch.split(after, CHUNK), strict=True)
-    norms = [torch.linalg.vector_norm(end - part, dim=1, dtype=wide) for part, end in parts]
-    rms = torch.cat(norms) / added.shape[1] ** 0.5
+    norms = by_chunks(lambda part, end: torch.linalg.vector_norm(end - part, dim=1, dtype=wide), added, after)
+    rms = norms / added.shape[1] ** 0.5
     tokens: Tensor = (peak >= 0.95 * RHO * rms).nonzero().flatten()
     return tokens

@@ -124,7 +124,7 @@ def verify(
         yield row("restored", [coordinate], (coordinate, kappa))
     if len(found) > 1:
         yield from _together(row, found, seed)
-    for _, control in controls(downs, found, count) if found else []:
+    for control in controls(downs, found, count) if found else []:
         yield row("control", [control])
     if len(found) > 1:
         for nth in range(RANDOM_SETS):
