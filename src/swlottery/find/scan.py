@@ -71,7 +71,7 @@ class ScanHooks(LayerHooks):
         self.size = count * down.shape[0] * down.weight.element_size() if len(batches) > 1 else 0
         self.outputs: list[Tensor] = []
         self.candidates: list[Entries] = []
-        self.largest_input = self.largest_output = Peak(0.0, -1, -1)
+        self.peaks: list[tuple[Peak, Peak]] = []
 
     def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Note the largest entries and the candidates, and keep the output; after the last batch, find the spikes."""
@@ -81,16 +81,12 @@ class ScanHooks(LayerHooks):
         row = int(sizes.argmax())
         channel = int(output[row].abs().argmax())
         leaving = Peak(float(output[row, channel]), first + row, channel)
-        is_larger = abs(leaving.value) > abs(self.largest_output.value) or not self.outputs
-        if is_larger:
-            self.largest_output = leaving
         if self.down.experts is None:
             entering = _peak(self.rows(args[0]), first)
-            if abs(entering.value) > abs(self.largest_input.value) or not self.outputs:
-                self.largest_input = entering
-        elif is_larger:  # experts' inputs have to be computed again: at the token of the largest output alone
+        else:  # experts' inputs have to be computed again: at the token of the largest output alone
             inputs = torch.cat([given.values for given in self.down.inputs(args, self.tokens[row : row + 1])])
-            self.largest_input = replace(_peak(inputs), token=first + row)
+            entering = replace(_peak(inputs), token=first + row)
+        self.peaks.append((entering, leaving))
         self.outputs.append(output)
         reaching = above_stream(added, stream, sizes if added is output else _sizes(added))
         self.candidates.append(self._candidates(output, added, stream, reaching))
@@ -131,7 +127,10 @@ class ScanHooks(LayerHooks):
         entries = entries._replace(ratio=entries.value.abs() / median, median=median)
         entries = entries.where(entries.ratio >= self.kappa)
         layer = self.down.layer
-        return LayerScan(layer, self.largest_input, self.largest_output, entries.largest(layer), entries)
+        entering, leaving = max(self.peaks, key=lambda peaks: abs(peaks[1].value))
+        if self.down.experts is None:
+            entering = max((peak for peak, _ in self.peaks), key=lambda peak: abs(peak.value))
+        return LayerScan(layer, entering, leaving, entries.largest(layer), entries)
 
 
 def _sizes(activation: Tensor) -> Tensor:
