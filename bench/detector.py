@@ -69,7 +69,7 @@ def false_alarms(count: int) -> None:
     probe = probes.build(loaded.tokenizer, probes.DEFAULT_PROMPTS, loaded.context)
     result = search(loaded.model, roles.downs, probe)
     everything = activations(loaded.model, roles.downs, probe)
-    prepared = null.prepare(roles.downs, everything, result.coordinates)
+    prepared = null.prepare(everything, result.coordinates)
     for kind in null.KINDS:
         drawn = null.Null(kind, tuple(null.draws(prepared, kind, count)))
         rate, low, high = drawn.firing(KAPPA)

@@ -430,7 +430,7 @@ def random_model(name: str, size: Size) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-    from swlottery.models.load import Loaded
+    from swlottery.models.loaded import Loaded
 
     torch.manual_seed(0)
     tiny = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 300}
@@ -492,22 +492,26 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     windows = torch.randint(vocabulary, size.documents, generator=torch.Generator().manual_seed(0))
     settings = FindSettings(null_draws=size.draws, device=size.device)
     done()
-    started, rows = time.perf_counter(), 0
-    for event in run.find(loaded, prompts, Text("random tokens", "random tokens", "0" * 64), windows, settings):
+    times, rows = [time.perf_counter()], 0
+
+    def observe(event: events.Event) -> None:
+        nonlocal rows
         rows += isinstance(event, Ablation)
-        phase = {
-            events.Searched: ("search, leader", f"{int(prompts.valid.sum())} tokens"),
-            events.Tested: ("nulls", f"2 × {size.draws} draws"),
-            events.Finished: ("verification", f"{rows} rows over {size.documents[0]} × {size.documents[1]} tokens"),
-        }.get(type(event))
-        if phase is not None:
+        if isinstance(event, events.Searched | events.Tested | events.Finished):
             done()
-            now = time.perf_counter()
-            yield {"what": f"{title}: {phase[0]}", "seconds": f"{now - started:.2f}", "": phase[1]}
-            started = now
-        if isinstance(event, events.Finished):
-            found = [(one["layer"], one["out"], one["in"]) for one in event.record["super_weights"]]
-            yield {"what": f"{title}: found", "seconds": "", "": f"{found}, planted {tuple(plant.coordinate[:3])}"}
+            times.append(time.perf_counter())
+
+    prepared = events.Prepared(prompts, Text("random tokens", "random tokens", "0" * 64), windows)
+    record = run.find(loaded, prepared, settings, observe)
+    phases = {
+        "search, leader": f"{int(prompts.valid.sum())} tokens",
+        "nulls": f"2 × {size.draws} draws",
+        "verification": f"{rows} rows over {size.documents[0]} × {size.documents[1]} tokens",
+    }
+    for (phase, note), begun, ended in zip(phases.items(), times, times[1:], strict=False):
+        yield {"what": f"{title}: {phase}", "seconds": f"{ended - begun:.2f}", "": note}
+    found = [(one["layer"], one["out"], one["in"]) for one in record["super_weights"]]
+    yield {"what": f"{title}: found", "seconds": "", "": f"{found}, planted {tuple(plant.coordinate[:3])}"}
 
 
 def prune(size: Size, work: Path) -> Iterator[Row]:

@@ -78,7 +78,7 @@ def test_the_commands_in_its_comment_are_good(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_record_is_the_one_that_find_writes_of_its_model(path: Path) -> None:
-    from swlottery.models.load import slug
+    from swlottery.models.names import slug
 
     own = settings(path)
     if own.super_weights not in ("discover", "none"):

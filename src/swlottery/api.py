@@ -49,11 +49,10 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
     if chosen.out or chosen.plots or chosen.check:
         raise BadInput("find() returns the record and writes nothing: leave out, plots and check away")
     from swlottery.find.run import examine
-    from swlottery.models.load import wrap
+    from swlottery.models.loaded import wrap
 
-    chosen.check_limits()
+    find_command.check(chosen)
     if isinstance(model, str | Path):
-        find_command.check(chosen)
         loaded = find_command.load(chosen)
     elif tokenizer is None:
         raise BadInput("a loaded model needs its tokenizer: find(model, tokenizer)")

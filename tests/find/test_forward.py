@@ -10,7 +10,6 @@ from planted import plant_input, plant_weight, random_probe
 from swlottery.find import forward, null
 from swlottery.find.activations import ActivationHooks, AllActivations, activations
 from swlottery.find.attribution import leader
-from swlottery.find.hooks import layer_groups
 from swlottery.find.scan import scan
 from swlottery.find.search import search
 from swlottery.models.architectures import Roles
@@ -66,7 +65,7 @@ def test_pieces_give_what_the_whole_gives(name, in_pieces):
     in_pieces()
     pieces, again = activations(model, roles.downs, probe), scan(model, roles.downs, probe, 3.0)
     for one, other in zip(whole, pieces, strict=True):
-        for part in ("tokens", "output", "added", "stream", "rms"):
+        for part in ("output", "added", "stream", "rms"):
             torch.testing.assert_close(getattr(one, part), getattr(other, part), rtol=1e-4, atol=1e-4)
         assert [inputs.expert for inputs in one.inputs] == [inputs.expert for inputs in other.inputs]
         for mine, its in zip(one.inputs, other.inputs, strict=True):
@@ -121,15 +120,10 @@ def test_the_finder_in_pieces_finds_the_same(name, in_pieces):
 def looked(model, roles, probe, found):
     """The leader, and the draws of both nulls as the finder takes them: (ratios by kind, groups)."""
     everything = AllActivations(model, roles.downs, probe)
-    led, ratios = None, {}
-    for downs, group in everything:
-        led = leader(downs, group, led)
+    led, ratios = leader(now for group in everything for now in group), {}
     shapes = [tuple(matrix.shape) for down in roles.downs for _, matrix in down.matrices()]
     for kind in null.KINDS:
-        drawn = [
-            list(null.draws(null.prepare(downs, group, found.coordinates), kind, 7, 3, shapes))
-            for downs, group in everything
-        ]
+        drawn = [list(null.draws(null.prepare(group, found.coordinates), kind, 7, 3, shapes)) for group in everything]
         ratios[kind] = [max(column) for column in zip(*drawn, strict=True)]
     return led, (ratios, everything.groups)
 
@@ -140,7 +134,7 @@ def test_only_one_group_is_held_and_no_batch_is_larger_than_it_may_be(in_pieces)
     in_pieces()
     sizes, held = [], []
     handle = model.model.embed_tokens.register_forward_hook(lambda _, args, output: sizes.append(args[0].numel()))
-    for _, group in AllActivations(model, downs, random_probe(VOCABULARY, 12, 5)):
+    for group in AllActivations(model, downs, random_probe(VOCABULARY, 12, 5)):
         assert all(one() is None for one in held)
         held += [weakref.ref(now.output) for now in group]
     handle.remove()
@@ -166,4 +160,6 @@ def test_the_budget_is_a_part_of_the_weights():
     model = tiny_model("llama")
     assert forward.budget(model) == 64 << 20
     batches = random_probe(VOCABULARY).batches(99)
-    assert layer_groups(model, [ActivationHooks(down, batches) for down in Roles(model).downs]) == [range(LAYERS)]
+    assert forward.layer_groups(model, [ActivationHooks(down, batches) for down in Roles(model).downs]) == [
+        range(LAYERS)
+    ]

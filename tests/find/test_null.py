@@ -54,7 +54,7 @@ def test_a_plant_stands_far_above_its_null_and_is_taken_out_of_it(name):
     plant_weight(model, roles, probe, plant, 10.0)
     found = search(model, roles.downs, probe)
     assert found.coordinates == [plant.coordinate]
-    prepared = null.prepare(roles.downs, activations(model, roles.downs, probe), found.coordinates)
+    prepared = null.prepare(activations(model, roles.downs, probe), found.coordinates)
     for kind in null.KINDS:
         drawn = null.Null(kind, tuple(null.draws(prepared, kind, 39)))
         assert max(drawn.largest) < KAPPA
@@ -70,7 +70,7 @@ def test_draws_depend_on_the_seed_and_on_nothing_else():
     roles = Roles(model)
     probe = random_probe(VOCABULARY)
     plant_input(model, roles, probe, Coordinate(1, 5, 6), 4, size=2000.0)
-    prepared = null.prepare(roles.downs, activations(model, roles.downs, probe), [])
+    prepared = null.prepare(activations(model, roles.downs, probe), [])
     first, again, other = (list(null.draws(prepared, "entries", 5, seed)) for seed in (1, 1, 2))
     assert first == again != other and max(first) > 0
 
@@ -80,6 +80,6 @@ def test_the_draws_are_made_in_what_the_hardware_is_fast_at(fast, precision, mon
     model = tiny_model("gpt2")
     downs = Roles(model).downs
     monkeypatch.setattr(null.hardware, "bfloat16", lambda device: (fast, ""))
-    layers = null.prepare(downs, activations(model, downs, random_probe(VOCABULARY)), [Coordinate(0, 1, 2)])
+    layers = null.prepare(activations(model, downs, random_probe(VOCABULARY)), [Coordinate(0, 1, 2)])
     assert {tensor.dtype for layer in layers for _, x, matrix in layer.parts for tensor in (x, matrix)} == {precision}
     assert layers[0].parts[0][2][1, 2] == 0 != downs[0].matrix()[1, 2]

@@ -12,6 +12,7 @@ from swlottery.find import run as finder
 from swlottery.models import load as models
 from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256
+from swlottery.models.loaded import wrap
 from tiny import tiny_model
 
 TEXT = Text(
@@ -26,7 +27,7 @@ def test_a_loaded_model_has_the_record_of_its_name_and_stays_as_it_is(planted_gp
     tokenizer, mine = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).train()
     mine.transformer.h[0].eval()
     before, events = weights_sha256(mine), []
-    record = finder.examine(models.wrap(mine, tokenizer), SETTINGS, TEXT, observe=events.append)
+    record = finder.examine(wrap(mine, tokenizer), SETTINGS, TEXT, observe=events.append)
     by_name = finder.examine(models.load(str(folder), device="cpu"), SETTINGS, TEXT)
     assert record == {**by_name, "model": record["model"]}
     records.save(record, tmp_path / "record.json")
@@ -56,7 +57,7 @@ def test_gradients_make_no_difference_to_any_part():
         downs = Roles(model).downs
         (kept,) = activations(model, downs[:1], random_probe(VOCABULARY))
         assert not any(tensor.requires_grad for tensor in (kept.output, kept.added, kept.stream))
-        draws.append(list(null.draws(null.prepare(downs[:1], [kept], []), "rows", 3)))
+        draws.append(list(null.draws(null.prepare([kept], []), "rows", 3)))
     assert draws[0] == draws[1]
 
 
@@ -78,5 +79,5 @@ def test_a_model_that_cannot_be_examined_is_refused():
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(BadInput, match=r"not finite: model\.layers\.0\.mlp\.down_proj\.weight"):
-        models.wrap(model, None)
-    assert models.wrap(tiny_model("llama"), None, "a/b").slug == "a__b"
+        wrap(model, None)
+    assert wrap(tiny_model("llama"), None, "a/b").slug == "a__b"

@@ -68,7 +68,7 @@ def test_a_random_model_has_no_super_weight_but_a_leader(name):
     probe = random_probe(VOCABULARY)
     assert search(model, roles.downs, probe).removals == []
     everything = activations(model, roles.downs, probe)
-    led = leader(roles.downs, everything)
+    led = leader(everything)
     best = max(
         (float((inputs.values[row] * matrix * now.output[token, :, None].sign()).max()), down.layer)
         for down, now in zip(roles.downs, everything, strict=True)
@@ -167,9 +167,8 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     output = torch.full((30, HIDDEN), 0.1)
     output[4, 5], output[9, 5] = first.value, near.value
     stream[4, 5], stream[9, 5] = first.stream, near.stream
-    hooks.at_output([output], output)
-    hooks.at_end(stream)
-    assert {spike.token for spike in hooks.result().spikes} == {4, 9}
+    hooks.measure([output], output, output, stream)
+    assert {spike.token for spike in hooks.result.spikes} == {4, 9}
 
 
 def test_a_spike_that_many_weights_or_the_bias_make_has_no_super_weight():

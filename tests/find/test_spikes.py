@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from planted import random_probe
 from swlottery.errors import BadInput
-from swlottery.find import hooks, spikes
+from swlottery.find import forward, spikes
 from swlottery.find.activations import activations
 from swlottery.find.scan import scan
 from swlottery.models.architectures import Roles
@@ -161,7 +161,7 @@ def test_no_hook_stays_behind(fails, monkeypatch):
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
     if fails:
-        monkeypatch.setattr(hooks, "run_body", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(forward, "run_body", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             scan(model, roles.downs, random_probe(VOCABULARY))
     else:

@@ -94,7 +94,7 @@ def test_the_weights_are_intact_whenever_a_row_is_handed_over():
     before = weights_sha256(model)
     found = [Coordinate(1, 3, 5), Coordinate(1, 3, 6), Coordinate(2, 8, 9)]
     evaluator = Evaluator(model, roles, documents(), layers=[1, 2])
-    for nth, _row in enumerate(verifying.verify(evaluator, found, count=4, kappa=KAPPA)):
+    for nth, _row in enumerate(verifying.verify(evaluator, found, [], 4, KAPPA, 0)):
         assert weights_sha256(model) == before
         if nth == 12:
             break
@@ -197,7 +197,7 @@ def test_idle_members_are_dropped_and_the_cost_bound_holds():
     """A and B make one spike together; C does nothing."""
     roles = Roles(tiny_model("gpt2"))
     evaluator = Arithmetic(roles, lambda zero: 5.0 if {A, B} <= zero else 0.05 * len(zero & {A, B}))
-    rows = list(verifying.verify(evaluator, [A, B, C], count=6))
+    rows = list(verifying.verify(evaluator, [A, B, C], [], 6, 0.0, 0))
     sets = [joint.coordinates for joint in critical_sets(rows)]
     assert (A, B) in sets and not any(C in members for members in sets)
     words = [verdict.word for verdict in verdicts([A, B, C], rows, 100)]
@@ -209,7 +209,7 @@ def test_two_members_that_stand_in_for_each_other_are_not_both_dropped():
     """Either of A and B is enough for the loss, so each is idle while the other is at zero."""
     roles = Roles(tiny_model("gpt2"))
     evaluator = Arithmetic(roles, lambda zero: 2.0 if zero & {A, B} else 0.0)
-    rows = list(verifying.verify(evaluator, [A, B], count=2))
+    rows = list(verifying.verify(evaluator, [A, B], [], 2, 0.0, 0))
     assert [verdict.word for verdict in verdicts([A, B], rows, 100)] == ["critical", "critical"]
 
 
@@ -217,13 +217,10 @@ def test_controls_are_nearest_in_magnitude_and_never_found():
     model = tiny_model("gpt2")
     downs = Roles(model).downs
     found = [Coordinate(0, 3, 5), Coordinate(0, 3, 6), Coordinate(2, 1, 1)]
-    pairs = controls(downs, found, 20)
-    assert len(pairs) == 20 and len({control for _, control in pairs}) == 20
-    assert not {control for _, control in pairs} & set(found)
-    assert [sum(of == f for of, _ in pairs) for f in found] == [7, 7, 6]
-    for f in found:
+    chosen = controls(downs, found, 20)
+    assert len(chosen) == len(set(chosen)) == 20 and not set(chosen) & set(found)
+    for f, mine in zip(found, (chosen[:7], chosen[7:14], chosen[14:]), strict=True):
         size = downs[f.layer].matrix().abs()
-        mine = [control for of, control in pairs if of == f]
         worst = max(abs(float(size[c.out, c.in_] - size[f.out, f.in_])) for c in mine)
         others = (size - size[f.out, f.in_]).abs() < worst
         assert int(others.sum()) <= len(mine) + len(found) + 7

@@ -124,7 +124,7 @@ def found_on(device: str, folder: Path) -> dict[str, Any]:
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
     from swlottery.find import probe
-    from swlottery.find.events import Finished
+    from swlottery.find.events import Prepared
     from swlottery.find.run import find
     from swlottery.models import load as model
 
@@ -132,9 +132,8 @@ def found_on(device: str, folder: Path) -> dict[str, Any]:
     prompts = probe.build(loaded.tokenizer, probe.DEFAULT_PROMPTS, loaded.context, "both", loaded.device)
     windows = torch.randint(200, (30, 64), generator=torch.Generator().manual_seed(0))
     settings = FindSettings(null_draws=19, controls=4, device=device)
-    events = list(find(loaded, prompts, Text("random", "random", "0" * 64), windows, settings))
-    assert isinstance(events[-1], Finished)
-    return events[-1].record
+    prepared = Prepared(prompts, Text("random", "random", "0" * 64), windows)
+    return find(loaded, prepared, settings, lambda event: None)
 
 
 def test_the_finder_finds_what_it_finds_on_a_cpu(planted_gpt2):

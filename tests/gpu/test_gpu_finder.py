@@ -19,7 +19,7 @@ from swlottery.find import run as finder
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256
-from swlottery.models.load import Loaded
+from swlottery.models.loaded import Loaded
 from tiny import VOCABULARY, tiny_model
 
 
@@ -61,12 +61,14 @@ def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finishe
     before = weights_sha256(model)
     loaded = Loaded(model, None, "tiny", "tiny", None, before, "float32", "float32", device)
     settings = FindSettings(null_draws=2, controls=3)
-    draws = []
-    for event in finder.find(loaded, here, Text("text", "nothing", "0" * 64), windows, settings):
-        if isinstance(event, finder.Tested):
-            draws = [ratio for one in event.nulls for ratio in one.largest]
+    events: list[finder.Event] = []
+    prepared = finder.Prepared(here, Text("text", "nothing", "0" * 64), windows)
+    finder.find(loaded, prepared, settings, events.append)
+    (tested,) = (event for event in events if isinstance(event, finder.Tested))
     assert weights_sha256(model) == before
-    return event, draws
+    finished = events[-1]
+    assert isinstance(finished, finder.Finished)
+    return finished, [ratio for one in tested.nulls for ratio in one.largest]
 
 
 # With experts; with a norm behind the MLP; that overwrites its activations; with biases and norms elsewhere.

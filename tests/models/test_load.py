@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from swlottery.errors import BadInput
-from swlottery.models import gguf
+from swlottery.models import gguf, names
 from swlottery.models import load as model
 from swlottery.models.lineage import weights_sha256
+from swlottery.runtime.hardware import pick_device
 from tiny import tiny_model
 
 
@@ -175,13 +176,13 @@ def test_cuda_where_there_is_none():
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(BadInput, match="no such CUDA device"):
-        model.pick_device("cuda")
-    assert model.pick_device("auto").type == "cpu"
+        pick_device("cuda")
+    assert pick_device("auto").type == "cpu"
 
 
 def test_a_device_that_is_none():
     with pytest.raises(BadInput, match="is not a device"):
-        model.pick_device("gpu")
+        pick_device("gpu")
 
 
 def test_from_a_config_with_random_weights(monkeypatch, tiny_gpt2):
@@ -208,7 +209,7 @@ def test_from_a_config_with_random_weights(monkeypatch, tiny_gpt2):
     ],
 )
 def test_names_that_become_paths_are_safe(name, slug):
-    assert model.slug(name) == slug
+    assert names.slug(name) == slug
 
 
 def test_smollm2_without_its_package(monkeypatch):

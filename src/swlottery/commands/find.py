@@ -13,11 +13,8 @@ from swlottery.config import FindSettings
 from swlottery.errors import DONE, BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from swlottery.find.events import Event
-    from swlottery.models.load import Loaded
-    from swlottery.report.logs.find import FindLog
+    from swlottery.models.loaded import Loaded
 
 
 def find(settings: FindSettings, root: Path) -> int:
@@ -29,7 +26,7 @@ def find(settings: FindSettings, root: Path) -> int:
         BadInput: settings or a model that cannot be used; outputs that could not be written. Nothing is written then.
     """
     check(settings)
-    prompts(settings)
+    given = prompts(settings)
     if settings.check:
         return _check_record(settings, Path(settings.check))
     _check_outputs(settings.out, settings.plots)
@@ -37,13 +34,13 @@ def find(settings: FindSettings, root: Path) -> int:
 
     from swlottery.data.evaluation import read_text
     from swlottery.find import record as records
+    from swlottery.find.events import Prepared
     from swlottery.find.run import examine
     from swlottery.runtime import hardware
 
     # A missing text is refused before torch is imported, a GPU that cannot be used before anything is written.
     text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
     hardware.make_current(hardware.pick_device(settings.device))
-    text = text or read_text(settings.eval_text)
     loaded = load(settings)
     out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
     plots = Path(settings.plots or root / "plots" / loaded.slug)
@@ -54,9 +51,15 @@ def find(settings: FindSettings, root: Path) -> int:
     from swlottery.report.logs.find import FindLog
 
     log = FindLog(bars=sys.stderr.isatty())
-    record = examine(loaded, settings, text, prompts(settings), _observer(loaded, settings, log, started))
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Prepared):
+            log.header(loaded, event.probe, event.text, event.windows, settings, time.monotonic() - started)
+        else:
+            log.event(event)
+
+    record = examine(loaded, settings, text, given, observe)
     log.compare(record, before)
-    out.parent.mkdir(parents=True, exist_ok=True)
     records.save(record, out)
     from swlottery.report.figures.find import draw
 
@@ -68,16 +71,14 @@ def find(settings: FindSettings, root: Path) -> int:
 def check(settings: FindSettings) -> None:
     """Raise `BadInput` for a value out of its limits, or a model's file or folder that is not there."""
     settings.check_limits()
-    from swlottery.models.load import existing, is_path
+    from swlottery.models.names import path_of
 
-    if settings.start != "scratch" and is_path(settings.model):
-        existing(settings.model)
+    if settings.start != "scratch":
+        path_of(settings.model)
 
 
 def prompts(settings: FindSettings) -> list[str]:
-    """The prompts to look for spikes with. `BadInput` for an empty one, or a file that cannot be read."""
-    from swlottery.find.probe import DEFAULT_PROMPTS
-
+    """The prompts that the settings give. `BadInput` for an empty one, or a file that cannot be read."""
     given = list(settings.prompt)
     if settings.prompt_file is not None:
         try:
@@ -87,7 +88,7 @@ def prompts(settings: FindSettings) -> list[str]:
         given += lines or [""]
     if any(not prompt.strip() for prompt in given):
         raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
-    return given or list(DEFAULT_PROMPTS)
+    return given
 
 
 def load(settings: FindSettings) -> Loaded:
@@ -97,19 +98,6 @@ def load(settings: FindSettings) -> Loaded:
     if settings.start == "scratch":
         return models.from_config(settings.model, settings.seed, settings.dtype, settings.device)
     return models.load(settings.model, settings.revision, settings.dtype, settings.device)
-
-
-def _observer(loaded: Loaded, settings: FindSettings, log: FindLog, started: float) -> Callable[[Event], None]:
-    """Writes the log while the search goes. started: when, in seconds of the monotonic clock."""
-    from swlottery.find.events import Prepared
-
-    def observe(event: Event) -> None:
-        if isinstance(event, Prepared):
-            log.header(loaded, event.probe, event.text, event.windows, settings, time.monotonic() - started)
-        else:
-            log.event(event)
-
-    return observe
 
 
 def _check_record(settings: FindSettings, path: Path) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swlottery.errors import BadInput
-from swlottery.find.hooks import LayerHooks, RowBuffer, batches_of, layer_groups, run_hooked
+from swlottery.find.forward import LayerHooks, batches_of, joined, layer_groups, run_hooked
 from swlottery.find.probe import Batch, Probe
-from swlottery.find.spikes import CHUNK, rms_before
+from swlottery.find.spikes import by_chunks, rms_before
 from swlottery.models.architectures import DownProjection, Inputs
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Activations:
     """One layer's down-projection at some or all tokens of a probe, in float32.
 
-    tokens: the numbers of the rows' tokens. inputs: what enters each matrix, by the probe's tokens.
-    output: ``[tokens, out]``. added, stream: as in Spike, ``[tokens, out]``.
+    inputs: what enters each matrix, by the probe's tokens. output: ``[tokens, out]``.
+    added, stream: as in Spike, ``[tokens, out]``.
     """
 
-    tokens: Tensor
+    down: DownProjection
     inputs: list[Inputs]
     output: Tensor
     added: Tensor
@@ -33,10 +33,7 @@ class Activations:
     @property
     def rms(self) -> Tensor:
         """The root mean square over channels of the residual stream before the addition, ``[tokens]``."""
-        import torch
-
-        parts = zip(torch.split(self.added, CHUNK), torch.split(self.stream, CHUNK), strict=True)
-        return torch.cat([rms_before(added, after) for added, after in parts])
+        return by_chunks(rms_before, self.added, self.stream)
 
 
 def activations(
@@ -57,9 +54,7 @@ def by_groups(
     batches = batches_of(probe, tokens)
     hooks = [ActivationHooks(down, batches, tokens) for down in downs]
     for group in run_hooked(model, hooks, batches):
-        kept = [layer.result() for layer in group]
-        group.clear()  # so that nobody but the caller holds them
-        yield kept
+        yield [group.pop(0).result() for _ in range(len(group))]  # nobody but the caller holds them
 
 
 class AllActivations:
@@ -74,13 +69,10 @@ class AllActivations:
         self.groups = len(layer_groups(model, [ActivationHooks(down, batches) for down in downs]))
         self.held = activations(model, downs, probe) if self.groups == 1 else []
 
-    def __iter__(self) -> Iterator[tuple[Sequence[DownProjection], list[Activations]]]:
-        """Each group's down-projections and activations; the list is emptied when the next one is asked for."""
-        done = 0
+    def __iter__(self) -> Iterator[list[Activations]]:
+        """Each group's activations; the list is emptied when the next one is asked for."""
         for group in [list(self.held)] if self.held else by_groups(self.model, self.downs, self.probe):
-            downs = self.downs[done : done + len(group)]
-            done += len(group)
-            yield downs, group
+            yield group
             group.clear()
 
 
@@ -91,68 +83,40 @@ class ActivationHooks(LayerHooks):
         super().__init__(down)
         self.chosen = chosen
         count = sum(batch.count for batch in batches) if chosen is None else len(chosen)
-        out, in_ = down.matrices()[0][1].shape
+        out, in_ = down.shape
         # float32; of a mixture, two experts a token. A norm behind the MLP gives one matrix more.
         self.size = 4 * count * ((2 if down.experts else 1) * in_ + (2 if down.post_norm is None else 3) * out)
-        self.numbers: list[Tensor] = []
-        self.of_experts: list[Inputs] = []
-        self.entering, self.output, self.added, self.stream = (RowBuffer(count) for _ in range(4))
+        self.inputs: dict[int | None, tuple[list[Tensor], list[Tensor]]] = {}  # by expert the tokens and the values
+        self.output_parts: list[Tensor] = []
+        self.added_parts: list[Tensor] = []
+        self.stream_parts: list[Tensor] = []
 
-    def begin(self, batch: Batch) -> None:
-        """Number the batch's tokens as the probe does, and choose among them."""
+    def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
+        """Keep the inputs, the output, what is added where that is something else, and the stream."""
         import torch
 
-        super().begin(batch)
-        number = batch.first + torch.arange(len(self.tokens), device=self.tokens.device)
-        self.wanted = None if self.chosen is None else torch.isin(number, self.chosen)
-        self.places = self.tokens if self.wanted is None else self.tokens[self.wanted]
-        self.numbers.append(number if self.wanted is None else number[self.wanted])
-
-    def _chosen_rows(self, activation: Any) -> Tensor:
-        rows = self.rows(activation)
-        return (rows if self.wanted is None else rows[self.wanted]).float()
-
-    def at_output(self, args: Sequence[Tensor], output: Tensor) -> None:
-        """Keep the inputs and the output."""
-        import torch
-
-        if self.down.experts is None:
-            (inputs,) = self.down.inputs(args, self.places)
-            self.entering.add(inputs.values.float())
-        else:
-            number_of = torch.full((len(self.batch.valid),), -1, device=self.tokens.device)
-            number_of[self.places] = self.numbers[-1]  # from flat positions to the probe's tokens
-            for inputs in self.down.inputs(args, self.places):
-                self.of_experts.append(Inputs(inputs.expert, number_of[inputs.tokens], inputs.values.float()))
-        values = self._chosen_rows(output).clone()
+        numbers = self.batch.first + torch.arange(len(self.tokens), device=self.tokens.device)  # as the probe's tokens
+        rows = slice(None) if self.chosen is None else torch.isin(numbers, self.chosen)
+        number_of = torch.full((len(self.batch.valid),), -1, device=self.tokens.device)
+        number_of[self.tokens] = numbers
+        for inputs in self.down.inputs(args, self.tokens[rows]):
+            tokens, entering = self.inputs.setdefault(inputs.expert, ([], []))
+            tokens.append(number_of[inputs.tokens])
+            entering.append(inputs.values.float())
+        values = output[rows].to(torch.float32, copy=True)
         if not bool(torch.isfinite(values).all()):
             raise BadInput(f"the output of {self.down.path} is not finite: use --dtype bfloat16 or float32")
-        self.output.add(values)
-
-    def at_end(self, stream: Tensor) -> None:
-        """Keep what is added, and the stream."""
-        if self.normed is not None:
-            self.added.add(self._chosen_rows(self.normed))
-            self.normed = None
-        self.stream.add(self._chosen_rows(stream).clone())
+        self.output_parts.append(values)
+        if added is not output:
+            self.added_parts.append(added[rows].float())
+        self.stream_parts.append(stream[rows].to(torch.float32, copy=True))
 
     def result(self) -> Activations:
         """What was kept, after the last batch."""
-        import torch
-
-        tokens = torch.cat(self.numbers)
-        output = self.output.matrix
-        if self.down.experts:
-            experts = sorted({part.expert for part in self.of_experts if part.expert is not None})
-            inputs = [self._of_expert(expert) for expert in experts]
-        else:
-            inputs = [Inputs(None, tokens, self.entering.matrix)]
-        added = output if self.down.post_norm is None else self.added.matrix
-        return Activations(tokens, inputs, output, added, self.stream.matrix)
-
-    def _of_expert(self, expert: int) -> Inputs:
-        """One expert's inputs, of all batches."""
-        import torch
-
-        mine = [part for part in self.of_experts if part.expert == expert]
-        return Inputs(expert, torch.cat([part.tokens for part in mine]), torch.cat([part.values for part in mine]))
+        inputs = [
+            Inputs(expert, joined(self.inputs[expert][0]), joined(self.inputs[expert][1]))
+            for expert in sorted(self.inputs, key=lambda expert: expert or 0)
+        ]
+        output = joined(self.output_parts)
+        added = joined(self.added_parts) if self.added_parts else output
+        return Activations(self.down, inputs, output, added, joined(self.stream_parts))

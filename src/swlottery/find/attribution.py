@@ -8,13 +8,13 @@ spike would be higher.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.activations import Activations
 from swlottery.find.spikes import RHO, Spike, median_size, rms_before
-from swlottery.models.architectures import DownProjection, Inputs
+from swlottery.models.architectures import Inputs
 from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
@@ -41,14 +41,12 @@ class Contribution:
     share: float
 
 
-def contributions(
-    down: DownProjection, now: Activations, spike: Spike, count: int = 8
-) -> tuple[list[Contribution], float]:
+def contributions(now: Activations, spike: Spike, count: int = 8) -> tuple[list[Contribution], float]:
     """The ``count`` weights that give the spike most, largest first, and the bias's share of it.
 
     Weights that give nothing, or work against it, are left out.
     """
-    sign = 1.0 if spike.value > 0 else -1.0
+    down, sign = now.down, 1.0 if spike.value > 0 else -1.0
     found = []
     for inputs in now.inputs:
         at = (inputs.tokens == spike.token).nonzero().flatten()
@@ -86,15 +84,16 @@ class Leader:
         return [words for words, is_missing in missing.items() if is_missing]
 
 
-def leader(downs: Sequence[DownProjection], everything: Sequence[Activations], best: Leader | None = None) -> Leader:
-    """The weight with the largest c_i over the layers ``downs``, all tokens and channels; ``best``: of other layers."""
-    for down, now in zip(downs, everything, strict=True):
+def leader(everything: Iterable[Activations]) -> Leader:
+    """The weight with the largest c_i over all layers, tokens and channels."""
+    best = None
+    for now in everything:
         for inputs in now.inputs:
-            matrix = down.matrix(inputs.expert).float()
+            matrix = now.down.matrix(inputs.expert).float()
             amount, row, out, in_ = _largest_contribution(now, inputs, matrix)
             if best is None or amount > best.contribution.amount:
-                entry = _entry(now, down.layer, int(inputs.tokens[row]), out)
-                coordinate = Coordinate(down.layer, out, in_, inputs.expert)
+                entry = _entry(now, int(inputs.tokens[row]), out)
+                coordinate = Coordinate(now.down.layer, out, in_, inputs.expert)
                 x, weight = float(inputs.values[row, in_]), float(matrix[out, in_])
                 best = Leader(Contribution(coordinate, weight, x, amount, amount / max(abs(entry.value), 1e-30)), entry)
     assert best is not None, "a model has at least one layer"
@@ -136,11 +135,11 @@ def _largest_of(now: Activations, inputs: Inputs, matrix: Tensor, outs: Tensor, 
     return largest
 
 
-def _entry(now: Activations, layer: int, token: int, out: int) -> Spike:
+def _entry(now: Activations, token: int, out: int) -> Spike:
     """An entry of a layer's output, measured as a spike is."""
     row = slice(token, token + 1)
     over_channels, over_tokens = median_size(now.output[row], 1), median_size(now.output[:, out : out + 1], 0)
     value, added = float(now.output[token, out]), float(now.added[token, out])
     ratio = abs(value) / max(float(over_channels), float(over_tokens))
     rms = float(rms_before(now.added[row], now.stream[row]))
-    return Spike(layer, token, out, value, ratio, added, abs(added) / rms, float(now.stream[token, out]))
+    return Spike(now.down.layer, token, out, value, ratio, added, abs(added) / rms, float(now.stream[token, out]))

@@ -10,28 +10,24 @@ from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 
 
-def controls(
-    downs: Sequence[DownProjection], found: Sequence[Coordinate], count: int
-) -> list[tuple[Coordinate, Coordinate]]:
-    """(found weight, control) pairs: weights of its matrix nearest to it in |w|, none of them found, none twice.
+def controls(downs: Sequence[DownProjection], found: Sequence[Coordinate], count: int) -> list[Coordinate]:
+    """For each found weight those of its matrix nearest to it in |w|, none of them found, none twice.
 
-    ``count`` in all, shared evenly among the found weights in their order. Where magnitudes tie, as they do in
+    ``count`` in all, shared evenly among the found weights and in their order. Where magnitudes tie, as they do in
     quantised checkpoints, the place in the matrix decides.
     """
     import torch
 
-    taken = set(found)
-    pairs = []
+    chosen: list[Coordinate] = []
     for nth, coordinate in enumerate(found):
         layer, out, in_, expert = coordinate
         size = downs[layer].matrix(expert).float().abs()
         wanted = count // len(found) + (nth < count % len(found))
+        taken = {*found, *chosen}
         order = torch.sort((size - size[out, in_]).abs().flatten(), stable=True).indices[: wanted + len(taken)]
         near = (_at(place, size.shape[1], coordinate) for place in order.tolist())
-        chosen = list(islice((other for other in near if other not in taken), wanted))
-        taken.update(chosen)
-        pairs += [(coordinate, control) for control in chosen]
-    return pairs
+        chosen += islice((other for other in near if other not in taken), wanted)
+    return chosen
 
 
 def random_set(downs: Sequence[DownProjection], found: Sequence[Coordinate], seed: int) -> list[Coordinate]:

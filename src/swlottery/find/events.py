@@ -12,7 +12,6 @@ from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.search import Search
 from swlottery.find.spikes import Spike
-from swlottery.find.verdicts import Verdict
 from swlottery.find.verify import Ablation
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the finder will look at (only of `examine`). windows: the documents, ``[documents, tokens]``."""
+    """What the finder will look at. windows: the documents to verify on, ``[documents, tokens]``."""
 
     probe: Probe
     text: Text
@@ -39,10 +38,9 @@ class Searched:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One draw of a null is done; ``done`` of ``total``."""
+    """One of the ``total`` draws of a null is done."""
 
     kind: str
-    done: int
     total: int
 
 
@@ -69,7 +67,6 @@ class Finished:
 
     record: Record
     rows: list[Ablation]
-    verdicts: list[Verdict]
 
 
 Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Finished

@@ -1,15 +1,22 @@
-"""Forward passes over a probe whose memory does not grow with the number of prompts.
+"""Forward passes over a probe with hooks on the down-projections; their memory does not grow with the prompts.
 
-The prompts run in batches of a bounded number of tokens. Where the activations of all layers together would not fit,
-the network runs a few layers at a time: what the last of them returned is kept, and the next layers go on from there.
-So every layer is run once, and every number is the one that an ordinary pass gives.
+The prompts run in batches of a bounded number of tokens. What hooks do with a layer's activations is up to their kind:
+`scan` reduces them, `activations` keeps them. Either may need all tokens of a layer, and so keeps something of each
+batch. Where that does not fit for all layers together, the network runs a few layers at a time: what the last of them
+returned is kept, and the next layers go on from there. So every layer is run once, and every number is the one that an
+ordinary pass gives.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from swlottery.errors import BadInput
+from swlottery.find.probe import Batch, Probe
+from swlottery.models.architectures import DownProjection, Roles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,8 +25,111 @@ BATCH_TOKENS = 2048
 """Tokens that run together, padding included. The default prompts are one batch whatever the tokenizer."""
 
 
-class _Reached(Exception):
-    """The last block that has to run has returned."""
+class LayerHooks(ABC):
+    """Hooks on one layer: at its down-projection, at the norm behind it if there is one, and at the block's end.
+
+    size: about how many bytes of the layer are kept until the last batch is done.
+    """
+
+    size: int
+
+    def __init__(self, down: DownProjection) -> None:
+        self.down = down
+
+    @abstractmethod
+    def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
+        """Called for each batch at the end of the layer's block.
+
+        Args:
+            args: what entered the down-projection's module.
+            output, added, stream: what left it, what the residual stream received, and that stream afterwards, each
+                ``[valid tokens, channels]``. ``added`` is ``output`` itself where no norm follows.
+        """
+
+    def begin(self, batch: Batch) -> None:
+        """Called before each batch."""
+        self.batch = batch
+        self.tokens = batch.valid.nonzero().flatten()
+        self.output: Tensor | None = None
+        self.normed: Tensor | None = None
+
+    @contextmanager
+    def attached(self, batch: Batch) -> Iterator[None]:
+        """The hooks in place for one batch; whatever happens, every one of them is gone afterwards."""
+        self.begin(batch)
+        down = self.down
+        with ExitStack() as stack:
+            stack.enter_context(down.module.register_forward_hook(self._output_hook))
+            if down.post_norm is not None:
+                stack.enter_context(down.post_norm.register_forward_hook(self._norm_hook))
+            if down.stream_norm is not None:
+                stack.enter_context(down.stream_norm.register_forward_pre_hook(self._stream_norm_hook))
+            else:
+                stack.enter_context(down.block.register_forward_hook(self._block_hook))
+            yield
+
+    def _output_hook(self, module: nn.Module, args: Sequence[Tensor], output: Tensor) -> None:
+        self.args, self.output = args, output.clone() if self.down.overwritten else output
+        self.version = self.output._version
+
+    def _norm_hook(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.normed = output.detach()
+
+    def _block_hook(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._at_end(output)
+
+    def _stream_norm_hook(self, module: nn.Module, args: Sequence[Tensor]) -> None:
+        self._at_end(args[0])
+
+    def _at_end(self, stream: Any) -> None:
+        if self.output is None:
+            raise BadInput(
+                f"{self.down.path} was never called in a forward pass: this model computes its MLP in another way "
+                "(BLOOM's slow_but_exact does), which cannot be watched"
+            )
+        if self.output._version != self.version:
+            raise AssertionError(
+                f"the output of {self.down.path} was overwritten: its row in models/table.py has to say so"
+            )
+        output = self.rows(self.output)
+        added = output if self.normed is None else self.rows(self.normed)
+        self.measure(self.args, output, added, self.rows(stream))
+        del self.args, self.output, self.normed
+
+    def rows(self, activation: Any) -> Tensor:
+        """``[valid tokens, channels]`` from ``[prompts, positions, channels]`` or ``[prompts · positions, channels]``.
+
+        OPT and the experts of Mixtral flatten their activations; some blocks return a tuple.
+        """
+        tensor = activation[0] if isinstance(activation, tuple) else activation
+        flat: Tensor = tensor.reshape(-1, tensor.shape[-1])
+        return flat if len(self.tokens) == len(flat) else flat[self.batch.valid]
+
+
+Hooks = TypeVar("Hooks", bound=LayerHooks)
+
+
+def run_hooked(model: nn.Module, hooks: list[Hooks], batches: Sequence[Batch]) -> Iterator[list[Hooks]]:
+    """Run ``batches`` with hooks on some layers, a group of layers at a time; yield each group when it is done.
+
+    ``hooks`` are in the order of their layers, and the list is emptied on the way. No block behind the last is run.
+    """
+    blocks = Roles(model).blocks
+    returned: list[Any] = [None] * len(batches)  # by the last block of the group before
+    start = 0
+    for stretch in layer_groups(model, hooks):
+        group = [hooks.pop(0) for _ in stretch]
+        last = group[-1].down
+        for number, batch in enumerate(batches):
+            with ExitStack() as stack:
+                stack.enter_context(resumed(blocks, start, returned[number]))
+                for layer in group:
+                    stack.enter_context(layer.attached(batch))
+                output = stack.enter_context(ending_at(last.block))
+                run_body(model, batch.ids)
+            returned[number] = output[0] if hooks else None
+        start = last.layer + 1
+        yield group
 
 
 def run_body(model: nn.Module, ids: Tensor) -> None:
@@ -29,6 +139,10 @@ def run_body(model: nn.Module, ids: Tensor) -> None:
     body: Any = model.base_model
     with torch.no_grad():
         body(input_ids=ids, use_cache=False)
+
+
+class _Reached(Exception):
+    """The last block that has to run has returned."""
 
 
 @contextmanager
@@ -49,9 +163,12 @@ def ending_at(block: nn.Module) -> Iterator[list[Any]]:
 
 @contextmanager
 def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[None]:
-    """Run a model from block ``layer`` on: every block before it returns ``output``, what the last of them returned."""
+    """Run a model from block ``layer`` on: every block before it returns ``output``, what the last of them returned.
+
+    With ``output`` None every block is run.
+    """
     skipped = blocks[:layer] if output is not None else []
-    before = [block.__dict__.get("forward") for block in skipped]
+    before = [block.__dict__.get("forward") for block in skipped]  # accelerate puts its own there
     try:
         for block in skipped:
             block.forward = lambda *args, **kwargs: output
@@ -64,11 +181,16 @@ def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[No
                 block.forward = forward
 
 
-def groups(sizes: Sequence[int], budget: int) -> list[range]:
-    """Consecutive stretches of ``sizes`` that add up to at most ``budget``; a larger one is a stretch of its own."""
+def layer_groups(model: nn.Module, hooks: Sequence[LayerHooks]) -> list[range]:
+    """The groups of consecutive layers that fit the `budget`."""
+    return groups([layer.size for layer in hooks], budget(model))
+
+
+def groups(sizes: Sequence[int], limit: int) -> list[range]:
+    """Consecutive stretches of ``sizes`` that add up to at most ``limit``; a larger one is a stretch of its own."""
     ends, total = [0], 0
     for nth, size in enumerate(sizes):
-        if total and total + size > budget:
+        if total and total + size > limit:
             ends.append(nth)
             total = 0
         total += size
@@ -79,3 +201,21 @@ def budget(model: nn.Module) -> int:
     """The bytes that may be kept of a network's activations: a sixth of its weights, or 64 MB if that is more."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return int(max(weights // 6, 64 << 20))
+
+
+def batches_of(probe: Probe, tokens: Tensor | None = None) -> list[Batch]:
+    """The batches of a probe, or those of them that hold one of ``tokens``."""
+    batches = probe.batches(BATCH_TOKENS)
+    if tokens is None:
+        return batches
+    wanted = tokens.tolist()
+    return [batch for batch in batches if any(batch.first <= token < batch.first + batch.count for token in wanted)]
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """The rows of all parts; the list is emptied, so that they are held once. A single part is not copied."""
+    import torch
+
+    rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+    parts.clear()
+    return rows

@@ -14,12 +14,12 @@ To permute every matrix and run the network again would be no null: it destroys 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swlottery.find.activations import Activations
-from swlottery.find.spikes import RHO, larger_median, median_size
+from swlottery.find.spikes import RHO, by_chunks, larger_median, median_size
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import hardware
@@ -57,15 +57,11 @@ def largest_ratio(output: Tensor, added: Tensor, rms: Tensor) -> float:
     """The largest ratio of ``output[tokens, channels]`` to its medians where ``added`` reaches ρ times ``rms``."""
     import torch
 
-    found = [
-        (part.abs() >= RHO * bar[:, None]).nonzero() + torch.tensor([nth * ROWS, 0], device=part.device)
-        for nth, (part, bar) in enumerate(zip(torch.split(added, ROWS), torch.split(rms, ROWS), strict=True))
-    ]
-    reaches = torch.cat(found).unbind(1)
+    reaches = by_chunks(lambda part, bar: part.abs() >= RHO * bar[:, None], added, rms).nonzero().unbind(1)
     if not len(reaches[0]):
         return 0.0
     tokens, which_token = torch.unique(reaches[0], return_inverse=True)
-    over_channels = torch.cat([median_size(output[part], 1) for part in torch.split(tokens, ROWS)]).flatten()
+    over_channels = by_chunks(lambda part: median_size(output[part], 1), tokens).flatten()
     bar = larger_median(output, reaches[1], over_channels[which_token])
     return float((output[reaches].float().abs() / bar).max())
 
@@ -84,15 +80,13 @@ class Layer:
     rms: Tensor
 
 
-def prepare(
-    downs: Sequence[DownProjection], everything: Sequence[Activations], found: Sequence[Coordinate]
-) -> list[Layer]:
-    """The layers ``downs`` with their real inputs and without the weights ``found``."""
+def prepare(everything: Iterable[Activations], found: Sequence[Coordinate]) -> list[Layer]:
+    """Some layers with their real inputs and without the weights ``found``."""
     import torch
 
     prepared = []
-    for down, now in zip(downs, everything, strict=True):
-        device = now.output.device
+    for now in everything:
+        down, device = now.down, now.output.device
         precision = _precision(device)
         parts = [
             (inputs.tokens, inputs.values.to(precision), _without(down, inputs.expert, found, precision))

@@ -56,7 +56,7 @@ class Probe:
     def batches(self, most: int) -> list[Batch]:
         """The prompts in their order, in batches of at most ``most`` tokens with their padding (or one long prompt)."""
         valid = self.valid.view_as(self.ids)
-        lengths = [1 + int(row.nonzero().max()) if bool(row.any()) else 1 for row in valid.cpu()]
+        lengths = valid.sum(dim=1).clamp_min(1).tolist()
         starts, longest = [0], 0
         for nth, length in enumerate(lengths):
             longest = max(longest, length)
@@ -93,18 +93,16 @@ def build(tokenizer: Any, prompts: Sequence[str], context: int, bos: str = "both
             is then run twice). A tokenizer that has none always goes without.
 
     Raises:
-        BadInput: no prompt, an empty one, one longer than ``context`` tokens, or fewer than MIN_TOKENS in all.
+        BadInput: a prompt without a token, one longer than ``context`` tokens, or fewer than MIN_TOKENS in all.
     """
     import torch
 
-    if not prompts:
-        raise BadInput("no prompt: give at least one with --prompt or --prompt-file")
     bos_token = tokenizer.bos_token_id
     modes = {"both": (False, True), "with": (True,), "without": (False,)}[bos if bos_token is not None else "without"]
     rows = [(with_bos, prompt) for with_bos in modes for prompt in prompts]
     sequences = []
     for with_bos, prompt in rows:
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt.strip() else []
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         if not ids:
             raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
         sequences.append([*([bos_token] if with_bos else []), *ids])

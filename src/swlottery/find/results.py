@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import FindSettings
-from swlottery.data.evaluation import Text
 from swlottery.find.attribution import Contribution
-from swlottery.find.events import Searched, Tested
+from swlottery.find.events import Prepared, Searched, Tested
 from swlottery.find.null import Null
-from swlottery.find.probe import Probe
 from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO, Spike
-from swlottery.find.verdicts import Verdict, critical_sets
+from swlottery.find.verdicts import COMPARED, Verdict, critical_sets, verdicts
 from swlottery.find.verify import Ablation
 from swlottery.models.architectures import DownProjection
 
@@ -31,19 +29,16 @@ _Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Results:
-    """All that a find has measured. baseline: the intact loss of each document. window: the tokens of a document."""
+    """All that a find has measured. rows: of the verification. baseline: the intact loss of each document, in nats."""
 
     loaded: Loaded
-    probe: Probe
-    text: Text
     settings: FindSettings
     downs: Sequence[DownProjection]
+    prepared: Prepared
     searched: Searched
     tested: Tested
     rows: Sequence[Ablation]
-    verdicts: Sequence[Verdict]
     baseline: np.ndarray
-    window: int
 
     def record(self) -> Record:
         """The record, as record.schema.json says."""
@@ -57,7 +52,7 @@ class Results:
         import swlottery
 
         packages = {"swlottery": swlottery, "torch": torch, "transformers": transformers}
-        loaded, probe = self.loaded, self.probe
+        loaded, probe = self.loaded, self.prepared.probe
         return {
             "schema": SCHEMA_VERSION,
             "model": loaded.name,
@@ -83,20 +78,28 @@ class Results:
 
     def _nulls(self) -> _Entry:
         nulls = [_null(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
-        renamed = {"rate": "firing_rate", "interval": "firing_interval", "draws": "draws", "null": "kind"}
-        return {"nulls": nulls, "false_positive_rate": {name: nulls[0][key] for name, key in renamed.items()}}
+        first = nulls[0]
+        rate = {
+            "rate": first["firing_rate"],
+            "interval": first["firing_interval"],
+            "draws": first["draws"],
+            "null": first["kind"],
+        }
+        return {"nulls": nulls, "false_positive_rate": rate}
 
     def _weights(self) -> _Entry:
         """The leader, the super weights, and the spikes that have none."""
         search, led = self.searched.search, self.searched.leader
         lacks = led.lacks(self.settings.kappa)
+        text, window = self.prepared.text, self.prepared.windows.shape[1]
+        words = verdicts(search.coordinates, self.rows, window, self.settings.seed)
         return {
             "leader": {**self._spike(led.entry), **self._weight(led.contribution), "lacks": lacks},
-            "eval_text": self.text.name,
-            "eval_text_sha256": self.text.sha256,
+            "eval_text": text.name,
+            "eval_text_sha256": text.sha256,
             "super_weights": [
                 {**self._removal(removal), **self._verified(removal, verdict)}
-                for removal, verdict in zip(search.removals, self.verdicts, strict=True)
+                for removal, verdict in zip(search.removals, words, strict=True)
             ],
             "cancellers": [
                 {**self._spike(spike), **self._weight(given), **_effect(self._row("canceller", given))}
@@ -115,14 +118,11 @@ class Results:
 
     def _verification(self) -> _Entry:
         """The text and the loss on it, and the rows of sets and controls."""
-        documents, loss = len(self.baseline), float(self.baseline.mean())
-        found = self.searched.search.coordinates
+        loss, found = float(self.baseline.mean()), self.searched.search.coordinates
         critical = critical_sets(self.rows, self.settings.seed)
-        joint = [row for row in self.rows if row.kind in ("joint", "left in")]
-        compared = [row for row in self.rows if row.kind in ("control", "random set", "largest others")]
         return {
-            "documents": documents,
-            "eval_tokens": documents * self.window,
+            "documents": len(self.baseline),
+            "eval_tokens": self.prepared.windows.numel(),
             "baseline_nll": loss,
             "baseline_perplexity": math.exp(loss),
             "joint": [
@@ -132,16 +132,19 @@ class Results:
                     "critical": row in critical,
                     **_effect(row),
                 }
-                for row in joint
+                for row in self.rows
+                if row.kind in ("joint", "left in")
             ],
             "controls": [
                 {"kind": row.kind, "coordinates": [c.entry() for c in row.coordinates], **_effect(row)}
-                for row in compared
+                for row in self.rows
+                if row.kind in COMPARED
             ],
         }
 
     def _spike(self, spike: Spike) -> _Entry:
-        prompt, position = self.probe.place(spike.token)
+        probe = self.prepared.probe
+        prompt, position = probe.place(spike.token)
         return {
             "layer": spike.layer,
             "out": spike.out,
@@ -151,10 +154,10 @@ class Results:
             "rms_ratio": spike.rms_ratio,
             "stream": spike.stream,
             "token": {
-                "prompt": self.probe.prompts[prompt],
-                "bos": self.probe.with_bos[prompt],
+                "prompt": probe.prompts[prompt],
+                "bos": probe.with_bos[prompt],
                 "position": position,
-                "text": self.probe.tokens[prompt][position],
+                "text": probe.tokens[prompt][position],
             },
         }
 

@@ -1,13 +1,12 @@
 """The finder from end to end: probe → spikes → search → null → ablation → verify → record.
 
-`examine` returns the record and calls an observer with the events on the way; `find` yields the events one by one.
-Nothing here prints or draws. The model's weights are intact whenever an event is handed over.
+Each function returns what was found, and calls an observer with the events on the way. Nothing here prints or draws.
+The model's weights are intact whenever the observer is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
@@ -16,14 +15,13 @@ from swlottery.find import null as nulls
 from swlottery.find import probe as probes
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import AllActivations, activations
-from swlottery.find.attribution import Contribution, Leader, contributions, leader
+from swlottery.find.attribution import Contribution, contributions, leader
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.results import Results
 from swlottery.find.search import Search, search
 from swlottery.find.spikes import Spike
-from swlottery.find.verdicts import verdicts
 from swlottery.find.verify import Ablation, cost, paired, verify
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate
@@ -33,21 +31,23 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+Observer = Callable[[Event], None]
+
 CANCELLERS = 4
 """At most so many cancelling spikes are verified, the largest first."""
 
 
 def examine(
     loaded: Loaded,
-    settings: FindSettings | None = None,
+    settings: FindSettings,
     text: Text | None = None,
     prompts: Sequence[str] = (),
-    observe: Callable[[Event], None] = lambda event: None,
+    observe: Observer = lambda event: None,
 ) -> Record:
     """Find, test and verify the super weights of a model: its record (see record.schema.json).
 
     Args:
-        loaded: from `models.load.load`, or `models.load.wrap` of a model that is loaded already.
+        loaded: from `models.load.load`, or `models.loaded.wrap` of a model that is loaded already.
         settings: κ, the lengths of the text, the numbers of draws and controls, the seed.
         text: held-out text; that of ``settings.eval_text`` unless given.
         prompts: texts to look for spikes with, instead of the default ones.
@@ -56,56 +56,36 @@ def examine(
     Raises:
         BadInput: a prompt or a text that is too long, too short or empty; an output or a loss that is not finite.
     """
-    settings = settings or FindSettings()
     text = text or read_text(settings.eval_text)
     probe = probes.build(
         loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device
     )
     context = min(settings.eval_context, loaded.context)
     windows = evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, context)
-    observe(Prepared(probe, text, windows))
-    with evaluating(loaded.model), closing(find(loaded, probe, text, windows, settings)) as events:
-        for event in events:
-            observe(event)
-    assert isinstance(event, Finished), "the last event has the record"
-    return event.record
+    prepared = Prepared(probe, text, windows)
+    observe(prepared)
+    with evaluating(loaded.model):
+        return find(loaded, prepared, settings, observe)
 
 
-def find(
-    loaded: Loaded, probe: Probe, text: Text, windows: Tensor, settings: FindSettings
-) -> Generator[Event, None, None]:
-    """The events of finding, testing and verifying the super weights of a model in evaluation mode.
-
-    Args:
-        windows: the documents to verify on, ``[documents, tokens]``.
-    """
-    model, roles = loaded.model, Roles(loaded.model)
+def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Observer) -> Record:
+    """Find, test and verify the super weights of a model in evaluation mode: its record."""
+    model, roles, probe = loaded.model, Roles(loaded.model), prepared.probe
     result = search(model, roles.downs, probe, settings.kappa, settings.max_weights)
     everything = AllActivations(model, roles.downs, probe)
-    led = _leader(everything)
+    led = leader(now for group in everything for now in group)
     searched = Searched(result, led, _cancelling(model, roles.downs, probe, result))
-    yield searched
+    observe(searched)
 
-    drawn = yield from _nulls(everything, result.coordinates, settings)
-    observed = max((spike.ratio for spike in result.arriving), default=led.entry.ratio)
+    drawn = _nulls(everything, result.coordinates, settings, observe)
     del everything
-    tested = Tested(drawn, observed)
-    yield tested
+    tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
+    observe(tested)
 
-    rows, baseline = yield from _verification(model, roles, windows, searched, settings)
-    words = verdicts(result.coordinates, rows, windows.shape[1], settings.seed)
-    results = Results(
-        loaded, probe, text, settings, roles.downs, searched, tested, rows, words, baseline, windows.shape[1]
-    )
-    yield Finished(results.record(), rows, words)
-
-
-def _leader(everything: AllActivations) -> Leader:
-    best = None
-    for downs, group in everything:
-        best = leader(downs, group, best)
-    assert best is not None, "a model has at least one layer"
-    return best
+    rows, baseline = _verification(model, roles, prepared.windows, searched, settings, observe)
+    record = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, baseline).record()
+    observe(Finished(record, rows))
+    return record
 
 
 def _cancelling(
@@ -119,55 +99,47 @@ def _cancelling(
         return []
     layers = [downs[layer] for layer in sorted({spike.layer for spike in largest})]
     tokens = torch.tensor(sorted({spike.token for spike in largest}), device=probe.ids.device)
-    now = {down.layer: one for down, one in zip(layers, activations(model, layers, probe, tokens), strict=True)}
+    now = {one.down.layer: one for one in activations(model, layers, probe, tokens)}
     pairs = []
     for spike in sorted(largest, key=lambda spike: spike.layer):
-        given, _ = contributions(downs[spike.layer], now[spike.layer], spike, 1)
+        given, _ = contributions(now[spike.layer], spike, 1)
         if given and given[0].coordinate not in result.coordinates:
             pairs.append((spike, given[0]))
     return pairs
 
 
 def _nulls(
-    everything: AllActivations, found: Sequence[Coordinate], settings: FindSettings
-) -> Generator[Event, None, list[nulls.Null]]:
-    """Both nulls: of each draw the largest ratio over all layers."""
+    everything: AllActivations, found: Sequence[Coordinate], settings: FindSettings, observe: Observer
+) -> list[nulls.Null]:
+    """Both nulls: of each draw the largest ratio over all layers. The n-th draw is the same in each group of layers."""
     count = settings.null_draws
+    shapes = [tuple(matrix.shape) for down in everything.downs for _, matrix in down.matrices()]
     drawn = []
     for kind in nulls.KINDS:
         largest = [0.0] * count
-        for nth, ratio in enumerate(_draws(everything, found, kind, settings)):
-            largest[nth % count] = max(largest[nth % count], ratio)
-            yield Drawn(kind, nth + 1, count * everything.groups)
+        for group in everything:
+            prepared = nulls.prepare(group, found)
+            group.clear()  # the inputs are all that is needed
+            for nth, ratio in enumerate(nulls.draws(prepared, kind, count, settings.seed, shapes)):
+                largest[nth] = max(largest[nth], ratio)
+                observe(Drawn(kind, count * everything.groups))
+            del prepared
         drawn.append(nulls.Null(kind, tuple(largest)))
     return drawn
 
 
-def _draws(
-    everything: AllActivations, found: Sequence[Coordinate], kind: str, settings: FindSettings
-) -> Iterator[float]:
-    """The ratio of every draw of the first group of layers, then of the next; the n-th draw is the same in each."""
-    shapes = [tuple(matrix.shape) for down in everything.downs for _, matrix in down.matrices()]
-    for layers, group in everything:
-        prepared = nulls.prepare(layers, group, found)
-        group.clear()  # the inputs are all that is needed
-        yield from nulls.draws(prepared, kind, settings.null_draws, settings.seed, shapes)
-        prepared.clear()
-
-
 def _verification(
-    model: nn.Module, roles: Roles, windows: Tensor, searched: Searched, settings: FindSettings
-) -> Generator[Event, None, tuple[list[Ablation], np.ndarray]]:
+    model: nn.Module, roles: Roles, windows: Tensor, searched: Searched, settings: FindSettings, observe: Observer
+) -> tuple[list[Ablation], np.ndarray]:
     """The rows of the verification, and the intact network's loss of each document."""
     found = searched.search.coordinates
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
-    yield Planned(cost(found, len(cancelling), settings.controls), *windows.shape)
+    observe(Planned(cost(found, len(cancelling), settings.controls), *windows.shape))
     layers = sorted({coordinate.layer for coordinate in [*found, *cancelling]})
     evaluator = Evaluator(model, roles, windows, layers)
-    yield paired("intact", (), evaluator.baseline, evaluator.baseline)
+    observe(paired("intact", (), evaluator.baseline, evaluator.baseline))
     rows = []
-    verified = verify(evaluator, found, cancelling, count=settings.controls, kappa=settings.kappa, seed=settings.seed)
-    for row in verified:
+    for row in verify(evaluator, found, cancelling, settings.controls, settings.kappa, settings.seed):
         rows.append(row)
-        yield row
+        observe(row)
     return rows, evaluator.baseline

@@ -23,7 +23,7 @@ from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate, zeroed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def search(
     with ExitStack() as removed:
         for layer in reversed(result.before):
             if result.complete and any(spike.arrives for spike in layer.spikes):
-                remaining = RemainingSpikes(layer, kappa)
-                _search_layer(model, downs, probe, remaining, limit, result, removed)
+                _search_layer(model, downs, probe, layer, kappa, limit, result, removed)
         result.after = scan(model, downs, probe, kappa) if result.removals else result.before
     return result
 
@@ -100,68 +99,54 @@ def _search_layer(
     model: nn.Module,
     downs: Sequence[DownProjection],
     probe: Probe,
-    remaining: RemainingSpikes,
+    layer: LayerScan,
+    kappa: float,
     limit: int,
     result: Search,
     removed: ExitStack,
 ) -> None:
-    down = downs[remaining.layer]
-    intact = now = activations(model, [down], probe, remaining.tokens)[0]
-    while spike := remaining.largest(now, intact):
-        largest, bias_share = contributions(down, now, spike)
+    """Take out the weights that make the layer's arriving spikes, the largest spike first."""
+    import torch
+
+    down, entries = downs[layer.layer], layer.entries
+    spikes = entries.where(arrives(entries.added, entries.stream) & (entries.ratio >= kappa))
+    tokens = torch.unique(spikes.token)
+    (now,) = activations(model, [down], probe, tokens)
+    while spike := largest_remaining(spikes, now, tokens, kappa):
+        largest, bias_share = contributions(now, spike)
         removal = Removal(len(result.removals) + 1, spike, largest, bias_share)
         if not largest or largest[0].share < MIN_SHARE:
             if spike.out not in {known.spike.out for known in result.diffuse if known.spike.layer == spike.layer}:
                 result.diffuse.append(removal)
-            remaining.exclude(spike)
+            spikes = spikes.where((spikes.token != spike.token) | (spikes.channel != spike.out))
             continue
         if len(result.removals) == limit:
             result.complete = False
             return
         removed.enter_context(zeroed(downs, [removal.found.coordinate]))
         result.removals.append(removal)
-        now = activations(model, [down], probe, remaining.tokens)[0]
+        (now,) = activations(model, [down], probe, tokens)
 
 
-class RemainingSpikes:
-    """The arriving spikes of a layer in the intact network, of which fewer remain with every removal.
+def largest_remaining(spikes: Entries, now: Activations, tokens: Tensor, kappa: float) -> Spike | None:
+    """Of the intact layer's ``spikes`` the one with the largest ratio that is left, ties by (token, out); or None.
 
     What rises only once a weight is gone (what an opposing weight then does, say) is no spike of the network. The bar
-    of each, κ times its medians, is fixed before any removal. tokens: where they are.
+    of each, κ times its medians, is that of the intact network too.
+
+    Args:
+        now: the layer's activations at ``tokens``, after some removals.
     """
+    import torch
 
-    def __init__(self, scan: LayerScan, kappa: float) -> None:
-        import torch
-
-        entries = scan.entries
-        assert isinstance(entries, Entries), "the scan of a model has all entries"
-        arriving = arrives(entries.added, entries.stream) & (entries.ratio >= kappa)
-        self.layer, self.kappa, self.median = scan.layer, kappa, entries.median[arriving]
-        self.token, self.out = entries.token[arriving], entries.channel[arriving]
-        self.allowed = torch.ones_like(self.token, dtype=torch.bool)
-        self.tokens, self.row = torch.unique(self.token, return_inverse=True)
-
-    def exclude(self, spike: Spike) -> None:
-        """This one counts no more."""
-        self.allowed &= (self.token != spike.token) | (self.out != spike.out)
-
-    def largest(self, now: Activations, intact: Activations) -> Spike | None:
-        """The one with the largest ratio that is still a spike with its sign, ties by (token, out); None if none is.
-
-        Args:
-            now, intact: the layer's activations at ``tokens`` with and without removals.
-        """
-        import torch
-
-        before, output, added, stream = (
-            matrix[self.row, self.out] for matrix in (intact.output, now.output, now.added, now.stream)
-        )
-        rms_ratio = added.abs() / now.rms[self.row]
-        ratio = output.abs() / self.median
-        remain = self.allowed & (output * before > 0) & (ratio >= self.kappa) & (rms_ratio >= RHO)
-        remain &= arrives(added, stream)
-        if not bool(remain.any()):
-            return None
-        nth = int(torch.where(remain, ratio, -1.0).argmax())
-        columns = (column[nth] for column in (output, ratio, added, rms_ratio, stream))
-        return Spike(self.layer, int(self.token[nth]), int(self.out[nth]), *map(float, columns))
+    row = torch.searchsorted(tokens, spikes.token)
+    output, added, stream = (matrix[row, spikes.channel] for matrix in (now.output, now.added, now.stream))
+    left = spikes._replace(
+        value=output,
+        ratio=output.abs() / spikes.median,
+        added=added,
+        rms_ratio=added.abs() / now.rms[row],
+        stream=stream,
+    )
+    remain = (output * spikes.value > 0) & (left.ratio >= kappa) & (left.rms_ratio >= RHO) & arrives(added, stream)
+    return max(left.where(remain).spikes(now.down.layer), key=lambda spike: spike.ratio, default=None)

@@ -17,8 +17,9 @@ cancels it, which the last layers of many models do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,9 +62,8 @@ class Spike:
         return bool(arrives(self.added, self.stream))
 
 
-@dataclass(frozen=True)
-class Entries:
-    """All spikes of a layer, one a row, ordered by (token, channel).
+class Entries(NamedTuple):
+    """Some entries of a layer's output, one a row, ordered by (token, channel).
 
     median: the larger of the two medians. The other columns are as in Spike.
     """
@@ -77,16 +77,27 @@ class Entries:
     stream: Tensor
     median: Tensor
 
+    def where(self, chosen: Tensor) -> Entries:
+        """The rows ``chosen``, a bool tensor."""
+        return Entries(*(column[chosen] for column in self))
+
+    def spikes(self, layer: int) -> list[Spike]:
+        """Each row as a spike of ``layer``."""
+        return [Spike(layer, *row) for row in zip(*(column.tolist() for column in self[:-1]), strict=True)]
+
     def largest(self, layer: int) -> list[Spike]:
         """Of each channel the largest spike that arrives and the largest that is cancelled, the largest first."""
-        columns = (self.token, self.channel, self.value, self.ratio, self.added, self.rms_ratio, self.stream)
         best: dict[tuple[int, bool], Spike] = {}
-        for row in zip(*(column.tolist() for column in columns), strict=True):
-            spike = Spike(layer, *row)
-            key = (spike.out, spike.arrives)
-            if key not in best or spike.ratio > best[key].ratio:
-                best[key] = spike
-        return sorted(best.values(), key=lambda spike: -spike.ratio)
+        for spike in sorted(self.spikes(layer), key=lambda spike: -spike.ratio):
+            best.setdefault((spike.out, spike.arrives), spike)
+        return list(best.values())
+
+
+def by_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``function`` of CHUNK rows of the tensors at a time; its results in one tensor."""
+    import torch
+
+    return torch.cat([function(*parts) for parts in zip(*(torch.split(t, CHUNK) for t in tensors), strict=True)])
 
 
 def rms_before(added: Tensor, after: Tensor) -> Tensor:
@@ -135,12 +146,12 @@ def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
     """
     import torch
 
-    found = [rows[:0]]
-    for part in torch.split(rows, CHUNK):
+    def exceedable(part: Tensor) -> Tensor:
         size = output[part].abs()
         low = size <= (1.01 / kappa * size.amax(dim=1, keepdim=True)).clamp_min(_TINY)
-        found.append(part[low.view(torch.uint8).sum(dim=1, dtype=torch.int32) > (size.shape[1] - 1) // 2])
-    return torch.cat(found)
+        return part[low.view(torch.uint8).sum(dim=1, dtype=torch.int32) > (size.shape[1] - 1) // 2]
+
+    return by_chunks(exceedable, rows)
 
 
 def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
@@ -151,8 +162,7 @@ def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:
     import torch
 
     wide = torch.float32 if added.dtype is torch.float16 else None  # whose sum of squares overflows
-    parts = zip(torch.split(added, CHUNK), torch.split(after, CHUNK), strict=True)
-    norms = [torch.linalg.vector_norm(end - part, dim=1, dtype=wide) for part, end in parts]
-    rms = torch.cat(norms) / added.shape[1] ** 0.5
+    norms = by_chunks(lambda part, end: torch.linalg.vector_norm(end - part, dim=1, dtype=wide), added, after)
+    rms = norms / added.shape[1] ** 0.5
     tokens: Tensor = (peak >= 0.95 * RHO * rms).nonzero().flatten()
     return tokens

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from swlottery.find.verify import CRITICAL, INERT, Ablation, is_idle
 from swlottery.models.coordinates import Coordinate
 
+COMPARED = ("control", "random set", "largest others")
+"""The kinds of ablation that a candidate or a set of them is compared with."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -57,7 +60,7 @@ def _verdict(row: Ablation, largest_control: float, in_critical_set: bool, windo
 
 def critical_sets(rows: Sequence[Ablation], seed: int = 0) -> list[Ablation]:
     """The joint ablations that are critical as sets and have no idle member."""
-    compared = [row.high for row in rows if row.kind in ("control", "random set", "largest others")]
+    compared = [row.high for row in rows if row.kind in COMPARED]
     bar = max(CRITICAL, *compared, 0.0)
     smaller = {frozenset(row.coordinates): row for row in rows if row.kind in ("left in", "alone", "joint")}
 

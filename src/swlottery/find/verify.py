@@ -95,11 +95,10 @@ def shared_spikes(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
 def verify(
     evaluator: Evaluator,
     found: Sequence[Coordinate],
-    cancelling: Sequence[Coordinate] = (),
-    *,
+    cancelling: Sequence[Coordinate],
     count: int,
-    kappa: float = 0.0,
-    seed: int = 0,
+    kappa: float,
+    seed: int,
 ) -> Iterator[Ablation]:
     """Yield the rows of the verification; the weights are intact at every yield.
 
@@ -125,7 +124,7 @@ def verify(
         yield row("restored", [coordinate], (coordinate, kappa))
     if len(found) > 1:
         yield from _together(row, found, seed)
-    for _, control in controls(downs, found, count) if found else []:
+    for control in controls(downs, found, count) if found else []:
         yield row("control", [control])
     if len(found) > 1:
         for nth in range(RANDOM_SETS):

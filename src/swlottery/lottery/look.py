@@ -26,7 +26,7 @@ def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> t
     if result.removals:
         given = [(removal.found, removal.spike, list[str]()) for removal in result.removals]
     else:
-        led = leader(downs, activations(network.model, downs, probe))
+        led = leader(activations(network.model, downs, probe))
         given = [(led.contribution, led.entry, led.lacks(KAPPA))]
     return "super_weight" if result.removals else "leader", [
         {

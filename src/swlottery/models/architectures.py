@@ -52,6 +52,12 @@ class DownProjection:
         bias: Tensor | None = getattr(self.module, "bias", None)
         return None if bias is None else bias.detach()
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in): the channels of its matrix, or of each expert's."""
+        out, in_ = self.weight.shape[-2:]
+        return (in_, out) if self.in_out else (out, in_)
+
     def matrix(self, expert: int | None = None) -> Tensor:
         """The weight as ``[out, in]``: a view, so writing to it writes to the model."""
         weight = self.weight.data if expert is None else self.weight.data[expert]
@@ -105,9 +111,9 @@ class Roles:
         text_config = config.get_text_config()
         self.hidden = int(text_config.hidden_size)
         for down in self.downs:
-            if down.matrix(None if down.experts is None else 0).shape[0] != self.hidden:
+            if down.shape[0] != self.hidden:
                 raise BadInput(
-                    f"{down.path} maps to {down.matrix().shape[0]} channels, but the hidden size is {self.hidden}: "
+                    f"{down.path} maps to {down.shape[0]} channels, but the hidden size is {self.hidden}: "
                     f"the row for '{config.model_type}' in swlottery/models/table.py does not fit this model"
                 )
 
@@ -118,7 +124,7 @@ class Roles:
         normed_after = config.model_type == "opt" and not config.do_layer_norm_before
         return DownProjection(
             layer=layer,
-            path=f"{row.blocks}.{layer}.{row.down}" + (".down_proj" if row.experts else ""),
+            path=f"{row.blocks}.{layer}.{row.down_matrix}",
             block=block,
             module=module,
             weight=module.down_proj if row.experts else module.weight,
@@ -148,11 +154,10 @@ class Roles:
             return "head"
         if name.startswith(row.blocks + "."):
             inside = name.removeprefix(row.blocks + ".").partition(".")[2].removesuffix(".weight")
-            if inside == row.down + (".down_proj" if row.experts else ""):
-                return "mlp-out"
-            if inside in row.attention:
-                return "attention"
-            if inside in row.mlp_in:
-                return "mlp-in"
-            return "norm" if parameter.ndim == 1 else "router"
+            known = {
+                row.down_matrix: "mlp-out",
+                **dict.fromkeys(row.attention, "attention"),
+                **dict.fromkeys(row.mlp_in, "mlp-in"),
+            }
+            return known.get(inside, "norm" if parameter.ndim == 1 else "router")
         return "norm" if parameter.ndim == 1 else "other"

@@ -1,4 +1,4 @@
-"""Load a causal language model by its name, build one with random weights, or take one that is loaded already.
+"""Load a causal language model by its name, or build one with random weights.
 
 A name is a preset (``smollm2``), a GGUF file, a local folder, or a hub id. Whatever it is, what comes back is a
 `Loaded`: finite weights, all of them from the checkpoint, a known architecture, causal.
@@ -11,23 +11,9 @@ from typing import Any
 
 from swlottery.errors import BadInput
 from swlottery.models import pretrained
-from swlottery.models.loaded import DTYPES, Loaded, context_of, prepare, wrap
-from swlottery.models.names import existing, is_path, locate, slug
+from swlottery.models.loaded import Loaded, context_of, prepare
+from swlottery.models.names import locate, slug
 from swlottery.runtime.hardware import pick_device
-
-__all__ = [
-    "DTYPES",
-    "GPT2_SIZES",
-    "Loaded",
-    "context_of",
-    "existing",
-    "from_config",
-    "is_path",
-    "load",
-    "load_tokenizer",
-    "slug",
-    "wrap",
-]
 
 GPT2_SIZES = {
     "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},

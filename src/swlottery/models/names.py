@@ -20,8 +20,13 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1 or Path(name).exists()
 
 
-def existing(name: str) -> Path:
-    """The file or folder that a model's name means. Raises `BadInput` where there is none."""
+def path_of(name: str) -> Path | None:
+    """The file or folder that a model's name means; None for a preset or a hub id.
+
+    Raises `BadInput` for a path where there is nothing.
+    """
+    if not is_path(name):
+        return None
     where = Path(name).expanduser()
     if not where.exists():
         raise BadInput(f"no such file or folder: {name}")
@@ -35,16 +40,13 @@ def locate(name: str) -> tuple[str | Path, str]:
     """
     from swlottery.models import gguf
 
-    if name == "gpt2-mini" and not Path(name).exists():
-        raise BadInput("gpt2-mini exists from scratch only: add --start scratch")
-    if name == "smollm2" and not Path(name).exists():
-        return gguf.smollm2_file(), gguf.SMOLLM2_NOTE
-    if not is_path(name):
-        return name, ""
-    where = existing(name)
-    if where.is_file():
-        if where.suffix != ".gguf":
-            raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")
-    elif not (where / "config.json").is_file():
+    where = path_of(name)
+    if where is None:
+        if name == "gpt2-mini":
+            raise BadInput("gpt2-mini exists from scratch only: add --start scratch")
+        return (gguf.smollm2_file(), gguf.SMOLLM2_NOTE) if name == "smollm2" else (name, "")
+    if where.is_file() and where.suffix != ".gguf":
+        raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")
+    if where.is_dir() and not (where / "config.json").is_file():
         raise BadInput(f"{name} holds no model: there is no config.json in it")
     return where, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,8 @@ def _stored_dtype(where: str | Path, revision: str | None, local: bool) -> Any:
     from safetensors import safe_open
     from transformers.utils import cached_file
 
-    def find(name: str) -> str | None:
-        found: str | None = cached_file(
-            where, name, revision=revision, local_files_only=local, _raise_exceptions_for_missing_entries=False
-        )
-        return found
-
+    options = {"revision": revision, "local_files_only": local, "_raise_exceptions_for_missing_entries": False}
+    find = partial(cached_file, where, **options)
     path = find("model.safetensors")
     if path is None and (index := find("model.safetensors.index.json")):
         path = find(next(iter(json.loads(Path(index).read_text())["weight_map"].values())))

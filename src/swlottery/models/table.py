@@ -38,6 +38,11 @@ class Row:
     experts: bool = False
     overwritten: bool = False
 
+    @property
+    def down_matrix(self) -> str:
+        """The path of the down-projection's weight, without ``.weight``."""
+        return self.down + (".down_proj" if self.experts else "")
+
 
 _LLAMA = Row()
 _POST_NORM = Row(post_norm="post_feedforward_layernorm")

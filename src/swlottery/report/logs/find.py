@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from swlottery.data.evaluation import Text
-    from swlottery.models.load import Loaded
+    from swlottery.models.loaded import Loaded
 
 NULLS = {"entries": "entries: all of a matrix permuted", "rows": "rows: permuted within each row"}
 ABLATIONS = {
