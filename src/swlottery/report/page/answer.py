@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ class Table:
         return list(self.rows[0]) if self.rows else []
 
     @property
-    def cells(self) -> list[list[Any]]:
-        return [list(row.values()) for row in self.rows]
-
-    @property
     def columns(self) -> list[tuple[str, list[Any]]]:
         return [(head, [row[head] for row in self.rows]) for head in self.heads]
 
@@ -60,41 +56,28 @@ class Picture:
     alternative: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answer:
     """What the runs say to one question.
 
     name: of its section, an id in the page. verdict: at most twelve words. number: what it rests on, with its interval.
-    networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
+    networks: how many; None where that has no meaning. sentence: one, with the numbers. tables and pictures: those that
+    have nothing to show are left out. method: how, shortly.
     """
 
     name: str
     question: str
     verdict: str
-    number: str
-    networks: int | None
-    sentence: str
-    tables: list[Table]
-    pictures: list[Picture]
-    method: str
+    number: str = ""
+    networks: int | None = None
+    sentence: str = ""
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Any] = field(default_factory=list)
+    method: str = ""
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        question: str,
-        verdict: str,
-        *,
-        number: str = "",
-        networks: int | None = None,
-        sentence: str = "",
-        tables: Iterable[Table] = (),
-        pictures: Iterable[Picture | None] = (),
-        method: str = "",
-    ) -> Answer:
-        """An answer without the tables and figures that have nothing to show."""
-        shown = [picture for picture in pictures if picture is not None]
-        return cls(name, question, verdict, number, networks, sentence, [t for t in tables if t.rows], shown, method)
+    def __post_init__(self) -> None:
+        self.tables = [table for table in self.tables if table.rows]
+        self.pictures = [picture for picture in self.pictures if picture is not None]
 
 
 def cell(value: Any) -> str:

@@ -20,17 +20,17 @@ def answer(study: Study) -> Answer | None:
     rows, points = joined(_by_mask(study, arm) for arm in study.arms)
     if not rows:
         return None
-    rated = [[row for row in rows if row["arm"] == study.title(arm)] for arm in study.rated]
+    rated = [[row for row in rows if row["arm"] == arm] for arm in study.rated]
     ends = {own[0]["arm"]: (own[0], own[-1]) for own in rated if len(own) > 1}
     differences, each_difference = paired(study, study.loss)
     label, apart = "validation perplexity, log scale", "held-out loss, first arm − second arm, nat"
     caption = "The line is the median over runs, a dot one run."
-    return Answer.of(
+    return Answer(
         "perplexity",
         "What does pruning cost?",
         together({arm: _way(*two) for arm, two in ends.items()}),
         number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
-        networks=min((len(study.units(arm)) for arm in study.rated if study.title(arm) in ends), default=None),
+        networks=min((len(study.rated[arm].networks) for arm in ends), default=None),
         sentence=_sentence(ends, differences) if ends else "",
         tables=[
             Table(
@@ -52,13 +52,13 @@ def answer(study: Study) -> Answer | None:
 def _by_mask(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     points: list[Row] = []
-    for mask, now in study.rows("rounds", arm.runs).groupby("round"):
+    for mask, now in study.rows("rounds", *arm.runs).groupby("round"):
         found = now["val_perplexity"].dropna()
         if len(found):
             left = 100 * float(now["remaining_fraction"].mean())
-            points += [{"arm": study.title(arm), "remaining, %": left, "perplexity": float(one)} for one in found]
+            points += [{"arm": arm.title, "remaining, %": left, "perplexity": float(one)} for one in found]
             ends = {"perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())}
-            where = {"arm": study.title(arm), "mask": int(str(mask)), "remaining, %": left}
+            where = {"arm": arm.title, "mask": int(str(mask)), "remaining, %": left}
             rows.append({**where, "runs": len(found), **ends})
     return rows, points
 

@@ -43,7 +43,7 @@ def answer(study: Study) -> Answer | None:
     replaced = "; replaced by training" if not gaps or max(gaps) <= REPLACED else "; not replaced by training"
     label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
     mean = "The line is the mean over runs, a dot one run."
-    return Answer.of(
+    return Answer(
         "critical",
         "Would pruning take super weights, and can training replace them?",
         f"{below} of {len(least)} pruned below {FIVE_ROUNDS} % sparsity{replaced if gaps else ''}",
@@ -73,7 +73,7 @@ def _pruned_at(study: Study) -> list[Row]:
     rows: list[Row] = []
     for (run, weight), rounds in weights[weights["kind"] == "super_weight"].groupby(["run", "weight"], sort=False):
         left = study.remaining(str(run))
-        scope = float(study.rows("rounds", [str(run)])["remaining"].max())
+        scope = float(study.rows("rounds", str(run))["remaining"].max())
         at = [
             100 * (1 - (1 - p / 100) * left[int(r) - 1])
             for r, p in zip(rounds["round"], rounds["percentile_remaining"], strict=True)
@@ -99,7 +99,7 @@ def _without(study: Study) -> DataFrame:
     import pandas
 
     parts = [pandas.DataFrame(columns=LOSSES)]
-    for arms in study.setups.values():
+    for arms in study.setups:
         for forced in (arm for arm in arms if "force-prune sw" in arm.name):
             parts += [_losses(study, arms, forced.name, run) for run in forced.runs]
     return pandas.concat(parts[1:] or parts)
@@ -109,7 +109,7 @@ def _losses(study: Study, arms: list[Arm], forced: str, run: str) -> DataFrame:
     """Of one run, by mask."""
     import pandas
 
-    own = study.rows("rounds", [run]).set_index("round").dropna(subset=["val_loss"])
+    own = study.rows("rounds", run).set_index("round").dropna(subset=["val_loss"])
     alone = _like(study, arms, forced.replace(", force-prune sw", ""), run)
     controls = _like(study, arms, forced.replace("force-prune sw", "force-prune controls"), run)
     loss, damage = own["val_loss"], own["start_loss"] - alone["start_loss"]
@@ -123,7 +123,7 @@ def _like(study: Study, arms: list[Arm], name: str, run: str) -> DataFrame:
     """By mask, the losses of the run with the same seeds in the arm of this name."""
     seeds = {one: [settings[key] for key in SEEDS] for one, settings in study.settings.items()}
     like = [one for arm in arms if arm.name == name for one in arm.runs if seeds[one] == seeds[run]]
-    return study.rows("rounds", like[:1]).set_index("round")
+    return study.rows("rounds", *like[:1]).set_index("round")
 
 
 def _by_way(costs: DataFrame) -> tuple[list[Row], list[Row]]:
@@ -141,10 +141,10 @@ def _found_last(study: Study) -> list[Row]:
     rows: list[Row] = []
     for arm in study.arms:
         for run in arm.runs:
-            found = study.rows("found", [run])
+            found = study.rows("found", run)
             if len(found):
                 last = found.iloc[-1]
-                where = {"arm": study.title(arm), "run": run, "round": int(last["round"])}
+                where = {"arm": arm.title, "run": run, "round": int(last["round"])}
                 what = {"kind": last["kind"].replace("_", " "), "found": last["weights"]}
                 rows.append({**where, **what, "kept": last["kept"], "lost": last["lost"]})
     return rows

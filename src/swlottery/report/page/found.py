@@ -25,8 +25,7 @@ def prediction(study: Study) -> Answer | None:
     rows, each = _aucs(study)
     if not rows:
         return None
-    rated = {study.title(arm) for arm in study.rated}
-    ends = {row["arm"]: row for row in rows if row["arm"] in rated}
+    ends = {row["arm"]: row for row in rows if row["arm"] in study.rated}
     intervals = {
         arm: statistics.typical_values(
             [one[BY_INITIAL] for one in each if one["arm"] == arm and one[LEFT] == end[LEFT]]
@@ -34,10 +33,10 @@ def prediction(study: Study) -> Answer | None:
         for arm, end in ends.items()
     }
     parts = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
-    differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
+    differences, points = paired(study, lambda run, mask: study.value("predicted", run, mask, "auc_initial"))
     caption = "The line is the mean over networks, a dot one network."
     label = "AUC of |θ_0|, first arm − second arm"
-    return Answer.of(
+    return Answer(
         "prediction",
         "Does |θ_0| predict which weights are kept?",
         together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
@@ -63,12 +62,12 @@ def _aucs(study: Study) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     each: list[Row] = []
     for arm in study.arms:
-        predicted = study.rows("predicted", study.units(arm, finished=True).values())
+        predicted = study.rows("predicted", *arm.finished)
         for mask, now in predicted.groupby("round"):
             initial, trained = now["auc_initial"].dropna(), now["auc_trained"].dropna()
             if initial.empty or trained.empty:
                 continue
-            where = {"arm": study.title(arm), LEFT: study.left(now["run"], int(str(mask)))}
+            where = {"arm": arm.title, LEFT: study.left(now["run"], int(str(mask)))}
             each += [{**where, BY_INITIAL: float(one)} for one in initial]
             rows.append(
                 {
@@ -101,11 +100,11 @@ def _prediction_tables(rows: list[Row], differences: list[Row], points: list[Row
 def _regression(study: Study) -> Table:
     rows: list[Row] = []
     for arm in study.arms:
-        now = study.rows("regression", study.units(arm).values())
+        now = study.rows("regression", *arm.networks)
         if len(now):
             rows.append(
                 {
-                    "arm": study.title(arm),
+                    "arm": arm.title,
                     "networks": len(now),
                     "prunes": int(now["prunes"].iloc[0]),
                     "b, of |θ_T1|": float(now["trained"].mean()),
@@ -120,15 +119,9 @@ def _regression(study: Study) -> Table:
     return Table("regression_by_arm", caption, rows)
 
 
-def _auc(study: Study, run: str, mask: int) -> float | None:
-    rows = study.rows("predicted", [run])
-    found = rows[rows["round"] == mask]["auc_initial"].dropna()
-    return float(found.iloc[0]) if len(found) else None
-
-
 def again(study: Study) -> Answer | None:
     """Does the finder find the weight again in the networks of later rounds?"""
-    each = {study.title(arm): found for arm in study.arms if (found := _outcomes(study, arm))}
+    each = {arm.title: found for arm in study.arms if (found := _outcomes(study, arm))}
     if not each:
         return None
     rows: list[Row] = []
@@ -141,14 +134,14 @@ def again(study: Study) -> Answer | None:
         for run in dict.fromkeys(row["run"] for row in own):
             is_kept = [row["fate"] == "kept" for row in own if row["run"] == run]
             shares.append({"arm": arm, "run": run, "share": sum(is_kept) / len(is_kept)})
-    rated = [study.title(arm) for arm in study.rated if study.title(arm) in each]
+    rated = [arm for arm in study.rated if arm in each]
     by_network = {arm: [row["share"] for row in shares if row["arm"] == arm] for arm in rated}
     intervals = {arm: statistics.typical_values(values) for arm, values in by_network.items()}
     means = {arm: f"{sum(values) / len(values):.2f}" for arm, values in by_network.items()}
     times = {arm: sum(row["fate"] == "kept" for row in each[arm]) for arm in rated}
     parts = [f"in {times[arm]} of {len(each[arm])} later rounds at {arm}" for arm in rated]
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
-    return Answer.of(
+    return Answer(
         "again",
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
@@ -177,15 +170,15 @@ def _again_tables(rows: list[Row], each: list[Row], shares: list[Row]) -> list[T
 
 def _outcomes(study: Study, arm: Arm) -> list[Row]:
     """What the finder says of each network's weight in each later round."""
-    units = [run for run in study.units(arm).values() if study.own(run)]
-    later = study.rows("found", units).query("round > 1").sort_values("round", kind="stable")
+    followed = [run for run in arm.networks if run in study.own]
+    later = study.rows("found", *followed).query("round > 1").sort_values("round", kind="stable")
     return [
         {
-            "arm": study.title(arm),
+            "arm": arm.title,
             "run": row.run,
             "round": int(row.round),
-            "followed": study.own(row.run),
-            "fate": _outcome(str(study.own(row.run)), row),
+            "followed": study.own[row.run],
+            "fate": _outcome(study.own[row.run], row),
             "found": row.weights,
         }
         for row in later.itertuples()
@@ -224,7 +217,7 @@ def twins(study: Study) -> Answer | None:
     tests = _twin_tests(rows)
     ranks = [f"{row['mean rank']:.2f} ({p_value(row['p'])})" for row in tests[:1]]
     label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins."
-    return Answer.of(
+    return Answer(
         "twins",
         "Is it fixed by initialisation?",
         by_share(low, high, FIXED),

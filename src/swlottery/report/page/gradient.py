@@ -30,7 +30,7 @@ def answer(study: Study) -> Answer | None:
     ranked: list[Row] = []
     verdicts = {}
     for coarse, fine in rates(study):
-        names = f"{study.title(fine)} over {study.title(coarse)}"
+        names = f"{fine.title} over {coarse.title}"
         own, each = ranks.joined(_sizes(study, coarse, fine, column) for column in ("gradient", "update"))
         ranks.family(own)
         tests |= {f"{row['of']}, {names}": row for row in own}
@@ -40,7 +40,7 @@ def answer(study: Study) -> Answer | None:
     ordinary = [f"{math.exp(row['controls, log ratio']):.2f}" for row in tests.values()]
     then = f"; in round 2, the ratios of the controls are {listed(ordinary)}"
     alone, each = paired(study, log_of(study, "gradient"))
-    return Answer.of(
+    return Answer(
         "gradient",
         "Does a tracked weight see less gradient at the smaller rate?",
         **ranks.summary(tests, "log ratio", then=then) | {"verdict": together(verdicts)},
@@ -63,13 +63,13 @@ def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
     points: list[Row] = []
     for arm in study.arms:
         for column, name in SEEN.items():
-            seen = {run: study.at(run, 2, column) for run in study.units(arm).values() if study.own(run)}
+            seen = {run: study.at(run, 2, column) for run in arm.networks if run in study.own}
             there = {run: (mine, others) for run, (mine, others) in seen.items() if mine is not None and others}
             if not there:
                 continue
             own = [mine for mine, _ in there.values()]
             controls = [float(np.mean(list(others.values()))) for _, others in there.values()]
-            where = {"arm": study.title(arm), "of": name}
+            where = {"arm": arm.title, "of": name}
             points += [
                 {**where, "run": run, "followed, percentile": mine, "controls, mean percentile": theirs}
                 for run, mine, theirs in zip(there, own, controls, strict=True)
@@ -92,7 +92,7 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row]
         return [], []
     mine = [one for one, _ in there.values()]
     theirs = [float(np.mean(list(others.values()))) for _, others in there.values()]
-    where = {"first arm": study.title(coarse), "second arm": study.title(fine), "of": f"|{column}|"}
+    where = {"first arm": coarse.title, "second arm": fine.title, "of": f"|{column}|"}
     row, points = ranks.tested(there, where)
     own = {"log ratio": float(np.mean(mine)), "factor": ranks.factor(mine)}
     controls = {"controls, log ratio": float(np.mean(theirs)), "controls, factor": ranks.factor(theirs)}

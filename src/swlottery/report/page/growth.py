@@ -38,11 +38,11 @@ def answer(study: Study) -> Answer | None:
     ]
     against = [row for arm in study.arms for row in _against_random(study, arm)]
     between, each = paired(study, log_of(study, "value"))
-    rated = {study.title(arm): grown[arm] for arm in study.rated if arm in grown}
+    rated = {title: grown[arm] for title, arm in study.rated.items() if arm in grown}
     caption = "The line is the geometric mean, a dot one network, trained under the mask that leaves so much."
     label = "|w| over |w| after round 1"
     parts = [_part(own, [row for row in against if row["arm"] == arm]) for arm, own in rated.items()]
-    return Answer.of(
+    return Answer(
         "growth",
         "Do survivors grow?",
         together({arm: _verdict(own[-1][1]) for arm, own in rated.items()}),
@@ -63,7 +63,7 @@ def answer(study: Study) -> Answer | None:
 def _by_round(study: Study, arm: Arm) -> list[tuple[Row, Grown]]:
     """From round 2 on."""
     found: dict[int, Grown] = {}
-    for run in study.units(arm).values():
+    for run in arm.networks:
         first, controls_first = study.at(run, 1, "value")
         for round_ in range(2, len(study.remaining(run)) + 1):
             now, controls = study.at(run, round_, "value")
@@ -78,7 +78,7 @@ def _row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
     followed = np.array([mine for mine, _ in there.values()])
     controls = [float(np.mean(others)) for _, others in there.values() if others]
     return {
-        "arm": study.title(arm),
+        "arm": arm.title,
         "round": round_,
         "remaining, %": study.left(there, round_ - 1),
         "networks": len(there),
@@ -116,10 +116,11 @@ def _part(own: list[tuple[Row, Grown]], against: list[Row]) -> str:
 def _against_random(study: Study, arm: Arm) -> list[Row]:
     """An arm by global magnitude against the one of its set-up and rate that prunes at random."""
     rows: list[Row] = []
-    for other in study.setups[arm.setup] if arm.plain else ():
-        if other.rate == arm.rate and other.name.endswith(", random") and other.name.count(", ") == 1:
+    for other in study.arms if arm.plain else ():
+        same = (other.setup, other.rate) == (arm.setup, arm.rate)
+        if same and other.name.endswith(", random") and other.name.count(", ") == 1:
             for mask, there in differences(study, study.pairs(arm, other), log_of(study, "value")):
-                where = {"arm": study.title(arm), "round": mask + 1, "remaining, %": study.left(there, mask)}
+                where = {"arm": arm.title, "round": mask + 1, "remaining, %": study.left(there, mask)}
                 each = list(there.values())
                 found = {"difference": float(np.mean(each)), "95 % interval": typical(each)}
                 rows.append({**where, "networks": len(each), **found})

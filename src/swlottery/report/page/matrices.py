@@ -23,9 +23,9 @@ def answer(study: Study) -> Answer | None:
     rows, points = joined(_by_prune(study, arm) for arm in study.arms)
     if not rows:
         return None
-    compared = [third for arms in study.setups.values() if len(third := _compared(study, arms, rows)) > 1]
+    compared = [third for arms in study.setups if len(third := _compared(study, arms, rows)) > 1]
     label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
-    return Answer.of(
+    return Answer(
         "matrices",
         "Which initialisation and criterion keep c_proj?",
         "; ".join(_verdict(third) for third in compared) or "nothing to compare: one initialisation and criterion",
@@ -41,19 +41,18 @@ def answer(study: Study) -> Answer | None:
 def _by_prune(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     points: list[Row] = []
-    units = list(study.units(arm).values())
-    for number, now in study.rows("fixed", units).groupby("round"):
+    for number, now in study.rows("fixed", *arm.networks).groupby("round"):
         prune = int(str(number))
         each = [100 * float(one["matrix_kept"].sum() / one["size"].sum()) for _, one in now.groupby("run")]
         left = study.left(now["run"], prune)
         sums = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
         by_matrix = 100 * sums["matrix_kept"] / sums["size"]
-        tables = [table[table["round"] == prune] for table in map(study.kept, units)]
+        tables = [table[table["round"] == prune] for table in map(study.kept, arm.networks)]
         alive = [bool(table["alive"].iloc[0]) for table in tables if len(table)]
-        points += [{"arm": study.title(arm), "of all, %": left, "of c_proj, %": one} for one in each]
+        points += [{"arm": arm.title, "of all, %": left, "of c_proj, %": one} for one in each]
         rows.append(
             {
-                "arm": study.title(arm),
+                "arm": arm.title,
                 "prune": prune,
                 "of all, %": left,
                 "networks": len(each),
@@ -70,7 +69,7 @@ def _by_prune(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
 
 def _compared(study: Study, arms: list[Arm], rows: list[Row]) -> list[Row]:
     """One arm of each initialisation and criterion, of those with the usual rate: what keeps most of c_proj first."""
-    ways = {study.title(arm): tuple(study.settings[arm.runs[0]][key] for key in ("init", "criterion")) for arm in arms}
+    ways = {arm.title: tuple(study.settings[arm.runs[0]][key] for key in ("init", "criterion")) for arm in arms}
     third = [row for row in rows if row["arm"] in ways and row["prune"] == PRUNES]
     lefts = [round(row["of all, %"], 1) for row in third]
     same = [row for row in third if round(row["of all, %"], 1) == max(set(lefts), key=lefts.count)]

@@ -40,14 +40,14 @@ def answer(study: Study) -> Answer | None:
     for coarse, fine in rates(study):
         own, each = _compared(study, coarse, fine)
         if own:
-            families[f"{study.title(coarse)} against {study.title(fine)}"] = own
+            families[f"{coarse.title} against {fine.title}"] = own
             points += each
     if not families:
         return None
     least = {names: min(rows, key=lambda row: float(row["p (Holm)"])) for names, rows in families.items()}
     verdicts = {names: _verdict(rows) for names, rows in families.items()}
     label = "rank of d among the controls' d"
-    return Answer.of(
+    return Answer(
         "contrast",
         "Does the rate matter, at equal remaining weights?",
         **ranks.summary(least, "d", " of d", "; above 0, the first brings it nearer to pruning")
@@ -91,7 +91,7 @@ def log_ratios(study: Study, pairs: Pairs, round_: int, other_round: int) -> Val
     for run, other in pairs:
         (a, first), (b, second) = study.pruning_point(run, round_), study.pruning_point(other, other_round)
         controls = {w: math.log(q / second[w]) for w, q in first.items() if q > 0 and second.get(w, 0) > 0}
-        is_same = study.own(run) == study.own(other) and study.survived_prune_1(run) and study.survived_prune_1(other)
+        is_same = study.own[run] == study.own[other] and study.survived_prune_1(run) and study.survived_prune_1(other)
         if a and b and controls and is_same:
             found[run] = (math.log(a / b), controls)
     return found
@@ -102,7 +102,7 @@ def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     points: list[Row] = []
     for coarse, fine in rates(study):
-        arms = {"first arm": study.title(coarse), "second arm": study.title(fine)}
+        arms = {"first arm": coarse.title, "second arm": fine.title}
         for mask, there in differences(study, study.pairs(coarse, fine), value):
             left, each = study.left(there, mask), list(there.values())
             found = {"difference": float(np.mean(each)), "95 % interval": ranks.typical(each)}
@@ -161,7 +161,7 @@ def _compared(study: Study, coarse: Arm, fine: Arm) -> tuple[list[Row], list[Row
     """Two rates at their first two matched masks and their last: one family of tests, and the rank in each network."""
     pairs = study.pairs(coarse, fine)
     masks = matched(study, pairs)
-    arms = {"first arm": study.title(coarse), "second arm": study.title(fine)}
+    arms = {"first arm": coarse.title, "second arm": fine.title}
     rows: list[Row] = []
     points: list[Row] = []
     for mask, other in masks[:2] + masks[2:][-1:]:
