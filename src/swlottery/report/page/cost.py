@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import joined
-from swlottery.report.page.rate import BETWEEN, paired
+from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import together
 
 METHOD = (
@@ -22,7 +24,8 @@ def answer(study: Study) -> Answer | None:
         return None
     rated = [[row for row in rows if row["arm"] == arm] for arm in study.rated]
     ends = {own[0]["arm"]: (own[0], own[-1]) for own in rated if len(own) > 1}
-    differences, each_difference = paired(study, study.loss)
+    names = ("perplexity_differences", "perplexity_points")
+    differences, each = paired(study, study.loss, "held-out loss, nat", *names)
     label, apart = "validation perplexity, log scale", "held-out loss, first arm − second arm, nat"
     caption = "The line is the median over runs, a dot one run."
     return Answer(
@@ -31,19 +34,19 @@ def answer(study: Study) -> Answer | None:
         together({arm: _way(*two) for arm, two in ends.items()}),
         number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
         networks=min((len(study.rated[arm].networks) for arm in ends), default=None),
-        sentence=_sentence(ends, differences) if ends else "",
+        sentence=_sentence(ends, differences.rows) if ends else "",
         tables=[
             Table(
                 "perplexity",
                 "validation perplexity of the network trained under each mask: median over runs, and range",
                 rows,
             ),
-            Table("perplexity_differences", f"held-out loss, nat, {BETWEEN}", differences),
-            Table("perplexity_points", "the same in each network", each_difference),
+            differences,
+            each,
         ],
         pictures=[
             charts.lines("cost", rows, points, "perplexity", label, caption, log=True),
-            charts.strip("cost_differences", each_difference, "difference", apart, charts.APART, by="at", reference=0),
+            charts.strip("cost_differences", each.rows, "difference", apart, charts.APART, by="at", reference=0),
         ],
         method=METHOD,
     )
@@ -71,7 +74,7 @@ def _number(last: Row) -> str:
     return f"{last['perplexity']:.4g} [{last['least']:.4g}, {last['most']:.4g}]"
 
 
-def _sentence(ends: dict[str, tuple[Row, Row]], differences: list[Row]) -> str:
+def _sentence(ends: dict[str, tuple[Row, Row]], differences: Sequence[Row]) -> str:
     parts = [
         f"from {first['perplexity']:.4g} to {last['perplexity']:.4g} at {arm} ({last['remaining, %']:.1f} % remaining)"
         for arm, (first, last) in ends.items()

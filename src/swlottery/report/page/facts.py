@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from swlottery.errors import BadInput
 from swlottery.report.logs import status
 from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run
-from swlottery.report.words import coordinate
+from swlottery.report.page.stored import StoredRun, Tracked
+from swlottery.report.page.stored import tables as stored_tables
+from swlottery.report.words import Key, coordinate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from swlottery.report.page.stored import Tracked
 
 TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
 """Columns of words; ``kept`` is a number in some tables."""
@@ -68,8 +68,6 @@ def collect(paths: Sequence[Path]) -> Facts:
     """
     import pandas
 
-    from swlottery.report.page import stored as masks_and_weights
-
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     folders: dict[str, Path] = {}
     stored: list[dict[str, DataFrame]] = []
@@ -87,7 +85,9 @@ def collect(paths: Sequence[Path]) -> Facts:
     if not folders and not stored:
         raise BadInput(f"no run in {', '.join(map(str, paths))}")
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
-    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _tracked(stored))
+    tracked = _tracked(pandas.DataFrame(rows["weights"], columns=COLUMNS["weights"].split()))
+    runs = [StoredRun(folders[name], name, *tracked.get(name, ())) for name in readable]
+    found, problems = stored_tables(runs, _networks(stored))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -103,15 +103,25 @@ def collect(paths: Sequence[Path]) -> Facts:
     return Facts(tables, folders)
 
 
-def _tracked(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
+def _tracked(weights: DataFrame) -> dict[str, tuple[Key, list[Key]]]:
+    """Of each run that tracks a weight of its own the first one, and its primary controls after round 1."""
+    own = weights[weights["kind"].isin(OWN)].drop_duplicates("run").set_index("run")["weight"]
+    near = weights[(weights["kind"] == "control_rank") & (weights["of"] == weights["run"].map(own))]
+    near = near[near["round"] == 1]
+    return {
+        str(run): (coordinate(weight), [*map(coordinate, near[near["run"] == run]["weight"])])
+        for run, weight in own.items()
+    }
+
+
+def _networks(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
     """What each network of stored tables tracks first, by what the network is called by."""
     found: dict[str, Tracked] = {}
     for tables in stored:
-        runs = {row.run: row for row in tables["runs"].itertuples()}
-        weights = tables["weights"]
-        for row in weights[weights["kind"].isin(OWN)].drop_duplicates("run").itertuples():
-            if network := runs[row.run].network:
-                found.setdefault(network, (row.run, runs[row.run].lineage, coordinate(row.weight)))
+        tracked = _tracked(tables["weights"])
+        for row in tables["runs"].itertuples():
+            if row.network and row.run in tracked:
+                found.setdefault(row.network, (row.run, row.lineage, tracked[row.run][0]))
     return found
 
 

@@ -33,7 +33,8 @@ def prediction(study: Study) -> Answer | None:
         for arm, end in ends.items()
     }
     parts = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
-    differences, points = paired(study, lambda run, mask: study.value("predicted", run, mask, "auc_initial"))
+    names = ("AUC by |θ_0|", "prediction_differences", "prediction_points")
+    between = paired(study, lambda run, mask: study.value("predicted", run, mask, "auc_initial"), *names)
     caption = "The line is the mean over networks, a dot one network."
     label = "AUC of |θ_0|, first arm − second arm"
     return Answer(
@@ -46,10 +47,19 @@ def prediction(study: Study) -> Answer | None:
         f"{listed(parts)}, where ½ is chance and 1 is certain."
         if parts
         else "",
-        tables=[*_prediction_tables(rows, differences, points), _regression(study)],
+        tables=[
+            Table(
+                "prediction",
+                "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
+                "AUC within matrices, mean over networks, and its range",
+                rows,
+            ),
+            *between,
+            _regression(study),
+        ],
         pictures=[
             charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", caption),
-            charts.strip("auc_differences", points, "difference", label, charts.APART, by="at", reference=0),
+            charts.strip("auc_differences", between[1].rows, "difference", label, charts.APART, by="at", reference=0),
         ],
         method=f"AUC within matrices; the margin is {MARGIN} around ½. Differences between the rates are at equal "
         "remaining weights. After more than one prune the regression sees only what several trainings have kept; the "
@@ -82,19 +92,6 @@ def _aucs(study: Study) -> tuple[list[Row], list[Row]]:
                 }
             )
     return rows, each
-
-
-def _prediction_tables(rows: list[Row], differences: list[Row], points: list[Row]) -> list[Table]:
-    caption = (
-        "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
-        "AUC within matrices, mean over networks, and its range"
-    )
-    between = "AUC by |θ_0|, first arm − second arm at equal remaining weights, and the interval of typical values"
-    return [
-        Table("prediction", caption, rows),
-        Table("prediction_differences", between, differences),
-        Table("prediction_points", "the same in each network", points),
-    ]
 
 
 def _regression(study: Study) -> Table:

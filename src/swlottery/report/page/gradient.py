@@ -10,7 +10,7 @@ from swlottery.report.page import charts, ranks
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values
-from swlottery.report.page.rate import BETWEEN, log_of, paired, rates
+from swlottery.report.page.rate import log_of, paired, rates
 from swlottery.report.page.verdict import NO, TOO_FEW, YES, by_test, together
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
@@ -39,7 +39,7 @@ def answer(study: Study) -> Answer | None:
             verdicts[names] = _verdict(own)
     ordinary = [f"{math.exp(row['controls, log ratio']):.2f}" for row in tests.values()]
     then = f"; in round 2, the ratios of the controls are {listed(ordinary)}"
-    alone, each = paired(study, log_of(study, "gradient"))
+    between = ("log|gradient| of the tracked weight", "gradient_differences", "gradient_difference_points")
     return Answer(
         "gradient",
         "Does a tracked weight see less gradient at the smaller rate?",
@@ -49,8 +49,7 @@ def answer(study: Study) -> Answer | None:
             Table("gradient_points", "the same in each network", points),
             Table("gradient_contrast", "log ratio, second arm over first, in round 2", [*tests.values()]),
             Table("gradient_contrast_points", "its rank among its controls in each network", ranked),
-            Table("gradient_differences", f"log|gradient| of the tracked weight, {BETWEEN}", alone),
-            Table("gradient_difference_points", "the same in each network", each),
+            *paired(study, log_of(study, "gradient"), *between),
         ],
         pictures=[charts.percentiles(rows, points)],
         method=METHOD,

@@ -10,7 +10,7 @@ from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import factor, typical
-from swlottery.report.page.rate import BETWEEN, differences, log_of, paired
+from swlottery.report.page.rate import differences, log_of, paired
 from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
 
@@ -37,7 +37,7 @@ def answer(study: Study) -> Answer | None:
         for mine, _ in there.values()
     ]
     against = [row for arm in study.arms for row in _against_random(study, arm)]
-    between, each = paired(study, log_of(study, "value"))
+    between = ("log|w| of the tracked weight", "size_differences", "size_difference_points")
     rated = {title: grown[arm] for title, arm in study.rated.items() if arm in grown}
     caption = "The line is the geometric mean, a dot one network, trained under the mask that leaves so much."
     label = "|w| over |w| after round 1"
@@ -52,8 +52,7 @@ def answer(study: Study) -> Answer | None:
         tables=[
             Table("sizes", "|w| over |w| after round 1, of weights that are kept: geometric means over networks", rows),
             Table("sizes_against_random", "log|w| − that under random pruning of as many, where both keep it", against),
-            Table("size_differences", f"log|w| of the tracked weight, {BETWEEN}", between),
-            Table("size_difference_points", "the same in each network", each),
+            *paired(study, log_of(study, "value"), *between),
         ],
         pictures=[charts.lines("sizes", rows, points, "followed, times", label, caption)],
         method=METHOD,

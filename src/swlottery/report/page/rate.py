@@ -19,8 +19,6 @@ NEAR = 1.1
 """Two masks match where one leaves at most so many times the weights of the other."""
 MARGIN = 0.5
 """A shift of at most so many standard deviations of the controls counts as none."""
-BETWEEN = "first arm − second arm at equal remaining weights, and the interval of typical values"
-"""What the tables of `paired` hold."""
 Value = Callable[[str, int], float | None]
 """A number of the network that a run has trained under a mask."""
 Pairs = list[tuple[str, str]]
@@ -97,8 +95,11 @@ def log_ratios(study: Study, pairs: Pairs, round_: int, other_round: int) -> Val
     return found
 
 
-def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
-    """First rate − second rate at equal remaining weights: the interval of typical values, and each network."""
+def paired(study: Study, value: Value, what: str, name: str, each_name: str) -> tuple[Table, Table]:
+    """First rate − second rate at equal remaining weights: the interval of typical values, and each network.
+
+    what: is compared. name, each_name: of the tables.
+    """
     rows: list[Row] = []
     points: list[Row] = []
     for coarse, fine in rates(study):
@@ -110,7 +111,8 @@ def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
             rows.append({**arms, "remaining, %": left, "networks": len(each), **found, **ends})
             at = f"{', '.join(arms.values())}: {left:.1f} %"
             points += [{"at": at, "run": run, "difference": one} for run, one in there.items()]
-    return rows, points
+    caption = f"{what}, first arm − second arm at equal remaining weights, and the interval of typical values"
+    return Table(name, caption, rows), Table(each_name, "the same in each network", points)
 
 
 def log_of(study: Study, column: str) -> Value:

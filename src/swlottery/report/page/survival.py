@@ -77,13 +77,9 @@ def _tests(study: Study, arms: list[Arm]) -> list[Row]:
     """The arms of a set-up that differ in their rate alone: one family."""
     rows: list[Row] = []
     for arm in arms:
-        last = (
-            study.kept(*arm.finished)
-            .groupby("run")
-            .tail(1)
-            .sort_values("run", key=lambda runs: runs.map(arm.finished.index))
-        )
-        last = last[last["run"].map(study.survived_prune_1).astype(bool) & (last["control_rank_n"] > 0)]
+        last = study.kept(*arm.finished).groupby("run").tail(1).set_index("run")
+        last = last.loc[[run for run in arm.finished if run in last.index and study.survived_prune_1(run)]]
+        last = last[last["control_rank_n"] > 0]
         if len(last) > 1:
             alive, controls, of = (last[column].tolist() for column in ("alive", "control_rank", "control_rank_n"))
             found = inference.survival_test(alive, controls, of)
