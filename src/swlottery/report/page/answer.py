@@ -114,12 +114,6 @@ def within(written: str) -> str:
     return "" if "∞" in written else f" {written}"
 
 
-def span(low: float, high: float, digits: str) -> str:
-    """``0.10 to 0.30``, or one number where both are written alike."""
-    first, last = f"{low:{digits}}", f"{high:{digits}}"
-    return first if first == last else f"{first} to {last}"
-
-
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"

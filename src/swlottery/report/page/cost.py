@@ -31,7 +31,12 @@ def answer(study: Study) -> Answer | None:
     return Answer(
         "perplexity",
         "What does pruning cost?",
-        together({arm: _way(*two) for arm, two in ends.items()}),
+        together(
+            {
+                arm: "perplexity falls" if last["perplexity"] < first["perplexity"] else "perplexity rises"
+                for arm, (first, last) in ends.items()
+            }
+        ),
         number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
         networks=min((len(study.rated[arm].networks) for arm in ends), default=None),
         sentence=_sentence(ends, differences.rows) if ends else "",
@@ -64,10 +69,6 @@ def _by_mask(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
             where = {"arm": arm.title, "mask": int(str(mask)), "remaining, %": left}
             rows.append({**where, "runs": len(found), **ends})
     return rows, points
-
-
-def _way(first: Row, last: Row) -> str:
-    return "perplexity falls" if last["perplexity"] < first["perplexity"] else "perplexity rises"
 
 
 def _number(last: Row) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.report import words
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, span
+from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import SEEDS, Arm, Study
 
 if TYPE_CHECKING:
@@ -172,4 +172,5 @@ def _sentence(least: float, costs: DataFrame, gaps: list[float], found: list[Row
 
 
 def _range(values: Sequence[float], digits: str = "+.3f") -> str:
-    return span(min(values), max(values), digits)
+    """``0.10 to 0.30``, or one number where both are written alike."""
+    return " to ".join(dict.fromkeys(f"{end:{digits}}" for end in (min(values), max(values))))

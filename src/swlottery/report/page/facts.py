@@ -173,11 +173,10 @@ def from_csv_text(text: Any, name: str) -> DataFrame:
 
     columns = COLUMNS[name].split()
     words = [column for column in columns if column in TEXT.split() and (name, column) not in NUMBERS]
-    missing = {column: [""] for column in columns if column not in words}
     found = pandas.read_csv(
-        text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=missing
+        text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=[""]
     )
-    return found.reindex(columns=columns)
+    return found.reindex(columns=columns).fillna(dict.fromkeys(words, ""))
 
 
 def _read(folder: Path) -> dict[str, DataFrame]:

@@ -118,51 +118,49 @@ def _regression(study: Study) -> Table:
 
 def again(study: Study) -> Answer | None:
     """Does the finder find the weight again in the networks of later rounds?"""
-    each = {arm.title: found for arm in study.arms if (found := _outcomes(study, arm))}
-    if not each:
+    import pandas
+
+    rows = [row for arm in study.arms for row in _outcomes(study, arm)]
+    if not rows:
         return None
-    rows: list[Row] = []
-    shares: list[Row] = []
-    for arm, own in each.items():
-        for round_ in sorted({row["round"] for row in own}):
-            now = [row["fate"] for row in own if row["round"] == round_]
-            counts = {outcome: now.count(outcome) for outcome in OUTCOMES}
-            rows.append({"arm": arm, "round": round_, "networks": len(now), **counts})
-        for run in dict.fromkeys(row["run"] for row in own):
-            is_kept = [row["fate"] == "kept" for row in own if row["run"] == run]
-            shares.append({"arm": arm, "run": run, "share": sum(is_kept) / len(is_kept)})
-    rated = [arm for arm in study.rated if arm in each]
-    by_network = {arm: [row["share"] for row in shares if row["arm"] == arm] for arm in rated}
-    intervals = {arm: statistics.typical_values(values) for arm, values in by_network.items()}
-    means = {arm: f"{sum(values) / len(values):.2f}" for arm, values in by_network.items()}
-    times = {arm: sum(row["fate"] == "kept" for row in each[arm]) for arm in rated}
-    parts = [f"in {times[arm]} of {len(each[arm])} later rounds at {arm}" for arm in rated]
+    each = pandas.DataFrame(rows)
+    each["share"] = each["fate"] == "kept"
+    counts = [
+        {"arm": arm, "round": round_, "networks": len(now), **{one: int((now == one).sum()) for one in OUTCOMES}}
+        for (arm, round_), now in each.groupby(["arm", "round"], sort=False)["fate"]
+    ]
+    shares = each.groupby(["arm", "run"], sort=False)["share"].mean().reset_index()
+    rated = [arm for arm in study.rated if arm in set(each["arm"])]
+    by_network = {arm: shares[shares["arm"] == arm]["share"] for arm in rated}
+    intervals = {arm: statistics.typical_values(values.tolist()) for arm, values in by_network.items()}
+    means = {arm: f"{values.mean():.2f}" for arm, values in by_network.items()}
+    is_kept = {arm: each[each["arm"] == arm]["share"] for arm in rated}
+    parts = [f"in {kept.sum()} of {len(kept)} later rounds at {arm}" for arm, kept in is_kept.items()]
+    points: list[Row] = [{"arm": one.arm, "run": one.run, "share": one.share} for one in shares.itertuples()]
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
     return Answer(
         "again",
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
         number=by_arm({arm: means[arm] + within(interval(*intervals[arm], 2)) for arm in rated}),
-        networks=max(row["networks"] for row in rows),
+        networks=max(row["networks"] for row in counts),
         sentence=f"The finder finds the tracked weight again {listed(parts)}." if parts else "",
-        tables=_again_tables(rows, [row for arm in rated for row in each[arm]], shares),
-        pictures=[charts.strip("found_again", shares, "share", label, caption)],
+        tables=[
+            Table(
+                "again",
+                "the finder, on the network that each later round trained: how often the weight is found again (kept), "
+                "another has taken over (moved), or neither (lost)",
+                counts,
+            ),
+            Table("again_weights", "which weights were found", [row for row in rows if row["arm"] in rated]),
+            Table(
+                "again_shares", "of each network, the share of later rounds in which its weight is found again", points
+            ),
+        ],
+        pictures=[charts.strip("found_again", points, "share", label, caption)],
         method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not "
         "about the mask. The number is the mean over networks of that share. Yes: its interval lies above one half.",
     )
-
-
-def _again_tables(rows: list[Row], each: list[Row], shares: list[Row]) -> list[Table]:
-    caption = (
-        "the finder, on the network that each later round trained: how often the weight is found again (kept), "
-        "another has taken over (moved), or neither (lost)"
-    )
-    of_each = "of each network, the share of later rounds in which its weight is found again"
-    return [
-        Table("again", caption, rows),
-        Table("again_weights", "which weights were found", each),
-        Table("again_shares", of_each, shares),
-    ]
 
 
 def _outcomes(study: Study, arm: Arm) -> list[Row]:

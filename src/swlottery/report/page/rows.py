@@ -78,11 +78,10 @@ def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
         if event["event"] in events:
             events[event["event"]].append(event)
     start: Event = events["start"][-1] if events["start"] else {}
-    found = [{"run": name, "round": e["round"], "kind": e["kind"], **_found(e)} for e in events["found"]]
     tables = {
         "rounds": _rounds(name, folder, start, events),
         "kept": list(_kept(name, events)),
-        "found": found,
+        "found": list(_found(name, events)),
         "boxes": list(_boxes(name, events, settings["criterion"] == "global-magnitude")),
         **_weights(name, folder, int(settings["steps"])),
     }
@@ -110,7 +109,9 @@ def _rounds(name: str, folder: Path, start: Event, events: dict[str, list[Event]
             column: event.get(column) for column in ("remaining", "remaining_fraction", "pruned", "threshold")
         }
     for row in read_rows(folder / "rounds.csv"):
-        masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:-1]}
+        masks[int(row["round"])] = {
+            column: float(row[column]) if row[column] else None for column in COLUMNS["rounds"].split()[2:-1]
+        }
     begun = {event["round"] - 1: event["val_loss"] for event in events["evaluation"] if event["step"] == 0}
     return [{"run": name, "round": mask, **masks[mask], "start_loss": begun.get(mask)} for mask in sorted(masks)]
 
@@ -184,14 +185,15 @@ def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
     }
 
 
-def _found(event: Event) -> Row:
-    return {
-        "weights": "; ".join(place(key(weight)) for weight in event["weights"]),
-        "kept": "; ".join(map(place, event["kept"])),
-        "moved": "; ".join(f"{place(move['from'])} to {place(move['to'])}" for move in event["moved"]),
-        "lost": "; ".join(map(place, event["lost"])),
-    }
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+def _found(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:
+    """What the finder found in each trained network."""
+    for event in events["found"]:
+        yield {
+            "run": name,
+            "round": event["round"],
+            "kind": event["kind"],
+            "weights": "; ".join(place(key(weight)) for weight in event["weights"]),
+            "kept": "; ".join(map(place, event["kept"])),
+            "moved": "; ".join(f"{place(move['from'])} to {place(move['to'])}" for move in event["moved"]),
+            "lost": "; ".join(map(place, event["lost"])),
+        }

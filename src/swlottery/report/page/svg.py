@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from html import escape
 
 from matplotlib import style
@@ -34,11 +33,9 @@ WIDTH = 8.6
 MARKERS = "osD^vPX*"
 
 
-@contextmanager
-def look() -> Iterator[None]:
+def look() -> AbstractContextManager[None]:
     """Draw inside this."""
-    with style.context(["default", LOOK]):
-        yield
+    return style.context(["default", LOOK])
 
 
 def svg(picture: Picture, page: bool) -> str:
