@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import joined
+from swlottery.report.page.ranks import joined, spread
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import together
 
@@ -60,14 +60,12 @@ def answer(study: Study) -> Answer | None:
 def _by_mask(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     points: list[Row] = []
-    for mask, now in study.rows("rounds", *arm.runs).groupby("round"):
-        found = now["val_perplexity"].dropna()
-        if len(found):
-            left = 100 * float(now["remaining_fraction"].mean())
-            points += [{"arm": arm.title, "remaining, %": left, "perplexity": float(one)} for one in found]
-            ends = {"perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())}
-            where = {"arm": arm.title, "mask": int(str(mask)), "remaining, %": left}
-            rows.append({**where, "runs": len(found), **ends})
+    for mask, now in study.rows("rounds", *arm.runs).dropna(subset=["val_perplexity"]).groupby("round"):
+        left = 100 * float(now["remaining_fraction"].mean())
+        where = {"arm": arm.title, "mask": int(str(mask)), "remaining, %": left}
+        row, each = spread(where, "perplexity", now["val_perplexity"], "median", "runs")
+        rows.append(row)
+        points += each
     return rows, points
 
 

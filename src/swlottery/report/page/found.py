@@ -7,11 +7,12 @@ from typing import Any
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import Values, is_bracketed, rank_test
+from swlottery.report.page.ranks import Values, is_bracketed, rank_test, spread
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import by_interval, by_share, together
 from swlottery.study import statistics
 
+OF_EACH = "of each network, the share of later rounds in which its weight is found again"
 OUTCOMES = ("kept", "moved", "lost")
 MARGIN = 0.02
 """An AUC within this of ½ predicts nothing."""
@@ -73,24 +74,12 @@ def _aucs(study: Study) -> tuple[list[Row], list[Row]]:
     each: list[Row] = []
     for arm in study.arms:
         predicted = study.rows("predicted", *arm.finished)
-        for mask, now in predicted.groupby("round"):
-            initial, trained = now["auc_initial"].dropna(), now["auc_trained"].dropna()
-            if initial.empty or trained.empty:
-                continue
-            where = {"arm": arm.title, LEFT: study.left(now["run"], int(str(mask)))}
-            each += [{**where, BY_INITIAL: float(one)} for one in initial]
-            rows.append(
-                {
-                    "arm": where["arm"],
-                    "mask": int(str(mask)),
-                    LEFT: where[LEFT],
-                    "networks": len(now),
-                    BY_INITIAL: float(initial.mean()),
-                    "least": float(initial.min()),
-                    "most": float(initial.max()),
-                    "by |θ_T1|": float(trained.mean()),
-                }
-            )
+        for mask, now in predicted.dropna(subset=["auc_initial", "auc_trained"]).groupby("round"):
+            round_ = int(str(mask))
+            where = {"arm": arm.title, "mask": round_, LEFT: study.left(now["run"], round_)}
+            row, points = spread(where, BY_INITIAL, now["auc_initial"])
+            rows.append({**row, "by |θ_T1|": float(now["auc_trained"].mean())})
+            each += points
     return rows, each
 
 

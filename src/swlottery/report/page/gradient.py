@@ -83,10 +83,9 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row]
     """log ratios between the rates, in round 2: a test against the controls, and the rank in each network."""
     there: Values = {}
     for run, other in study.pairs(coarse, fine):
-        (a, controls_a), (b, controls_b) = study.at(run, 2, column), study.at(other, 2, column)
-        common = [w for w in controls_a if controls_b.get(w) and controls_a[w]]
-        if a and b and common:
-            there[run] = (math.log(b / a), {w: math.log(controls_b[w] / controls_a[w]) for w in common})
+        ratio = ranks.log_ratio(study.at(other, 2, column), study.at(run, 2, column))
+        if ratio and ratio[1]:
+            there[run] = ratio
     if not there:
         return [], []
     mine = [one for one, _ in there.values()]

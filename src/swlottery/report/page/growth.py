@@ -9,7 +9,7 @@ import numpy as np
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import factor, typical
+from swlottery.report.page.ranks import factor, log_ratio, typical
 from swlottery.report.page.rate import differences, log_of, paired
 from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
@@ -63,13 +63,9 @@ def _by_round(study: Study, arm: Arm) -> list[tuple[Row, Grown]]:
     """From round 2 on."""
     found: dict[int, Grown] = {}
     for run in arm.networks:
-        first, controls_first = study.at(run, 1, "value")
         for round_ in range(2, len(study.remaining(run)) + 1):
-            now, controls = study.at(run, round_, "value")
-            if first and now:
-                both = [(controls_first[w], value) for w, value in controls.items() if value and controls_first.get(w)]
-                others = [math.log(abs(after / before)) for before, after in both]
-                found.setdefault(round_, {})[run] = (math.log(abs(now / first)), others)
+            if ratio := log_ratio(study.at(run, round_, "value"), study.at(run, 1, "value")):
+                found.setdefault(round_, {})[run] = (ratio[0], list(ratio[1].values()))
     return [(_row(study, arm, round_, there), there) for round_, there in sorted(found.items())]
 
 

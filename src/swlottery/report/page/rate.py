@@ -87,11 +87,10 @@ def log_ratios(study: Study, pairs: Pairs, round_: int, other_round: int) -> Val
     """
     found: Values = {}
     for run, other in pairs:
-        (a, first), (b, second) = study.pruning_point(run, round_), study.pruning_point(other, other_round)
-        controls = {w: math.log(q / second[w]) for w, q in first.items() if q > 0 and second.get(w, 0) > 0}
-        is_same = study.own[run] == study.own[other] and study.survived_prune_1(run) and study.survived_prune_1(other)
-        if a and b and controls and is_same:
-            found[run] = (math.log(a / b), controls)
+        ratio = ranks.log_ratio(study.pruning_point(run, round_), study.pruning_point(other, other_round))
+        is_same = study.own.get(run) == study.own.get(other)
+        if ratio and ratio[1] and is_same and study.survived_prune_1(run) and study.survived_prune_1(other):
+            found[run] = ratio
     return found
 
 

@@ -108,10 +108,9 @@ def _rounds(name: str, folder: Path, start: Event, events: dict[str, list[Event]
         masks[event["round"]] = {
             column: event.get(column) for column in ("remaining", "remaining_fraction", "pruned", "threshold")
         }
+    columns = COLUMNS["rounds"].split()[2:-1]
     for row in read_rows(folder / "rounds.csv"):
-        masks[int(row["round"])] = {
-            column: float(row[column]) if row[column] else None for column in COLUMNS["rounds"].split()[2:-1]
-        }
+        masks[int(row["round"])] = {column: float(row[column]) if row[column] else None for column in columns}
     begun = {event["round"] - 1: event["val_loss"] for event in events["evaluation"] if event["step"] == 0}
     return [{"run": name, "round": mask, **masks[mask], "start_loss": begun.get(mask)} for mask in sorted(masks)]
 
