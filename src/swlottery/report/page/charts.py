@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from pandas import DataFrame
 
 from swlottery.report.page.answer import Picture, Row
 from swlottery.report.page.arms import Arm, Study
@@ -20,7 +21,7 @@ from swlottery.report.words import count
 from swlottery.study.statistics import survival_curve
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import Series
 
 T = TypeVar("T")
 OTHERS, TRACKED, MATRIX = COLOURS[0], COLOURS[1], COLOURS[7]
@@ -131,18 +132,17 @@ def strip(
 
     reference: a dashed line. band: the columns of what is to be expected of each row.
     """
-    names = list(dict.fromkeys(str(row[by]) for row in rows))
-    if not names:
+    if not rows:
         return None
+    lines = DataFrame(rows).groupby(by, sort=False)
     parts = []
     with look():
-        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(names)))
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(lines)))
         axes = figure.subplots()
-        for y, line in enumerate(names):
-            own = [row for row in rows if str(row[by]) == line]
-            for row in own if band else ():
-                axes.plot([row[end] for end in band or ()], [y, y], color=GRID, lw=9, solid_capstyle="butt", zorder=1)
-            values = sorted(float(row[value]) for row in own)
+        for y, (line, own) in enumerate(lines):
+            for ends in own[list(band)].to_numpy() if band else ():
+                axes.plot(ends, [y, y], color=GRID, lw=9, solid_capstyle="butt", zorder=1)
+            values = sorted(own[value])
             spread = [y + 0.24 * ((n % 5) / 2 - 1) if len(values) > 1 else y for n in range(len(values))]
             axes.plot(values, spread, "o", ms=5, color=OTHERS, mfc="none")
             mean = float(np.mean(values))
@@ -151,8 +151,8 @@ def strip(
             parts.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {mean:.3g}")
         if reference is not None:
             axes.axvline(reference, color=INK, lw=1, ls="--")
-        axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(lines)), [fill(str(line), LONGEST) for line, _ in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlabel(label)
     return Picture(name, figure, caption, f"{label}. {'; '.join(parts)}.")
 
@@ -212,8 +212,8 @@ def _magnitude_of_arm(axes: Axes, tracks: Sequence[Sizes], least: float) -> None
 
 def lines(
     name: str,
-    rows: Sequence[Row],
-    points: Sequence[Row],
+    rows: Sequence[Row] | DataFrame,
+    points: Sequence[Row] | DataFrame,
     y: str,
     label: str,
     caption: str,
@@ -221,27 +221,27 @@ def lines(
     log: bool = False,
 ) -> Picture | None:
     """A column of a table against remaining weights, a line an arm; points: that column of each network, a dot each."""
-    names = list(dict.fromkeys(row["arm"] for row in rows))
-    if not names:
+    table, dots = DataFrame(rows), DataFrame(points)
+    if table.empty:
         return None
     parts = []
     with look():
         figure = Figure(figsize=(WIDTH, 3.8))
         axes = figure.subplots()
-        for n, arm in enumerate(names):
-            own = [row for row in rows if row["arm"] == arm]
-            at, values, colour = [row[x] for row in own], [row[y] for row in own], COLOURS[n % len(COLOURS)]
-            axes.plot(at, values, color=colour, marker=MARKERS[n % len(MARKERS)], ms=5, lw=1.6, label=arm)
-            each = [(row[x], row[y]) for row in points if row["arm"] == arm]
-            axes.plot(*zip(*each, strict=True), ".", color=colour, ms=3, alpha=0.6)
-            parts.append(f"{arm}: {values[0]:.4g} at {at[0]:.1f} % to {values[-1]:.4g} at {at[-1]:.1f} %")
+        for n, (arm, own) in enumerate(table.groupby("arm", sort=False)):
+            colour, each = COLOURS[n % len(COLOURS)], dots[dots["arm"] == arm]
+            marker = MARKERS[n % len(MARKERS)]
+            axes.plot(own[x], own[y], color=colour, marker=marker, ms=5, lw=1.6, label=str(arm))
+            axes.plot(each[x], each[y], ".", color=colour, ms=3, alpha=0.6)
+            (first, first_y), (last, last_y) = own[[x, y]].to_numpy()[[0, -1]]
+            parts.append(f"{arm}: {first_y:.4g} at {first:.1f} % to {last_y:.4g} at {last:.1f} %")
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(PLAIN)
             axes.yaxis.set_minor_formatter(PLAIN)
         else:
             axes.ticklabel_format(axis="y", useOffset=False)
-        remaining_axis(axes, min(row[x] for row in rows))
+        remaining_axis(axes, table[x].min())
         axes.set_xlabel("remaining weights, % (dense at the left)")
         axes.set_ylabel(label)
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
@@ -299,23 +299,22 @@ def _box(axes: Axes, row: Any) -> None:
 
 def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
     """Mean percentiles of the tracked weights and of their controls; points: those of each network, a dot each."""
-    names, kinds = (list(dict.fromkeys(row[column] for row in rows)) for column in ("arm", "of"))
-    if not names:
+    if not rows:
         return None
+    table, dots = DataFrame(rows), DataFrame(points)
+    names, kinds = list(table["arm"].unique()), table.groupby("of", sort=False)
     own, others = "followed, mean percentile", "controls, mean percentile"
     with look():
         figure = Figure(figsize=(WIDTH, 1.8 + 0.3 * len(names)))
         grid = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, kind in zip(grid, kinds, strict=True):
-            for row in (row for row in rows if row["of"] == kind):
-                y = names.index(row["arm"])
-                axes.plot([row[own], row[others]], [y, y], color=GRID, lw=3, zorder=1)
-                axes.plot([row[others]], [y], "s", color=OTHERS, ms=6, label="their controls")
-                axes.plot([row[own]], [y], "o", color=TRACKED, ms=6, label="tracked weights")
-            each = [row for row in points if row["of"] == kind]
-            for side, colour, column in ((-0.2, TRACKED, "followed, percentile"), (0.2, OTHERS, others)):
-                at = [names.index(row["arm"]) + side for row in each]
-                axes.plot([row[column] for row in each], at, ".", color=colour, ms=3, alpha=0.7)
+        for axes, (kind, now) in zip(grid, kinds, strict=True):
+            each = dots[dots["of"] == kind]
+            y, at = now["arm"].map(names.index), each["arm"].map(names.index)
+            axes.hlines(y, now[own], now[others], color=GRID, lw=3, zorder=1)
+            axes.plot(now[others], y, "s", color=OTHERS, ms=6, label="their controls")
+            axes.plot(now[own], y, "o", color=TRACKED, ms=6, label="tracked weights")
+            axes.plot(each["followed, percentile"], at - 0.2, ".", color=TRACKED, ms=3, alpha=0.7)
+            axes.plot(each[others], at + 0.2, ".", color=OTHERS, ms=3, alpha=0.7)
             axes.set_title(kind)
             axes.set_xlim(0, 103)
             axes.set_ylim(len(names) - 0.5, -0.5)

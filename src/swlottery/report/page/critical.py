@@ -55,7 +55,7 @@ def answer(study: Study) -> Answer | None:
             Table(
                 "without",
                 "held-out loss, nat: super weights kept, pruned first, or controls pruned first",
-                _rows(costs),
+                [{str(head): value for head, value in row.items()} for row in costs.to_dict("records")],
             ),
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
@@ -126,15 +126,11 @@ def _like(study: Study, arms: list[Arm], name: str, run: str) -> DataFrame:
     return study.rows("rounds", *like[:1]).set_index("round")
 
 
-def _by_way(costs: DataFrame) -> tuple[list[Row], list[Row]]:
+def _by_way(costs: DataFrame) -> tuple[DataFrame, DataFrame]:
     """The same losses as lines of a figure: the mean of each way under each mask, and each run's."""
     points = costs.melt(["mask", "remaining, %"], list(WAYS), "arm", "loss").dropna()
     means = points.groupby(["arm", "mask"], sort=False, as_index=False).mean()
-    return _rows(means), _rows(points)
-
-
-def _rows(table: DataFrame) -> list[Row]:
-    return [dict(row) for row in table.to_dict("records")]
+    return means, points
 
 
 def _found_last(study: Study) -> list[Row]:
@@ -144,9 +140,17 @@ def _found_last(study: Study) -> list[Row]:
             found = study.rows("found", run)
             if len(found):
                 last = found.iloc[-1]
-                where = {"arm": arm.title, "run": run, "round": int(last["round"])}
-                what = {"kind": last["kind"].replace("_", " "), "found": last["weights"]}
-                rows.append({**where, **what, "kept": last["kept"], "lost": last["lost"]})
+                rows.append(
+                    {
+                        "arm": arm.title,
+                        "run": run,
+                        "round": int(last["round"]),
+                        "kind": last["kind"].replace("_", " "),
+                        "found": last["weights"],
+                        "kept": last["kept"],
+                        "lost": last["lost"],
+                    }
+                )
     return rows
 
 

@@ -62,7 +62,7 @@ def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
     points: list[Row] = []
     for arm in study.arms:
         for column, name in SEEN.items():
-            seen = {run: study.at(run, 2, column) for run in arm.networks if run in study.own}
+            seen = {run: study.at(run, 2, column) for run in arm.networks}
             there = {run: (mine, others) for run, (mine, others) in seen.items() if mine is not None and others}
             if not there:
                 continue
@@ -73,9 +73,15 @@ def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
                 {**where, "run": run, "followed, percentile": mine, "controls, mean percentile": theirs}
                 for run, mine, theirs in zip(there, own, controls, strict=True)
             ]
-            followed = {"networks": len(there), "followed, mean percentile": float(np.mean(own))}
-            others = {"controls, mean percentile": float(np.mean(controls))}
-            rows.append({**where, **followed, **others, "mean rank among controls": ranks.rank_test(there).mean})
+            rows.append(
+                {
+                    **where,
+                    "networks": len(there),
+                    "followed, mean percentile": float(np.mean(own)),
+                    "controls, mean percentile": float(np.mean(controls)),
+                    "mean rank among controls": ranks.rank_test(there).mean,
+                }
+            )
     return rows, points
 
 

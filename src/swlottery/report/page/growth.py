@@ -9,15 +9,13 @@ import numpy as np
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import factor, log_ratio, typical
+from swlottery.report.page.ranks import Values, factor, log_ratio, typical
 from swlottery.report.page.rate import differences, log_of, paired
 from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
 
 SAME = 0.01
 """A change of log|w| that is none."""
-Grown = dict[str, tuple[float, list[float]]]
-"""Of each network (its run) log(|w| after a round / |w| after round 1): of the tracked weight, and of its controls."""
 METHOD = (
     "No change: the interval lies within 1 % of it. Tracked weights and controls are picked for their size after round "
     "1, and shrink in any later training for that alone. Random pruning of as many weights is without that choice."
@@ -59,19 +57,19 @@ def answer(study: Study) -> Answer | None:
     )
 
 
-def _by_round(study: Study, arm: Arm) -> list[tuple[Row, Grown]]:
-    """From round 2 on."""
-    found: dict[int, Grown] = {}
+def _by_round(study: Study, arm: Arm) -> list[tuple[Row, Values]]:
+    """From round 2 on: the row of a table, and log(|w| after that round / |w| after round 1) of each network."""
+    found: dict[int, Values] = {}
     for run in arm.networks:
         for round_ in range(2, len(study.remaining(run)) + 1):
             if ratio := log_ratio(study.at(run, round_, "value"), study.at(run, 1, "value")):
-                found.setdefault(round_, {})[run] = (ratio[0], list(ratio[1].values()))
+                found.setdefault(round_, {})[run] = ratio
     return [(_row(study, arm, round_, there), there) for round_, there in sorted(found.items())]
 
 
-def _row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
+def _row(study: Study, arm: Arm, round_: int, there: Values) -> Row:
     followed = np.array([mine for mine, _ in there.values()])
-    controls = [float(np.mean(others)) for _, others in there.values() if others]
+    controls = [float(np.mean(list(others.values()))) for _, others in there.values() if others]
     return {
         "arm": arm.title,
         "round": round_,
@@ -84,7 +82,7 @@ def _row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
     }
 
 
-def _verdict(there: Grown) -> str:
+def _verdict(there: Values) -> str:
     low, high = inference.typical_values([mine for mine, _ in there.values()])
     if max(-low, high) < SAME:
         return "they keep their size"
@@ -92,11 +90,11 @@ def _verdict(there: Grown) -> str:
     return {YES: "they grow" if low > 0 else "they shrink"}.get(found, found)
 
 
-def _times(row: Row, there: Grown) -> str:
+def _times(row: Row, there: Values) -> str:
     return f"{row['followed, times']:.2f} times{within(factor([mine for mine, _ in there.values()]))}"
 
 
-def _part(own: list[tuple[Row, Grown]], against: list[Row]) -> str:
+def _part(own: list[tuple[Row, Values]], against: list[Row]) -> str:
     """Of one arm: the size at the end over that after round 1, that after round 2, and that under random pruning."""
     (second, at_second), (last, at_last) = own[0], own[-1]
     text = f"{_times(last, at_last)} its size after round 1 at {last['arm']} ({last['remaining, %']:.1f} % remaining"
