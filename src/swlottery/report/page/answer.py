@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import pandas
+from matplotlib.figure import Figure
+
+from swlottery.study.statistics import holm
 
 NOTHING = "—"
 
@@ -41,7 +43,6 @@ class Table:
 
     def csv(self) -> str:
         """The table as CSV, with numbers in full."""
-        import pandas
 
         return str(pandas.DataFrame(self.rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
@@ -93,8 +94,6 @@ def cell(value: Any) -> str:
 
 def corrected(rows: Sequence[Row]) -> None:
     """Set ``p (Holm)`` from ``p``, for rows that are one family."""
-    from swlottery.study.statistics import holm
-
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p (Holm)"] = p
 

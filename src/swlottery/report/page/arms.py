@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from statistics import mode
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pandas import DataFrame
 
 from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.facts import UNREADABLE, Facts
 from swlottery.report.page.rows import OWN
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SEEDS = ("seed", "data_seed")
 PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads"}

@@ -6,22 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from swlottery.report.page.answer import Picture, Row
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look
 from swlottery.report.words import count
 from swlottery.study.statistics import survival_curve
-
-if TYPE_CHECKING:
-    from pandas import Series
 
 T = TypeVar("T")
 OTHERS, TRACKED, MATRIX = COLOURS[0], COLOURS[1], COLOURS[7]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas
+from pandas import DataFrame
 
 from swlottery.report import words
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import SEEDS, Arm, Study
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 FIVE_ROUNDS = 67.23
 """The sparsity, in percent, that five rounds at 20 % reach."""
@@ -96,8 +95,6 @@ def _pruned_at(study: Study) -> list[Row]:
 
 def _without(study: Study) -> DataFrame:
     """Tickets whose super weights were pruned first, mask by mask, beside those left alone or without controls."""
-    import pandas
-
     parts = [pandas.DataFrame(columns=LOSSES)]
     for arms in study.setups:
         for forced in (arm for arm in arms if "force-prune sw" in arm.name):
@@ -107,8 +104,6 @@ def _without(study: Study) -> DataFrame:
 
 def _losses(study: Study, arms: list[Arm], forced: str, run: str) -> DataFrame:
     """Of one run, by mask."""
-    import pandas
-
     own = study.rows("rounds", run).set_index("round").dropna(subset=["val_loss"])
     alone = _like(study, arms, forced.replace(", force-prune sw", ""), run)
     controls = _like(study, arms, forced.replace("force-prune sw", "force-prune controls"), run)

@@ -18,7 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from pandas import DataFrame
 
 from swlottery.errors import BadInput
 from swlottery.report.logs import status
@@ -26,9 +29,7 @@ from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run
 from swlottery.report.page.stored import StoredRun, Tracked
 from swlottery.report.page.stored import tables as stored_tables
 from swlottery.report.words import Key, coordinate
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from swlottery.runtime import files
 
 TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
 """Columns of words; ``kept`` is a number in some tables."""
@@ -52,8 +53,6 @@ class Facts:
 
     def write(self, folder: Path) -> None:
         """One CSV file a table, each whole or not at all."""
-        from swlottery.runtime import files
-
         for name, table in self.tables.items():
             files.write_text(folder / f"{name}.csv", to_csv_text(table, name))
 
@@ -66,8 +65,6 @@ def collect(paths: Sequence[Path]) -> Facts:
     Raises:
         BadInput: a path that is not there, or not one run or folder in all of them.
     """
-    import pandas
-
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     folders: dict[str, Path] = {}
     stored: list[dict[str, DataFrame]] = []
@@ -127,8 +124,6 @@ def _networks(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
 
 def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[str, DataFrame]:
     """Two sets of tables as one. A run of the same name is the same one if it has the same settings and network."""
-    import pandas
-
     known = {row.run: (row.settings, row.network) for row in tables["runs"].itertuples()}
     renamed: dict[str, str | None] = {}
     for row in older["runs"].itertuples():
@@ -169,8 +164,6 @@ def to_csv_text(table: DataFrame, name: str) -> str:
 
 def from_csv_text(text: Any, name: str) -> DataFrame:
     """A table from its CSV text or file. Words are never missing: a run may be called NA."""
-    import pandas
-
     columns = COLUMNS[name].split()
     words = [column for column in columns if column in TEXT.split() and (name, column) not in NUMBERS]
     found = pandas.read_csv(

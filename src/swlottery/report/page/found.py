@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas
+
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
@@ -107,8 +109,6 @@ def _regression(study: Study) -> Table:
 
 def again(study: Study) -> Answer | None:
     """Does the finder find the weight again in the networks of later rounds?"""
-    import pandas
-
     rows = [row for arm in study.arms for row in _outcomes(study, arm)]
     if not rows:
         return None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from pandas import Series
 
 from swlottery.report.page.answer import Row, by_arm, corrected, interval, listed, p_value, within
 from swlottery.report.page.arms import Study
 from swlottery.report.page.verdict import by_test, together
 from swlottery.study import statistics as inference
-
-if TYPE_CHECKING:
-    from pandas import Series
 
 LEAST_BRACKET = 5
 """Controls on either side of a weight, in |θ_T1|, from which on it counts as bracketed."""

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
@@ -157,8 +159,6 @@ def _kept(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:
 
 def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
     """watch.csv at the last step of each round: tracked weights, their primary controls, and those matched on |θ_0|."""
-    from pandas import DataFrame
-
     watch = DataFrame(list(read_rows(folder / "watch.csv")))
     if watch.empty:
         return {}

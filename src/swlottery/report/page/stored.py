@@ -13,18 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.rows import DAMAGE, HASH, network_of
 from swlottery.report.run_files import read_events, read_settings
 from swlottery.report.words import place
 from swlottery.study import statistics
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Row = dict[str, Any]
 At = tuple[int, ...]
@@ -74,8 +73,6 @@ class StoredRun:
 
     def tensors(self, file: str) -> dict[str, NDArray[Any]]:
         """The down-projections in a file of weights; none where there is no such file."""
-        from safetensors import safe_open
-
         path = self.folder / file
         if not path.exists():
             return {}
@@ -108,8 +105,6 @@ def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[di
 
     known: of networks whose runs are not here, by what they are called by, what they track: looked up here as well.
     """
-    from safetensors import SafetensorError
-
     found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
     problems: dict[str, str] = {}
     runs: list[StoredRun] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pandas import DataFrame
 
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, corrected, interval, listed, p_value
@@ -10,9 +10,6 @@ from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.rows import OWN
 from swlottery.report.page.verdict import ALPHA, TOO_FEW
 from swlottery.study import statistics as inference
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 METHOD = (
     "Compare arms at equal remaining weights, never at equal rounds. Intervals: Clopper–Pearson, one weight a network. "
