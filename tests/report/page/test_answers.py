@@ -46,8 +46,8 @@ def test_trainings_that_differ_are_never_pooled_and_doubles_count_once() -> None
         ("gpt2-mini, T 100", ("a", "a-again", "b")),
         ("gpt2-mini, T 300", ("longer",)),
     ]
-    assert list(found.units(found.arms[0]).values()) == ["a", "b"]
-    assert found.title(found.arms[1]) == "20 % × 5 (gpt2-mini, T 300)"
+    assert found.arms[0].networks == ("a", "b")
+    assert found.arms[1].title == "20 % × 5 (gpt2-mini, T 300)"
 
 
 def test_a_set_up_is_called_by_the_last_part_of_a_path() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import pandas
+from matplotlib.figure import Figure
+
+from swlottery.study.statistics import holm
 
 NOTHING = "—"
 
@@ -36,16 +38,11 @@ class Table:
         return list(self.rows[0]) if self.rows else []
 
     @property
-    def cells(self) -> list[list[Any]]:
-        return [list(row.values()) for row in self.rows]
-
-    @property
     def columns(self) -> list[tuple[str, list[Any]]]:
         return [(head, [row[head] for row in self.rows]) for head in self.heads]
 
     def csv(self) -> str:
         """The table as CSV, with numbers in full."""
-        import pandas
 
         return str(pandas.DataFrame(self.rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
@@ -60,41 +57,28 @@ class Picture:
     alternative: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answer:
     """What the runs say to one question.
 
     name: of its section, an id in the page. verdict: at most twelve words. number: what it rests on, with its interval.
-    networks: how many; None where that has no meaning. sentence: one, with the numbers. method: how, shortly.
+    networks: how many; None where that has no meaning. sentence: one, with the numbers. tables and pictures: those that
+    have nothing to show are left out. method: how, shortly.
     """
 
     name: str
     question: str
     verdict: str
-    number: str
-    networks: int | None
-    sentence: str
-    tables: list[Table]
-    pictures: list[Picture]
-    method: str
+    number: str = ""
+    networks: int | None = None
+    sentence: str = ""
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Any] = field(default_factory=list)
+    method: str = ""
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        question: str,
-        verdict: str,
-        *,
-        number: str = "",
-        networks: int | None = None,
-        sentence: str = "",
-        tables: Iterable[Table] = (),
-        pictures: Iterable[Picture | None] = (),
-        method: str = "",
-    ) -> Answer:
-        """An answer without the tables and figures that have nothing to show."""
-        shown = [picture for picture in pictures if picture is not None]
-        return cls(name, question, verdict, number, networks, sentence, [t for t in tables if t.rows], shown, method)
+    def __post_init__(self) -> None:
+        self.tables = [table for table in self.tables if table.rows]
+        self.pictures = [picture for picture in self.pictures if picture is not None]
 
 
 def cell(value: Any) -> str:
@@ -110,8 +94,6 @@ def cell(value: Any) -> str:
 
 def corrected(rows: Sequence[Row]) -> None:
     """Set ``p (Holm)`` from ``p``, for rows that are one family."""
-    from swlottery.study.statistics import holm
-
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p (Holm)"] = p
 
@@ -129,12 +111,6 @@ def interval(low: float, high: float, digits: int = 3) -> str:
 def within(written: str) -> str:
     """An `interval` behind a number in a sentence: nothing where there is none."""
     return "" if "∞" in written else f" {written}"
-
-
-def span(low: float, high: float, digits: str) -> str:
-    """``0.10 to 0.30``, or one number where both are written alike."""
-    first, last = f"{low:{digits}}", f"{high:{digits}}"
-    return first if first == last else f"{first} to {last}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -7,19 +7,20 @@ every report. Runs whose trainings differ (another T, another model, …) are ne
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from statistics import mode
+from typing import Any
+
+from pandas import DataFrame
 
 from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.facts import UNREADABLE, Facts
 from swlottery.report.page.rows import OWN
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SEEDS = ("seed", "data_seed")
 PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads"}
@@ -42,15 +43,21 @@ USUAL = {
 class Arm:
     """Runs with one procedure in one set-up.
 
-    rate: of each prune, None where they differ. plain: global magnitude pruning, rewound to where the training began,
-    with nothing protected or forced: plain arms differ in their rate alone.
+    title: the name, with the set-up where there is more than one. rate: of each prune, None where they differ. plain:
+    global magnitude pruning, rewound to where the training began, with nothing protected or forced: plain arms differ
+    in their rate alone. networks: one run for each network, by its θ_0: one that has finished, if one has. finished:
+    those of them that have.
     """
 
     setup: str
     name: str
+    title: str
     rate: float | None
     plain: bool
+    rounds: int
     runs: tuple[str, ...]
+    networks: tuple[str, ...]
+    finished: tuple[str, ...]
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
@@ -79,7 +86,10 @@ def _percent(rate: Any) -> str:
 
 
 class Study:
-    """Facts, and the runs sorted by arm."""
+    """Facts, and the runs sorted by arm.
+
+    own: of each run the tracked weight that is listed first, the first super weight of the network or else its leader.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -88,7 +98,19 @@ class Study:
         self.state, self.lineage, self.network = (
             dict(zip(runs["run"], runs[column], strict=True)) for column in ("state", "lineage", "network")
         )
-        self._tables: dict[str, dict[str, DataFrame]] = {}
+        weights = facts["weights"]
+        first = weights[weights["kind"].isin(OWN)].drop_duplicates("run")
+        self.own: dict[str, str] = dict(zip(first["run"], first["weight"], strict=True))
+        # Questions ask for the rows of a run, or of one of its rounds, thousands of times: they are grouped once.
+        kept = facts["kept"]
+        followed = kept[(kept["weight"] == kept["run"].map(self.own)) & kept["kind"].isin(OWN)]
+        self._tables = facts.tables | {"followed": followed}
+        self._by_run = {name: dict(iter(table.groupby("run"))) for name, table in self._tables.items()}
+        own = weights["run"].map(self.own)
+        mine = weights[(weights["weight"] == own) & weights["kind"].isin(OWN)].drop_duplicates(["run", "round"])
+        others = weights[(weights["of"] == own) & (weights["kind"] == "control_rank")].set_index("weight")
+        self._mine = mine.set_index(["run", "round"]).to_dict("index")
+        self._controls = dict(iter(others.groupby(["run", "round"])))
 
     @cached_property
     def arms(self) -> list[Arm]:
@@ -98,109 +120,76 @@ class Study:
             groups.setdefault((self._setup(settings), name_of(settings)), []).append(run)
         called = without_folders({setup for setup, _ in groups})
         arms = []
-        for (setup, name), runs in groups.items():
-            first = self.settings[runs[0]]
+        for (setup, name), members in groups.items():
+            first = self.settings[members[0]]
             rate = None if first["schedule"] or first["one_shot"] else float(first["prune_rate"])
             plain = rate is not None and name == f"{_percent(rate)} × {first['rounds']}"
-            by_seed = sorted(runs, key=lambda run: [self.settings[run][seed] for seed in SEEDS])
-            arms.append(Arm(called[setup], name, rate, plain, tuple(by_seed)))
-        return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -self._rounds(arm), arm.name))
-
-    def title(self, arm: Arm) -> str:
-        """An arm's name, with its set-up where there is more than one."""
-        return arm.name if len(self.setups) == 1 else f"{arm.name} ({arm.setup})"
+            runs = sorted(members, key=lambda run: [self.settings[run][seed] for seed in SEEDS])
+            networks = self._networks(runs)
+            finished = [run for run in networks if self.state[run] == "finished"]
+            title = name if len(called) == 1 else f"{name} ({called[setup]})"
+            lists = (tuple(runs), tuple(networks), tuple(finished))
+            arms.append(Arm(called[setup], name, title, rate, plain, int(first["rounds"]), *lists))
+        return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -arm.rounds, arm.name))
 
     @cached_property
-    def setups(self) -> dict[str, list[Arm]]:
+    def setups(self) -> list[list[Arm]]:
         """The arms of each set-up."""
-        found: dict[str, list[Arm]] = {}
-        for arm in self.arms:
-            found.setdefault(arm.setup, []).append(arm)
-        return found
+        return [list(arms) for _, arms in groupby(self.arms, key=lambda arm: arm.setup)]
 
     @cached_property
     def rates(self) -> list[list[Arm]]:
         """Of each set-up the arms that differ in their rate alone, the largest first; of one rate the longest."""
-        found = []
-        for arms in self.setups.values():
-            longest: dict[float | None, Arm] = {}
-            for arm in arms:
-                if arm.plain:
-                    longest.setdefault(arm.rate, arm)
-            found.append(list(longest.values()))
-        return found
+        plain = [[arm for arm in arms if arm.plain] for arms in self.setups]
+        return [[next(same) for _, same in groupby(arms, key=lambda arm: arm.rate)] for arms in plain]
 
-    @property
-    def rated(self) -> list[Arm]:
-        """The arms of `rates`."""
-        return [arm for arms in self.rates for arm in arms]
-
-    def units(self, arm: Arm, finished: bool = False) -> dict[str, str]:
-        """One run for each network, by the hash of its θ_0: of several one that has finished, if one has.
-
-        finished: leave out networks whose run has not.
-        """
-        found: dict[str, str] = {}
-        for run in sorted(arm.runs, key=lambda run: self.state[run] != "finished"):
-            if self.lineage[run] and (self.state[run] == "finished" or not finished):
-                found.setdefault(self.lineage[run], run)
-        return {lineage: found[lineage] for run in arm.runs if (lineage := self.lineage[run]) in found}
-
-    def own(self, run: str) -> str | None:
-        """The tracked weight that is listed first: the first super weight of the network, or else its leader."""
-        return self._own.get(run)
+    @cached_property
+    def rated(self) -> dict[str, Arm]:
+        """The arms of `rates`, by title."""
+        return {arm.title: arm for arms in self.rates for arm in arms}
 
     def kind(self, run: str) -> str:
         """``super weight`` or ``leader``: what a run follows."""
-        rows = self._weights.get(run)
-        return "super weight" if rows is not None and (rows["kind"] == "super_weight").any() else "leader"
+        return "super weight" if (self.rows("weights", run)["kind"] == "super_weight").any() else "leader"
 
     def at(self, run: str, round_: int, column: str) -> tuple[float | None, dict[str, float]]:
         """A column of ``weights`` at the end of a round: of the tracked weight, and of its controls that have it."""
-        if (run, round_) not in self._rounds_of:
-            return None, {}
-        rows, others = self._rounds_of[run, round_]
-        mine, theirs = rows[column].iloc[:1].dropna(), others.set_index("weight")[column].dropna()
-        return (float(mine.iloc[0]) if len(mine) else None), {str(w): float(value) for w, value in theirs.items()}
+        mine = self._mine.get((run, round_), {}).get(column, math.nan)
+        controls = self._controls.get((run, round_))
+        return (
+            None if math.isnan(mine) else float(mine),
+            {} if controls is None else controls[column].dropna().astype(float).to_dict(),
+        )
 
-    def rows(self, table: str, runs: Iterable[str]) -> DataFrame:
+    def rows(self, table: str, *runs: str) -> DataFrame:
         """The rows that a table has of some runs."""
-        rows, wanted = self.facts[table], list(runs)
-        if len(wanted) == 1:
-            return self._by_run(table).get(wanted[0], rows.iloc[:0])
-        return rows[rows["run"].isin(wanted)]
+        rows = self._tables[table]
+        if len(runs) == 1:
+            return self._by_run[table].get(runs[0], rows.iloc[:0])
+        return rows[rows["run"].isin(runs)]
 
-    def kept(self, run: str) -> DataFrame:
-        """What each prune did to the tracked weight."""
-        rows = self.rows("kept", [run])
-        return rows[(rows["weight"] == self.own(run)) & rows["kind"].isin(OWN)]
-
-    def last(self, run: str) -> list[Any]:
-        """What the last prune did to each of the run's own tracked weights."""
-        rows = self.rows("kept", [run])
-        own = rows[rows["kind"].isin(OWN)]
-        return list(own[own["round"] == own["round"].max()].itertuples())
-
-    def initial(self, run: str, round_: int) -> dict[str, float]:
-        """|w|/threshold at the end of a round, of the controls matched on |θ_0|."""
-        rows = self.rows("initial", [run])
-        now = rows[(rows["round"] == round_) & (rows["of"] == self.own(run))].dropna(subset=["over_threshold"])
-        return {weight: float(value) for weight, value in zip(now["weight"], now["over_threshold"], strict=True)}
+    def kept(self, *runs: str) -> DataFrame:
+        """What each prune of some runs did to the tracked weight of each."""
+        return self.rows("followed", *runs)
 
     def remaining(self, run: str) -> dict[int, float]:
         """Mask → the fraction of the weights in scope that it leaves."""
-        table = self.rows("rounds", [run])
-        return {int(r): float(f) for r, f in zip(table["round"], table["remaining_fraction"], strict=True)}
+        rounds = self.rows("rounds", run)
+        return dict(zip(rounds["round"], rounds["remaining_fraction"], strict=True))
 
     def left(self, runs: Iterable[str], mask: int) -> float:
         """What a mask leaves, in percent: the mean over runs."""
         found = [self.remaining(run)[mask] for run in set(runs)]
         return 100 * sum(found) / len(found)
 
-    def loss(self, run: str | None, mask: int, column: str = "val_loss") -> float | None:
-        """The held-out loss of the network trained under a mask; ``start_loss``: before its first step."""
-        rows = self.rows("rounds", [run] if run else [])
-        found = rows[rows["round"] == mask][column].iloc[:1].dropna()
+    def loss(self, run: str, mask: int) -> float | None:
+        """The held-out loss of the network trained under a mask."""
+        return self.value("rounds", run, mask, "val_loss")
+
+    def value(self, table: str, run: str, mask: int, column: str) -> float | None:
+        """What a table says of a run under one mask; None where it says nothing."""
+        rows = self.rows(table, run)
+        found = rows[rows["round"] == mask][column].dropna()
         return float(found.iloc[0]) if len(found) else None
 
     def pruning_point(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
@@ -220,58 +209,32 @@ class Study:
                 return None, {}
             own = own if mine is None else (1 - mine / 100) * left
             controls |= {weight: (1 - percentile / 100) * left for weight, percentile in others.items()}
-        rows = self._weights.get(run)
-        has_come_so_far = rows is not None and (rows["round"] >= round_).any()
+        has_come_so_far = (self.rows("weights", run)["round"] >= round_).any()
         return (own, controls) if has_come_so_far else (None, {})
 
     def pairs(self, first: Arm, second: Arm) -> list[tuple[str, str]]:
         """Finished runs of two arms that branch from one trained round-1 network."""
-        others = {self.network[run]: run for run in self.units(second, finished=True).values() if self.network[run]}
-        runs = self.units(first, finished=True).values()
-        return [(run, others[self.network[run]]) for run in runs if self.network[run] in others]
+        others = {self.network[run]: run for run in second.finished if self.network[run]}
+        return [(run, others[self.network[run]]) for run in first.finished if self.network[run] in others]
 
     def survived_prune_1(self, run: str) -> bool:
         """Whether the tracked weight was alive after the first prune, as its controls are by choice."""
-        table = self.kept(run)
-        return bool(len(table) and table["alive"].iloc[0])
+        return bool(self.kept(run)["alive"].head(1).any())
 
-    def _rounds(self, arm: Arm) -> int:
-        return int(self.settings[arm.runs[0]]["rounds"])
-
-    # Questions ask for the rows of a run, or of one of its rounds, thousands of times: each table is grouped once.
-
-    def _by_run(self, table: str) -> dict[str, DataFrame]:
-        if table not in self._tables:
-            self._tables[table] = {str(run): rows for run, rows in self.facts[table].groupby("run")}
-        return self._tables[table]
-
-    @property
-    def _weights(self) -> dict[str, DataFrame]:
-        return self._by_run("weights")
-
-    @cached_property
-    def _own(self) -> dict[str, str]:
-        own = {run: rows[rows["kind"].isin(OWN)] for run, rows in self._weights.items()}
-        return {run: str(rows["weight"].iloc[0]) for run, rows in own.items() if len(rows)}
-
-    @cached_property
-    def _rounds_of(self) -> dict[tuple[str, int], tuple[DataFrame, DataFrame]]:
-        """Of each run that follows a weight, and each of its rounds: that weight's rows, and those of its controls."""
-        found = {}
-        for run, own in self._own.items():
-            for round_, now in self._weights[run].groupby("round"):
-                mine = now[(now["weight"] == own) & now["kind"].isin(OWN)]
-                found[run, int(round_)] = mine, now[(now["of"] == own) & (now["kind"] == "control_rank")]
-        return found
+    def _networks(self, runs: Sequence[str]) -> list[str]:
+        """One run for each network, in the order of the first that each has."""
+        found = {self.lineage[run]: run for run in reversed(runs)}
+        found |= {self.lineage[run]: run for run in reversed(runs) if self.state[run] == "finished"}
+        return [found[lineage] for lineage in dict.fromkeys(map(self.lineage.__getitem__, runs)) if lineage]
 
     @cached_property
     def _usual(self) -> dict[str, Any]:
         """The most common value of each setting, so that a set-up is named by what is special about it."""
-        counts: dict[str, Counter[str]] = {}
+        values: dict[str, list[str]] = {}
         for settings in self.settings.values():
             for key, value in settings.items():
-                counts.setdefault(key, Counter())[json.dumps(value)] += 1
-        return {key: json.loads(count.most_common(1)[0][0]) for key, count in counts.items()}
+                values.setdefault(key, []).append(json.dumps(value))
+        return {key: json.loads(mode(written)) for key, written in values.items()}
 
     def _setup(self, settings: Mapping[str, Any]) -> str:
         special = {k: v for k, v in settings.items() if k not in PROCEDURE and k not in SEEDS and self._usual[k] != v}

@@ -30,13 +30,12 @@ def drawn(study: Study) -> Answer | None:
     rows = [_drawn(study, arm, last) for arm in study.arms if (last := _last_prune(study, arm))]
     if not rows:
         return None
-    rated = {study.title(arm) for arm in study.rated}
-    judged = {row["arm"]: row for row in rows if row["p"] is not None and row["arm"] in rated}
+    judged = {row["arm"]: row for row in rows if row["p"] is not None and row["arm"] in study.rated}
     ranges = {arm: _dispersion_range(row) for arm, row in judged.items()}
     near = {arm: low >= 1 - MARGIN and high <= 1 + MARGIN for arm, (low, high) in ranges.items()}
     parts = [f"{row['dispersion']:.2f} at {arm} ({p_value(row['p'])})" for arm, row in judged.items()]
     spread = [row for row in rows if row["dispersion"] is not None]
-    return Answer.of(
+    return Answer(
         "chance",
         "Is a coordinate fixed beforehand kept other than by chance?",
         together({arm: by_test(row["p"], None, near[arm], ALPHA) for arm, row in judged.items()}),
@@ -76,7 +75,6 @@ def drawn(study: Study) -> Answer | None:
 def elsewhere(study: Study) -> Answer | None:
     """Is a weight that was found in one network kept in the next one other than by chance?"""
     rows = [row for arm in study.arms if (last := _last_prune(study, arm)) for row in _elsewhere(study, arm, last)]
-    rated = {study.title(arm) for arm in study.rated}
     caption = (
         "the weight of each network, looked up in that of the next seed after the same prune; "
         "and in every other one (pairs that are not independent, so without a test)"
@@ -85,7 +83,7 @@ def elsewhere(study: Study) -> Answer | None:
         "elsewhere",
         "Is a weight found in one network kept in the next other than by chance?",
         "A weight found in one network and followed in the next, as in the first runs",
-        {row["arm"]: row for row in rows if row["arm"] in rated},
+        {row["arm"]: row for row in rows if row["arm"] in study.rated},
         Table("elsewhere_by_arm", caption, rows),
     )
 
@@ -116,7 +114,7 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
     for arm, row in judged.items():
         number, ends = row["networks"], interval(*statistics.proportion(row["kept"], row["networks"]), 2)
         numbers[arm] = f"kept {row['kept'] / number:.2f} {ends}, chance {row['expected'] / number:.2f}"
-    return Answer.of(
+    return Answer(
         name,
         question,
         together({arm: _verdict(row) for arm, row in judged.items()}),
@@ -142,12 +140,12 @@ def _dispersion_range(row: Row) -> tuple[float, float]:
 
 def _last_prune(study: Study, arm: Arm) -> int:
     """The last prune that all finished networks of an arm have made."""
-    made = study.rows("fixed", study.units(arm, finished=True).values()).groupby("run")["round"].max()
+    made = study.rows("fixed", *arm.finished).groupby("run")["round"].max()
     return int(made.min()) if len(made) else 0
 
 
 def _drawn(study: Study, arm: Arm, last: int) -> Row:
-    rows = study.rows("fixed", study.units(arm, finished=True).values())
+    rows = study.rows("fixed", *arm.finished)
     now = rows[rows["round"] == last]
     bits, groups = [], np.empty(0)
     for _, one in now.groupby("run", sort=True):
@@ -155,7 +153,7 @@ def _drawn(study: Study, arm: Arm, last: int) -> Row:
         groups = np.repeat(np.arange(len(one)), one["drawn"].astype(int))
     found = statistics.dispersion(np.array(bits), groups) if len(bits) >= FEWEST else None
     return {
-        "arm": study.title(arm),
+        "arm": arm.title,
         "networks": len(bits),
         "prune": last,
         "remaining, %": study.left(now["run"], last),
@@ -176,7 +174,7 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
     So every network and every weight counts once. And all pairs, which are not independent.
     """
     rows = study.facts["elsewhere"]
-    names = list(study.units(arm, finished=True).values())
+    names = arm.finished
     now = rows[rows["run"].isin(names) & (rows["round"] == last)]
     networks = now["of"].map(study.network.get)
     kept, rates = [], []
@@ -193,18 +191,18 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
         "of these kept": int(pairs["alive"].sum()),
         "of these expected": float(pairs["matrix_keep_rate"].sum()),
     }
-    return [{"arm": study.title(arm), **_counted(kept, rates), **every}]
+    return [{"arm": arm.title, **_counted(kept, rates), **every}]
 
 
 def _foreign(study: Study) -> list[Row]:
     """By arm and coordinate, after the last prune of each run."""
     rows = []
     for arm in study.arms:
-        here = study.rows("kept", study.units(arm).values())
+        here = study.rows("kept", *arm.networks)
         for weight, one in here[here["kind"] == "foreign"].groupby("weight"):
             ends = one.sort_values("round").groupby("run").tail(1)
             kept, rates = ends["alive"].astype(bool), ends["matrix_kept"] / ends["matrix_size"]
-            rows.append({"arm": study.title(arm), "weight": weight, **_counted(kept.tolist(), rates.tolist())})
+            rows.append({"arm": arm.title, "weight": weight, **_counted(kept.tolist(), rates.tolist())})
     return rows
 
 

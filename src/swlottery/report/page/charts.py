@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from pandas import DataFrame, Series
 
 from swlottery.report.page.answer import Picture, Row
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look, panels
+from swlottery.report.page.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look
 from swlottery.report.words import count
+from swlottery.study.statistics import survival_curve
 
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
+T = TypeVar("T")
 OTHERS, TRACKED, MATRIX = COLOURS[0], COLOURS[1], COLOURS[7]
 LONGEST = 36
 """Characters of a line of a name beside a figure."""
@@ -37,30 +39,43 @@ def remaining_axis(axes: Axes, least: float) -> None:
     axes.xaxis.set_major_formatter(PLAIN)
 
 
-def survival(study: Study, arms: Sequence[Arm] | None = None, name: str = "survival") -> Picture | None:
-    """The kept fraction against remaining weights: tracked weights (Kaplan & Meier), their controls, their matrix.
+def panels(
+    drawn: Mapping[str, T],
+    draw: Callable[[Axes, T], None],
+    x: str,
+    y: str,
+    height: float = 2.3,
+    shared: bool = True,
+) -> Figure:
+    """One panel for each title, two in a row: what ``draw`` makes of what stands under it. shared: the axes' limits."""
+    columns = min(2, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    with look():
+        figure = Figure(figsize=(WIDTH, height * rows + 0.5))
+        grid = list(figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flat)
+        for axes in grid[len(drawn) :]:
+            axes.axis("off")
+        for axes, (title, what) in zip(grid, drawn.items(), strict=False):
+            axes.set_title(title)
+            draw(axes, what)
+        _labels(figure, grid[: len(drawn)], x, y)
+    return figure
 
-    arms: all of the study, if None.
-    """
-    drawn: list[tuple[Arm, list[DataFrame]]] = []
-    for arm in study.arms if arms is None else arms:
-        tables = [table for run in arm.runs if len(table := study.kept(run))]
-        drawn += [(arm, tables)] if tables else []
+
+def survival(study: Study, arms: Iterable[Arm], name: str = "survival") -> Picture | None:
+    """The kept fraction against remaining weights: tracked weights (Kaplan & Meier), their controls, their matrix."""
+    drawn = {arm: kept for arm in arms if len(kept := study.kept(*arm.runs))}
     if not drawn:
         return None
-    with look():
-        figure, grid = panels(len(drawn))
-        least = min(100 * float(table["remaining_fraction"].min()) for _, tables in drawn for table in tables)
-        for axes, (arm, tables) in zip(grid, drawn, strict=True):
-            _survival_of_arm(axes, tables)
-            remaining_axis(axes, least)
-            axes.set_ylim(-0.03, 1.05)
-            axes.set_title(f"{study.title(arm)}: {count(len(tables), 'run')}")
-        _labels(figure, grid, "remaining weights, %", "kept")
-    parts = [
-        f"{study.title(arm)}: {sum(bool(table['alive'].iloc[-1]) for table in tables)} of {len(tables)}"
-        for arm, tables in drawn
-    ]
+    alive = {arm: kept.groupby("run")["alive"].last() for arm, kept in drawn.items()}
+    least = min(100 * float(kept["remaining_fraction"].min()) for kept in drawn.values())
+    figure = panels(
+        {f"{arm.title}: {count(len(alive[arm]), 'run')}": kept for arm, kept in drawn.items()},
+        partial(_survival_of_arm, least=least),
+        "remaining weights, %",
+        "kept",
+    )
+    parts = [f"{arm.title}: {ends.sum()} of {len(ends)}" for arm, ends in alive.items()]
     caption = (
         "Kept weights against remaining weights. The step line is the Kaplan–Meier curve of the tracked weights, "
         "one a run; runs that are not finished are censored at their last prune."
@@ -68,24 +83,19 @@ def survival(study: Study, arms: Sequence[Arm] | None = None, name: str = "survi
     return Picture(name, figure, caption, f"Tracked weights kept at the end. {'; '.join(parts)}.")
 
 
-def _survival_of_arm(axes: Axes, tables: Sequence[DataFrame]) -> None:
-    import pandas
-
-    from swlottery.study.statistics import survival_curve
-
-    gone = [table[~table["alive"].astype(bool)]["remaining_fraction"] for table in tables]
-    ends = [
-        float(lost.iloc[0] if len(lost) else table["remaining_fraction"].iloc[-1])
-        for lost, table in zip(gone, tables, strict=True)
-    ]
-    at, still = survival_curve([1 - end for end in ends], [bool(len(lost)) for lost in gone])
-    x, y = [100, *(100 * (1 - a) for a in at), 100 * min(ends)], [1, *still, still[-1] if still else 1]
+def _survival_of_arm(axes: Axes, kept: DataFrame, least: float) -> None:
+    last = kept.groupby("run")["remaining_fraction"].last()
+    gone = kept[~kept["alive"]].groupby("run")["remaining_fraction"].first()
+    ends = gone.reindex(last.index).fillna(last)
+    at, still = survival_curve(1 - ends, last.index.isin(gone.index))
+    x, y = [100, *(100 * (1 - a) for a in at), 100 * ends.min()], [1, *still, still[-1] if still else 1]
     axes.step(x, y, where="post", color=TRACKED, lw=2.2, label="tracked weights")
-    rows = pandas.concat(tables)
-    left = 100 * rows.groupby("round")["remaining_fraction"].mean()
-    controls, matrix = _share(rows, "control_rank", "control_rank_n"), _share(rows, "matrix_kept", "matrix_size")
+    left = 100 * kept.groupby("round")["remaining_fraction"].mean()
+    controls, matrix = _share(kept, "control_rank", "control_rank_n"), _share(kept, "matrix_kept", "matrix_size")
     axes.plot(left, controls.reindex(left.index), ".--", color=OTHERS, lw=1.6, ms=6, label="their controls")
     axes.plot(left, matrix.reindex(left.index), ".:", color=MATRIX, lw=1.6, ms=6, label="their matrix")
+    remaining_axis(axes, least)
+    axes.set_ylim(-0.03, 1.05)
 
 
 def _share(rows: DataFrame, part: str, of: str) -> Series[float]:
@@ -119,18 +129,17 @@ def strip(
 
     reference: a dashed line. band: the columns of what is to be expected of each row.
     """
-    names = list(dict.fromkeys(str(row[by]) for row in rows))
-    if not names:
+    if not rows:
         return None
+    lines = DataFrame(rows).groupby(by, sort=False)
     parts = []
     with look():
-        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(names)))
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(lines)))
         axes = figure.subplots()
-        for y, line in enumerate(names):
-            own = [row for row in rows if str(row[by]) == line]
-            for row in own if band else ():
-                axes.plot([row[end] for end in band or ()], [y, y], color=GRID, lw=9, solid_capstyle="butt", zorder=1)
-            values = sorted(float(row[value]) for row in own)
+        for y, (line, own) in enumerate(lines):
+            for ends in own[list(band)].to_numpy() if band else ():
+                axes.plot(ends, [y, y], color=GRID, lw=9, solid_capstyle="butt", zorder=1)
+            values = sorted(own[value])
             spread = [y + 0.24 * ((n % 5) / 2 - 1) if len(values) > 1 else y for n in range(len(values))]
             axes.plot(values, spread, "o", ms=5, color=OTHERS, mfc="none")
             mean = float(np.mean(values))
@@ -139,8 +148,8 @@ def strip(
             parts.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {mean:.3g}")
         if reference is not None:
             axes.axvline(reference, color=INK, lw=1, ls="--")
-        axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(lines)), [fill(str(line), LONGEST) for line, _ in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlabel(label)
     return Picture(name, figure, caption, f"{label}. {'; '.join(parts)}.")
 
@@ -151,24 +160,16 @@ Sizes = list[tuple[float, float, list[float]]]
 
 def magnitude(study: Study) -> Picture | None:
     """|w| over the threshold at the end of every round: tracked weights, and the band of their controls."""
-    drawn: list[tuple[Arm, list[Sizes]]] = []
-    for arm in study.arms:
-        tracks = [track for run in arm.runs if (track := _sizes(study, run))]
-        drawn += [(arm, tracks)] if tracks else []
+    tracks = {arm.title: [own for run in arm.runs if (own := _sizes(study, run))] for arm in study.arms}
+    drawn = {title: own for title, own in tracks.items() if own}
     if not drawn:
         return None
-    with look():
-        figure, grid = panels(len(drawn))
-        least = min(x for _, tracks in drawn for track in tracks for x, *_ in track)
-        for axes, (arm, tracks) in zip(grid, drawn, strict=True):
-            _magnitude_of_arm(axes, tracks)
-            remaining_axis(axes, least)
-            axes.set_title(study.title(arm))
-        _labels(figure, grid, "remaining weights while it was trained, %", "|w| over the threshold of that prune")
+    least = min(x for own in drawn.values() for track in own for x, *_ in track)
+    x, y = "remaining weights while it was trained, %", "|w| over the threshold of that prune"
+    figure = panels(drawn, partial(_magnitude_of_arm, least=least), x, y)
     parts = [
-        f"{study.title(arm)}: median {np.median([t[0][1] for t in tracks]):.3g} and "
-        f"{np.median([t[-1][1] for t in tracks]):.3g}"
-        for arm, tracks in drawn
+        f"{title}: median {np.median([t[0][1] for t in own]):.3g} and {np.median([t[-1][1] for t in own]):.3g}"
+        for title, own in drawn.items()
     ]
     caption = (
         "The size of the tracked weights at the end of every round, over the threshold that decides there "
@@ -188,7 +189,7 @@ def _sizes(study: Study, run: str) -> Sizes:
     return found
 
 
-def _magnitude_of_arm(axes: Axes, tracks: Sequence[Sizes]) -> None:
+def _magnitude_of_arm(axes: Axes, tracks: Sequence[Sizes], least: float) -> None:
     band: dict[float, list[float]] = {}
     for track in tracks:
         x, own, controls = zip(*track, strict=True)
@@ -203,12 +204,13 @@ def _magnitude_of_arm(axes: Axes, tracks: Sequence[Sizes]) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(PLAIN)
     axes.yaxis.set_minor_locator(NullLocator())
+    remaining_axis(axes, least)
 
 
 def lines(
     name: str,
-    rows: Sequence[Row],
-    points: Sequence[Row],
+    rows: Sequence[Row] | DataFrame,
+    points: Sequence[Row] | DataFrame,
     y: str,
     label: str,
     caption: str,
@@ -216,27 +218,27 @@ def lines(
     log: bool = False,
 ) -> Picture | None:
     """A column of a table against remaining weights, a line an arm; points: that column of each network, a dot each."""
-    names = list(dict.fromkeys(row["arm"] for row in rows))
-    if not names:
+    table, dots = DataFrame(rows), DataFrame(points)
+    if table.empty:
         return None
     parts = []
     with look():
         figure = Figure(figsize=(WIDTH, 3.8))
         axes = figure.subplots()
-        for n, arm in enumerate(names):
-            own = [row for row in rows if row["arm"] == arm]
-            at, values, colour = [row[x] for row in own], [row[y] for row in own], COLOURS[n % len(COLOURS)]
-            axes.plot(at, values, color=colour, marker=MARKERS[n % len(MARKERS)], ms=5, lw=1.6, label=arm)
-            each = [(row[x], row[y]) for row in points if row["arm"] == arm]
-            axes.plot(*zip(*each, strict=True), ".", color=colour, ms=3, alpha=0.6)
-            parts.append(f"{arm}: {values[0]:.4g} at {at[0]:.1f} % to {values[-1]:.4g} at {at[-1]:.1f} %")
+        for n, (arm, own) in enumerate(table.groupby("arm", sort=False)):
+            colour, each = COLOURS[n % len(COLOURS)], dots[dots["arm"] == arm]
+            marker = MARKERS[n % len(MARKERS)]
+            axes.plot(own[x], own[y], color=colour, marker=marker, ms=5, lw=1.6, label=str(arm))
+            axes.plot(each[x], each[y], ".", color=colour, ms=3, alpha=0.6)
+            (first, first_y), (last, last_y) = own[[x, y]].to_numpy()[[0, -1]]
+            parts.append(f"{arm}: {first_y:.4g} at {first:.1f} % to {last_y:.4g} at {last:.1f} %")
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(PLAIN)
             axes.yaxis.set_minor_formatter(PLAIN)
         else:
             axes.ticklabel_format(axis="y", useOffset=False)
-        remaining_axis(axes, min(row[x] for row in rows))
+        remaining_axis(axes, table[x].min())
         axes.set_xlabel("remaining weights, % (dense at the left)")
         axes.set_ylabel(label)
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
@@ -248,31 +250,31 @@ def boxes(study: Study) -> Picture | None:
 
     Of each arm the first network.
     """
-    drawn: list[tuple[str, DataFrame]] = []
+    drawn: dict[str, DataFrame] = {}
     for arm in study.arms:
-        for run in arm.runs:
-            rows = study.rows("boxes", [run])
-            rows = rows[rows["weight"] == study.own(run)]
-            if len(rows):
-                drawn.append((f"{study.title(arm)}\n{run}, {rows['weight'].iloc[0]}", rows))
-                break
+        rows = study.rows("boxes", *arm.runs)
+        rows = rows[rows["weight"] == rows["run"].map(study.own)]
+        first = next((run for run in arm.runs if run in set(rows["run"])), None)
+        if first:
+            own = rows[rows["run"] == first]
+            drawn[f"{arm.title}\n{first}, {study.own[first]}"] = own
     if not drawn:
         return None
-    with look():
-        figure, grid = panels(len(drawn), 2.5, shared=False)
-        for axes, (title, rows) in zip(grid, drawn, strict=True):
-            for row in rows.drop_duplicates(["round", "when"]).itertuples():
-                _box(axes, row)
-            axes.set_xticks(sorted({int(round_) for round_ in rows["round"]}))
-            axes.set_title(title, fontsize=8.5)
-        _labels(figure, grid, "round: before training (left), after it (right)", "value of a weight")
-    parts = [f"{title} ends at {float(rows['value'].iloc[-1]):.3g}".replace("\n", ", ") for title, rows in drawn]
+    x, y = "round: before training (left), after it (right)", "value of a weight"
+    figure = panels(drawn, _boxes_of_run, x, y, 2.5, shared=False)
+    parts = [f"{title} ends at {rows['value'].iloc[-1]:.3g}".replace("\n", ", ") for title, rows in drawn.items()]
     caption = (
         "The remaining weights of the tracked weight's matrix: median, quartiles, whiskers of at most 1.5 times the "
         "box, smallest and largest. The first network of each arm."
     )
     alternative = f"Boxplots of a matrix by round, with the tracked weight. {'; '.join(parts)}."
     return Picture("boxes", figure, caption, alternative)
+
+
+def _boxes_of_run(axes: Axes, rows: DataFrame) -> None:
+    axes.set_xticks(sorted(set(rows["round"])))
+    for row in rows.drop_duplicates(["round", "when"]).itertuples():
+        _box(axes, row)
 
 
 def _box(axes: Axes, row: Any) -> None:
@@ -294,23 +296,22 @@ def _box(axes: Axes, row: Any) -> None:
 
 def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
     """Mean percentiles of the tracked weights and of their controls; points: those of each network, a dot each."""
-    names, kinds = (list(dict.fromkeys(row[column] for row in rows)) for column in ("arm", "of"))
-    if not names:
+    if not rows:
         return None
+    table, dots = DataFrame(rows), DataFrame(points)
+    names, kinds = list(table["arm"].unique()), table.groupby("of", sort=False)
     own, others = "followed, mean percentile", "controls, mean percentile"
     with look():
         figure = Figure(figsize=(WIDTH, 1.8 + 0.3 * len(names)))
         grid = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, kind in zip(grid, kinds, strict=True):
-            for row in (row for row in rows if row["of"] == kind):
-                y = names.index(row["arm"])
-                axes.plot([row[own], row[others]], [y, y], color=GRID, lw=3, zorder=1)
-                axes.plot([row[others]], [y], "s", color=OTHERS, ms=6, label="their controls")
-                axes.plot([row[own]], [y], "o", color=TRACKED, ms=6, label="tracked weights")
-            each = [row for row in points if row["of"] == kind]
-            for side, colour, column in ((-0.2, TRACKED, "followed, percentile"), (0.2, OTHERS, others)):
-                at = [names.index(row["arm"]) + side for row in each]
-                axes.plot([row[column] for row in each], at, ".", color=colour, ms=3, alpha=0.7)
+        for axes, (kind, now) in zip(grid, kinds, strict=True):
+            each = dots[dots["of"] == kind]
+            y, at = now["arm"].map(names.index), each["arm"].map(names.index)
+            axes.hlines(y, now[own], now[others], color=GRID, lw=3, zorder=1)
+            axes.plot(now[others], y, "s", color=OTHERS, ms=6, label="their controls")
+            axes.plot(now[own], y, "o", color=TRACKED, ms=6, label="tracked weights")
+            axes.plot(each["followed, percentile"], at - 0.2, ".", color=TRACKED, ms=3, alpha=0.7)
+            axes.plot(each[others], at + 0.2, ".", color=OTHERS, ms=3, alpha=0.7)
             axes.set_title(kind)
             axes.set_xlim(0, 103)
             axes.set_ylim(len(names) - 0.5, -0.5)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import joined
-from swlottery.report.page.rate import BETWEEN, paired
+from swlottery.report.page.ranks import joined, spread
+from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import together
 
 METHOD = (
@@ -20,30 +22,36 @@ def answer(study: Study) -> Answer | None:
     rows, points = joined(_by_mask(study, arm) for arm in study.arms)
     if not rows:
         return None
-    rated = [[row for row in rows if row["arm"] == study.title(arm)] for arm in study.rated]
+    rated = [[row for row in rows if row["arm"] == arm] for arm in study.rated]
     ends = {own[0]["arm"]: (own[0], own[-1]) for own in rated if len(own) > 1}
-    differences, each_difference = paired(study, study.loss)
+    names = ("perplexity_differences", "perplexity_points")
+    differences, each = paired(study, study.loss, "held-out loss, nat", *names)
     label, apart = "validation perplexity, log scale", "held-out loss, first arm − second arm, nat"
     caption = "The line is the median over runs, a dot one run."
-    return Answer.of(
+    return Answer(
         "perplexity",
         "What does pruning cost?",
-        together({arm: _way(*two) for arm, two in ends.items()}),
+        together(
+            {
+                arm: "perplexity falls" if last["perplexity"] < first["perplexity"] else "perplexity rises"
+                for arm, (first, last) in ends.items()
+            }
+        ),
         number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
-        networks=min((len(study.units(arm)) for arm in study.rated if study.title(arm) in ends), default=None),
-        sentence=_sentence(ends, differences) if ends else "",
+        networks=min((len(study.rated[arm].networks) for arm in ends), default=None),
+        sentence=_sentence(ends, differences.rows) if ends else "",
         tables=[
             Table(
                 "perplexity",
                 "validation perplexity of the network trained under each mask: median over runs, and range",
                 rows,
             ),
-            Table("perplexity_differences", f"held-out loss, nat, {BETWEEN}", differences),
-            Table("perplexity_points", "the same in each network", each_difference),
+            differences,
+            each,
         ],
         pictures=[
             charts.lines("cost", rows, points, "perplexity", label, caption, log=True),
-            charts.strip("cost_differences", each_difference, "difference", apart, charts.APART, by="at", reference=0),
+            charts.strip("cost_differences", each.rows, "difference", apart, charts.APART, by="at", reference=0),
         ],
         method=METHOD,
     )
@@ -52,26 +60,20 @@ def answer(study: Study) -> Answer | None:
 def _by_mask(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     points: list[Row] = []
-    for mask, now in study.rows("rounds", arm.runs).groupby("round"):
-        found = now["val_perplexity"].dropna()
-        if len(found):
-            left = 100 * float(now["remaining_fraction"].mean())
-            points += [{"arm": study.title(arm), "remaining, %": left, "perplexity": float(one)} for one in found]
-            ends = {"perplexity": float(found.median()), "least": float(found.min()), "most": float(found.max())}
-            where = {"arm": study.title(arm), "mask": int(str(mask)), "remaining, %": left}
-            rows.append({**where, "runs": len(found), **ends})
+    for mask, now in study.rows("rounds", *arm.runs).dropna(subset=["val_perplexity"]).groupby("round"):
+        left = 100 * float(now["remaining_fraction"].mean())
+        where = {"arm": arm.title, "mask": int(str(mask)), "remaining, %": left}
+        row, each = spread(where, "perplexity", now["val_perplexity"], "median", "runs")
+        rows.append(row)
+        points += each
     return rows, points
-
-
-def _way(first: Row, last: Row) -> str:
-    return "perplexity falls" if last["perplexity"] < first["perplexity"] else "perplexity rises"
 
 
 def _number(last: Row) -> str:
     return f"{last['perplexity']:.4g} [{last['least']:.4g}, {last['most']:.4g}]"
 
 
-def _sentence(ends: dict[str, tuple[Row, Row]], differences: list[Row]) -> str:
+def _sentence(ends: dict[str, tuple[Row, Row]], differences: Sequence[Row]) -> str:
     parts = [
         f"from {first['perplexity']:.4g} to {last['perplexity']:.4g} at {arm} ({last['remaining, %']:.1f} % remaining)"
         for arm, (first, last) in ends.items()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas
+from pandas import DataFrame
 
 from swlottery.report import words
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, span
+from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import SEEDS, Arm, Study
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 FIVE_ROUNDS = 67.23
 """The sparsity, in percent, that five rounds at 20 % reach."""
@@ -43,7 +42,7 @@ def answer(study: Study) -> Answer | None:
     replaced = "; replaced by training" if not gaps or max(gaps) <= REPLACED else "; not replaced by training"
     label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
     mean = "The line is the mean over runs, a dot one run."
-    return Answer.of(
+    return Answer(
         "critical",
         "Would pruning take super weights, and can training replace them?",
         f"{below} of {len(least)} pruned below {FIVE_ROUNDS} % sparsity{replaced if gaps else ''}",
@@ -55,7 +54,7 @@ def answer(study: Study) -> Answer | None:
             Table(
                 "without",
                 "held-out loss, nat: super weights kept, pruned first, or controls pruned first",
-                _rows(costs),
+                [{str(head): value for head, value in row.items()} for row in costs.to_dict("records")],
             ),
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
@@ -73,7 +72,7 @@ def _pruned_at(study: Study) -> list[Row]:
     rows: list[Row] = []
     for (run, weight), rounds in weights[weights["kind"] == "super_weight"].groupby(["run", "weight"], sort=False):
         left = study.remaining(str(run))
-        scope = float(study.rows("rounds", [str(run)])["remaining"].max())
+        scope = float(study.rows("rounds", str(run))["remaining"].max())
         at = [
             100 * (1 - (1 - p / 100) * left[int(r) - 1])
             for r, p in zip(rounds["round"], rounds["percentile_remaining"], strict=True)
@@ -96,10 +95,8 @@ def _pruned_at(study: Study) -> list[Row]:
 
 def _without(study: Study) -> DataFrame:
     """Tickets whose super weights were pruned first, mask by mask, beside those left alone or without controls."""
-    import pandas
-
     parts = [pandas.DataFrame(columns=LOSSES)]
-    for arms in study.setups.values():
+    for arms in study.setups:
         for forced in (arm for arm in arms if "force-prune sw" in arm.name):
             parts += [_losses(study, arms, forced.name, run) for run in forced.runs]
     return pandas.concat(parts[1:] or parts)
@@ -107,9 +104,7 @@ def _without(study: Study) -> DataFrame:
 
 def _losses(study: Study, arms: list[Arm], forced: str, run: str) -> DataFrame:
     """Of one run, by mask."""
-    import pandas
-
-    own = study.rows("rounds", [run]).set_index("round").dropna(subset=["val_loss"])
+    own = study.rows("rounds", run).set_index("round").dropna(subset=["val_loss"])
     alone = _like(study, arms, forced.replace(", force-prune sw", ""), run)
     controls = _like(study, arms, forced.replace("force-prune sw", "force-prune controls"), run)
     loss, damage = own["val_loss"], own["start_loss"] - alone["start_loss"]
@@ -123,30 +118,34 @@ def _like(study: Study, arms: list[Arm], name: str, run: str) -> DataFrame:
     """By mask, the losses of the run with the same seeds in the arm of this name."""
     seeds = {one: [settings[key] for key in SEEDS] for one, settings in study.settings.items()}
     like = [one for arm in arms if arm.name == name for one in arm.runs if seeds[one] == seeds[run]]
-    return study.rows("rounds", like[:1]).set_index("round")
+    return study.rows("rounds", *like[:1]).set_index("round")
 
 
-def _by_way(costs: DataFrame) -> tuple[list[Row], list[Row]]:
+def _by_way(costs: DataFrame) -> tuple[DataFrame, DataFrame]:
     """The same losses as lines of a figure: the mean of each way under each mask, and each run's."""
     points = costs.melt(["mask", "remaining, %"], list(WAYS), "arm", "loss").dropna()
     means = points.groupby(["arm", "mask"], sort=False, as_index=False).mean()
-    return _rows(means), _rows(points)
-
-
-def _rows(table: DataFrame) -> list[Row]:
-    return [dict(row) for row in table.to_dict("records")]
+    return means, points
 
 
 def _found_last(study: Study) -> list[Row]:
     rows: list[Row] = []
     for arm in study.arms:
         for run in arm.runs:
-            found = study.rows("found", [run])
+            found = study.rows("found", run)
             if len(found):
                 last = found.iloc[-1]
-                where = {"arm": study.title(arm), "run": run, "round": int(last["round"])}
-                what = {"kind": last["kind"].replace("_", " "), "found": last["weights"]}
-                rows.append({**where, **what, "kept": last["kept"], "lost": last["lost"]})
+                rows.append(
+                    {
+                        "arm": arm.title,
+                        "run": run,
+                        "round": int(last["round"]),
+                        "kind": last["kind"].replace("_", " "),
+                        "found": last["weights"],
+                        "kept": last["kept"],
+                        "lost": last["lost"],
+                    }
+                )
     return rows
 
 
@@ -172,4 +171,5 @@ def _sentence(least: float, costs: DataFrame, gaps: list[float], found: list[Row
 
 
 def _range(values: Sequence[float], digits: str = "+.3f") -> str:
-    return span(min(values), max(values), digits)
+    """``0.10 to 0.30``, or one number where both are written alike."""
+    return " to ".join(dict.fromkeys(f"{end:{digits}}" for end in (min(values), max(values))))

@@ -18,17 +18,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from pandas import DataFrame
 
 from swlottery.errors import BadInput
 from swlottery.report.logs import status
 from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run
-from swlottery.report.words import coordinate
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from swlottery.report.page.stored import Tracked
+from swlottery.report.page.stored import StoredRun, Tracked
+from swlottery.report.page.stored import tables as stored_tables
+from swlottery.report.words import Key, coordinate
+from swlottery.runtime import files
 
 TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
 """Columns of words; ``kept`` is a number in some tables."""
@@ -52,8 +53,6 @@ class Facts:
 
     def write(self, folder: Path) -> None:
         """One CSV file a table, each whole or not at all."""
-        from swlottery.runtime import files
-
         for name, table in self.tables.items():
             files.write_text(folder / f"{name}.csv", to_csv_text(table, name))
 
@@ -66,10 +65,6 @@ def collect(paths: Sequence[Path]) -> Facts:
     Raises:
         BadInput: a path that is not there, or not one run or folder in all of them.
     """
-    import pandas
-
-    from swlottery.report.page import stored as masks_and_weights
-
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     folders: dict[str, Path] = {}
     stored: list[dict[str, DataFrame]] = []
@@ -87,7 +82,9 @@ def collect(paths: Sequence[Path]) -> Facts:
     if not folders and not stored:
         raise BadInput(f"no run in {', '.join(map(str, paths))}")
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
-    found, problems = masks_and_weights.tables({name: folders[name] for name in readable}, _tracked(stored))
+    tracked = _tracked(pandas.DataFrame(rows["weights"], columns=COLUMNS["weights"].split()))
+    runs = [StoredRun(folders[name], name, *tracked.get(name, ())) for name in readable]
+    found, problems = stored_tables(runs, _networks(stored))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -103,22 +100,30 @@ def collect(paths: Sequence[Path]) -> Facts:
     return Facts(tables, folders)
 
 
-def _tracked(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
+def _tracked(weights: DataFrame) -> dict[str, tuple[Key, list[Key]]]:
+    """Of each run that tracks a weight of its own the first one, and its primary controls after round 1."""
+    own = weights[weights["kind"].isin(OWN)].drop_duplicates("run").set_index("run")["weight"]
+    near = weights[(weights["kind"] == "control_rank") & (weights["of"] == weights["run"].map(own))]
+    near = near[near["round"] == 1]
+    return {
+        str(run): (coordinate(weight), [*map(coordinate, near[near["run"] == run]["weight"])])
+        for run, weight in own.items()
+    }
+
+
+def _networks(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
     """What each network of stored tables tracks first, by what the network is called by."""
     found: dict[str, Tracked] = {}
     for tables in stored:
-        runs = {row.run: row for row in tables["runs"].itertuples()}
-        weights = tables["weights"]
-        for row in weights[weights["kind"].isin(OWN)].drop_duplicates("run").itertuples():
-            if network := runs[row.run].network:
-                found.setdefault(network, (row.run, runs[row.run].lineage, coordinate(row.weight)))
+        tracked = _tracked(tables["weights"])
+        for row in tables["runs"].itertuples():
+            if row.network and row.run in tracked:
+                found.setdefault(row.network, (row.run, row.lineage, tracked[row.run][0]))
     return found
 
 
 def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[str, DataFrame]:
     """Two sets of tables as one. A run of the same name is the same one if it has the same settings and network."""
-    import pandas
-
     known = {row.run: (row.settings, row.network) for row in tables["runs"].itertuples()}
     renamed: dict[str, str | None] = {}
     for row in older["runs"].itertuples():
@@ -159,15 +164,12 @@ def to_csv_text(table: DataFrame, name: str) -> str:
 
 def from_csv_text(text: Any, name: str) -> DataFrame:
     """A table from its CSV text or file. Words are never missing: a run may be called NA."""
-    import pandas
-
     columns = COLUMNS[name].split()
     words = [column for column in columns if column in TEXT.split() and (name, column) not in NUMBERS]
-    missing = {column: [""] for column in columns if column not in words}
     found = pandas.read_csv(
-        text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=missing
+        text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=[""]
     )
-    return found.reindex(columns=columns)
+    return found.reindex(columns=columns).fillna(dict.fromkeys(words, ""))
 
 
 def _read(folder: Path) -> dict[str, DataFrame]:

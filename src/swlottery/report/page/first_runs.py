@@ -27,7 +27,7 @@ def answer(_: Study) -> Answer:
     """Why was (2, 447, 666) kept at 20 % and lost at 10 %? The same in every report: these runs are not its own."""
     rows: list[Row] = [dict(zip(HEADS, row, strict=True)) for row in ROWS]
     caption = "corrected: what became of (2, 447, 666), and the keep rate of its matrix at that prune"
-    return Answer.of(
+    return Answer(
         "first_runs",
         "Why kept at 20 % and lost at 10 %? The first five runs",
         "a coordinate of another network, compared at different sparsities",

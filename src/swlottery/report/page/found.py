@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas
+
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import Values, is_bracketed, rank_test
+from swlottery.report.page.ranks import Values, is_bracketed, rank_test, spread
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import by_interval, by_share, together
 from swlottery.study import statistics
 
+OF_EACH = "of each network, the share of later rounds in which its weight is found again"
 OUTCOMES = ("kept", "moved", "lost")
 MARGIN = 0.02
 """An AUC within this of ½ predicts nothing."""
@@ -25,8 +28,7 @@ def prediction(study: Study) -> Answer | None:
     rows, each = _aucs(study)
     if not rows:
         return None
-    rated = {study.title(arm) for arm in study.rated}
-    ends = {row["arm"]: row for row in rows if row["arm"] in rated}
+    ends = {row["arm"]: row for row in rows if row["arm"] in study.rated}
     intervals = {
         arm: statistics.typical_values(
             [one[BY_INITIAL] for one in each if one["arm"] == arm and one[LEFT] == end[LEFT]]
@@ -34,10 +36,11 @@ def prediction(study: Study) -> Answer | None:
         for arm, end in ends.items()
     }
     parts = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
-    differences, points = paired(study, lambda run, mask: _auc(study, run, mask))
+    names = ("AUC by |θ_0|", "prediction_differences", "prediction_points")
+    between = paired(study, lambda run, mask: study.value("predicted", run, mask, "auc_initial"), *names)
     caption = "The line is the mean over networks, a dot one network."
     label = "AUC of |θ_0|, first arm − second arm"
-    return Answer.of(
+    return Answer(
         "prediction",
         "Does |θ_0| predict which weights are kept?",
         together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
@@ -47,10 +50,19 @@ def prediction(study: Study) -> Answer | None:
         f"{listed(parts)}, where ½ is chance and 1 is certain."
         if parts
         else "",
-        tables=[*_prediction_tables(rows, differences, points), _regression(study)],
+        tables=[
+            Table(
+                "prediction",
+                "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
+                "AUC within matrices, mean over networks, and its range",
+                rows,
+            ),
+            *between,
+            _regression(study),
+        ],
         pictures=[
             charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", caption),
-            charts.strip("auc_differences", points, "difference", label, charts.APART, by="at", reference=0),
+            charts.strip("auc_differences", between[1].rows, "difference", label, charts.APART, by="at", reference=0),
         ],
         method=f"AUC within matrices; the margin is {MARGIN} around ½. Differences between the rates are at equal "
         "remaining weights. After more than one prune the regression sees only what several trainings have kept; the "
@@ -63,49 +75,24 @@ def _aucs(study: Study) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     each: list[Row] = []
     for arm in study.arms:
-        predicted = study.rows("predicted", study.units(arm, finished=True).values())
-        for mask, now in predicted.groupby("round"):
-            initial, trained = now["auc_initial"].dropna(), now["auc_trained"].dropna()
-            if initial.empty or trained.empty:
-                continue
-            where = {"arm": study.title(arm), LEFT: study.left(now["run"], int(str(mask)))}
-            each += [{**where, BY_INITIAL: float(one)} for one in initial]
-            rows.append(
-                {
-                    "arm": where["arm"],
-                    "mask": int(str(mask)),
-                    LEFT: where[LEFT],
-                    "networks": len(now),
-                    BY_INITIAL: float(initial.mean()),
-                    "least": float(initial.min()),
-                    "most": float(initial.max()),
-                    "by |θ_T1|": float(trained.mean()),
-                }
-            )
+        predicted = study.rows("predicted", *arm.finished)
+        for mask, now in predicted.dropna(subset=["auc_initial", "auc_trained"]).groupby("round"):
+            round_ = int(str(mask))
+            where = {"arm": arm.title, "mask": round_, LEFT: study.left(now["run"], round_)}
+            row, points = spread(where, BY_INITIAL, now["auc_initial"])
+            rows.append({**row, "by |θ_T1|": float(now["auc_trained"].mean())})
+            each += points
     return rows, each
-
-
-def _prediction_tables(rows: list[Row], differences: list[Row], points: list[Row]) -> list[Table]:
-    caption = (
-        "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
-        "AUC within matrices, mean over networks, and its range"
-    )
-    between = "AUC by |θ_0|, first arm − second arm at equal remaining weights, and the interval of typical values"
-    return [
-        Table("prediction", caption, rows),
-        Table("prediction_differences", between, differences),
-        Table("prediction_points", "the same in each network", points),
-    ]
 
 
 def _regression(study: Study) -> Table:
     rows: list[Row] = []
     for arm in study.arms:
-        now = study.rows("regression", study.units(arm).values())
+        now = study.rows("regression", *arm.networks)
         if len(now):
             rows.append(
                 {
-                    "arm": study.title(arm),
+                    "arm": arm.title,
                     "networks": len(now),
                     "prunes": int(now["prunes"].iloc[0]),
                     "b, of |θ_T1|": float(now["trained"].mean()),
@@ -120,72 +107,62 @@ def _regression(study: Study) -> Table:
     return Table("regression_by_arm", caption, rows)
 
 
-def _auc(study: Study, run: str, mask: int) -> float | None:
-    rows = study.rows("predicted", [run])
-    found = rows[rows["round"] == mask]["auc_initial"].dropna()
-    return float(found.iloc[0]) if len(found) else None
-
-
 def again(study: Study) -> Answer | None:
     """Does the finder find the weight again in the networks of later rounds?"""
-    each = {study.title(arm): found for arm in study.arms if (found := _outcomes(study, arm))}
-    if not each:
+    rows = [row for arm in study.arms for row in _outcomes(study, arm)]
+    if not rows:
         return None
-    rows: list[Row] = []
-    shares: list[Row] = []
-    for arm, own in each.items():
-        for round_ in sorted({row["round"] for row in own}):
-            now = [row["fate"] for row in own if row["round"] == round_]
-            counts = {outcome: now.count(outcome) for outcome in OUTCOMES}
-            rows.append({"arm": arm, "round": round_, "networks": len(now), **counts})
-        for run in dict.fromkeys(row["run"] for row in own):
-            is_kept = [row["fate"] == "kept" for row in own if row["run"] == run]
-            shares.append({"arm": arm, "run": run, "share": sum(is_kept) / len(is_kept)})
-    rated = [study.title(arm) for arm in study.rated if study.title(arm) in each]
-    by_network = {arm: [row["share"] for row in shares if row["arm"] == arm] for arm in rated}
-    intervals = {arm: statistics.typical_values(values) for arm, values in by_network.items()}
-    means = {arm: f"{sum(values) / len(values):.2f}" for arm, values in by_network.items()}
-    times = {arm: sum(row["fate"] == "kept" for row in each[arm]) for arm in rated}
-    parts = [f"in {times[arm]} of {len(each[arm])} later rounds at {arm}" for arm in rated]
+    each = pandas.DataFrame(rows)
+    each["share"] = each["fate"] == "kept"
+    counts = [
+        {"arm": arm, "round": round_, "networks": len(now), **{one: int((now == one).sum()) for one in OUTCOMES}}
+        for (arm, round_), now in each.groupby(["arm", "round"], sort=False)["fate"]
+    ]
+    shares = each.groupby(["arm", "run"], sort=False)["share"].mean().reset_index()
+    rated = [arm for arm in study.rated if arm in set(each["arm"])]
+    by_network = {arm: shares[shares["arm"] == arm]["share"] for arm in rated}
+    intervals = {arm: statistics.typical_values(values.tolist()) for arm, values in by_network.items()}
+    means = {arm: f"{values.mean():.2f}" for arm, values in by_network.items()}
+    is_kept = {arm: each[each["arm"] == arm]["share"] for arm in rated}
+    parts = [f"in {kept.sum()} of {len(kept)} later rounds at {arm}" for arm, kept in is_kept.items()]
+    points: list[Row] = [{"arm": one.arm, "run": one.run, "share": one.share} for one in shares.itertuples()]
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
-    return Answer.of(
+    return Answer(
         "again",
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
         number=by_arm({arm: means[arm] + within(interval(*intervals[arm], 2)) for arm in rated}),
-        networks=max(row["networks"] for row in rows),
+        networks=max(row["networks"] for row in counts),
         sentence=f"The finder finds the tracked weight again {listed(parts)}." if parts else "",
-        tables=_again_tables(rows, [row for arm in rated for row in each[arm]], shares),
-        pictures=[charts.strip("found_again", shares, "share", label, caption)],
+        tables=[
+            Table(
+                "again",
+                "the finder, on the network that each later round trained: how often the weight is found again (kept), "
+                "another has taken over (moved), or neither (lost)",
+                counts,
+            ),
+            Table("again_weights", "which weights were found", [row for row in rows if row["arm"] in rated]),
+            Table(
+                "again_shares", "of each network, the share of later rounds in which its weight is found again", points
+            ),
+        ],
+        pictures=[charts.strip("found_again", points, "share", label, caption)],
         method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not "
         "about the mask. The number is the mean over networks of that share. Yes: its interval lies above one half.",
     )
 
 
-def _again_tables(rows: list[Row], each: list[Row], shares: list[Row]) -> list[Table]:
-    caption = (
-        "the finder, on the network that each later round trained: how often the weight is found again (kept), "
-        "another has taken over (moved), or neither (lost)"
-    )
-    of_each = "of each network, the share of later rounds in which its weight is found again"
-    return [
-        Table("again", caption, rows),
-        Table("again_weights", "which weights were found", each),
-        Table("again_shares", of_each, shares),
-    ]
-
-
 def _outcomes(study: Study, arm: Arm) -> list[Row]:
     """What the finder says of each network's weight in each later round."""
-    units = [run for run in study.units(arm).values() if study.own(run)]
-    later = study.rows("found", units).query("round > 1").sort_values("round", kind="stable")
+    followed = [run for run in arm.networks if run in study.own]
+    later = study.rows("found", *followed).query("round > 1").sort_values("round", kind="stable")
     return [
         {
-            "arm": study.title(arm),
+            "arm": arm.title,
             "run": row.run,
             "round": int(row.round),
-            "followed": study.own(row.run),
-            "fate": _outcome(str(study.own(row.run)), row),
+            "followed": study.own[row.run],
+            "fate": _outcome(study.own[row.run], row),
             "found": row.weights,
         }
         for row in later.itertuples()
@@ -224,7 +201,7 @@ def twins(study: Study) -> Answer | None:
     tests = _twin_tests(rows)
     ranks = [f"{row['mean rank']:.2f} ({p_value(row['p'])})" for row in tests[:1]]
     label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins."
-    return Answer.of(
+    return Answer(
         "twins",
         "Is it fixed by initialisation?",
         by_share(low, high, FIXED),

@@ -10,7 +10,7 @@ from swlottery.report.page import charts, ranks
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values
-from swlottery.report.page.rate import BETWEEN, log_of, paired, rates
+from swlottery.report.page.rate import log_of, paired, rates
 from swlottery.report.page.verdict import NO, TOO_FEW, YES, by_test, together
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
@@ -30,7 +30,7 @@ def answer(study: Study) -> Answer | None:
     ranked: list[Row] = []
     verdicts = {}
     for coarse, fine in rates(study):
-        names = f"{study.title(fine)} over {study.title(coarse)}"
+        names = f"{fine.title} over {coarse.title}"
         own, each = ranks.joined(_sizes(study, coarse, fine, column) for column in ("gradient", "update"))
         ranks.family(own)
         tests |= {f"{row['of']}, {names}": row for row in own}
@@ -39,8 +39,8 @@ def answer(study: Study) -> Answer | None:
             verdicts[names] = _verdict(own)
     ordinary = [f"{math.exp(row['controls, log ratio']):.2f}" for row in tests.values()]
     then = f"; in round 2, the ratios of the controls are {listed(ordinary)}"
-    alone, each = paired(study, log_of(study, "gradient"))
-    return Answer.of(
+    between = ("log|gradient| of the tracked weight", "gradient_differences", "gradient_difference_points")
+    return Answer(
         "gradient",
         "Does a tracked weight see less gradient at the smaller rate?",
         **ranks.summary(tests, "log ratio", then=then) | {"verdict": together(verdicts)},
@@ -49,8 +49,7 @@ def answer(study: Study) -> Answer | None:
             Table("gradient_points", "the same in each network", points),
             Table("gradient_contrast", "log ratio, second arm over first, in round 2", [*tests.values()]),
             Table("gradient_contrast_points", "its rank among its controls in each network", ranked),
-            Table("gradient_differences", f"log|gradient| of the tracked weight, {BETWEEN}", alone),
-            Table("gradient_difference_points", "the same in each network", each),
+            *paired(study, log_of(study, "gradient"), *between),
         ],
         pictures=[charts.percentiles(rows, points)],
         method=METHOD,
@@ -63,20 +62,26 @@ def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
     points: list[Row] = []
     for arm in study.arms:
         for column, name in SEEN.items():
-            seen = {run: study.at(run, 2, column) for run in study.units(arm).values() if study.own(run)}
+            seen = {run: study.at(run, 2, column) for run in arm.networks}
             there = {run: (mine, others) for run, (mine, others) in seen.items() if mine is not None and others}
             if not there:
                 continue
             own = [mine for mine, _ in there.values()]
             controls = [float(np.mean(list(others.values()))) for _, others in there.values()]
-            where = {"arm": study.title(arm), "of": name}
+            where = {"arm": arm.title, "of": name}
             points += [
                 {**where, "run": run, "followed, percentile": mine, "controls, mean percentile": theirs}
                 for run, mine, theirs in zip(there, own, controls, strict=True)
             ]
-            followed = {"networks": len(there), "followed, mean percentile": float(np.mean(own))}
-            others = {"controls, mean percentile": float(np.mean(controls))}
-            rows.append({**where, **followed, **others, "mean rank among controls": ranks.rank_test(there).mean})
+            rows.append(
+                {
+                    **where,
+                    "networks": len(there),
+                    "followed, mean percentile": float(np.mean(own)),
+                    "controls, mean percentile": float(np.mean(controls)),
+                    "mean rank among controls": ranks.rank_test(there).mean,
+                }
+            )
     return rows, points
 
 
@@ -84,15 +89,14 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row]
     """log ratios between the rates, in round 2: a test against the controls, and the rank in each network."""
     there: Values = {}
     for run, other in study.pairs(coarse, fine):
-        (a, controls_a), (b, controls_b) = study.at(run, 2, column), study.at(other, 2, column)
-        common = [w for w in controls_a if controls_b.get(w) and controls_a[w]]
-        if a and b and common:
-            there[run] = (math.log(b / a), {w: math.log(controls_b[w] / controls_a[w]) for w in common})
+        ratio = ranks.log_ratio(study.at(other, 2, column), study.at(run, 2, column))
+        if ratio and ratio[1]:
+            there[run] = ratio
     if not there:
         return [], []
     mine = [one for one, _ in there.values()]
     theirs = [float(np.mean(list(others.values()))) for _, others in there.values()]
-    where = {"first arm": study.title(coarse), "second arm": study.title(fine), "of": f"|{column}|"}
+    where = {"first arm": coarse.title, "second arm": fine.title, "of": f"|{column}|"}
     row, points = ranks.tested(there, where)
     own = {"log ratio": float(np.mean(mine)), "factor": ranks.factor(mine)}
     controls = {"controls, log ratio": float(np.mean(theirs)), "controls, factor": ranks.factor(theirs)}

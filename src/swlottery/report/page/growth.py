@@ -9,15 +9,13 @@ import numpy as np
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import factor, typical
-from swlottery.report.page.rate import BETWEEN, differences, log_of, paired
+from swlottery.report.page.ranks import Values, factor, log_ratio, typical
+from swlottery.report.page.rate import differences, log_of, paired
 from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
 
 SAME = 0.01
 """A change of log|w| that is none."""
-Grown = dict[str, tuple[float, list[float]]]
-"""Of each network (its run) log(|w| after a round / |w| after round 1): of the tracked weight, and of its controls."""
 METHOD = (
     "No change: the interval lies within 1 % of it. Tracked weights and controls are picked for their size after round "
     "1, and shrink in any later training for that alone. Random pruning of as many weights is without that choice."
@@ -37,12 +35,12 @@ def answer(study: Study) -> Answer | None:
         for mine, _ in there.values()
     ]
     against = [row for arm in study.arms for row in _against_random(study, arm)]
-    between, each = paired(study, log_of(study, "value"))
-    rated = {study.title(arm): grown[arm] for arm in study.rated if arm in grown}
+    between = ("log|w| of the tracked weight", "size_differences", "size_difference_points")
+    rated = {title: grown[arm] for title, arm in study.rated.items() if arm in grown}
     caption = "The line is the geometric mean, a dot one network, trained under the mask that leaves so much."
     label = "|w| over |w| after round 1"
     parts = [_part(own, [row for row in against if row["arm"] == arm]) for arm, own in rated.items()]
-    return Answer.of(
+    return Answer(
         "growth",
         "Do survivors grow?",
         together({arm: _verdict(own[-1][1]) for arm, own in rated.items()}),
@@ -52,33 +50,28 @@ def answer(study: Study) -> Answer | None:
         tables=[
             Table("sizes", "|w| over |w| after round 1, of weights that are kept: geometric means over networks", rows),
             Table("sizes_against_random", "log|w| − that under random pruning of as many, where both keep it", against),
-            Table("size_differences", f"log|w| of the tracked weight, {BETWEEN}", between),
-            Table("size_difference_points", "the same in each network", each),
+            *paired(study, log_of(study, "value"), *between),
         ],
         pictures=[charts.lines("sizes", rows, points, "followed, times", label, caption)],
         method=METHOD,
     )
 
 
-def _by_round(study: Study, arm: Arm) -> list[tuple[Row, Grown]]:
-    """From round 2 on."""
-    found: dict[int, Grown] = {}
-    for run in study.units(arm).values():
-        first, controls_first = study.at(run, 1, "value")
+def _by_round(study: Study, arm: Arm) -> list[tuple[Row, Values]]:
+    """From round 2 on: the row of a table, and log(|w| after that round / |w| after round 1) of each network."""
+    found: dict[int, Values] = {}
+    for run in arm.networks:
         for round_ in range(2, len(study.remaining(run)) + 1):
-            now, controls = study.at(run, round_, "value")
-            if first and now:
-                both = [(controls_first[w], value) for w, value in controls.items() if value and controls_first.get(w)]
-                others = [math.log(abs(after / before)) for before, after in both]
-                found.setdefault(round_, {})[run] = (math.log(abs(now / first)), others)
+            if ratio := log_ratio(study.at(run, round_, "value"), study.at(run, 1, "value")):
+                found.setdefault(round_, {})[run] = ratio
     return [(_row(study, arm, round_, there), there) for round_, there in sorted(found.items())]
 
 
-def _row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
+def _row(study: Study, arm: Arm, round_: int, there: Values) -> Row:
     followed = np.array([mine for mine, _ in there.values()])
-    controls = [float(np.mean(others)) for _, others in there.values() if others]
+    controls = [float(np.mean(list(others.values()))) for _, others in there.values() if others]
     return {
-        "arm": study.title(arm),
+        "arm": arm.title,
         "round": round_,
         "remaining, %": study.left(there, round_ - 1),
         "networks": len(there),
@@ -89,7 +82,7 @@ def _row(study: Study, arm: Arm, round_: int, there: Grown) -> Row:
     }
 
 
-def _verdict(there: Grown) -> str:
+def _verdict(there: Values) -> str:
     low, high = inference.typical_values([mine for mine, _ in there.values()])
     if max(-low, high) < SAME:
         return "they keep their size"
@@ -97,11 +90,11 @@ def _verdict(there: Grown) -> str:
     return {YES: "they grow" if low > 0 else "they shrink"}.get(found, found)
 
 
-def _times(row: Row, there: Grown) -> str:
+def _times(row: Row, there: Values) -> str:
     return f"{row['followed, times']:.2f} times{within(factor([mine for mine, _ in there.values()]))}"
 
 
-def _part(own: list[tuple[Row, Grown]], against: list[Row]) -> str:
+def _part(own: list[tuple[Row, Values]], against: list[Row]) -> str:
     """Of one arm: the size at the end over that after round 1, that after round 2, and that under random pruning."""
     (second, at_second), (last, at_last) = own[0], own[-1]
     text = f"{_times(last, at_last)} its size after round 1 at {last['arm']} ({last['remaining, %']:.1f} % remaining"
@@ -116,10 +109,11 @@ def _part(own: list[tuple[Row, Grown]], against: list[Row]) -> str:
 def _against_random(study: Study, arm: Arm) -> list[Row]:
     """An arm by global magnitude against the one of its set-up and rate that prunes at random."""
     rows: list[Row] = []
-    for other in study.setups[arm.setup] if arm.plain else ():
-        if other.rate == arm.rate and other.name.endswith(", random") and other.name.count(", ") == 1:
+    for other in study.arms if arm.plain else ():
+        same = (other.setup, other.rate) == (arm.setup, arm.rate)
+        if same and other.name.endswith(", random") and other.name.count(", ") == 1:
             for mask, there in differences(study, study.pairs(arm, other), log_of(study, "value")):
-                where = {"arm": study.title(arm), "round": mask + 1, "remaining, %": study.left(there, mask)}
+                where = {"arm": arm.title, "round": mask + 1, "remaining, %": study.left(there, mask)}
                 each = list(there.values())
                 found = {"difference": float(np.mean(each)), "95 % interval": typical(each)}
                 rows.append({**where, "networks": len(each), **found})

@@ -10,11 +10,10 @@ from pathlib import Path
 from swlottery import __version__
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
-from swlottery.report.page import charts, html, markdown
-from swlottery.report.page.answer import Answer, Picture
+from swlottery.report.page import charts, pages
+from swlottery.report.page.answer import Answer, Picture, Row
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import Facts, collect
-from swlottery.report.page.html import RunPage
 from swlottery.report.page.questions import answers
 from swlottery.report.page.svg import svg
 from swlottery.report.run_files import read_events
@@ -36,41 +35,38 @@ def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
     study = Study(facts)
     found = answers(study)
     lead = lead_of(study, found)
-    pictures = [picture for answer in found for picture in answer.pictures]
     made = f"Made by swlottery {__version__} report, from {count(len(facts['runs']), 'run')}."
     tables = out.with_name(f"{out.stem}_tables")
     _write_tables(facts, found, tables)
-    files.write_text(out, html.page(TITLE, found, lead, run_pages(study), made))
-    written = [out, tables]
-    if into is not None:
-        beside = into.with_suffix("")
-        _write_tables(facts, found, beside)
-        for picture in [*pictures, lead] if lead else pictures:
-            drawing = svg(picture.figure, f"figure-{picture.name}", picture.alternative, page=False)
-            files.write_text(beside / f"{picture.name}.svg", drawing)
-        files.write_text(into, markdown.text(TITLE, found, lead, made, beside.name))
-        written += [into, beside]
-    return written
+    files.write_text(out, pages.html(TITLE, found, lead, made, runs_of(study)))
+    if into is None:
+        return [out, tables]
+    beside = into.with_suffix("")
+    _write_tables(facts, found, beside)
+    for picture in filter(None, [*(picture for answer in found for picture in answer.pictures), lead]):
+        files.write_text(beside / f"{picture.name}.svg", svg(picture, page=False))
+    files.write_text(into, pages.markdown(TITLE, found, lead, made, beside.name))
+    return [out, tables, into, beside]
 
 
 def lead_of(study: Study, found: Sequence[Answer]) -> Picture | None:
     """The figure that comes first: survival. Where there are many arms, of those alone that differ in their rate."""
-    if study.rated and len(study.rated) < len(study.arms) and (short := charts.survival(study, study.rated, "lead")):
+    if len(study.rated) < len(study.arms) and (short := charts.survival(study, study.rated.values(), "lead")):
         return short
     return next((picture for answer in found for picture in answer.pictures if picture.name == "survival"), None)
 
 
-def run_pages(study: Study) -> list[RunPage]:
+def runs_of(study: Study) -> list[Row]:
     """What the page says of each run."""
     defaults = asdict(TrainSettings())
-    pages = []
+    rows: list[Row] = []
     for row in study.facts["runs"].itertuples():
         settings = study.settings.get(row.run, {})
         changed = {name: value for name, value in settings.items() if defaults.get(name) != value}
         state = str(row.state) + (f" ({row.message})" if row.message else "")
-        folder = study.facts.folders.get(row.run)
-        pages.append(RunPage(str(row.run), state, settings, changed, log_of(folder) if folder else ""))
-    return pages
+        log = log_of(study.facts.folders[row.run]) if row.run in study.facts.folders else ""
+        rows.append({"name": row.run, "state": state, "settings": settings, "changed": changed, "log": log})
+    return rows
 
 
 def log_of(folder: Path) -> str:

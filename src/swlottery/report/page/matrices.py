@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import joined
+from swlottery.report.page.ranks import joined, spread
 
 PRUNES = 3
 """The prune after which arms are compared: all have made it."""
@@ -23,9 +21,9 @@ def answer(study: Study) -> Answer | None:
     rows, points = joined(_by_prune(study, arm) for arm in study.arms)
     if not rows:
         return None
-    compared = [third for arms in study.setups.values() if len(third := _compared(study, arms, rows)) > 1]
+    compared = [third for arms in study.setups if len(third := _compared(study, arms, rows)) > 1]
     label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
-    return Answer.of(
+    return Answer(
         "matrices",
         "Which initialisation and criterion keep c_proj?",
         "; ".join(_verdict(third) for third in compared) or "nothing to compare: one initialisation and criterion",
@@ -41,36 +39,24 @@ def answer(study: Study) -> Answer | None:
 def _by_prune(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     points: list[Row] = []
-    units = list(study.units(arm).values())
-    for number, now in study.rows("fixed", units).groupby("round"):
+    for number, now in study.rows("fixed", *arm.networks).groupby("round"):
         prune = int(str(number))
-        each = [100 * float(one["matrix_kept"].sum() / one["size"].sum()) for _, one in now.groupby("run")]
-        left = study.left(now["run"], prune)
-        sums = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
-        by_matrix = 100 * sums["matrix_kept"] / sums["size"]
-        tables = [table[table["round"] == prune] for table in map(study.kept, units)]
-        alive = [bool(table["alive"].iloc[0]) for table in tables if len(table)]
-        points += [{"arm": study.title(arm), "of all, %": left, "of c_proj, %": one} for one in each]
-        rows.append(
-            {
-                "arm": study.title(arm),
-                "prune": prune,
-                "of all, %": left,
-                "networks": len(each),
-                "of c_proj, %": float(np.mean(each)),
-                "least": min(each),
-                "most": max(each),
-                "of one matrix, least": float(by_matrix.min()),
-                "of one, most": float(by_matrix.max()),
-                "followed kept": f"{sum(alive)} of {len(alive)}" if alive else None,
-            }
-        )
+        by_run = now.groupby("run")[["matrix_kept", "size"]].sum()
+        by_matrix = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
+        of_matrix = 100 * by_matrix["matrix_kept"] / by_matrix["size"]
+        where = {"arm": arm.title, "prune": prune, "of all, %": study.left(now["run"], prune)}
+        row, each = spread(where, "of c_proj, %", 100 * (by_run["matrix_kept"] / by_run["size"]))
+        kept = study.kept(*arm.networks)
+        alive = kept[kept["round"] == prune]["alive"]
+        ends = {"of one matrix, least": float(of_matrix.min()), "of one, most": float(of_matrix.max())}
+        rows.append({**row, **ends, "followed kept": f"{alive.sum()} of {len(alive)}" if len(alive) else None})
+        points += each
     return rows, points
 
 
 def _compared(study: Study, arms: list[Arm], rows: list[Row]) -> list[Row]:
     """One arm of each initialisation and criterion, of those with the usual rate: what keeps most of c_proj first."""
-    ways = {study.title(arm): tuple(study.settings[arm.runs[0]][key] for key in ("init", "criterion")) for arm in arms}
+    ways = {arm.title: tuple(study.settings[arm.runs[0]][key] for key in ("init", "criterion")) for arm in arms}
     third = [row for row in rows if row["arm"] in ways and row["prune"] == PRUNES]
     lefts = [round(row["of all, %"], 1) for row in third]
     same = [row for row in third if round(row["of all, %"], 1) == max(set(lefts), key=lefts.count)]

@@ -31,12 +31,12 @@ def what_was_run(study: Study) -> Answer:
     unreadable = runs[runs["state"].isin(UNREADABLE)]["run"].tolist()
     rows: list[Row] = []
     for arm in study.arms:
-        kinds = sorted({study.kind(run) for run in arm.runs if study.own(run)})
+        kinds = sorted({study.kind(run) for run in arm.runs if run in study.own})
         rows.append(
             {
-                "arm": study.title(arm),
+                "arm": arm.title,
                 "set-up": arm.setup,
-                "networks": len(study.units(arm)),
+                "networks": len(arm.networks),
                 "runs": len(arm.runs),
                 "finished": len(finished.intersection(arm.runs)),
                 "follows": listed(kinds) if kinds else None,
@@ -49,7 +49,7 @@ def what_was_run(study: Study) -> Answer:
     left_out = f" Not readable, and left out: {listed(unreadable)}." if unreadable else ""
     other = runs[runs["state"] != "finished"]
     unfinished: list[Row] = [{"run": one.run, "state": one.state, "why": one.message} for one in other.itertuples()]
-    return Answer.of(
+    return Answer(
         "runs",
         "What was run?",
         short,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pandas import Series
 
 from swlottery.report.page.answer import Row, by_arm, corrected, interval, listed, p_value, within
 from swlottery.report.page.arms import Study
@@ -15,6 +16,8 @@ from swlottery.study import statistics as inference
 
 LEAST_BRACKET = 5
 """Controls on either side of a weight, in |θ_T1|, from which on it counts as bracketed."""
+Tracked = tuple[float | None, dict[str, float]]
+"""The tracked weight's value, None where there is none, and those of its controls."""
 Values = dict[str, tuple[float, dict[str, float]]]
 """Of each network (its run) the tracked weight's value, and those of its controls."""
 SD, POWER = "sd of the controls", "power at 1 sd, %"
@@ -76,6 +79,14 @@ def summary(tests: Mapping[str, Row], quantity: str, of: str = "", then: str = "
     }
 
 
+def log_ratio(above: Tracked, below: Tracked) -> tuple[float, dict[str, float]] | None:
+    """log|above / below| of the tracked weight, and of the controls that both have; None where one lacks the weight."""
+    (a, first), (b, second) = above, below
+    if not a or not b:
+        return None
+    return math.log(abs(a / b)), {w: math.log(abs(q / second[w])) for w, q in first.items() if q and second.get(w)}
+
+
 def is_bracketed(study: Study, run: str) -> bool:
     """Whether enough controls are larger, and enough smaller, than the tracked weight at the end of round 1."""
     mine, controls = study.at(run, 1, "value")
@@ -93,6 +104,17 @@ def typical(values: Sequence[float]) -> str:
 def factor(logs: Sequence[float]) -> str:
     """The interval of typical values of log ratios, one a network, as one of ratios."""
     return interval(*np.exp(inference.typical_values(logs)))
+
+
+def spread(
+    where: Row, of: str, values: Series[float], middle: str = "mean", networks: str = "networks"
+) -> tuple[Row, list[Row]]:
+    """The middle and the range of a value over networks as the row of a table, and each network's value.
+
+    where: the first columns. of, networks: the columns of the middle, and of how many there are.
+    """
+    ends = {of: float(values.agg(middle)), "least": float(values.min()), "most": float(values.max())}
+    return {**where, networks: len(values), **ends}, [{**where, of: float(one)} for one in values]
 
 
 def joined(parts: Iterable[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:

@@ -19,8 +19,6 @@ NEAR = 1.1
 """Two masks match where one leaves at most so many times the weights of the other."""
 MARGIN = 0.5
 """A shift of at most so many standard deviations of the controls counts as none."""
-BETWEEN = "first arm − second arm at equal remaining weights, and the interval of typical values"
-"""What the tables of `paired` hold."""
 Value = Callable[[str, int], float | None]
 """A number of the network that a run has trained under a mask."""
 Pairs = list[tuple[str, str]]
@@ -40,14 +38,14 @@ def answer(study: Study) -> Answer | None:
     for coarse, fine in rates(study):
         own, each = _compared(study, coarse, fine)
         if own:
-            families[f"{study.title(coarse)} against {study.title(fine)}"] = own
+            families[f"{coarse.title} against {fine.title}"] = own
             points += each
     if not families:
         return None
     least = {names: min(rows, key=lambda row: float(row["p (Holm)"])) for names, rows in families.items()}
     verdicts = {names: _verdict(rows) for names, rows in families.items()}
     label = "rank of d among the controls' d"
-    return Answer.of(
+    return Answer(
         "contrast",
         "Does the rate matter, at equal remaining weights?",
         **ranks.summary(least, "d", " of d", "; above 0, the first brings it nearer to pruning")
@@ -89,20 +87,22 @@ def log_ratios(study: Study, pairs: Pairs, round_: int, other_round: int) -> Val
     """
     found: Values = {}
     for run, other in pairs:
-        (a, first), (b, second) = study.pruning_point(run, round_), study.pruning_point(other, other_round)
-        controls = {w: math.log(q / second[w]) for w, q in first.items() if q > 0 and second.get(w, 0) > 0}
-        is_same = study.own(run) == study.own(other) and study.survived_prune_1(run) and study.survived_prune_1(other)
-        if a and b and controls and is_same:
-            found[run] = (math.log(a / b), controls)
+        ratio = ranks.log_ratio(study.pruning_point(run, round_), study.pruning_point(other, other_round))
+        is_same = study.own.get(run) == study.own.get(other)
+        if ratio and ratio[1] and is_same and study.survived_prune_1(run) and study.survived_prune_1(other):
+            found[run] = ratio
     return found
 
 
-def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
-    """First rate − second rate at equal remaining weights: the interval of typical values, and each network."""
+def paired(study: Study, value: Value, what: str, name: str, each_name: str) -> tuple[Table, Table]:
+    """First rate − second rate at equal remaining weights: the interval of typical values, and each network.
+
+    what: is compared. name, each_name: of the tables.
+    """
     rows: list[Row] = []
     points: list[Row] = []
     for coarse, fine in rates(study):
-        arms = {"first arm": study.title(coarse), "second arm": study.title(fine)}
+        arms = {"first arm": coarse.title, "second arm": fine.title}
         for mask, there in differences(study, study.pairs(coarse, fine), value):
             left, each = study.left(there, mask), list(there.values())
             found = {"difference": float(np.mean(each)), "95 % interval": ranks.typical(each)}
@@ -110,7 +110,8 @@ def paired(study: Study, value: Value) -> tuple[list[Row], list[Row]]:
             rows.append({**arms, "remaining, %": left, "networks": len(each), **found, **ends})
             at = f"{', '.join(arms.values())}: {left:.1f} %"
             points += [{"at": at, "run": run, "difference": one} for run, one in there.items()]
-    return rows, points
+    caption = f"{what}, first arm − second arm at equal remaining weights, and the interval of typical values"
+    return Table(name, caption, rows), Table(each_name, "the same in each network", points)
 
 
 def log_of(study: Study, column: str) -> Value:
@@ -161,7 +162,7 @@ def _compared(study: Study, coarse: Arm, fine: Arm) -> tuple[list[Row], list[Row
     """Two rates at their first two matched masks and their last: one family of tests, and the rank in each network."""
     pairs = study.pairs(coarse, fine)
     masks = matched(study, pairs)
-    arms = {"first arm": study.title(coarse), "second arm": study.title(fine)}
+    arms = {"first arm": coarse.title, "second arm": fine.title}
     rows: list[Row] = []
     points: list[Row] = []
     for mask, other in masks[:2] + masks[2:][-1:]:

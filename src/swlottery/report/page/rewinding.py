@@ -15,12 +15,12 @@ METHOD = (
 
 def answer(study: Study) -> Answer | None:
     """The distance of the tracked weight to pruning after round 2, against the plain arm of the same rate."""
-    families = zip(study.setups.values(), study.rates, strict=True)
+    families = zip(study.setups, study.rates, strict=True)
     rows, points = ranks.joined(_tests(study, arms, plains) for arms, plains in families)
     if not rows:
         return None
     label = "rank of d among the controls' d, after round 2"
-    return Answer.of(
+    return Answer(
         "rewinding",
         "Does rewinding matter?",
         **ranks.summary(
@@ -53,7 +53,7 @@ def _tests(study: Study, arms: list[Arm], plains: list[Arm]) -> tuple[list[Row],
             continue
         there = log_ratios(study, study.pairs(arm, base), 2, 2)
         if there:
-            row, each = ranks.tested(there, {"arm": study.title(arm), "against": study.title(base)}, " of d")
+            row, each = ranks.tested(there, {"arm": arm.title, "against": base.title}, " of d")
             rows.append(row)
             points += each
     ranks.family(rows)

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
@@ -78,11 +80,10 @@ def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
         if event["event"] in events:
             events[event["event"]].append(event)
     start: Event = events["start"][-1] if events["start"] else {}
-    found = [{"run": name, "round": e["round"], "kind": e["kind"], **_found(e)} for e in events["found"]]
     tables = {
         "rounds": _rounds(name, folder, start, events),
         "kept": list(_kept(name, events)),
-        "found": found,
+        "found": list(_found(name, events)),
         "boxes": list(_boxes(name, events, settings["criterion"] == "global-magnitude")),
         **_weights(name, folder, int(settings["steps"])),
     }
@@ -109,8 +110,9 @@ def _rounds(name: str, folder: Path, start: Event, events: dict[str, list[Event]
         masks[event["round"]] = {
             column: event.get(column) for column in ("remaining", "remaining_fraction", "pruned", "threshold")
         }
+    columns = COLUMNS["rounds"].split()[2:-1]
     for row in read_rows(folder / "rounds.csv"):
-        masks[int(row["round"])] = {column: _number(row[column]) for column in COLUMNS["rounds"].split()[2:-1]}
+        masks[int(row["round"])] = {column: float(row[column]) if row[column] else None for column in columns}
     begun = {event["round"] - 1: event["val_loss"] for event in events["evaluation"] if event["step"] == 0}
     return [{"run": name, "round": mask, **masks[mask], "start_loss": begun.get(mask)} for mask in sorted(masks)]
 
@@ -157,8 +159,6 @@ def _kept(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:
 
 def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
     """watch.csv at the last step of each round: tracked weights, their primary controls, and those matched on |θ_0|."""
-    from pandas import DataFrame
-
     watch = DataFrame(list(read_rows(folder / "watch.csv")))
     if watch.empty:
         return {}
@@ -184,14 +184,15 @@ def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
     }
 
 
-def _found(event: Event) -> Row:
-    return {
-        "weights": "; ".join(place(key(weight)) for weight in event["weights"]),
-        "kept": "; ".join(map(place, event["kept"])),
-        "moved": "; ".join(f"{place(move['from'])} to {place(move['to'])}" for move in event["moved"]),
-        "lost": "; ".join(map(place, event["lost"])),
-    }
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+def _found(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:
+    """What the finder found in each trained network."""
+    for event in events["found"]:
+        yield {
+            "run": name,
+            "round": event["round"],
+            "kind": event["kind"],
+            "weights": "; ".join(place(key(weight)) for weight in event["weights"]),
+            "kept": "; ".join(map(place, event["kept"])),
+            "moved": "; ".join(f"{place(move['from'])} to {place(move['to'])}" for move in event["moved"]),
+            "lost": "; ".join(map(place, event["lost"])),
+        }

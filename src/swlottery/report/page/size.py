@@ -25,7 +25,7 @@ def answer(study: Study) -> Answer | None:
     points: list[Row] = []
     for arm, (there, left_out) in found.items():
         if there:
-            tests[arm], each = ranks.tested(_logs(there), {"arm": study.title(arm), "left out": left_out})
+            tests[arm], each = ranks.tested(_logs(there), {"arm": arm.title, "left out": left_out})
             points += each
     if not tests:
         return None
@@ -33,10 +33,10 @@ def answer(study: Study) -> Answer | None:
         ranks.family([tests[arm] for arm in arms if arm in tests])
     others = [row for arm in tests for row in _against_others(study, arm, found[arm][0])]
     label = "rank among the controls after round 2: 0 below all, 1 above all"
-    return Answer.of(
+    return Answer(
         "size",
         "Is a tracked weight larger after round 2 than weights of its size?",
-        **ranks.summary({study.title(arm): tests[arm] for arm in study.rated if arm in tests}, "log|w|"),
+        **ranks.summary({title: tests[arm] for title, arm in study.rated.items() if arm in tests}, "log|w|"),
         tables=[
             Table(
                 "size", "log(|w|/threshold) after round 2: the tracked weight among its 19 controls", [*tests.values()]
@@ -51,7 +51,7 @@ def answer(study: Study) -> Answer | None:
 
 def _values(study: Study, arm: Arm) -> tuple[Values, int]:
     """|w|/threshold after round 2, and how many networks are left out: pruned in round 1."""
-    runs = [run for run in study.units(arm).values() if study.own(run)]
+    runs = [run for run in arm.networks if run in study.own]
     found = {run: study.at(run, 2, "over_threshold") for run in runs if study.survived_prune_1(run)}
     there = {run: (mine, controls) for run, (mine, controls) in found.items() if mine and controls}
     return there, len(runs) - len(there)
@@ -65,14 +65,21 @@ def _logs(values: Values) -> Values:
     }
 
 
+def _initial(study: Study, run: str) -> dict[str, float]:
+    """|w|/threshold after round 2, of the controls matched on |θ_0|."""
+    rows = study.rows("initial", run).dropna(subset=["over_threshold"])
+    now = rows[(rows["round"] == 2) & (rows["of"] == study.own[run])]
+    return dict(zip(now["weight"], now["over_threshold"], strict=True))
+
+
 def _against_others(study: Study, arm: Arm, there: Values) -> list[Row]:
     """The same test where controls are on both sides, and against the controls matched on |θ_0|."""
     inside = {run: pair for run, pair in there.items() if ranks.is_bracketed(study, run)}
-    initial = {run: (mine, near) for run, (mine, _) in there.items() if (near := study.initial(run, 2))}
+    initial = {run: (mine, near) for run, (mine, _) in there.items() if (near := _initial(study, run))}
     rows: list[Row] = []
     for name, values in ((BRACKETED, inside), ("controls matched on |θ_0|", initial)):
         if values:
             found = ranks.rank_test(_logs(values))
-            where = {"arm": study.title(arm), "only or against": name, "networks": len(values)}
+            where = {"arm": arm.title, "only or against": name, "networks": len(values)}
             rows.append({**where, "mean rank": found.mean, "p": found.p if values is inside else None})
     return rows

@@ -13,18 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.rows import DAMAGE, HASH, network_of
-from swlottery.report.run_files import read_events, read_rows, read_settings
+from swlottery.report.run_files import read_events, read_settings
 from swlottery.report.words import place
 from swlottery.study import statistics
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Row = dict[str, Any]
 At = tuple[int, ...]
@@ -41,9 +40,15 @@ DRAW = 2024
 
 @dataclass
 class StoredRun:
-    """The stored tensors of one run's down-projections, in their storage order, by parameter name."""
+    """The stored tensors of one run's down-projections, in their storage order, by parameter name.
+
+    own, controls: the run's own weight that is listed first, and its primary controls after round 1.
+    """
 
     folder: Path
+    name: str = ""
+    own: At | None = None
+    controls: Sequence[At] = ()
 
     @cached_property
     def start(self) -> dict[str, Any]:
@@ -66,25 +71,8 @@ class StoredRun:
         """What θ_0 is called by."""
         return str(self.start["lineage"])[:HASH]
 
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        return read_settings(self.folder)
-
-    @property
-    def discovers(self) -> bool:
-        """Whether what it tracks comes from its own trained network, and from nothing else."""
-        return self.settings.get("super_weights") == "discover"
-
-    @property
-    def training(self) -> str:
-        """Its θ_0 and its first training, but for the order of the batches."""
-        fixed = {name: value for name, value in self.settings.items() if name not in FREE}
-        return json.dumps([self.lineage, fixed], sort_keys=True)
-
     def tensors(self, file: str) -> dict[str, NDArray[Any]]:
         """The down-projections in a file of weights; none where there is no such file."""
-        from safetensors import safe_open
-
         path = self.folder / file
         if not path.exists():
             return {}
@@ -107,77 +95,57 @@ class StoredRun:
         matrix = tensor[expert[0]] if expert else tensor
         return matrix[in_, out] if self.start["in_out"] else matrix[out, in_]
 
-    @cached_property
-    def tracked(self) -> tuple[At | None, list[At]]:
-        """The run's own weight that is listed first, and its primary controls, from the end of round 1."""
-        own: At | None = None
-        controls: list[At] = []
-        steps = str(self.settings.get("steps"))
-        for row in read_rows(self.folder / "watch.csv"):
-            if row["round"] != "1" or row["step"] != steps:
-                continue
-            at = tuple(int(row[name]) for name in ("layer", "out", "in", "expert") if row.get(name))
-            if row["kind"] in ("super_weight", "leader") and own is None:
-                own = at
-            elif row["kind"] == "control_rank" and own is not None and row["of"] == ":".join(map(str, own[:3])):
-                controls.append(at)
-        return own, controls
-
 
 Tracked = tuple[str, str, At]
 """The run that found a weight, what its θ_0 is called by, and the weight."""
 
 
-def tables(folders: Mapping[str, Path], known: Mapping[str, Tracked]) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """The rows of all five tables, of runs by name; and which of the runs could not be read to the end, and why.
+def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """The rows of all five tables, and which of the runs could not be read to the end, and why.
 
     known: of networks whose runs are not here, by what they are called by, what they track: looked up here as well.
     """
-    from safetensors import SafetensorError
-
     found: dict[str, list[Row]] = {name: [] for name in ("fixed", "elsewhere", "predicted", "regression", "twins")}
     problems: dict[str, str] = {}
-    runs: dict[str, StoredRun] = {}
+    runs: list[StoredRun] = []
     tracked: dict[str, Tracked] = {}
-    for name, folder in folders.items():
-        run = StoredRun(folder)
+    for run in given:
         try:
             if run.names:
-                runs[name] = run
-                if run.network and run.tracked[0]:
-                    tracked.setdefault(run.network, (name, run.lineage, run.tracked[0]))
-            for table, rows in _of_one(name, run).items():
-                found[table] += rows
+                if run.network and run.own:
+                    tracked.setdefault(run.network, (run.name, run.lineage, run.own))
+                for table, rows in _of_one(run).items():
+                    found[table] += rows
+                runs.append(run)
         except (*DAMAGE, SafetensorError) as error:
-            problems[name] = f"its weights or masks are damaged ({error})"
-            runs.pop(name, None)
-    for name, run in runs.items():
+            problems[run.name] = f"its weights or masks are damaged ({error})"
+    of_one_start: dict[str, dict[str, StoredRun]] = {}
+    for run in runs:
         for number in range(1, int(run.start["prunes"]) + 1):
             if mask := run.mask(number):
-                found["elsewhere"] += elsewhere(name, number, run, mask, list({**known, **tracked}.values()))
-    of_one_start: dict[str, dict[str, str]] = {}
-    for name, run in runs.items():
-        if run.network and run.discovers:
-            of_one_start.setdefault(run.training, {}).setdefault(run.network, name)
+                found["elsewhere"] += elsewhere(run, number, mask, list({**known, **tracked}.values()))
+        settings = read_settings(run.folder)
+        if run.network and settings.get("super_weights") == "discover":  # what it tracks is of its own network alone
+            training = [run.lineage, {name: value for name, value in settings.items() if name not in FREE}]
+            of_one_start.setdefault(json.dumps(training, sort_keys=True), {}).setdefault(run.network, run)
     for networks in of_one_start.values():
         first, *others = networks.values()
-        found["twins"] += [row for other in others for row in twins(first, runs[first], other, runs[other])]
+        found["twins"] += [row for other in others for row in twins(first, other)]
     return found, problems
 
 
-def _of_one(name: str, run: StoredRun) -> dict[str, list[Row]]:
+def _of_one(run: StoredRun) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "regression": []}
-    if not run.names:
-        return found
     initial, trained = run.tensors("theta_0.safetensors"), run.tensors("round_1/model.safetensors")
     for number in range(1, int(run.start["prunes"]) + 1):
         if mask := run.mask(number):
-            found["fixed"] += fixed(name, number, mask)
+            found["fixed"] += fixed(run.name, number, mask)
             aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
-            found["predicted"].append({"run": name, "round": number, **aucs})
+            found["predicted"].append({"run": run.name, "round": number, **aucs})
     final = run.tensors("final/model.safetensors")
     if final and trained and initial:
-        found["regression"].append({"run": name, "prunes": run.start["prunes"], **regression(final, trained, initial)})
+        where = {"run": run.name, "prunes": run.start["prunes"]}
+        found["regression"].append(where | regression(final, trained, initial))
     return found
 
 
@@ -205,16 +173,9 @@ def fixed(name: str, number: int, mask: Mapping[str, NDArray[np.bool_]]) -> list
 
 
 def elsewhere(
-    name: str,
-    number: int,
-    run: StoredRun,
-    mask: Mapping[str, NDArray[np.bool_]],
-    tracked: Sequence[Tracked],
+    run: StoredRun, number: int, mask: Mapping[str, NDArray[np.bool_]], tracked: Sequence[Tracked]
 ) -> list[Row]:
-    """The weights that other networks track, each looked up here, where it means nothing.
-
-    tracked: the run that found a weight, the θ_0 of that, and the weight.
-    """
+    """The weights that other networks track, each looked up in mask ``number``, where it means nothing."""
     rows = []
     for of, lineage, at in tracked:
         matrix = mask.get(run.names[at[0]]) if at[0] < len(run.names) else None
@@ -224,10 +185,8 @@ def elsewhere(
             alive = bool(run.entry(matrix, at))
         except IndexError:
             continue  # a network of another shape
-        rate = float(matrix.mean())
-        rows.append(
-            {"run": name, "round": number, "weight": place(at), "of": of, "alive": alive, "matrix_keep_rate": rate}
-        )
+        where = {"run": run.name, "round": number, "weight": place(at), "of": of}
+        rows.append(where | {"alive": alive, "matrix_keep_rate": float(matrix.mean())})
     return rows
 
 
@@ -260,26 +219,24 @@ def regression(
     }
 
 
-def twins(name: str, first: StoredRun, other_name: str, other: StoredRun) -> list[Row]:
+def twins(first: StoredRun, other: StoredRun) -> list[Row]:
     """The first network's tracked weight, and its controls, in the other one, which had no part in choosing them."""
-    (own, controls), (theirs, _) = first.tracked, other.tracked
-    weights, mask = other.tensors("round_1/model.safetensors"), other.mask(1)
+    own, weights = first.own, other.tensors("round_1/model.safetensors")
     if own is None or not weights:
         return []
     matrix = first.names[own[0]]
     sizes = np.abs(weights[matrix])
     value = float(other.entry(sizes, own))
-    below = sum(float(other.entry(sizes, at)) < value for at in controls)
-    kept = mask.get(matrix)
+    kept = other.mask(1).get(matrix)
     return [
         {
-            "run": name,
-            "other": other_name,
+            "run": first.name,
+            "other": other.name,
             "weight": place(own),
-            "found_again": own == theirs,
+            "found_again": own == other.own,
             "percentile": 100 * float(np.mean(sizes < value) + np.mean(sizes == value) / 2),
-            "rank": below,
-            "controls": len(controls),
+            "rank": sum(float(other.entry(sizes, at)) < value for at in first.controls),
+            "controls": len(first.controls),
             "kept": None if kept is None else bool(other.entry(kept, own)),
             "matrix_keep_rate": None if kept is None else float(kept.mean()),
         }

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from pandas import DataFrame
 
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, corrected, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
+from swlottery.report.page.rows import OWN
 from swlottery.report.page.verdict import ALPHA, TOO_FEW
 from swlottery.study import statistics as inference
 
@@ -22,13 +20,17 @@ METHOD = (
 
 def answer(study: Study) -> Answer | None:
     """Kept or pruned, prune by prune, against the matrix and the controls."""
-    rows = [row for arm in study.arms for row in _by_prune(study, arm)]
+    rows = [
+        {"arm": arm.title, "prune": prune, **_kept(now)}
+        for arm in study.arms
+        for prune, now in study.kept(*arm.networks).groupby("round")
+    ]
     if not rows:
         return None
     tests = [row for arms in study.rates for row in _tests(study, arms)]
-    ends = [end for arm in study.rated if (end := _end(study, arm))]
+    ends = [end for arm in study.rated.values() if (end := _end(study, arm))]
     kept, of = (sum(end[column] for end in ends) for column in ("kept", "of"))
-    return Answer.of(
+    return Answer(
         "survival",
         "Is a network's own weight kept?",
         f"{kept} of {of} kept to the end{_against_controls(tests)}" if ends else TOO_FEW,
@@ -39,62 +41,47 @@ def answer(study: Study) -> Answer | None:
             Table("survival", "kept by each prune: tracked weights, their controls, and their matrices", rows),
             Table("survival_tests", "kept by the last prune, against the controls of the same network", tests),
         ],
-        pictures=[charts.survival(study), charts.magnitude(study), charts.boxes(study)],
+        pictures=[charts.survival(study, study.arms), charts.magnitude(study), charts.boxes(study)],
         method=METHOD,
     )
 
 
-def _by_prune(study: Study, arm: Arm) -> list[Row]:
-    by_prune: dict[int, list[Any]] = {}
-    for run in study.units(arm).values():
-        for one in study.kept(run).itertuples():
-            by_prune.setdefault(int(one.round), []).append(one)
-    return [{"arm": study.title(arm), "prune": prune, **_kept(now)} for prune, now in sorted(by_prune.items())]
-
-
-def _kept(now: Sequence[Any]) -> Row:
+def _kept(now: DataFrame) -> Row:
     """What one prune left of tracked weights, of their controls and of their matrices."""
-    alive = sum(bool(one.alive) for one in now)
+    alive = int(now["alive"].sum())
     low, high = inference.proportion(alive, len(now))
-    controls, of = (np.nansum([getattr(one, column) for one in now]) for column in ("control_rank", "control_rank_n"))
+    controls, of = now["control_rank"].sum(), now["control_rank_n"].sum()
     return {
-        "remaining, %": 100 * float(np.mean([one.remaining_fraction for one in now])),
+        "remaining, %": 100 * float(now["remaining_fraction"].mean()),
         "kept": alive,
         "of": len(now),
         "95 % interval, %": interval(100 * low, 100 * high),
         "controls kept, %": float(100 * controls / of) if of else None,
-        "matrix kept, %": 100 * float(np.mean([one.matrix_kept / one.matrix_size for one in now])),
+        "matrix kept, %": 100 * float((now["matrix_kept"] / now["matrix_size"]).mean()),
     }
 
 
 def _end(study: Study, arm: Arm) -> Row | None:
     """What the last prune left, in the finished networks of an arm, of all their own weights."""
-    runs = [run for run in study.units(arm, finished=True).values() if len(study.kept(run))]
-    last = [row for run in runs for row in study.last(run)]
-    return {"arm": study.title(arm), "networks": len(runs), **_kept(last)} if runs else None
+    runs = study.kept(*arm.finished)["run"].unique()
+    rows = study.rows("kept", *runs)
+    own = rows[rows["kind"].isin(OWN)]
+    last = own[own["round"] == own.groupby("run")["round"].transform("max")]
+    return {"arm": arm.title, "networks": len(runs), **_kept(last)} if len(runs) else None
 
 
 def _tests(study: Study, arms: list[Arm]) -> list[Row]:
     """The arms of a set-up that differ in their rate alone: one family."""
     rows: list[Row] = []
     for arm in arms:
-        tables = [table for run in study.units(arm, finished=True).values() if len(table := study.kept(run))]
-        last = [table.iloc[-1] for table in tables if table["alive"].iloc[0] and table["control_rank_n"].iloc[-1] > 0]
+        last = study.kept(*arm.finished).groupby("run").tail(1).set_index("run")
+        last = last.loc[[run for run in arm.finished if run in last.index and study.survived_prune_1(run)]]
+        last = last[last["control_rank_n"] > 0]
         if len(last) > 1:
-            alive = [bool(row["alive"]) for row in last]
-            controls, of = ([int(row[column]) for row in last] for column in ("control_rank", "control_rank_n"))
+            alive, controls, of = (last[column].tolist() for column in ("alive", "control_rank", "control_rank_n"))
             found = inference.survival_test(alive, controls, of)
-            rows.append(
-                {
-                    "arm": study.title(arm),
-                    "networks": len(last),
-                    "prune": int(last[0]["round"]),
-                    "kept": found.kept,
-                    "expected": found.expected,
-                    "p": found.p,
-                    "p (Holm)": None,
-                }
-            )
+            where = {"arm": arm.title, "networks": len(last), "prune": int(last["round"].iloc[0])}
+            rows.append({**where, "kept": found.kept, "expected": found.expected, "p": found.p, "p (Holm)": None})
     corrected(rows)
     return rows
 
@@ -111,7 +98,7 @@ def _number(end: Row) -> str:
 
 
 def _sentence(study: Study, ends: list[Row], tests: list[Row]) -> str:
-    kinds = {study.kind(run) for run in study.settings if study.own(run)}
+    kinds = {study.kind(run) for run in study.settings if run in study.own}
     p = {row["arm"]: f"; {p_value(row['p (Holm)'])} by Holm" for row in tests}
     parts = [
         f"{end['kept']} of {end['of']} at {end['arm']} (of all weights {end['remaining, %']:.2f} % remain, "

@@ -7,17 +7,14 @@ in a file.
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from html import escape
 
 from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swlottery.report.figures import style as project
+from swlottery.report.page.answer import Picture
 
 INK, GRID = "#010101", "#020202"
 COLOURS = [f"#0a000{n}" for n in range(1, len(project.COLOURS) + 1)]
@@ -36,38 +33,25 @@ WIDTH = 8.6
 MARKERS = "osD^vPX*"
 
 
-@contextmanager
-def look() -> Iterator[None]:
+def look() -> AbstractContextManager[None]:
     """Draw inside this."""
-    with style.context(["default", LOOK]):
-        yield
+    return style.context(["default", LOOK])
 
 
-def svg(figure: Figure, name: str, alternative: str, page: bool) -> str:
-    """A figure as SVG text. name: unique in the page. alternative: what it shows. page: with the page's colours."""
+def svg(picture: Picture, page: bool) -> str:
+    """A picture as SVG text. page: with the page's colours, else with those of a light theme."""
     with look():
-        figure.set_layout_engine("constrained")
+        picture.figure.set_layout_engine("constrained")
         drawing = io.StringIO()
-        figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+        picture.figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
     text = drawing.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)  # two figures may not share an id
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>figure-{picture.name}-", text)  # two figures may not share an id
     for stand_in, colour in (PAGE if page else FILE).items():
         text = text.replace(stand_in, colour)
     if not page:
         return text
     text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text)
     box = re.search(r'viewBox="[^"]*"', text)
-    head = f'<svg {box.group() if box else ""} role="img" aria-label="{escape(alternative)}">'
+    head = f'<svg {box.group() if box else ""} role="img" aria-label="{escape(picture.alternative)}">'
     return head + text[text.index(">") + 1 :]
-
-
-def panels(number: int, height: float = 2.3, shared: bool = True) -> tuple[Figure, list[Axes]]:
-    """So many panels, two in a row."""
-    columns = min(2, number)
-    rows = math.ceil(number / columns)
-    figure = Figure(figsize=(WIDTH, height * rows + 0.5))
-    grid = list(figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flatten())
-    for axes in grid[number:]:
-        axes.axis("off")
-    return figure, grid[:number]

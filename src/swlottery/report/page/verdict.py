@@ -46,14 +46,12 @@ def by_share(low: float, high: float, least: float = 0.5) -> str:
     return NO if high < 0.5 else TOO_FEW
 
 
-def together(verdicts: Mapping[str, str], names: Mapping[str, str] | None = None) -> str:
+def together(verdicts: Mapping[str, str]) -> str:
     """One answer for several arms: ``yes``, or ``yes at 20 % × 5; too few networks to tell at 10 % × 10``.
 
-    verdicts: by arm; without any, there are too few networks. names: other words for a verdict.
+    verdicts: by arm; without any, there are too few networks.
     """
-    say = {verdict: (names or {}).get(verdict, verdict) for verdict in verdicts.values()}
-    if not say:
-        return TOO_FEW
-    if len(say) == 1:
-        return next(iter(say.values()))
-    return "; ".join(f"{say[one]} at {', '.join(arm for arm, v in verdicts.items() if v == one)}" for one in say)
+    ways = list(dict.fromkeys(verdicts.values())) or [TOO_FEW]
+    if len(ways) == 1:
+        return ways[0]
+    return "; ".join(f"{way} at {', '.join(arm for arm, one in verdicts.items() if one == way)}" for way in ways)
