@@ -264,3 +264,51 @@ def test_a_record_is_read(found_record: Path) -> None:
     assert swlottery.load_record(found_record) == json.loads(found_record.read_text())
     with pytest.raises(BadInput, match="cannot read the record"):
         swlottery.load_record("/nowhere.json")
+
+
+def test_train_leaves_torch_and_the_environment_as_they_were(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And 0.2 is the same setting as "0.2": the same folder."""
+    import os
+
+    import torch
+
+    text = tmp_path / "text.txt"
+    text.write_text("A text that is long enough for a few batches of this. " * 60)
+    chosen = {
+        "model": str(tiny_gpt2),
+        "data": str(text),
+        "context": 32,
+        "micro_batch": 2,
+        "steps": 2,
+        "rounds": 1,
+        "eval_sequences": 2,
+        "threads": 1,
+        "device": "cpu",
+        "dtype": "float32",
+        "super_weights": "none",
+    }
+    torch.use_deterministic_algorithms(False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = dict(os.environ)
+    folder = swlottery.train(TrainSettings(**chosen, prune_rate=0.2), tmp_path)
+    assert not torch.are_deterministic_algorithms_enabled() and dict(os.environ) == before
+    assert swlottery.train(TrainSettings(**chosen, prune_rate="0.2"), tmp_path) == folder
+    (folder / "masks" / "round_1.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadInput, match="is damaged"):
+        swlottery.load_masks(folder, 1)
+    with pytest.raises(BadInput, match="lr: 'x' is not a number"):
+        swlottery.train(TrainSettings(**chosen, lr="x"), tmp_path)
+
+
+@pytest.mark.parametrize("coordinate", [(0, 1), (0, 1, 2, -1), (0, 1, 2, 0), (0, -1, 2), (9, 1, 2)])
+def test_what_track_refuses(coordinate: tuple[int, ...], model: Any) -> None:
+    with pytest.raises(BadInput, match="no coordinate|no weight"):
+        swlottery.track(model, [coordinate])
+
+
+@pytest.mark.parametrize("rate", ["1/0", "-0.1", 1.5, "much"])
+def test_rates_that_prune_refuses(rate: Any, model: Any) -> None:
+    with pytest.raises(BadInput):
+        swlottery.prune(model, rate)

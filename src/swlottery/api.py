@@ -76,16 +76,15 @@ def train(settings: TrainSettings, root: str | Path = ".") -> Path:
     Raises:
         BadInput: settings that contradict each other, the model or the data; a full disk; a loss that is not finite.
     """
-    import torch
-
     from swlottery.commands.train import train as command
+    from swlottery.config import check_values
+    from swlottery.runtime import environment
     from swlottery.study import naming
 
-    chosen, threads = dataclasses.replace(settings), torch.get_num_threads()  # a copy: the command completes its paths
-    try:
+    # A copy with values of the settings' own types: the command completes paths, and 0.2 is the same setting as "0.2".
+    chosen = TrainSettings(**check_values(dataclasses.asdict(settings)))
+    with environment.restored():
         code = command(chosen, Path(root))
-    finally:
-        torch.set_num_threads(threads)
     if code != DONE:
         raise RuntimeError(f"the run ended with code {code}")
     runs = Path(chosen.runs or Path(root) / "runs")
@@ -113,6 +112,8 @@ def load_masks(run: str | Path, round: int) -> Masks:
     Raises:
         BadInput: the run has no such mask, or not yet.
     """
+    from safetensors import SafetensorError
+
     from swlottery.lottery import masks
 
     path = Path(run, "masks", f"round_{round}.safetensors")
@@ -120,6 +121,8 @@ def load_masks(run: str | Path, round: int) -> Masks:
         return masks.load(path)
     except OSError as error:
         raise BadInput(f"no masks of round {round} there: {error}") from None
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"{path} is damaged: {error}") from None
 
 
 def prune(
@@ -209,10 +212,15 @@ def track(model: nn.Module, coordinates: Sequence[Sequence[int]], masks: Masks |
     downs = Roles(model).downs
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = []
-    for layer, out, in_, *rest in coordinates:
+    for coordinate in coordinates:
+        if len(coordinate) not in (3, 4):
+            raise BadInput(
+                f"{tuple(coordinate)} is no coordinate: give (layer, out, in), and the expert where there are some"
+            )
+        layer, out, in_, *rest = coordinate
         expert = rest[0] if rest else None
         try:
-            if min(layer, out, in_) < 0 or (expert is None) != (downs[layer].experts is None):
+            if min(coordinate) < 0 or (expert is None) != (downs[layer].experts is None):
                 raise IndexError
             matrix = downs[layer].matrix(expert)
             value = matrix[out, in_]

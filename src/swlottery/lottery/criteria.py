@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Criterion:
-    """``scores``: weights ``[n]`` → scores ``[n]``. ``per_tensor``: every tensor gives its share, instead of all ranked
-    together."""
+    """scores: weights ``[n]`` → scores ``[n]``; the lowest go first.
+
+    per_tensor: every tensor gives its share, instead of all ranked together. by_magnitude: whether the scores are |w|,
+    so that a prune has a threshold for it.
+    """
 
     scores: Callable[[Tensor], Tensor]
     per_tensor: bool = False
+    by_magnitude: bool = True
 
 
 def magnitude(weights: Tensor) -> Tensor:
@@ -36,5 +40,5 @@ def constant(weights: Tensor) -> Tensor:
 CRITERIA = {
     "global-magnitude": Criterion(magnitude),
     "layer-magnitude": Criterion(magnitude, per_tensor=True),
-    "random": Criterion(constant),
+    "random": Criterion(constant, by_magnitude=False),
 }

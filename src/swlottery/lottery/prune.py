@@ -29,7 +29,10 @@ def prune_count(remaining: int, rate: float | Decimal | str) -> int:
     Raises:
         ValueError: the rate is not a number between 0 and 1.
     """
-    exact = Fraction(str(rate))
+    try:
+        exact = Fraction(str(rate))
+    except ZeroDivisionError:
+        exact = Fraction(-1)
     if not 0 <= exact <= 1:
         raise ValueError(f"a rate of {rate} is not between 0 and 1")
     return math.floor(exact * remaining)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pandas import DataFrame
 
+from swlottery.lottery.criteria import CRITERIA
 from swlottery.report.words import Key, key
 
 Event = dict[str, Any]
@@ -83,10 +84,10 @@ class Run:
 
     def levels(self, places: Iterable[Key]) -> DataFrame:
         """Round, step, x and threshold for weights of one matrix; no row where |w| decides nothing."""
-        known, criterion = self.evaluations, self.settings.get("criterion")
-        if criterion == "random":
+        known, criterion = self.evaluations, CRITERIA[self.settings.get("criterion", "global-magnitude")]
+        if not criterion.by_magnitude:
             return known[:0]
-        if criterion == "layer-magnitude":  # each matrix has its own, of which watch.csv alone knows
+        if criterion.per_tensor:  # each matrix has its own, of which watch.csv alone knows
             known = self.watch[self.watch["place"].isin(list(places))].drop_duplicates(["round", "step"])
         return known.dropna(subset="level").sort_values("x")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,3 +54,24 @@ def pin(threads: int) -> None:
     # It would only help to find bugs, and costs a tenth of a step's time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Afterwards torch's threads and modes, and the variables of the environment, are as before `pin`."""
+    import torch
+
+    threads, variables = torch.get_num_threads(), dict(os.environ)
+    modes = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        for name in set(os.environ) - set(variables):
+            del os.environ[name]
+        os.environ.update(variables)

@@ -45,6 +45,7 @@ class FindLog(Log):
 
     probe: Probe
     kappa = 0.0
+    null = ""  # the kind of null that is being drawn
     pass_tokens = 0  # of one pass of the verification
 
     def header(
@@ -158,7 +159,9 @@ class FindLog(Log):
         )
 
     def _draw(self, event: Drawn) -> None:
-        if event.done == 1:
+        if event.kind != self.null:
+            self.end_bar()
+            self.null = event.kind
             self.start_bar(event.total, f"null, {event.kind}", "draw")
         self.move_bar()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery import __version__
+from swlottery.lottery.criteria import CRITERIA
 from swlottery.report.logs import tables
 from swlottery.report.logs.log import Log, print_line
 from swlottery.report.logs.survival import Survival
@@ -116,8 +117,8 @@ class TrainLog(Log):
     def _pruned(self, event: Event) -> None:
         self.end_bar()
         self.remaining[event["round"]] = event["remaining_fraction"]
-        random = self.settings.get("criterion") == "random"
-        how = "at random" if random else f"threshold {threshold(event['threshold'])}"
+        criterion = CRITERIA[str(self.settings.get("criterion", "global-magnitude"))]
+        how = f"threshold {threshold(event['threshold'])}" if criterion.by_magnitude else "at random"
         before = event["remaining"] + event["pruned"]
         self.line(
             f"\nPrune {event['round']}: removed {event['pruned']:,} of {before:,} weights, {how}\n"
