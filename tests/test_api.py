@@ -298,13 +298,13 @@ def test_train_leaves_torch_and_the_environment_as_they_were(
     (folder / "masks" / "round_1.safetensors").write_bytes(b"damaged")
     with pytest.raises(BadInput, match="is damaged"):
         swlottery.load_masks(folder, 1)
-    with pytest.raises(BadInput, match="lr: 'x' is not a number"):
+    with pytest.raises(BadInput, match=r"lr: 'x' is not a number"):
         swlottery.train(TrainSettings(**chosen, lr="x"), tmp_path)
 
 
 @pytest.mark.parametrize("coordinate", [(0, 1), (0, 1, 2, -1), (0, 1, 2, 0), (0, -1, 2), (9, 1, 2)])
 def test_what_track_refuses(coordinate: tuple[int, ...], model: Any) -> None:
-    with pytest.raises(BadInput, match="no coordinate|no weight"):
+    with pytest.raises(BadInput, match=r"no coordinate|no weight"):
         swlottery.track(model, [coordinate])
 
 
