@@ -16,7 +16,7 @@ from swlottery.data.tokens import Tokens
 from swlottery.errors import BadInput
 from swlottery.lottery import masks as masking
 from swlottery.lottery import resolved
-from swlottery.lottery.progress import Interval, Position
+from swlottery.lottery.position import Interval, Position
 from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import weights_sha256

@@ -20,11 +20,13 @@ from swlottery.lottery import masks as masking
 from swlottery.lottery.arms import Arms
 from swlottery.lottery.entries import Layout
 from swlottery.lottery.judge import Judge
+from swlottery.lottery.keeper import Keeper
 from swlottery.lottery.look import coordinate_of, look
 from swlottery.lottery.masks import Masks
-from swlottery.lottery.progress import Interval, Position, Progress
-from swlottery.lottery.protocols import Keeper, Recorder
+from swlottery.lottery.position import Interval, Position
+from swlottery.lottery.progress import Progress
 from swlottery.lottery.prune import Pruner, planned
+from swlottery.lottery.recorder import Recorder
 from swlottery.lottery.rewind import rewind
 from swlottery.lottery.scope import in_scope
 from swlottery.lottery.snapshot import Snapshot, Start
