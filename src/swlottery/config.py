@@ -137,7 +137,7 @@ class TrainSettings(Settings):
     data: str = setting("builtin", "builtin, a file, a folder, wikitext, openwebtext, or a hub data set", metavar="SRC")
     data_tokens: str = setting(
         "auto",
-        "use so many of the data; 0: all; auto: of a hub data set as many as the rounds can read, else all",
+        "use so many of the data (of a hub data set: to train on); 0: all; auto: what the rounds can read, else all",
         unit="tokens",
         metavar="N|auto",
     )
@@ -190,17 +190,17 @@ class TrainSettings(Settings):
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
     compile: bool = later(False, "torch.compile")
-    threads: int = setting(0, "of the CPU; 0: as many as there are cores, kept for the whole run", unit="threads")
+    threads: int = setting(0, "CPU threads; 0: as many as there are cores, kept for the whole run", unit="threads")
     seed: int = setting(0, "seed of the initialisation and of ties")
     data_seed: int = setting(0, "seed of the batches")
     eval_steps: int = later(100, "between evaluations", unit="steps", least=1)
     eval_sequences: int = later(32, "size of an evaluation's held-out text", unit="sequences", least=1)
-    checkpoint_steps: int = setting(1000, "at most, between checkpoints", unit="steps", least=1, affects="nothing")
+    checkpoint_steps: int = setting(1000, "most steps between checkpoints", unit="steps", least=1, affects="nothing")
     checkpoint_seconds: float = setting(
-        300, "at most, between checkpoints", unit="seconds", metavar="X", affects="nothing"
+        300, "most seconds between checkpoints", unit="seconds", metavar="X", affects="nothing"
     )
     rank_timeout: float = setting(
-        300, "until a silent task is given up", unit="seconds", metavar="X", affects="nothing"
+        300, "how long a silent task is waited for, before the run ends", unit="seconds", metavar="X", affects="nothing"
     )
     runs: str | None = setting(None, "folder of the runs (default: runs)", metavar="FOLDER", affects="nothing")
     plots: str | None = setting(

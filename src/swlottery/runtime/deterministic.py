@@ -36,7 +36,7 @@ class Deterministic:
     """Makes the training of one network `strict`, where its operations allow that.
 
     who: the network's name. possible: whether each of its operations has a deterministic form on the device; None: not
-    known, so that the first `here` tries it.
+    known, so that the first `mode` tries it.
     """
 
     def __init__(self, who: str, device: torch.device, ranks: Ranks, possible: bool | None) -> None:

@@ -45,6 +45,7 @@ class FindLog(Log):
 
     probe: Probe
     kappa = 0.0
+    has_rows = False  # of the verification
     null = ""  # the kind of null that is being drawn
     pass_tokens = 0  # of one pass of the verification
 
@@ -185,14 +186,16 @@ class FindLog(Log):
         self.line(
             f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
             "each from the first changed block on\n"
-            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents\n\n"
-            + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights")
+            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents"
         )
         self.start_bar(total, "verification", "token")
 
     def _ablation(self, row: Ablation) -> None:
         if row.kind == "intact":
             return
+        if not self.has_rows:
+            self.has_rows = True
+            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights"))
         effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
         self.paragraph(ABLATION.format(ABLATIONS[row.kind], *effect, " ".join(map(str, row.coordinates))), 73)
         self.move_bar(self.pass_tokens)
@@ -223,7 +226,9 @@ class FindLog(Log):
         if record["super_weights"]:
             self.line("to track these weights through training and pruning, from this very network:")
         else:
-            self.line("no super weight to track; training can look for super weights of its own:")
+            self.line(
+                "no super weight to track. Training can look for its own, and tracks the leader where there is none:"
+            )
         self.line(f"    sbatch func_train.sh {shlex.join(flags)}")
         self.line(f"\nrecord   {out}")
         self.lines(f"figure   {figure}" for figure in figures)

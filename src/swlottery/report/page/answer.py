@@ -108,6 +108,12 @@ def interval(low: float, high: float, digits: int = 3) -> str:
     return f"[{low:.{digits}g}, {high:.{digits}g}]".replace("-inf", "−∞").replace("inf", "∞")
 
 
+def ends(written: str) -> tuple[float, float]:
+    """The numbers of an `interval`."""
+    low, high = written.strip("[]").replace("∞", "inf").replace("−", "-").split(", ")
+    return float(low), float(high)
+
+
 def within(written: str) -> str:
     """An `interval` behind a number in a sentence: nothing where there is none."""
     return "" if "∞" in written else f" {written}"

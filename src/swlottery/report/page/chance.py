@@ -7,7 +7,7 @@ from dataclasses import astuple
 import numpy as np
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, ends, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.verdict import YES, by_test, together
 from swlottery.study import statistics
@@ -38,7 +38,7 @@ def drawn(study: Study) -> Answer | None:
     return Answer(
         "chance",
         "Is a coordinate fixed beforehand kept other than by chance?",
-        together({arm: by_test(row["p"], None, near[arm], ALPHA) for arm, row in judged.items()}),
+        together({arm: by_test(row["p"], near[arm], alpha=ALPHA) for arm, row in judged.items()}),
         number=by_arm(
             {arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm in judged}
         ),
@@ -82,7 +82,7 @@ def elsewhere(study: Study) -> Answer | None:
     return _looked_up(
         "elsewhere",
         "Is a weight found in one network kept in the next other than by chance?",
-        "A weight found in one network and followed in the next, as in the first runs",
+        "A weight found in one network and tracked in the next, as in the first runs",
         {row["arm"]: row for row in rows if row["arm"] in study.rated},
         Table("elsewhere_by_arm", caption, rows),
     )
@@ -95,7 +95,7 @@ def foreign(study: Study) -> Answer | None:
     return _looked_up(
         "foreign",
         "Is a tracked coordinate of another network kept other than by chance?",
-        "A coordinate that was followed though it comes from elsewhere",
+        "A coordinate that was tracked though it comes from elsewhere",
         {f"{row['arm']}, {row['weight']}": row for row in rows},
         Table("foreign", caption, rows),
     )
@@ -123,13 +123,14 @@ def _looked_up(name: str, question: str, subject: str, judged: dict[str, Row], t
         sentence=f"{subject} was kept {listed(parts)}." if parts else "",
         tables=[table],
         method=f"{BY_RATES} Outside: the Clopper–Pearson interval, 95 %, does not hold the mean keep rate. "
-        "The stated effect is twice the keep rate.",
+        "No: the interval lies below twice the keep rate.",
     )
 
 
 def _verdict(row: Row) -> str:
     """The plan's rule (docs/study.md): yes where the interval of the kept fraction excludes what chance gives."""
-    return YES if row["outside"] else by_test(1.0, row[POWER])
+    _, high = ends(row[KEPT])
+    return YES if row["outside"] else by_test(1.0, high <= 2 * row["expected"] / row["networks"], row[POWER])
 
 
 def _dispersion_range(row: Row) -> tuple[float, float]:

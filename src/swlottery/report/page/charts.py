@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from textwrap import fill
@@ -56,7 +57,7 @@ def panels(
         for axes in grid[len(drawn) :]:
             axes.axis("off")
         for axes, (title, what) in zip(grid, drawn.items(), strict=False):
-            axes.set_title(title)
+            axes.set_title(textwrap.fill(title, 48))
             draw(axes, what)
         _labels(figure, grid[: len(drawn)], x, y)
     return figure
@@ -317,6 +318,6 @@ def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
         _labels(figure, list(grid), "mean percentile in its matrix, round 2", "")
-    parts = [f"{row['arm']}, {row['of']}: followed {row[own]:.0f}, controls {row[others]:.0f}" for row in rows]
+    parts = [f"{row['arm']}, {row['of']}: tracked {row[own]:.0f}, controls {row[others]:.0f}" for row in rows]
     caption = "Means over networks; a dot is one network."
     return Picture("percentiles", figure, caption, f"Mean percentiles in round 2. {'; '.join(parts)}.")

@@ -33,7 +33,7 @@ def answer(_: Study) -> Answer:
         "a coordinate of another network, compared at different sparsities",
         number="five rounds leave 32.77 % at 20 %, 59.05 % at 10 %",
         networks=1,
-        sentence="The coordinate (2, 447, 666) was found in the pretrained GPT-2 and followed in networks trained from "
+        sentence="The coordinate (2, 447, 666) was found in the pretrained GPT-2 and tracked in networks trained from "
         "scratch, where it means nothing; and 10 % and 20 % were compared at equal rounds, where different numbers of "
         "weights remain.",
         tables=[Table("first_runs", caption, rows)],

@@ -14,7 +14,6 @@ from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import by_interval, by_share, together
 from swlottery.study import statistics
 
-OF_EACH = "of each network, the share of later rounds in which its weight is found again"
 OUTCOMES = ("kept", "moved", "lost")
 MARGIN = 0.02
 """An AUC within this of ½ predicts nothing."""
@@ -148,7 +147,8 @@ def again(study: Study) -> Answer | None:
         ],
         pictures=[charts.strip("found_again", points, "share", label, caption)],
         method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not "
-        "about the mask. The number is the mean over networks of that share. Yes: its interval lies above one half.",
+        "about the mask. The number is the mean over networks of that share. Yes: its interval lies above one half. "
+        "No: below.",
     )
 
 

@@ -11,11 +11,12 @@ from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values
 from swlottery.report.page.rate import log_of, paired, rates
-from swlottery.report.page.verdict import NO, TOO_FEW, YES, by_test, together
+from swlottery.report.page.verdict import NO, TOO_FEW, YES, together
 
 SEEN = {"gradient_percentile": "|gradient|", "moment_percentile": "second moment", "update_percentile": "update"}
 METHOD = (
-    "Yes needs a smaller gradient and a smaller update: AdamW divides the gradient's scale away. The arms are compared "
+    "Yes needs a smaller gradient and a smaller update: AdamW divides the gradient's scale away. Margin: one standard "
+    "deviation of the controls. The arms are compared "
     "in round 2, where the smaller rate leaves more weights. A leader is picked by |w|·x, and x is a factor of its "
     "gradient: its percentile is above its controls' by selection."
 )
@@ -105,7 +106,7 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row]
 
 def _verdict(tests: list[Row]) -> str:
     """yes: both are smaller; no: one of them is not."""
-    found = [(by_test(row["p (Holm)"], row[ranks.POWER]), row["shift"] < 0) for row in tests]
+    found = [(ranks.verdict(row), row["shift"] < 0) for row in tests]
     if all(one == YES and is_smaller for one, is_smaller in found):
         return YES
     return NO if any(one == NO or (one == YES and not is_smaller) for one, is_smaller in found) else TOO_FEW

@@ -37,8 +37,9 @@ def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
     lead = lead_of(study, found)
     made = f"Made by swlottery {__version__} report, from {count(len(facts['runs']), 'run')}."
     tables = out.with_name(f"{out.stem}_tables")
+    page = pages.html(TITLE, found, lead, made, runs_of(study))
     _write_tables(facts, found, tables)
-    files.write_text(out, pages.html(TITLE, found, lead, made, runs_of(study)))
+    files.write_text(out, page)
     if into is None:
         return [out, tables]
     beside = into.with_suffix("")
@@ -80,7 +81,7 @@ def log_of(folder: Path) -> str:
                 log.header(settings, event, asdict(TrainSettings()))
             else:
                 log.event(event)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         lines.append(f"(the history ends here: {type(error).__name__}: {error})")
     return "\n".join(lines)
 

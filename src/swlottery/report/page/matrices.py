@@ -9,6 +9,9 @@ from swlottery.report.page.ranks import joined, spread
 
 PRUNES = 3
 """The prune after which arms are compared: all have made it."""
+NOTHING_TO_COMPARE = "nothing to compare: one initialisation and criterion"
+TOLERANCE = 1.0
+"""Points by which random pruning may differ between c_proj and all weights: chance, in small networks."""
 METHOD = (
     "GPT-2 initialises c_proj, which writes into the residual stream, smaller by √(2·layers), so a global threshold "
     "takes more of it. Random pruning and layer-wise magnitude keep its share by construction. Brackets: range over "
@@ -21,15 +24,16 @@ def answer(study: Study) -> Answer | None:
     rows, points = joined(_by_prune(study, arm) for arm in study.arms)
     if not rows:
         return None
-    compared = [third for arms in study.setups if len(third := _compared(study, arms, rows)) > 1]
+    pairs = [(arms, third) for arms in study.setups if len(third := _compared(study, arms, rows)) > 1]
+    compared = [third for _, third in pairs]
     label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
     return Answer(
         "matrices",
         "Which initialisation and criterion keep c_proj?",
-        "; ".join(_verdict(third) for third in compared) or "nothing to compare: one initialisation and criterion",
+        "; ".join(_verdict(study, arms, third) for arms, third in pairs) or NOTHING_TO_COMPARE,
         number="; ".join(_number(third[0]) for third in compared),
         networks=min((row["networks"] for third in compared for row in third), default=None),
-        sentence=" ".join(map(_sentence, compared)),
+        sentence=(" ".join(map(_sentence, compared)) + _check(study, rows)).strip(),
         tables=[Table("matrices", "what remains of c_proj, by arm and prune: mean over networks, and range", rows)],
         pictures=[charts.lines("c_proj", rows, points, "of c_proj, %", label, caption, x="of all, %")],
         method=METHOD,
@@ -64,10 +68,30 @@ def _compared(study: Study, arms: list[Arm], rows: list[Row]) -> list[Row]:
     return sorted(first.values(), key=lambda row: -float(row["of c_proj, %"]))
 
 
-def _verdict(third: list[Row]) -> str:
-    most, *others = third
-    surely = ", in every network" if most["least"] > max(row["most"] for row in others) else ""
-    return f"{most['arm']} keeps most{surely}"
+def _verdict(study: Study, arms: list[Arm], third: list[Row]) -> str:
+    """Whether it takes Xavier, as the plan asks (docs/study.md); else what keeps most."""
+    init = {arm.title: study.settings[arm.runs[0]]["init"] for arm in arms}
+    xavier = [row for row in third if init[row["arm"]] == "xavier"]
+    others = [row for row in third if init[row["arm"]] != "xavier"]
+    if not xavier or not others:
+        most, *rest = third
+        surely = ", in every network" if most["least"] > max(row["most"] for row in rest) else ""
+        return f"{most['arm']} keeps most{surely}"
+    best, known = xavier[0], others[0]
+    if best["of c_proj, %"] <= known["of c_proj, %"]:
+        return f"not only Xavier: {known['arm']} keeps at least as much"
+    surely = best["least"] > max(row["most"] for row in others)
+    return f"only Xavier, {'in every network' if surely else 'but not in every network'}"
+
+
+def _check(study: Study, rows: list[Row]) -> str:
+    """Random pruning keeps of c_proj what it keeps of all weights, whatever else is wrong."""
+    titles = {arm.title for arm in study.arms if study.settings[arm.runs[0]]["criterion"] == "random"}
+    off = [abs(row["of c_proj, %"] - row["of all, %"]) for row in rows if row["arm"] in titles]
+    if not off:
+        return ""
+    said = "as it must" if max(off) < TOLERANCE else "too far off: something is wrong in the pruning"
+    return f" Random pruning keeps of c_proj what it keeps of all weights to {max(off):.2f} points, {said}."
 
 
 def _number(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from swlottery.report import words
 from swlottery.report.page import (
@@ -22,6 +23,7 @@ from swlottery.report.page import (
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import UNREADABLE
+from swlottery.report.page.verdict import NOT_ASKED, TOO_FEW
 
 
 def what_was_run(study: Study) -> Answer:
@@ -90,4 +92,7 @@ QUESTIONS: list[Callable[[Study], Answer | None]] = [
 
 def answers(study: Study) -> list[Answer]:
     """What was run, then the answer to every question that the runs can say something of."""
-    return [answer for question in QUESTIONS if (answer := question(study)) is not None]
+    found = [answer for question in QUESTIONS if (answer := question(study)) is not None]
+    if study.rated:
+        return found
+    return [replace(one, verdict=NOT_ASKED) if (one.verdict, one.number) == (TOO_FEW, "") else one for one in found]

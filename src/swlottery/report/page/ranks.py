@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pandas import Series
 
-from swlottery.report.page.answer import Row, by_arm, corrected, interval, listed, p_value, within
+from swlottery.report.page.answer import Row, by_arm, corrected, ends, interval, listed, p_value, within
 from swlottery.report.page.arms import Study
 from swlottery.report.page.verdict import by_test, together
 from swlottery.study import statistics as inference
@@ -72,11 +72,17 @@ def summary(tests: Mapping[str, Row], quantity: str, of: str = "", then: str = "
         for arm, row in judged.items()
     ]
     return {
-        "verdict": together({arm: by_test(row["p (Holm)"], row[POWER]) for arm, row in judged.items()}),
+        "verdict": together({arm: verdict(row) for arm, row in judged.items()}),
         "number": by_arm({arm: f"shift of {quantity} {shift}" for arm, shift in shifts.items()}),
         "networks": min((row["networks"] for row in tests.values()), default=None),
         "sentence": f"The tracked weight's {quantity} minus its controls' is {listed(parts)}{then}." if parts else "",
     }
+
+
+def verdict(row: Row) -> str:
+    """From the row of a test; margin: one standard deviation of the controls."""
+    low, high = ends(row["95 % interval"])
+    return by_test(row["p (Holm)"], row[SD] is not None and max(-low, high) <= row[SD], row[POWER])
 
 
 def log_ratio(above: Tracked, below: Tracked) -> tuple[float, dict[str, float]] | None:

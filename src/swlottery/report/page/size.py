@@ -12,8 +12,8 @@ from swlottery.report.page.ranks import Values
 BRACKETED = f"at least {ranks.LEAST_BRACKET} controls larger and smaller after round 1"
 METHOD = (
     "Null hypothesis: the weight is exchangeable with the 19 weights of its matrix nearest in rank of |θ_T1| (exact; "
-    "Holm over the rates; power for one standard deviation of the controls). The largest weights of a matrix rank above"
-    " ½ by construction: see the bracketed networks. Controls matched on |θ_0| give no p: a leader is selected for its "
+    "Holm over the rates; margin: one standard deviation of the controls). The largest weights of a matrix rank above "
+    "½ by construction: see the bracketed networks. Controls matched on |θ_0| give no p: a leader is selected for its "
     "trained size, and they are not."
 )
 

@@ -8,7 +8,7 @@ from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, corrected, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.rows import OWN
-from swlottery.report.page.verdict import ALPHA, TOO_FEW
+from swlottery.report.page.verdict import ALPHA, together
 from swlottery.study import statistics as inference
 
 METHOD = (
@@ -16,6 +16,8 @@ METHOD = (
     "The test against the controls is exact and stratified by network; it leaves out weights that prune 1 took: the "
     "controls are chosen among those that prune 1 keeps."
 )
+
+LEADERS = " No network here has a super weight, so nothing is said of weights whose loss wrecks a model."
 
 
 def answer(study: Study) -> Answer | None:
@@ -29,11 +31,11 @@ def answer(study: Study) -> Answer | None:
         return None
     tests = [row for arms in study.rates for row in _tests(study, arms)]
     ends = [end for arm in study.rated.values() if (end := _end(study, arm))]
-    kept, of = (sum(end[column] for end in ends) for column in ("kept", "of"))
     return Answer(
         "survival",
         "Is a network's own weight kept?",
-        f"{kept} of {of} kept to the end{_against_controls(tests)}" if ends else TOO_FEW,
+        together({end["arm"]: f"{end['kept']} of {end['of']} kept to the end" for end in ends})
+        + _against_controls(tests),
         number=by_arm({end["arm"]: _number(end) for end in ends}),
         networks=min((end["networks"] for end in ends), default=None),
         sentence=_sentence(study, ends, tests) if ends else "",
@@ -107,7 +109,8 @@ def _sentence(study: Study, ends: list[Row], tests: list[Row]) -> str:
         + f"{p.get(end['arm'], '')})"
         for end in ends
     ]
+    limit = LEADERS if kinds == {"leader"} else ""
     what = f"{kinds.pop()}s" if len(kinds) == 1 else "tracked weights"
     none_pruned = all(end["kept"] == end["of"] for end in ends)
     then = "; none was pruned, so survival cannot tell one rate from another" if none_pruned and len(ends) > 1 else ""
-    return f"Of the {what}, pruning kept {listed(parts)}{then}."
+    return f"Of the {what}, pruning kept {listed(parts)}{then}.{limit}"

@@ -5,30 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 YES, NO, TOO_FEW = "yes", "no", "too few networks to tell"
+NOT_ASKED = "not asked: no arm by global magnitude, rewound to the start"
 
 ALPHA = 0.05
 ENOUGH = 80.0
-"""Percent of studies of this size that would find the stated effect: with less, finding nothing says nothing."""
+"""Percent of studies of this size that would find an effect as large as the margin."""
 
 RULE = (
     "Yes: p (Holm) is below 0.05, or the 95 % interval excludes what chance gives. "
-    "No: neither, and the interval lies within the stated margin, or 80 % of studies of this size would find the "
-    "stated effect. "
+    "No: neither, the interval lies within the margin that the section states, and a test would find an effect of that "
+    "size in at least 80 % of studies as large. "
     "Else there are too few networks to tell."
 )
 
 
-def by_test(p: float | None, power: float | None, is_near: bool = False, alpha: float = ALPHA) -> str:
+def by_test(p: float | None, is_near: bool, power: float | None = None, alpha: float = ALPHA) -> str:
     """From a test.
 
-    p: corrected by Holm. power: in percent, to find the effect that the question states. is_near: whether the interval
-    of the effect lies within the margin that the question states. alpha: where the study's plan has another level.
+    p: corrected by Holm. is_near: whether the 95 % interval of the effect lies within the margin that the question
+    states. power: in percent, to find an effect of that size; None: the interval says it. alpha: where the study's plan
+    has another level.
     """
     if p is None:
         return TOO_FEW
     if p < alpha:
         return YES
-    return NO if is_near or (power is not None and power >= ENOUGH) else TOO_FEW
+    return NO if is_near and (power is None or power >= ENOUGH) else TOO_FEW
 
 
 def by_interval(low: float, high: float, chance: float, margin: float | None = None) -> str:
