@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "swlottery"
-ROOMS = "cli commands report study watch lottery find models data runtime config errors".split()  # noqa: SIM905
+ROOMS = "cli commands report study watch lottery find models data runtime config errors version".split()  # noqa: SIM905
 FLOOR = {room: -nth for nth, room in enumerate(ROOMS)}
 FLOOR["api"] = FLOOR["commands"]
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
@@ -24,6 +24,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
             modules += inside if node.module == "swlottery" else [node.module or ""]
+    assert "swlottery" not in modules, "the package itself stands above its rooms: import from them"
     rooms = {module.split(".")[1] for module in modules if module.startswith("swlottery.")}
     return rooms & set(FLOOR)
 

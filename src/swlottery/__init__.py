@@ -9,7 +9,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.3.0"
+from swlottery.version import __version__ as __version__
+
 __all__ = ["BadInput", "TrainSettings", "apply", "find", "load_masks", "load_record", "prune", "track", "train"]
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from swlottery import __version__
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BAD_INPUT, FAILED, BadInput
 from swlottery.runtime import stop
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
+from swlottery.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

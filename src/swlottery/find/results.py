@@ -18,6 +18,7 @@ from swlottery.find.spikes import RHO, Spike
 from swlottery.find.verdicts import COMPARED, Verdict, critical_sets, verdicts
 from swlottery.find.verify import Ablation
 from swlottery.models.architectures import DownProjection
+from swlottery.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +50,7 @@ class Results:
         import torch
         import transformers
 
-        import swlottery
-
-        packages = {"swlottery": swlottery, "torch": torch, "transformers": transformers}
+        versions = {"swlottery": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
         loaded, probe = self.loaded, self.prepared.probe
         return {
             "schema": SCHEMA_VERSION,
@@ -62,7 +61,7 @@ class Results:
             "stored_dtype": loaded.stored_dtype,
             "dtype": loaded.dtype,
             "device": loaded.device,
-            "versions": {name: package.__version__ for name, package in packages.items()},
+            "versions": versions,
             "prompts": list(dict.fromkeys(probe.prompts)),
             "bos": sorted({"with" if flag else "without" for flag in probe.with_bos}),
             "probe_tokens": int(probe.valid.sum()),

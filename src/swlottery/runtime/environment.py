@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from swlottery.version import __version__
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,7 +22,6 @@ def describe(threads: int, device: torch.device | None = None) -> dict[str, Any]
     import torch
     import transformers
 
-    import swlottery
     from swlottery.runtime import hardware
 
     return {
@@ -29,7 +30,7 @@ def describe(threads: int, device: torch.device | None = None) -> dict[str, Any]
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "swlottery": swlottery.__version__,
+            "swlottery": __version__,
         },
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "gpu": hardware.gpu(device) if device is not None else None,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swlottery import __version__
 from swlottery.config import FindSettings
 from swlottery.find.events import Drawn, Event, Finished, Planned, Searched, Tested
 from swlottery.find.probe import Probe
@@ -19,6 +18,7 @@ from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
 from swlottery.report.words import table
+from swlottery.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor

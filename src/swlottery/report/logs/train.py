@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swlottery import __version__
 from swlottery.lottery.criteria import CRITERIA
 from swlottery.report.logs import tables
 from swlottery.report.logs.log import Log, print_line
 from swlottery.report.logs.survival import Survival
 from swlottery.report.logs.tables import Event
 from swlottery.report.words import count, duration, number, percent, perplexity, threshold
+from swlottery.version import __version__
 
 
 class TrainLog(Log):

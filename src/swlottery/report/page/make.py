@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from swlottery import __version__
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
 from swlottery.report.page import charts, pages
@@ -19,6 +18,7 @@ from swlottery.report.page.svg import svg
 from swlottery.report.run_files import read_events
 from swlottery.report.words import count
 from swlottery.runtime import files
+from swlottery.version import __version__
 
 TITLE = "Super weights and the lottery: what these runs say"
 
