@@ -441,7 +441,8 @@ def test_a_real_environment_from_nothing(stub_root: Path, tmp_path: Path) -> Non
     (stub_root / "requirements.txt").write_text("iniconfig==2.3.1\n")
     (stub_root / "README.md").write_text("# stub\n")
     (stub_root / "LICENSE").write_text("stub\n")
-    (stub_root / "src/swlottery/__init__.py").write_text('__version__ = "0"\n')
+    for name in ("__init__", "version"):
+        (stub_root / f"src/swlottery/{name}.py").write_text('__version__ = "0"\n')
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SWLOTTERY_", "VIRTUAL_ENV", "CONDA_", "PYTHON"))}
     assert run(stub_root, env=env, cwd=tmp_path).returncode == 0
     python = stub_root / ".venv/bin/python3"
