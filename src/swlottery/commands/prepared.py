@@ -10,7 +10,6 @@ from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.runtime import environment, hardware, stop
-from swlottery.runtime.files import file_sha256
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked
 from swlottery.study import naming
@@ -59,14 +58,11 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
             setattr(settings, name, str(root / path))
     parent: Path | None = None
     round_1: dict[str, Any] = {}
-    contents = {}
     if settings.from_round_1:
         parent = branch.find_parent(Path(settings.from_round_1), settings)
         settings.from_round_1 = str(parent)
         round_1 = branch.check(parent, settings)
-        contents["from_round_1"] = round_1["weights_sha256"]
-    if settings.super_weights not in ("discover", "none"):
-        contents["super_weights"] = _sha256(Path(settings.super_weights))
+    contents = naming.contents(settings)
     environment.pin(settings.threads or cores)
     stop.raise_if_asked(asked)
     network = start.network(settings)
@@ -112,10 +108,3 @@ def agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int)
                     f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all tasks need "
                     "the same files and libraries"
                 )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise BadInput(f"cannot read the record {path}: {error.strerror} (find_sw.sh writes one)") from None

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swlottery.config import TrainSettings
-from swlottery.lottery.criteria import CRITERIA
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
 from swlottery.lottery.snapshot import Snapshot
@@ -75,4 +74,4 @@ class Judge:
 
     def _thresholds(self, masks: Masks, proposed: Masks) -> tuple[float, dict[str, float] | None]:
         threshold, each = self.progress.pruner.thresholds(masks, proposed)
-        return threshold, each if CRITERIA[self.settings.criterion].by_magnitude else None
+        return threshold, each if self.progress.pruner.criterion.by_magnitude else None

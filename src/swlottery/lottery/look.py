@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from swlottery.config import KAPPA
@@ -11,7 +11,6 @@ from swlottery.find.activations import activations
 from swlottery.find.attribution import leader
 from swlottery.find.search import search
 from swlottery.lottery.start import Network
-from swlottery.models.coordinates import Coordinate
 
 
 def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> tuple[str, list[dict[str, Any]]]:
@@ -30,10 +29,7 @@ def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> t
         given = [(led.contribution, led.entry, led.lacks(KAPPA))]
     return "super_weight" if result.removals else "leader", [
         {
-            "layer": one.coordinate.layer,
-            "expert": one.coordinate.expert,
-            "out": one.coordinate.out,
-            "in": one.coordinate.in_,
+            **one.coordinate.entry(),
             "value": one.value,
             "ratio": spike.ratio,
             "share": one.share,
@@ -41,11 +37,6 @@ def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> t
         }
         for one, spike, lacks in given
     ]
-
-
-def coordinate_of(weight: Mapping[str, Any]) -> Coordinate:
-    """The coordinate in an entry of an event or of a record."""
-    return Coordinate(weight["layer"], weight["out"], weight["in"], weight["expert"])
 
 
 def _cut(tokenizer: Any, prompt: str, longest: int) -> str:

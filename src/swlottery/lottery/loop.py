@@ -21,7 +21,7 @@ from swlottery.lottery.arms import Arms
 from swlottery.lottery.entries import Layout
 from swlottery.lottery.judge import Judge
 from swlottery.lottery.keeper import Keeper
-from swlottery.lottery.look import coordinate_of, look
+from swlottery.lottery.look import look
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.position import Interval, Position
 from swlottery.lottery.progress import Progress
@@ -182,7 +182,7 @@ class Lottery:
         """Track what the finder has found, and propose a prune anew: it may be protected, or have to go."""
         self.recorder.discovered(kind, found, now)
         weights = self.layout.matrices(self.downs)
-        self.pruner.arms = arms.choose(self.settings, [coordinate_of(weight) for weight in found], weights)
+        self.pruner.arms = arms.choose(self.settings, [Coordinate.of(weight) for weight in found], weights)
         return self.judge.proposed_anew(now, self.counts[0])
 
     def set_masks(self, masks: Masks, number: int) -> None:

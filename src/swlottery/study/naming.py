@@ -10,6 +10,8 @@ from typing import Any
 
 from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.data.sources import is_on_hub
+from swlottery.errors import BadInput
+from swlottery.runtime.files import file_sha256
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:
@@ -57,12 +59,17 @@ def contents(settings: TrainSettings) -> dict[str, str]:
     """The hashes of the files that settings name: of the record, and of the round-1 network to branch from.
 
     Raises:
-        OSError: a file that is not there.
+        BadInput: the record cannot be read.
+        OSError, KeyError, ValueError: there is no such network; `branch.check` says so in words.
     """
     found = {}
     if settings.from_round_1:
         round_1 = Path(settings.from_round_1, "round_1", "round.json")
         found["from_round_1"] = str(json.loads(round_1.read_text(encoding="utf-8"))["weights_sha256"])
     if settings.super_weights not in ("discover", "none"):
-        found["super_weights"] = hashlib.sha256(Path(settings.super_weights).read_bytes()).hexdigest()
+        record = Path(settings.super_weights)
+        try:
+            found["super_weights"] = file_sha256(record)
+        except OSError as error:
+            raise BadInput(f"cannot read the record {record}: {error.strerror} (find_sw.sh writes one)") from None
     return found

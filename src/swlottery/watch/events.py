@@ -10,7 +10,6 @@ from swlottery.config import TrainSettings
 from swlottery.data.tokens import Tokens
 from swlottery.lottery import masks as masking
 from swlottery.lottery.entries import Layout, Place, place_of, read
-from swlottery.lottery.look import coordinate_of
 from swlottery.lottery.matching import Controls
 from swlottery.lottery.position import Position
 from swlottery.lottery.snapshot import Snapshot, Start
@@ -152,7 +151,7 @@ def found(round: int, kind: str, weights: list[dict[str, Any]], tracked: Sequenc
     there is one, always moves. *Lost*: neither.
     """
     own = [one.coordinate for one in tracked if one.kind in ("super_weight", "leader")]
-    now = [coordinate_of(weight) for weight in weights]
+    now = [Coordinate.of(weight) for weight in weights]
     fresh = [c for c in now if c not in own]
     kept, moved, lost = [], [], []
     for c in own:

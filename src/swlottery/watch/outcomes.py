@@ -48,8 +48,7 @@ def mask_size(masks: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def entry(one: Tracked) -> dict[str, Any]:
     """How an event names a tracked weight."""
-    c = one.coordinate
-    return {"kind": one.kind, "layer": c.layer, "expert": c.expert, "out": c.out, "in": c.in_}
+    return {"kind": one.kind, **one.coordinate.entry()}
 
 
 def outcome(one: Tracked, pruned_in: int | None, after: Survivors, controls: Sequence[Controls]) -> dict[str, Any]:

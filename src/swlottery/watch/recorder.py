@@ -12,12 +12,12 @@ from swlottery.config import TrainSettings
 from swlottery.data.tokens import Tokens
 from swlottery.lottery import matching
 from swlottery.lottery.entries import Layout, Place
-from swlottery.lottery.look import coordinate_of
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.matching import Controls
 from swlottery.lottery.position import Position
 from swlottery.lottery.snapshot import Snapshot, Start
 from swlottery.lottery.start import Network
+from swlottery.models.coordinates import Coordinate
 from swlottery.watch import events
 from swlottery.watch import rows as watch
 from swlottery.watch.events import Event
@@ -112,7 +112,7 @@ class WatchRecorder:
 
     def discovered(self, kind: str, weights: list[dict[str, Any]], now: Snapshot) -> None:
         """Track these weights from now on. What is known of them before is their place at step 0, from θ_0."""
-        found = [Tracked(kind, coordinate_of(weight)) for weight in weights]
+        found = [Tracked(kind, Coordinate.of(weight)) for weight in weights]
         self.tracked = found + self.tracked
         theta_0 = self.theta_0(now.weights)
         self._initial = self.layout.matrices(theta_0)
@@ -141,7 +141,7 @@ class WatchRecorder:
         """Record the last rows, and what became of every tracked weight."""
         self._rows(now)
         end = self._survivors(now.masks)
-        gone = [(one["kind"], coordinate_of(one)) for one in self.outcomes]
+        gone = [(one["kind"], Coordinate.of(one)) for one in self.outcomes]
         weights = self.outcomes + [
             outcome(one, None if end.alive[one.coordinate] else 0, end, self.controls)
             for one in self.tracked

@@ -10,7 +10,6 @@ from typing import Any
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.find import record as records
-from swlottery.lottery.look import coordinate_of
 from swlottery.lottery.matching import Controls
 from swlottery.lottery.start import Network
 from swlottery.models.coordinates import Coordinate
@@ -51,7 +50,7 @@ def beforehand(network: Network, settings: TrainSettings, round_1: str | None = 
                 records.check_lineage(record, network.lineage, network.name)
             kind = "foreign"
         for weight in record["super_weights"] or [record["leader"]]:
-            found.append(Tracked(kind, coordinate_of(weight)))
+            found.append(Tracked(kind, Coordinate.of(weight)))
     found += [Tracked("foreign", Coordinate(*one)) for one in settings.coordinates()]
     for one in found:
         _check_place(network, one.coordinate)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from swlottery.report.page import charts, ranks
+from swlottery.report.page import pictures, ranks
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values
@@ -52,7 +52,7 @@ def answer(study: Study) -> Answer | None:
             Table("gradient_contrast_points", "its rank among its controls in each network", ranked),
             *paired(study, log_of(study, "gradient"), *between),
         ],
-        pictures=[charts.percentiles(rows, points)],
+        pictures=[pictures.percentiles(rows, points)],
         method=METHOD,
     )
 

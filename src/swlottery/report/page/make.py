@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
-from swlottery.report.page import charts, pages
+from swlottery.report.page import pages, pictures
 from swlottery.report.page.answer import Answer, Picture, Row
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import Facts, collect
@@ -52,7 +52,7 @@ def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
 
 def lead_of(study: Study, found: Sequence[Answer]) -> Picture | None:
     """The figure that comes first: survival. Where there are many arms, of those alone that differ in their rate."""
-    if len(study.rated) < len(study.arms) and (short := charts.survival(study, study.rated.values(), "lead")):
+    if len(study.rated) < len(study.arms) and (short := pictures.survival(study, study.rated.values(), "lead")):
         return short
     return next((picture for answer in found for picture in answer.pictures if picture.name == "survival"), None)
 

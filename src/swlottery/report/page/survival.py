@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pandas import DataFrame
 
-from swlottery.report.page import charts
+from swlottery.report.page import pictures
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, corrected, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.rows import OWN
@@ -43,7 +43,7 @@ def answer(study: Study) -> Answer | None:
             Table("survival", "kept by each prune: tracked weights, their controls, and their matrices", rows),
             Table("survival_tests", "kept by the last prune, against the controls of the same network", tests),
         ],
-        pictures=[charts.survival(study, study.arms), charts.magnitude(study), charts.boxes(study)],
+        pictures=[pictures.survival(study, study.arms), pictures.magnitude(study), pictures.boxes(study)],
         method=METHOD,
     )
 
