@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
@@ -43,20 +43,24 @@ def cases(kind: Kind) -> Iterator[Case]:
     sound = {name: (kind.base / name).read_bytes() for name in kind.files}
     seen = {_digest(name, content) for name, content in sound.items()}
     for batch in itertools.count():
-        drawn: list[tuple[str, bytes]] = []
-
-        @seed(batch)
-        @settings(database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-        @given(st.data())
-        def collect(data: st.DataObject, drawn: list[tuple[str, bytes]] = drawn) -> None:
-            name = data.draw(st.sampled_from(kind.files))
-            drawn.append((name, kind.change(data.draw, sound[name])))
-
-        collect()
-        for name, content in drawn:
+        for name, content in _drawn(kind, batch, sound):
             if (digest := _digest(name, content)) not in seen:
                 seen.add(digest)
                 yield {name: content}
+
+
+def _drawn(kind: Kind, batch: int, sound: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+
+    @seed(batch)
+    @settings(database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def collect(data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(kind.files))
+        found.append((name, kind.change(data.draw, sound[name])))
+
+    collect()
+    return found
 
 
 def _digest(name: str, content: bytes) -> bytes:

@@ -12,6 +12,7 @@ import fuzz_bases
 import fuzz_binary as binary
 import fuzz_mutations as mutations
 import fuzz_text as text
+import yaml
 from fuzz_bases import FIND, TRAIN
 from fuzz_mutations import mutation
 from fuzz_worker import LONGEST, REFUSED, RIGHT, Kind, Said, Wrong, command
@@ -20,7 +21,7 @@ import odd
 import swlottery
 from swlottery import BadInput
 
-DRAWN = 10
+DRAWN = 20
 """Of so many cases one has its figures drawn, which would else be most of the time."""
 RUN = ["--runs", "runs", "--plots", "plots"]
 _drawing = False
@@ -91,7 +92,7 @@ def _prompts(names: Sequence[str], number: int) -> str:
 
 def _config(names: Sequence[str], number: int) -> str:
     """A config: its tokens made; every eighth trained with, in small sizes."""
-    said = command("prepare", "--config", "c.yaml")
+    said = _strict("c.yaml", command("prepare", "--config", "c.yaml"))
     if said.code or number % 8:
         return verdict(said)
     _draw(number)
@@ -99,7 +100,21 @@ def _config(names: Sequence[str], number: int) -> str:
 
 
 def _study(names: Sequence[str], number: int) -> str:
-    return verdict(command("sweep", "s.yaml", "--dry-run"))
+    return verdict(_strict("s.yaml", command("sweep", "s.yaml", "--dry-run")))
+
+
+def _strict(path: str, said: Said) -> Said:
+    """What was said; not one mapping of a file that was accepted has a key twice."""
+    nodes = [] if said.code else [yaml.compose(Path(path).read_text(encoding="utf-8"))]
+    for node in nodes:  # which grows
+        if isinstance(node, yaml.MappingNode):
+            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(keys)) < len(keys):
+                raise Wrong("a key twice, and nothing said")
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode) and len(nodes) < 10_000:
+            nodes += node.value
+    return said
 
 
 def _record(names: Sequence[str], number: int) -> str:
@@ -134,9 +149,9 @@ def _resume(names: Sequence[str], number: int) -> str:
 
 
 def _table(names: Sequence[str], number: int) -> str:
-    """A table of a run: for the report and for status; every tenth of a run that was stopped for the run itself."""
+    """A table of a run: for the report and for status; now and then, of a run that was stopped, for the run itself."""
     folder = Path(names[0]).parts[0]
-    if folder == "runs" and number % DRAWN == 1:
+    if folder == "runs" and number % 10 == 1:
         return _resume(names, number)
     said = _report(folder, number)
     if not said.code and list(Path(folder).glob("*/SHA256SUMS")):
@@ -151,12 +166,12 @@ def _tables(names: Sequence[str], number: int) -> str:
 
 
 def _report(folder: str, number: int) -> Said:
-    """A report that answers every third question."""
+    """A report that answers every sixth question."""
     from swlottery.report.page import questions
 
     _draw(number)
     everything = list(questions.QUESTIONS)
-    questions.QUESTIONS[:] = everything[number % 3 :: 3]
+    questions.QUESTIONS[:] = everything[number % 6 :: 6]
     try:
         return command("report", folder, "--out", "page.html")
     finally:

@@ -135,20 +135,28 @@ def run(kind: Kind, cases: Sequence[tuple[int, Case]], folder: Path) -> list[Out
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
+            os.setsid()
             os.close(reader)
-            with contextlib.suppress(BaseException):
+            try:
                 _serve(kind, cases[len(outcomes) :], place, writer)
+            except BaseException:
+                traceback.print_exc()
             os._exit(0)
         os.close(writer)
-        for line in _lines(reader):
-            outcomes.append(Outcome(*json.loads(line)))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        os.close(reader)
+        try:
+            for line in _lines(reader):
+                outcomes.append(Outcome(*json.loads(line)))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            os.close(reader)
         if len(outcomes) < len(cases):
             last = _tail(place / "stderr")
-            died = "a hang" if os.WTERMSIG(status) == signal.SIGKILL else f"a crash by signal {os.WTERMSIG(status)}"
+            how = os.WTERMSIG(status)
+            died = (
+                "a hang" if how == signal.SIGKILL else f"a crash by signal {how}" if how else "a fault of the harness"
+            )
             outcomes.append(Outcome(f"{died} in {_place(last)}", last))
         shutil.rmtree(place, ignore_errors=True)
     return outcomes
@@ -163,7 +171,6 @@ def _lines(reader: int) -> Iterator[bytes]:
 
 
 def _serve(kind: Kind, cases: Sequence[tuple[int, Case]], place: Path, writer: int) -> None:
-    os.setsid()
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(place / name, os.O_RDWR | os.O_APPEND | os.O_CREAT), number)
     sys.stdout, sys.stderr = (
