@@ -230,9 +230,8 @@ def bits(runs: Path) -> str:
     (run,) = (path.parent for path in runs.glob("*/settings.json"))
     for path in sorted([*run.glob("masks/*"), *run.glob("final/*.safetensors")]):
         digest.update(path.read_bytes())
-    rows = [
-        row | {"seconds": ""} for row in csv.DictReader((run / "rounds.csv").read_text(errors="replace").splitlines())
-    ]
+    lines = (run / "rounds.csv").read_text(errors="replace").splitlines()
+    rows = [row | {"seconds": ""} for row in csv.DictReader(lines)]
     digest.update(repr(rows).encode() + (run / "watch.csv").read_bytes())
     return digest.hexdigest()
 

@@ -154,9 +154,7 @@ def run(kind: Kind, cases: Sequence[tuple[int, Case]], folder: Path) -> list[Out
         if len(outcomes) < len(cases):
             last = _tail(place / "stderr")
             how = os.WTERMSIG(status)
-            died = (
-                "a hang" if how == signal.SIGKILL else f"a crash by signal {how}" if how else "a fault of the harness"
-            )
+            died = {0: "a fault of the harness", signal.SIGKILL: "a hang"}.get(how, f"a crash by signal {how}")
             outcomes.append(Outcome(f"{died} in {_place(last)}", last))
         shutil.rmtree(place, ignore_errors=True)
     return outcomes
