@@ -12,6 +12,7 @@ from swlottery.config import TrainSettings
 from swlottery.data.tokenizer import builtin_tokenizer
 from swlottery.errors import BadInput
 from swlottery.models import load as models
+from swlottery.models import pretrained
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files
@@ -88,9 +89,8 @@ def network(settings: TrainSettings) -> Network:
         loaded = models.load(settings.model, settings.revision, "float32", settings.device)
     fuse_activation(loaded.model)
     roles = Roles(loaded.model)
-    rows = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,operator]
-    if len(loaded.tokenizer) > rows:
-        raise BadInput(f"--vocabulary {rows}: the tokenizer has {len(loaded.tokenizer)} tokens")
+    if settings.vocabulary and settings.start == "scratch" and len(loaded.tokenizer) > settings.vocabulary:
+        raise BadInput(f"--vocabulary {settings.vocabulary}: the tokenizer has {len(loaded.tokenizer)} tokens")
     if settings.freeze_biases:
         freeze_biases(loaded.model, roles)
     lineage = loaded.weights_sha256 if settings.start == "pretrained" else weights_sha256(loaded.model)
@@ -139,13 +139,11 @@ def tokenizer_name(settings: TrainSettings) -> str:
 
 def load_tokenizer(name: str) -> Any:
     """A tokenizer by hub id or folder."""
-    from transformers import AutoTokenizer
-
+    folder = Path(name).expanduser()
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BadInput(f"cannot load the tokenizer '{name}' ({first}): give a folder, a hub id or builtin") from None
+        return pretrained.load_tokenizer(folder if folder.is_dir() else name)
+    except BadInput as error:
+        raise BadInput(f"cannot load the tokenizer '{name}' ({error}): give a folder, a hub id or builtin") from None
 
 
 def fuse_activation(model: Any) -> None:
