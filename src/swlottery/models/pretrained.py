@@ -32,6 +32,8 @@ def read(where: str | Path, revision: str | None) -> tuple[Any, Any]:
     local = isinstance(where, Path)
     options: dict[str, Any] = {"revision": revision, "local_files_only": local}
     with in_one_line(str(where), local):
+        if isinstance(where, Path) and (where / "adapter_config.json").is_file():
+            raise BadInput(f"{where} holds an adapter, which is not applied: merge it into its model, and save that")
         config = configuration.read(where, options)
         tokenizer = _tokenizer(where, config, options)
         with stored.tensors(where, options) as tensors:
@@ -71,6 +73,7 @@ def _tokenizer(where: str | Path, config: Any, options: dict[str, Any]) -> Any:
         refuse_pointer(Path(where, name))
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False, **options)
+        tokenizer("")  # some faults show only here
         if len(tokenizer) > len(tokenizer.all_special_tokens):
             return tokenizer
         cause = "it has no tokens but special ones"
@@ -100,8 +103,11 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise BadInput(f"config.json of {where} makes no model that transformers knows: {words(error)}") from None
     kinds = stored.dtypes(tensors)
     targets = _targets(empty, tensors)
     if unused := [name for name, (target, _) in targets.items() if not target]:
