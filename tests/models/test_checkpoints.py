@@ -1,4 +1,4 @@
-"""Checkpoints that are not what they seem: tensors too many or too few, several precisions, files that are elsewhere."""
+"""Checkpoints that are not what they seem: tensors too many or too few, several precisions, files elsewhere."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_no_code_in_a_models_folder_is_run(here):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(code)
     names = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
-    change(folder / "config.json", auto_map={name: "evil.Evil" for name in names})
+    change(folder / "config.json", auto_map=dict.fromkeys(names, "evil.Evil"))
     change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     assert find("g").code == train("g").code == 0, "the architecture is transformers' own"
     change(folder / "config.json", model_type="evil")

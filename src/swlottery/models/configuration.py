@@ -13,7 +13,8 @@ from swlottery.models.refusals import refuse_pointer, words
 
 _NOT_THE_FILES = {
     "auto_map",  # names code to run
-    "transformers_weights",  # a file of any name
+    "configuration_files",  # any other files
+    "transformers_weights",
     "fusion_config",
     "attn_implementation",  # may name code on the hub
     "_attn_implementation",
@@ -39,11 +40,16 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     they can only mean. Raises `BadInput` for quantised weights, and for an architecture that transformers has no code
     for; errors of transformers for values that it cannot use.
     """
-    from transformers import CONFIG_MAPPING, PreTrainedConfig
+    from transformers import CONFIG_MAPPING
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
 
-    if isinstance(where, Path):
-        refuse_pointer(where / "config.json")
-    entries, _ = PreTrainedConfig.get_config_dict(where, **options)
+    file = Path(cached_file(where, "config.json", **options))
+    refuse_pointer(file)
+    try:
+        entries = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadInput(f"config.json of {where} is damaged: {words(error)}") from None
     kind = entries.get("model_type")
     for part in (entries, *(value for value in entries.values() if isinstance(value, dict))):
         for name in ("quantization_config", "compression_config"):
@@ -64,6 +70,7 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
         )
     config = _built(CONFIG_MAPPING[kind], entries, where)
     config.name_or_path = str(where)
+    config._commit_hash = extract_commit_hash(str(file), None) or options["revision"]
     for part in (config, config.get_text_config()):
         pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", 0)
         if pad is not None and not -rows <= pad < rows:

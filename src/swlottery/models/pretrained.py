@@ -35,6 +35,7 @@ def read(where: str | Path, revision: str | None) -> tuple[Any, Any]:
         if isinstance(where, Path) and (where / "adapter_config.json").is_file():
             raise BadInput(f"{where} holds an adapter, which is not applied: merge it into its model, and save that")
         config = configuration.read(where, options)
+        options["revision"] = config._commit_hash  # all from one commit
         tokenizer = _tokenizer(where, config, options)
         with stored.tensors(where, options) as tensors:
             model = _model(str(where), config, tensors)
@@ -55,7 +56,7 @@ def read_tokenizer(where: str | Path, revision: str | None, name: str) -> tuple[
         return gguf.read_tokenizer(where)
     with in_one_line(name, local):
         config = configuration.read(where, options)
-        return _tokenizer(where, config, options), config
+        return _tokenizer(where, config, options | {"revision": config._commit_hash}), config
 
 
 def load_tokenizer(where: str | Path, revision: str | None = None) -> Any:
