@@ -12,7 +12,7 @@ from swlottery.config import TrainSettings
 from swlottery.data.tokenizer import builtin_tokenizer
 from swlottery.errors import BadInput
 from swlottery.models import load as models
-from swlottery.models import pretrained
+from swlottery.models import tokenizers
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files
@@ -141,7 +141,7 @@ def load_tokenizer(name: str) -> Any:
     """A tokenizer by hub id or folder."""
     folder = Path(name).expanduser()
     try:
-        return pretrained.load_tokenizer(folder if folder.is_dir() else name)
+        return tokenizers.load_alone(folder if folder.is_dir() else name)
     except BadInput as error:
         raise BadInput(f"cannot load the tokenizer '{name}' ({error}): give a folder, a hub id or builtin") from None
 

@@ -70,7 +70,8 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
         )
     config = _built(CONFIG_MAPPING[kind], entries, where)
     config.name_or_path = str(where)
-    config._commit_hash = extract_commit_hash(str(file), None) or options["revision"]
+    commit = None if isinstance(where, Path) else extract_commit_hash(str(file), None)
+    config._commit_hash = commit or options["revision"]
     for part in (config, config.get_text_config()):
         pad, rows = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", 0)
         if pad is not None and not -rows <= pad < rows:

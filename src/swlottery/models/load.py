@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
-from swlottery.models import pretrained
+from swlottery.models import pretrained, tokenizers
 from swlottery.models.loaded import Loaded, context_of, prepare
 from swlottery.models.names import locate, slug
 from swlottery.runtime.hardware import pick_device
@@ -54,7 +54,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[Any, int]:
 
     Raises `BadInput` where there is no such model.
     """
-    tokenizer, config = pretrained.read_tokenizer(locate(name)[0], revision, name)
+    tokenizer, config = tokenizers.load(locate(name)[0], revision, name)
     return tokenizer, context_of(config)
 
 
