@@ -126,8 +126,10 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
     """
     import torch
 
-    vocabulary = model.config.get_text_config().vocab_size
-    tokens = torch.arange(8, device=model.device).remainder(vocabulary).repeat(2, 1)
+    vocabulary, context = model.config.get_text_config().vocab_size, context_of(model.config)
+    if context < 2:
+        raise BadInput(f"{name} takes sequences of {context} token: there is nothing to predict a token from")
+    tokens = torch.arange(min(8, context), device=model.device).remainder(vocabulary).repeat(2, 1)
     tokens[1, -1] = vocabulary - 1
     with torch.no_grad():
         logits = model(tokens, use_cache=False).logits.float()
