@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 import odd
-from sources import tokenizer_with
+from sources import refusal, tokenizer_with
+from swlottery.data import store as stores
+from swlottery.data.tokens import prepare
 from swlottery.data.vocabulary import unknown_share, unknown_token
 from swlottery.models.load import load_tokenizer
 
@@ -118,6 +120,13 @@ def test_a_unigram_tokenizers_unknown_token() -> None:
 
     inner = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
     assert unknown_token(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")) == 0
+
+
+def test_a_word_without_a_token_is_one_line_from_a_worker_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "SMALL", 300)
+    tokenizer = load_tokenizer(str(wordwise("one", "two", "three", "</s>", unknown=None, eos_token="</s>")))[0]
+    Path("x.txt").write_text("one two three\n\n" * 20_000 + "vier")
+    assert "cannot make tokens of the text" in refusal("x.txt", tokenizer, cores=2, of=prepare)
 
 
 # --- Without a row in the embedding ----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from swlottery.errors import BadInput
 from swlottery.runtime import environment
 from swlottery.runtime.files import cache_folder, lock
 
-SAMPLE = 1 << 24  # tokens in which unknown ones are counted
+SAMPLE = 1 << 22  # tokens to train on, and as many for validation, in which unknown ones are counted
 FORMAT = 2  # goes up whenever a change makes other tokens, or other shards, of the same source and tokenizer
 
 
