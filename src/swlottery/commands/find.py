@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,9 @@ from swlottery.errors import DONE, BadInput
 if TYPE_CHECKING:
     from swlottery.find.events import Event
     from swlottery.models.loaded import Loaded
+
+PROMPTS = 4_000_000
+"""Bytes of a file of prompts, at most."""
 
 
 def find(settings: FindSettings, root: Path) -> int:
@@ -54,7 +58,7 @@ def find(settings: FindSettings, root: Path) -> int:
 
     def observe(event: Event) -> None:
         if isinstance(event, Prepared):
-            log.header(loaded, event.probe, event.text, event.windows, settings, time.monotonic() - started)
+            log.header(loaded, event, settings, time.monotonic() - started)
         else:
             log.event(event)
 
@@ -78,16 +82,26 @@ def check(settings: FindSettings) -> None:
 
 
 def prompts(settings: FindSettings) -> list[str]:
-    """The prompts that the settings give. `BadInput` for an empty one, or a file that cannot be read."""
-    given = list(settings.prompt)
-    if settings.prompt_file is not None:
+    """The prompts that the settings give: each --prompt, and each line of --prompt-file that is not blank.
+
+    Raises `BadInput` for an empty prompt, one that is no text, and a file that cannot be read or is too long.
+    """
+    given, name = list(settings.prompt), settings.prompt_file
+    if name is not None:
         try:
-            lines = Path(settings.prompt_file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read --prompt-file {settings.prompt_file}: {error}") from None
-        given += lines or [""]
+            with open(name, "rb") as file:
+                content = file.read(PROMPTS + 1)
+            if len(content) > PROMPTS:
+                raise BadInput(f"--prompt-file {name} has more than {PROMPTS:,} bytes: a long text is for --eval-text")
+            # Not `splitlines`: it ends a line at U+2028 and other characters that may stand in a prompt.
+            lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        except (OSError, ValueError) as error:
+            raise BadInput(f"cannot read --prompt-file {name}: {error}") from None
+        given += [line for line in lines if line.strip()] or [""]
     if any(not prompt.strip() for prompt in given):
-        raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
+        raise BadInput("an empty prompt: every --prompt needs some text, and --prompt-file some line of it")
+    if odd := next((prompt for prompt in given if re.search("[\0\ud800-\udfff]", prompt)), ""):
+        raise BadInput(f"the prompt {odd[:60]!a} is no text: give text in UTF-8")
     return given
 
 

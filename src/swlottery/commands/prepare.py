@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED
 from swlottery.report.logs.prepare import PrepareLog
+from swlottery.report.words import percent
 from swlottery.runtime import stop
 from swlottery.runtime.stop import Asked, Stopped, never
 
@@ -68,5 +69,7 @@ def prepare(
             log.progress(done, total)
 
         tokens = data.prepare(settings.data, tokenizer, limit, progress, say=print, cores=cores)
+    if share := tokens.require_known(tokenizer):
+        print(f"note: {percent(share)} of the tokens of {tokens.name} are unknown to the tokenizer")
     tokens.require(context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
     return tokens

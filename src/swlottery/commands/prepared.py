@@ -50,6 +50,7 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
         hardware.check_compiler(device)
     from swlottery.data.tokens import token_limit
     from swlottery.lottery import branch, resolved, start
+    from swlottery.lottery.look import probe_of
     from swlottery.watch.tracked import beforehand
 
     for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
@@ -67,6 +68,8 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     stop.raise_if_asked(asked)
     network = start.network(settings)
     stop.raise_if_asked(asked)
+    if settings.super_weights != "none":
+        probe_of(network)  # refused now, not after the first round
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
@@ -77,6 +80,7 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
         dtype, why = hardware.precision(settings.dtype, device)
         took = resolved.Resolved(dtype, token_limit(settings, network.context) or 0)
     data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
+    data.require_rows(network.embedding_rows, network.tokenizer)
     if parent is not None:
         branch.check_text(parent, data)
     return Prepared(network, data, known, parent, folder, plots, took, why, device)

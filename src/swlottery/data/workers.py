@@ -117,7 +117,7 @@ class _Worker:
             number, answer = self.pipe.recv()
         except (EOFError, ConnectionError):
             raise self._lost() from None
-        if isinstance(answer, OSError):
+        if isinstance(answer, OSError | BadInput):
             raise answer
         self.idle = answer is None
         return number, answer
@@ -149,7 +149,7 @@ def main() -> None:
                     pipe.send((task.number, counted))
             except ConnectionError:
                 raise
-            except OSError as error:
+            except (OSError, BadInput) as error:
                 answer = error
             pipe.send((task.number, answer))
 

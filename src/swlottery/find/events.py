@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the finder will look at. windows: the documents to verify on, ``[documents, tokens]``."""
+    """What the finder will look at. windows: the documents to verify on, ``[documents, tokens]``.
+
+    unknown: the fraction of their tokens that the tokenizer does not know.
+    """
 
     probe: Probe
     text: Text
     windows: Tensor
+    unknown: float = 0.0
 
 
 @dataclass(frozen=True)

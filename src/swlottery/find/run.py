@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text, evaluation_windows, read_text
+from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.find import null as nulls
 from swlottery.find import probe as probes
 from swlottery.find.ablation import Evaluator
@@ -57,12 +58,14 @@ def examine(
         BadInput: a prompt or a text that is too long, too short or empty; an output or a loss that is not finite.
     """
     text = text or read_text(settings.eval_text)
+    rows = int(loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
     probe = probes.build(
-        loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device
+        loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device, rows
     )
     context = min(settings.eval_context, loaded.context)
     windows = evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, context)
-    prepared = Prepared(probe, text, windows)
+    check_rows(int(windows.max()), rows, loaded.tokenizer, f"the text {text.name}")
+    prepared = Prepared(probe, text, windows, unknown_share(windows, loaded.tokenizer))
     observe(prepared)
     with evaluating(loaded.model):
         return find(loaded, prepared, settings, observe)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
+from swlottery.data.sources import is_on_hub
 from swlottery.data.tokenizer import builtin_tokenizer
 from swlottery.errors import BadInput
 from swlottery.models import load as models
@@ -47,6 +48,11 @@ class Network:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter by name; tied ones once."""
         return dict(self.model.named_parameters())
+
+    @property
+    def embedding_rows(self) -> int:
+        """How many tokens the embedding has a row for."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:
@@ -133,8 +139,7 @@ def tokenizer_name(settings: TrainSettings) -> str:
     """The tokenizer from scratch. A data set on the hub needs a network, and then GPT-2's own can be had as well."""
     if settings.tokenizer != "auto":
         return settings.tokenizer
-    local = settings.data == "builtin" or Path(settings.data).expanduser().exists()
-    return "builtin" if local or settings.model == "gpt2-mini" else "openai-community/gpt2"
+    return "openai-community/gpt2" if is_on_hub(settings.data) and settings.model != "gpt2-mini" else "builtin"
 
 
 def load_tokenizer(name: str) -> Any:
