@@ -38,7 +38,8 @@ class Log:
     def paragraph(self, text: str, indent: int = 4) -> None:
         """A sentence or a list, over as many lines as it needs. Coordinates are not broken."""
         joined = _COORDINATE.sub(lambda found: found[0].replace(" ", "\xa0"), text)
-        for line in textwrap.wrap(joined, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False):
+        whole: Any = {"break_on_hyphens": False, "break_long_words": False}
+        for line in textwrap.wrap(joined, WIDTH, subsequent_indent=" " * indent, **whole):
             self.line(line.replace("\xa0", " "))
 
     def facts(self, facts: Mapping[str, str], indent: int) -> None:
