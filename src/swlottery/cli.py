@@ -176,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(prog="swlottery", description="Super weights of language models, and whether they survive pruning.")
     top.add_argument("--version", action="version", version=f"swlottery {__version__}")
+    home = os.path.expanduser  # a ~ in a path; of the settings config knows which are paths
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
@@ -188,10 +189,13 @@ def parser() -> argparse.ArgumentParser:
     train = command("train", "train, prune and rewind a model, and track its super weights")
     prepare = command("prepare", "only make the tokens that such a training reads: on a login or CPU node")
     for one in (train, prepare):
-        one.add_argument("--config", metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins")
+        one.add_argument(
+            "--config", type=home, metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins"
+        )
         _add_flags(one, TrainSettings)
         one.add_argument(
             "--point",
+            type=home,
             metavar="FILE[:LINE]",
             help="settings from a file that a sweep wrote; without a line: SLURM_ARRAY_TASK_ID's",
         )
@@ -199,11 +203,14 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("study", metavar="STUDY.yaml", help="the study: see docs/slurm.md")
     _add_flags(sweep, SweepSettings, "study")
     status = command("status", "the state of all runs, or of all points of a study")
-    status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder, or a study's [runs]")
+    status.add_argument("folder", nargs="?", type=home, metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     report = command("report", "one page on many runs: the answers, tables, figures")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run, a folder of runs, or an earlier report's tables")
-    report.add_argument("--out", default="report.html", metavar="PAGE.html", help="the page, with its tables beside it")
-    report.add_argument("--markdown", metavar="FILE.md", help="the same as Markdown, its tables and figures beside it")
+    runs = "a run, a folder of runs, or an earlier report's tables"
+    report.add_argument("runs", nargs="+", type=home, metavar="RUN", help=runs)
+    page = "the page, with its tables beside it"
+    report.add_argument("--out", default="report.html", type=home, metavar="PAGE.html", help=page)
+    markdown = "the same as Markdown, its tables and figures beside it"
+    report.add_argument("--markdown", type=home, metavar="FILE.md", help=markdown)
     return top
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from swlottery.commands.outputs import check_file, check_folder
 from swlottery.config import FindSettings
 from swlottery.errors import DONE, BadInput
+from swlottery.report.words import one_line
+from swlottery.runtime import files
 
 if TYPE_CHECKING:
     from swlottery.find.events import Event
+    from swlottery.find.record import Record
     from swlottery.models.loaded import Loaded
 
 PROMPTS = 4_000_000
@@ -31,7 +35,7 @@ def find(settings: FindSettings, root: Path) -> int:
     """
     check(settings)
     given = prompts(settings)
-    if settings.check:
+    if settings.check is not None:
         return _check_record(settings, Path(settings.check))
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
@@ -46,12 +50,8 @@ def find(settings: FindSettings, root: Path) -> int:
     text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
     hardware.make_current(hardware.pick_device(settings.device))
     loaded = load(settings)
-    out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
-    plots = Path(settings.plots or root / "plots" / loaded.slug)
-    _check_outputs(out, plots)
-    before = None
-    with contextlib.suppress(BadInput):  # there is none, or it cannot be read
-        before = records.load(out)
+    usual = root / "super_weights" / f"{loaded.slug}.json"
+    _check_outputs(settings.out or usual, settings.plots or root / "plots" / loaded.slug)
     from swlottery.report.logs.find import FindLog
 
     log = FindLog(bars=sys.stderr.isatty())
@@ -63,18 +63,23 @@ def find(settings: FindSettings, root: Path) -> int:
             log.event(event)
 
     record = examine(loaded, settings, text, given, observe)
-    log.compare(record, before)
-    records.save(record, out)
     from swlottery.report.figures.find import draw
 
-    figures = draw(records.load(out), plots)
+    with contextlib.nullcontext() if settings.out else files.lock(usual.with_name(".records"), print):
+        ours = _ours(usual, loaded.weights_sha256)
+        out = Path(settings.out or ours)
+        if ours != usual and not settings.out:
+            log.line(f"{one_line(usual)} stays: it is of another network, or cannot be read")
+        log.compare(record, _earlier(out))
+        records.save(record, out)
+    figures = draw(records.load(out), Path(settings.plots or root / "plots" / ours.stem))
     log.footer(record, out, figures, time.monotonic() - started)
     return DONE
 
 
 def check(settings: FindSettings) -> None:
-    """Raise `BadInput` for a value out of its limits, or a model's file or folder that is not there."""
-    settings.check_limits()
+    """Raise `BadInput` for settings that cannot be meant, or a model's file or folder that is not there."""
+    settings.validate()
     from swlottery.models.names import path_of
 
     if settings.start != "scratch":
@@ -114,13 +119,32 @@ def load(settings: FindSettings) -> Loaded:
     return models.load(settings.model, settings.revision, settings.dtype, settings.device)
 
 
+def _earlier(path: Path) -> Record | None:
+    """The record at ``path``; None where there is none, or none that can be read."""
+    from swlottery.find import record as records
+
+    with contextlib.suppress(BadInput):
+        return records.load(path)
+    return None
+
+
+def _ours(usual: Path, weights_sha256: str) -> Path:
+    """Where the record of these weights goes: to its ``usual`` place; with a part of their hash in its name where that
+    holds anything else."""
+    for digits in (0, 8, 16):
+        path = usual.with_stem(f"{usual.stem}-{weights_sha256[:digits]}") if digits else usual
+        if not os.path.exists(path) or (_earlier(path) or {}).get("weights_sha256") == weights_sha256:
+            break
+    return path
+
+
 def _check_record(settings: FindSettings, path: Path) -> int:
     from swlottery.find import record as records
 
     record = records.load(path)
     loaded = load(settings)
     records.check_lineage(record, loaded.weights_sha256, loaded.name)
-    print(f"{path} belongs to {loaded.name}: weights {loaded.weights_sha256[:12]}…, as loaded")
+    print(f"{one_line(path)} belongs to {one_line(loaded.name)}: weights {loaded.weights_sha256[:12]}…, as loaded")
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
 
     for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
         path = getattr(settings, name)
-        if path and not Path(path).exists() and (root / path).exists():
+        short = path in (None, "discover", "none")  # a file of that name is written with ./
+        if not short and not os.path.exists(path) and os.path.exists(root / path):
             setattr(settings, name, str(root / path))
     parent: Path | None = None
     round_1: dict[str, Any] = {}

@@ -88,10 +88,6 @@ def network(settings: TrainSettings) -> Network:
         loaded = models.from_config(settings.model, settings.seed, "float32", settings.device, tokenizer, **changes)
         initialise(loaded.model, Roles(loaded.model), settings.init, settings.seed)
     else:
-        if settings.init != "gpt2":
-            raise BadInput(f"--init {settings.init} is for --start scratch: pretrained weights are not initialised")
-        if settings.freeze_biases:
-            raise BadInput("--freeze-biases is for --start scratch: pretrained biases would be lost")
         loaded = models.load(settings.model, settings.revision, "float32", settings.device)
     fuse_activation(loaded.model)
     roles = Roles(loaded.model)

@@ -39,7 +39,7 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
         BadInput: no such model, no network, damaged or incomplete or non-finite weights, not a causal LM.
     """
     picked = pick_device(device)
-    where, note = locate(name)
+    where, note = locate(name, revision)
     if isinstance(where, Path) and where.is_file():
         from swlottery.models import gguf
 
@@ -54,7 +54,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[Any, int]:
 
     Raises `BadInput` where there is no such model.
     """
-    tokenizer, config = tokenizers.load(locate(name)[0], revision, name)
+    tokenizer, config = tokenizers.load(locate(name, revision)[0], revision, name)
     return tokenizer, context_of(config)
 
 

@@ -17,7 +17,7 @@ from swlottery.find.spikes import RHO
 from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
-from swlottery.report.words import percent, table
+from swlottery.report.words import one_line, percent, table
 from swlottery.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class FindLog(Log):
         why = f": this CPU is slow at {loaded.stored_dtype}" if slow else ""
         self.line(f"swlottery {__version__} find: where are the super weights, and do they matter?\n")
         facts = {
-            "model": loaded.name + (f" @ {loaded.revision}" if loaded.revision else ""),
+            "model": one_line(loaded.name) + (f" @ {loaded.revision}" if loaded.revision else ""),
             "what it is": loaded.note,
             "weights": f"sha256 {loaded.weights_sha256}",
             "precision": f"stored {loaded.stored_dtype}, run in {loaded.dtype}{why}",
@@ -66,7 +66,7 @@ class FindLog(Log):
             "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens" + _unknown(probe.unknown),
             "cut": f"{probe.cut} of the prompts, to the model's context of {loaded.context} tokens" * bool(probe.cut),
             "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
-            "text": text.name + _unknown(prepared.unknown),
+            "text": one_line(text.name) + _unknown(prepared.unknown),
             "left out": text.note,
             "documents": f"{len(windows)} of {windows.shape[1]} tokens, evenly spread over the text",
             "seed": str(settings.seed),
@@ -180,7 +180,9 @@ class FindLog(Log):
     def _plan(self, event: Planned) -> None:
         self.pass_tokens = event.documents * event.window
         total = event.passes * self.pass_tokens
-        self.section("Do they matter? Weights set to zero, on held-out text")
+        self.has_rows = False
+        what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
+        self.section(f"{what} Weights set to zero, on held-out text")
         self.line(
             f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
             "each from the first changed block on\n"
@@ -227,9 +229,10 @@ class FindLog(Log):
             self.line(
                 "no super weight to track. Training can look for its own, and tracks the leader where there is none:"
             )
-        self.line(f"    sbatch func_train.sh {shlex.join(flags)}")
-        self.line(f"\nrecord   {out}")
-        self.lines(f"figure   {figure}" for figure in figures)
+        command = shlex.join(flags).replace("\n", "'$'\\n''")  # on one line, and the shell reads a line end in it
+        self.line(f"    sbatch func_train.sh {command}")
+        self.line(f"\nrecord   {one_line(out)}")
+        self.lines(f"figure   {one_line(figure)}" for figure in figures)
         self.line(f"done in {seconds:.0f} s")
 
 
