@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import signal
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
-from swlottery.errors import BAD_INPUT, FAILED, BadInput
+from swlottery.errors import BAD_INPUT, FAILED, UNUSABLE, BadInput
 from swlottery.runtime import stop
+from swlottery.runtime.files import home
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
 from swlottery.version import __version__
@@ -27,10 +29,11 @@ from swlottery.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 bad input, 75 stopped and saved, 1 anything else."""
-    parsed = parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
     # Whole lines at once, also where PYTHONUNBUFFERED would write text and line end apart: stderr shares the log.
-    with contextlib.suppress(AttributeError):  # a test's capture has no such method
-        sys.stdout.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+    # What the terminal's encoding lacks, and what in a file's name is no text, becomes a question mark.
+    with contextlib.suppress(AttributeError):  # a test's capture has no such method; a closed stream is None
+        sys.stdout.reconfigure(line_buffering=True, write_through=False, errors="replace")  # type: ignore[union-attr]
+    parsed = parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
     own = arguments is None  # this process is the command, and ends with it
@@ -38,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = Place.of(os.environ) if parsed.command == "train" else Place()
     try:
         if place.rank > 0:  # the lead writes the log
-            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            with (
+                open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+            ):
                 return _command(parsed, place, own)
         return _command(parsed, place, own)
     except BadInput as error:
@@ -53,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        _complain(f"cannot use {error.filename or 'a file'} ({error.strerror}): see to that, or give another path")
+        return BAD_INPUT
     finally:
         if not own:
             signal.signal(signal.SIGTERM, before)
@@ -146,8 +157,10 @@ def _be_quiet() -> None:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     for library, level in (("TRANSFORMERS", "error"), ("DATASETS", "critical"), ("HF_HUB", "critical")):
         os.environ.setdefault(f"{library}_VERBOSITY", level)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home cannot be written to
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HOME", str(home()))  # without one, libraries write into a folder that is called `~`
 
 
 # The flags

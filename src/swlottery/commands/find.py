@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swlottery.commands.outputs import check_file, check_folder
+from swlottery.commands.outputs import check_file, check_folder, check_temporary
 from swlottery.config import FindSettings
 from swlottery.errors import DONE, BadInput
 from swlottery.report.words import one_line
@@ -34,6 +34,7 @@ def find(settings: FindSettings, root: Path) -> int:
         BadInput: settings or a model that cannot be used; outputs that could not be written. Nothing is written then.
     """
     check(settings)
+    check_temporary()
     given = prompts(settings)
     if settings.check is not None:
         return _check_record(settings, Path(settings.check))

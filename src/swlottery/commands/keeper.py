@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -163,8 +164,10 @@ class FolderKeeper:
         if not self.ranks.lead:
             return
         if self.settings.rewind_step:
-            shutil.copyfile(source.parent / "theta_k.safetensors", self._theta(self.settings.rewind_step))
-        shutil.copytree(source, self.folder / "round_1", dirs_exist_ok=True)
+            theta_k = source.parent / "theta_k.safetensors"
+            files.write(self._theta(self.settings.rewind_step), lambda copy: shutil.copyfile(theta_k, copy))
+        copytree = functools.partial(shutil.copytree, source, dirs_exist_ok=True)
+        files.write_folder(self.folder / "round_1", copytree)
 
     def write_final(self, network: Network) -> None:
         """Store the trained final ticket as a folder that ``from_pretrained`` loads."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.commands.outputs import check_temporary
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED
 from swlottery.report.logs.prepare import PrepareLog
@@ -29,6 +30,7 @@ def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) 
         BadInput: settings that contradict each other or the model; text that cannot be read; a full disk.
     """
     settings.check()
+    check_temporary()
     from swlottery.lottery.start import tokenizer_and_context
 
     tokenizer, context = tokenizer_and_context(settings)

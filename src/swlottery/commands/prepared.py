@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.commands.outputs import check_name, check_temporary
 from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
@@ -44,6 +45,8 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     """Everything that every rank makes for itself; the text is made into tokens by one, and the others wait."""
     settings.check()
     ranks.check(settings.micro_batch, settings.grad_accum)
+    check_temporary()
+    check_name(Path(settings.runs or root / "runs"))
     device = hardware.pick_device(settings.device)
     hardware.make_current(device)
     ranks.choose_device(settings.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from swlottery.commands.outputs import check_file
+from swlottery.commands.outputs import check_file, check_temporary
 from swlottery.errors import DONE
 
 
@@ -17,6 +17,7 @@ def report(runs: Sequence[Path], out: Path, markdown: Path | None = None) -> int
     Raises:
         BadInput: no run there; a page that cannot be written.
     """
+    check_temporary()
     for path in filter(None, (out, markdown)):
         check_file(path)
     from swlottery.report.page.make import make

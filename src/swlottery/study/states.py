@@ -65,10 +65,16 @@ def states(folder: Path) -> list[PointState]:
     return [_state(folder, label, settings, tasks.get(label, ""), queue) for label, settings in points.items()]
 
 
+def submissions(folder: Path) -> list[Path]:
+    """The files of a study's submissions, oldest first: their names are numbers (of before: times)."""
+    numbered = [path for path in (folder / "points").glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.stem))
+
+
 def _tasks(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The task that each point was last submitted as. What was submitted with other settings is another point."""
     found = {}
-    for path in sorted((folder / "points").glob("*.jsonl")):
+    for path in submissions(folder):
         with suppress(OSError, ValueError, LookupError, TypeError, BadInput):
             job = path.with_suffix(".job").read_text(encoding="utf-8").strip()
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):

@@ -11,7 +11,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +21,7 @@ from swlottery.config import check_values, flag_of
 from swlottery.errors import STOPPED, BadInput
 from swlottery.runtime import files, slurm, stop
 from swlottery.study.grid import Point, Study
-from swlottery.study.states import HERE, PointState, log_of
+from swlottery.study.states import HERE, PointState, log_of, submissions
 
 OURS = ("--array", "-a", "--dependency", "-d", "--output", "-o", "--chdir", "-D")
 """The options of sbatch that a sweep needs for itself."""
@@ -114,9 +113,19 @@ def submit(
 
 
 def _write(folder: Path, points: Sequence[Point]) -> Path:
-    """One file a submission, never changed: a task may start, or start again, long after the study was edited."""
-    path = folder / "points" / f"{time.time_ns()}.jsonl"
-    files.write_text(path, "".join(json.dumps(point.entry()) + "\n" for point in points))
+    """One file a submission, never changed: a task may start, or start again, long after the study was edited.
+
+    Its number is one more than the largest, whatever the clocks of machines say. Two sweeps at once get two numbers.
+    """
+    number = max((int(path.stem) for path in submissions(folder)), default=0)
+    while True:
+        number += 1
+        path = folder / "points" / f"{number}.jsonl"
+        with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+            file.writelines(json.dumps(point.entry()) + "\n" for point in points)
+            break
+    for written in (path, path.parent):
+        files.sync(written)
     return path
 
 
@@ -161,7 +170,7 @@ def run_here(
 def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
     command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
-    variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
+    variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute()), "PYTHONIOENCODING": "utf-8"}
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
         while not asked():
             with suppress(subprocess.TimeoutExpired):
