@@ -119,8 +119,10 @@ def load_masks(run: str | Path, round: int) -> Masks:
     from safetensors import SafetensorError
 
     from swlottery.lottery import masks
+    from swlottery.runtime import sums
 
     path = Path(run, "masks", f"round_{round}.safetensors")
+    sums.check(path)
     try:
         return masks.load(path)
     except OSError as error:

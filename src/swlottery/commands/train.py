@@ -18,10 +18,11 @@ from swlottery.commands.keeper import FolderKeeper
 from swlottery.commands.prepared import Prepared, agree, prepare_run
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
+from swlottery.lottery import resolved as resolution
 from swlottery.report.logs.progress import Output, printed_before
 from swlottery.report.logs.train import TrainLog
 from swlottery.report.words import one_line
-from swlottery.runtime import checkpoint, environment, files, hardware
+from swlottery.runtime import checkpoint, environment, files, hardware, sums
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
@@ -88,8 +89,13 @@ def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitSta
     # A job that was cancelled a moment ago may take some time to end, and its successor is there already.
     stack.enter_context(folders.held(folder, patience=60 if patient else 0))
     if not folders.is_finished(folder):
+        (folder / sums.NAME).unlink(missing_ok=True)
         return False
     _check_begun(prepared, settings)
+    sums.check(folder)
+    if not folders.read_status(folder):
+        print(f"note: {folder / 'status.json'} was damaged, and is written again; all other files are sound")
+        folders.write_status(folder, "finished", {})
     checkpoint.clear(folder / "checkpoints")
     print(f"{one_line(folder)} is done: other settings make another run; to run it again, remove the folder")
     return True
@@ -164,7 +170,7 @@ def _run(
             if ranks.lead:
                 output.status("running")
             lottery.run(subjects(prepared.known, settings), source)
-            keeper.tables.lengths()  # all of them safely on disk
+            ranks.decide(keeper.finish)
         except Stopped:
             keeper.settle()
             raise
@@ -195,19 +201,22 @@ def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks:
     path, device, resolved = prepared.folder / "environment.json", prepared.device, prepared.resolved
     here = {**environment.describe(settings.threads or cores, device), "tasks": ranks}
     decided = {"dtype": resolved.dtype, "why": prepared.why, "data_tokens": resolved.data_tokens}
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        files.write_json(path, here | decided)
-        return here | decided
+    stored = resolution.begun(prepared.folder)
     for name in ("versions", "cpu", "gpu", "tasks"):
         if name in stored and (begun := stored[name]) != here[name]:
             print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
     if resolved.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
         print(f"note: this run was begun in bfloat16, and keeps it: {hardware.how_slow(device)}")
-    kept = decided | stored
-    if kept != stored:  # of an earlier version, whose settings said it; they are written anew
-        files.write_json(path, kept)
+    ours = here | decided
+    kept = ours | {name: stored[name] for name in ours if name in stored}
+    try:
+        if sums.read_sealed(path) == kept:
+            return kept
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        print(f"note: {path} was damaged ({error}), and is written again from metrics.jsonl")
+    files.write_json(path, sums.sealed(kept))
     return kept
 
 

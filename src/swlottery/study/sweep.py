@@ -19,7 +19,7 @@ from typing import Any
 
 from swlottery.config import check_values, flag_of
 from swlottery.errors import STOPPED, BadInput
-from swlottery.runtime import files, slurm, stop
+from swlottery.runtime import files, slurm, stop, sums
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of, submissions
 
@@ -32,7 +32,7 @@ def write_study(folder: Path, study: Study) -> None:
     for name in ("points", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     content = {"name": study.name, "points": [point.entry() for point in study.points]}
-    files.write_json(folder / "study.json", content, allow_nan=False)
+    files.write_json(folder / "study.json", sums.sealed(content), allow_nan=False)
 
 
 def flags_of(settings: Mapping[str, Any]) -> str:
@@ -55,8 +55,9 @@ def point_settings(path: Path, task: str) -> dict[str, Any]:
         BadInput: no such file or line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return check_values(json.loads(lines[int(task)])["settings"])
+        # All of them are read: behind a damaged line the others may have moved.
+        points = [sums.unsealed(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return check_values(points[int(task)]["settings"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
         line = task or "(SLURM_ARRAY_TASK_ID is not set)"
         raise BadInput(f"--point {path}: no line {line} of a sweep's points there ({error})") from None
@@ -122,7 +123,7 @@ def _write(folder: Path, points: Sequence[Point]) -> Path:
         number += 1
         path = folder / "points" / f"{number}.jsonl"
         with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
-            file.writelines(json.dumps(point.entry()) + "\n" for point in points)
+            file.writelines(json.dumps(sums.sealed(point.entry())) + "\n" for point in points)
             break
     for written in (path, path.parent):
         files.sync(written)

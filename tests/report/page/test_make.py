@@ -233,7 +233,8 @@ def test_a_run_that_has_pruned_and_follows_nothing_is_no_mistake(runs: Path, tmp
     cut = next(n for n, line in enumerate(history) if '"event": "prune"' in line)
     (going / "metrics.jsonl").write_text("\n".join(history[: cut + 1]) + "\n")
     (going / "rounds.csv").write_text("\n".join((going / "rounds.csv").read_text().splitlines()[:2]) + "\n")
-    (going / "watch.csv").unlink()
+    for name in ("watch.csv", "SHA256SUMS"):
+        (going / name).unlink()
     (going / "status.json").write_text('{"state": "running"}')
     facts = collect([going])
     assert facts["rounds"]["round"].tolist() == [0, 1] and facts["rounds"]["remaining_fraction"].iloc[1] < 0.81
