@@ -238,7 +238,7 @@ FAKE_PYTHON = """\
 #!/bin/bash
 case "$*" in
 "-c import sys; "*) exit 0 ;;
-"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python3" && echo venv >>"$JOURNAL" ;;
+"-I -m venv "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python3" && echo venv >>"$JOURNAL" ;;
 *"-m pip"*"--version") exit 0 ;;
 *"-m pip"*" install "*) echo "pip ${*: -1}" >>"$JOURNAL"; sleep "${SLOW:-0}"; exit "${PIP_EXIT:-0}" ;;
 "-I -c import swlottery") exit 1 ;;
@@ -343,7 +343,7 @@ def test_a_lock_left_by_a_killed_job_is_taken_over(bare: tuple[Path, Environment
 
 
 @pytest.mark.parametrize("flock", [True, False])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_build_is_done_again(bare: tuple[Path, Environment, Path], how: int, flock: bool) -> None:
     root, env, journal = bare
     env = env if flock else without_flock(env)

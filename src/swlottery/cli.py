@@ -19,7 +19,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BAD_INPUT, FAILED, BadInput
-from swlottery.runtime import stop
+from swlottery.runtime import stop, terminal
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
 from swlottery.version import __version__
@@ -28,15 +28,19 @@ from swlottery.version import __version__
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 bad input, 75 stopped and saved, 1 anything else."""
     parsed = parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    terminal.outlive()
     # Whole lines at once, also where PYTHONUNBUFFERED would write text and line end apart: stderr shares the log.
     with contextlib.suppress(AttributeError):  # a test's capture has no such method
         sys.stdout.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
     own = arguments is None  # this process is the command, and ends with it
-    before = signal.signal(signal.SIGTERM, _terminate)
-    place = Place.of(os.environ) if parsed.command == "train" else Place()
+    before = stop.handle(_terminate, signal.SIGTERM, signal.SIGHUP)
+    place = Place()
     try:
+        if parsed.command == "train":
+            place = Place.of(os.environ)
+            place.require_address(os.environ)
         if place.rank > 0:  # the lead writes the log
             with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
                 return _command(parsed, place, own)
@@ -55,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     finally:
         if not own:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:

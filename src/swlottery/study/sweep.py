@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import check_values, flag_of
-from swlottery.errors import STOPPED, BadInput
-from swlottery.runtime import files, slurm, stop
+from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
+from swlottery.runtime import child, files, slurm, stop
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of
 
@@ -160,11 +159,13 @@ def run_here(
 
 def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
-    command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
-    variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
+    cores = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}  # are its own too
+    variables = child.variables(slurm.outside(os.environ)) | cores | {"SWLOTTERY_ROOT": str(root.absolute())}
+    command = child.command("swlottery.cli", "train", "--point", point)
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
         while not asked():
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(0.2)
         process.terminate()
-        return process.wait()
+        code = process.wait()
+    return code if code in (DONE, FAILED, BAD_INPUT) else STOPPED  # a signal may end it before it can save
