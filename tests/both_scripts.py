@@ -42,13 +42,14 @@ BOTH = (FIND, TRAIN)
 
 # An environment as scripts/venv.sh accepts it, whose Python is the one that runs the tests. It says that it has
 # swlottery, and has no pip: whatever a script does, it cannot install anything into the environment of the tests.
+# It knows no PYTHONSAFEPATH, as Python 3.10 does not.
 PYTHON = """\
 #!/bin/sh
 case "$*" in
 "-I -c import swlottery") exit 0 ;;
 *"-m pip"*) exit 1 ;;
 esac
-exec '{python}' "$@"
+exec env -u PYTHONSAFEPATH '{python}' "$@"
 """
 
 
@@ -74,3 +75,11 @@ def make_environment(folder: Path) -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SWLOTTERY_"))
     }
     return {**kept, "SWLOTTERY_VENV": str(folder)}
+
+
+def hide_modules(folder: Path) -> None:
+    """Files of a user's, called like Python's own modules and like packages; whoever imports one ends with its name."""
+    for name in ("token", "random", "runpy", "sitecustomize", "torch", "transformers/__init__", "swlottery/__init__"):
+        path = folder / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"raise SystemExit('imported the user's {name}.py')\n")
