@@ -15,7 +15,7 @@ PATIENCE = 120.0  # seconds in which a program of Slurm has to answer
 UNKNOWN = "it may have submitted the job all the same: look with squeue, and cancel that job before you try again"
 # SLURM_CONF, SLURM_CONF_SERVER, SLURM_CLUSTERS, SLURM_JWT and SLURM_SACK_… say which Slurm, and are the user's.
 _OF_A_JOB = re.compile(
-    r"SLURM_(?!CONF|CLUSTERS$|JWT|SACK_)|SLURMD_|SRUN_|PMI|MASTER_(ADDR|PORT)$|SWLOTTERY_BATCH_JOB$"
+    r"SLURM_(?!CONF(_SERVER)?$|CLUSTERS$|JWT$|SACK_)|SLURMD_|SRUN_|PMI|MASTER_(ADDR|PORT)$|SWLOTTERY_BATCH_JOB$"
     r"|((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME)$|TORCHELASTIC_"
 )
 
