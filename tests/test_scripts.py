@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from both_scripts import FIND, TRAIN, Script, hide_modules
+from both_scripts import FIND, TRAIN, Script, at_terminal, hide_modules
 
 Environment = dict[str, str]
 
@@ -189,28 +189,6 @@ def test_a_log_folder_that_cannot_be_made(script: Script, stub_root: Path, scrip
     done = run(stub_root, env=script_environment, script=script)
     assert done.returncode == 2
     assert done.stderr == f"{script.name}: cannot write the log in {stub_root}/{script.folder}\n"
-
-
-def at_terminal(command: list[str], env: Environment, interrupt_at: str | None = None) -> tuple[str, int]:
-    """What a command shows on a terminal of its own, and its exit code; Ctrl-C is typed when a text has appeared."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execvpe(command[0], command, env)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(terminal, 4096)
-        except OSError:  # the terminal has no other end any more
-            piece = b""
-        if not piece:
-            break
-        shown += piece
-        if interrupt_at and interrupt_at.encode() in shown:
-            time.sleep(0.3)
-            os.write(terminal, b"\x03")
-            interrupt_at = None
-    os.close(terminal)
-    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_on_a_terminal_progress_bars_are_shown_and_not_logged(

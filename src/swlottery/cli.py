@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = Place()
     try:
         if parsed.command == "train":
-            place = Place.of(os.environ)
+            place = Place.of(os.environ, terminal.is_there())
             place.require_address(os.environ)
         if place.rank > 0:  # the lead writes the log
             with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -312,7 +312,7 @@ def test_where_the_ranks_come_from() -> None:
     assert Place.of(step | torchrun) == Place(3, 11, 1, 4)
     pty = step | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_PTY_PORT": "41234", "SLURM_PTY_WIN_COL": "80"}
     assert Place.of(pty) == Place(0, 1, 0, 1), "the shell of srun --pty"
-    assert Place.of(pty | {"MASTER_ADDR": "node1"}) == Place(0, 11, 0, 4), "srun in that shell inherits its variables"
+    assert Place.of(pty | {"MASTER_ADDR": "node1"}) == Place.of(pty, terminal=False) == Place(0, 11, 0, 4), "srun in it"
     for rank, size in (("3", "1"), ("0", "0"), ("-1", "2")):
         with pytest.raises(BadInput, match=f"no task {rank} of {size} can be"):
             Place.of({"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": "0"})

@@ -37,8 +37,8 @@ class Place:
     local_size: int = 1
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place:
-        """From the variables of ``srun`` or ``torchrun``.
+    def of(cls, environment: Mapping[str, str], terminal: bool = True) -> Place:
+        """From the variables of ``srun`` or ``torchrun``; terminal: whether this process has one.
 
         A batch script's own shell is no rank, but has SLURM_NTASKS and SLURM_PROCID too; only a step has the others.
         Neither is a shell in a terminal (``srun -n4 --pty bash``): its step has other tasks, which run nothing.
@@ -60,7 +60,8 @@ class Place:
                 per_node = [int(part.partition("(")[0]) for part in environment.get(names[3], "1").split(",")]
                 if not 0 <= rank < size:
                     raise BadInput(f"no task {rank} of {size} can be ({names[0]}, {names[1]}): unset both")
-                if rank == 0 and "SLURM_PTY_PORT" in environment and "MASTER_ADDR" not in environment:
+                # Steps that such a shell starts have its variables too, but no terminal.
+                if terminal and "SLURM_PTY_PORT" in environment and "MASTER_ADDR" not in environment:
                     return cls()
                 return cls(rank, size, local, max(per_node))
         return cls()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 from typing import Any
 
@@ -30,3 +31,12 @@ def outlive() -> None:
         if stream is not None and stream.isatty():
             to = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(to, stream.encoding, stream.errors, line_buffering=True))
+
+
+def is_there() -> bool:
+    """Whether this process has a controlling terminal, wherever its streams go."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
