@@ -80,9 +80,9 @@ def test_a_lost_task_ends_the_job_by_name(
 def test_in_a_shell_on_a_terminal_there_is_one_task(
     cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
 ) -> None:
-    """srun starts four shells there, and three of them end at once."""
+    """srun starts four shells there, of which three have no terminal, nothing to read, and end at once."""
     flags = train_flags(rounds=1, super_weights="none")
-    inside = ["bash", "-c", 'bash "$@"; exit', "bash", str(script_root / TRAIN.file), *flags]
+    inside = ["bash", "-c", 'if [ -t 0 ]; then bash "$@"; fi', "bash", str(script_root / TRAIN.file), *flags]
     shown, code = at_terminal(["srun", "-n4", "--pty", *inside], cluster.environment(script_environment))
     assert code == 0, shown
     assert '"tasks": 1' in (only_run(script_root) / "environment.json").read_text()
