@@ -20,7 +20,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BAD_INPUT, FAILED, UNUSABLE, BadInput
-from swlottery.runtime import stop
+from swlottery.runtime import stop, terminal
 from swlottery.runtime.files import home
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
@@ -29,6 +29,7 @@ from swlottery.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 bad input, 75 stopped and saved, 1 anything else."""
+    terminal.outlive()
     # Whole lines at once, also where PYTHONUNBUFFERED would write text and line end apart: stderr shares the log.
     # What the terminal's encoding lacks, and what in a file's name is no text, becomes a question mark.
     with contextlib.suppress(AttributeError):  # a test's capture has no such method; a closed stream is None
@@ -37,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
     own = arguments is None  # this process is the command, and ends with it
-    before = signal.signal(signal.SIGTERM, _terminate)
-    place = Place.of(os.environ) if parsed.command == "train" else Place()
+    before = stop.handle(_terminate, signal.SIGTERM, signal.SIGHUP)
+    place = Place()
     try:
+        if parsed.command == "train":
+            place = Place.of(os.environ, terminal.is_there())
+            place.require_address(os.environ)
         if place.rank > 0:  # the lead writes the log
             with (
                 open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
@@ -66,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     finally:
         if not own:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:

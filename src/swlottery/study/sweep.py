@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import check_values, flag_of
-from swlottery.errors import STOPPED, BadInput
-from swlottery.runtime import files, slurm, stop, sums
+from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
+from swlottery.runtime import child, files, slurm, stop, sums
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of, submissions
 
@@ -170,11 +169,14 @@ def run_here(
 
 def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
-    command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
-    variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute()), "PYTHONIOENCODING": "utf-8"}
+    cores = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}  # are its own too
+    own = {"SWLOTTERY_ROOT": str(root.absolute()), "PYTHONIOENCODING": "utf-8"}
+    variables = child.variables(slurm.outside(os.environ)) | cores | own
+    command = child.command("swlottery.cli", "train", "--point", point)
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
         while not asked():
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(0.2)
         process.terminate()
-        return process.wait()
+        code = process.wait()
+    return code if code in (DONE, FAILED, BAD_INPUT) else STOPPED  # a signal may end it before it can save
