@@ -16,9 +16,6 @@ from sources import FakeHub
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
-# As the program does; here, because it is read when torch is imported.
-os.environ["TQDM_DISABLE"] = "1"
-
 # Started in the background by a shell, Python ignores Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
