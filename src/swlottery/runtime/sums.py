@@ -110,6 +110,6 @@ def _file_hash(path: Path) -> str:
     return _cached(path, stat.st_size, stat.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _cached(path: Path, size: int, time: int) -> str:
     return files.file_sha256(path)
