@@ -219,7 +219,7 @@ def test_a_report_says_what_is_damaged_and_is_made_from_the_rest(name, state, wh
     facts = collect([tmp_path])
     runs = facts["runs"].set_index("run")
     assert runs["state"].to_dict() == {"good": "finished", "other": state}
-    assert state == "unreadable" or name in runs["message"]["other"] and not runs["message"]["good"]
+    assert state == "unreadable" or (name in runs["message"]["other"] and not runs["message"]["good"])
     lost = {"damaged": set(facts.tables) - {"runs"}, "unreadable": set()}.get(
         state, {"fixed", "elsewhere", "predicted", "regression", "twins"}
     )

@@ -180,7 +180,8 @@ class FolderKeeper:
     def read_round_1(self, source: Path, progress: Progress) -> None:
         """Set ``progress`` to the end of the first training in ``source``, and copy that: this run needs no other."""
         theta_k = [source.parent / "theta_k.safetensors"] if self.settings.rewind_step else []
-        self.ranks.decide(lambda: [sums.check(path) for path in (source, *theta_k)])
+        for needed in (source, *theta_k):
+            self.ranks.decide(functools.partial(sums.check, needed))
         branch.read(source, progress.training.network, progress.position, progress.interval)
         progress.position.step = self.settings.steps
         if not self.ranks.lead:

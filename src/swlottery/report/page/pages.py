@@ -74,7 +74,9 @@ def _sortable(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """As Markdown: no HTML, no link, one line."""
+    text = re.sub(r"[\\|*]|(?<=\])(?=\()", r"\\\g<0>", text.replace("<", "&lt;"))
+    return re.sub(r"\s*[\r\n]\s*", " ", text)
 
 
 def _anchor(heading: str) -> str:
