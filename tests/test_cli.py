@@ -272,3 +272,11 @@ def test_a_signal_behind_the_end_changes_no_exit_code(number, tiny_gpt2, tmp_pat
     result = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "done after" in result.stdout
+
+
+def test_a_long_value_is_not_repeated_whole(capsys):
+    from swlottery.cli import main
+
+    assert main(["find", "--model", "x" * 100_000, "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("swlottery: ") and 1000 < len(line) < 2100

@@ -101,3 +101,9 @@ def test_a_network_that_takes_one_token_is_refused() -> None:
     odd.refused(odd.find(model), "takes sequences of 1 token")
     odd.refused(odd.train(model), "takes sequences of 1 token")
     assert not Path("runs").exists()
+
+
+def test_a_long_prompt_among_many() -> None:
+    odd.model(Path("m"))
+    Path("many.txt").write_text("\n".join(["A short one."] * 20_000 + ["And a long one: " + "x" * 200]))
+    odd.refused(odd.find("m", "--prompt-file", "many.txt"), "20,001 prompts", "give fewer")

@@ -92,6 +92,7 @@ def test_the_entries_of_a_part_of_the_config(here):
         ({"n_layer": -1}, "does not have"),
         ({"n_layer": 0}, "does not have"),
         ({"n_layer": 4}, "lacks weights"),
+        ({"n_layer": 1 << 40}, "layers"),
         ({"n_positions": 64}, "do not fit"),
         ({"vocab_size": 0}, ""),
         ({"vocab_size": -5}, ""),

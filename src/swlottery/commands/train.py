@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import json
 import socket
 import sys
 import time
@@ -121,7 +120,7 @@ def _check_begun(prepared: Prepared, settings: TrainSettings) -> None:
 
     try:
         with open(prepared.folder / "metrics.jsonl", encoding="utf-8") as file:
-            begun = json.loads(file.readline())
+            begun = files.parse_json(file.readline())
         changed, versions = _changed(begun, prepared), begun["versions"]
     except (OSError, ValueError, LookupError, TypeError):
         return  # of an earlier version, or damaged: nothing is known

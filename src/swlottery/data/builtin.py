@@ -36,7 +36,7 @@ def docstrings() -> list[str]:
     python, torch = versions()
     cached = cache_folder() / f"builtin-python{python}-torch{torch}-format{BUILTIN_FORMAT}.json"
     with contextlib.suppress(OSError, ValueError):  # absent; neither UTF-8 nor JSON
-        kept = json.loads(cached.read_bytes().decode("utf-8"))
+        kept = files.read_json(cached)
         if isinstance(kept, list) and kept and all(isinstance(docstring, str) for docstring in kept):
             return kept
     with warnings.catch_warnings(), _garbage_collection_off():

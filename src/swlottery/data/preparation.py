@@ -151,7 +151,7 @@ def manifest(wanted: Preparation, train: Joined, validation: Joined) -> dict[str
     of = _hash_of_parts(train, validation)
     path: Path = wanted.store.folder / f"manifest-{wanted.limit or 'all'}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = files.read_json(path)
         if kept["of"] == of and kept["key"] == key and kept["name"] == name:
             return dict(kept)
     made = {"name": name, "key": key, **_contents(wanted, train, validation), "of": of}

@@ -7,7 +7,6 @@ however often that was interrupted. A run reads its first tokens.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +86,7 @@ class Store:
     def read_place(self, part: str, number: int, read: int) -> Any:
         """What `write_place` kept; None where there is nothing, or nothing that fits."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(self.path(part, number).with_suffix(".json").read_text(encoding="utf-8"))
+            kept = files.read_json(self.path(part, number).with_suffix(".json"))
             if (kept["key"], kept["read"]) == (self.key, read):
                 return kept["place"]
         return None

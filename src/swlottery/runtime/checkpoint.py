@@ -7,7 +7,6 @@ change, whose hashes its manifest has, or is a function of the settings.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -109,7 +108,7 @@ def newest(
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state of a sound checkpoint, without its tensors."""
-    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
+    state: dict[str, Any] = files.read_json(checkpoint)
     return state
 
 

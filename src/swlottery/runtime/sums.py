@@ -43,7 +43,7 @@ def unsealed(content: Any) -> dict[str, Any]:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """The object in a JSON file, `unsealed`."""
-    return unsealed(json.loads(path.read_text(encoding="utf-8")))
+    return unsealed(files.read_json(path))
 
 
 def write(folder: Path, hashes: Mapping[str, str]) -> None:
