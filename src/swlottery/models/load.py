@@ -41,7 +41,8 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
     """
     picked = pick_device(device)
     where, note = locate(name, revision)
-    sums.check(Path(where))
+    if isinstance(where, Path):
+        sums.check(where)
     if isinstance(where, Path) and where.is_file():
         from swlottery.models import gguf
 
