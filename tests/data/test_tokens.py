@@ -163,6 +163,20 @@ def test_a_file_in_pieces_has_the_tokens_of_the_whole(here: Path, monkeypatch: p
     assert everything(prepare("x.txt", real)) == [*whole, real.eos_token_id]
 
 
+def test_a_damaged_tokenizer_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from swlottery.data.tokenizer import builtin_tokenizer
+
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(builtin, "docstrings", lambda: ["Some words of it, and more. " * 8])
+    made = builtin_tokenizer().get_vocab()
+    (path,) = (tmp_path / "cache").glob("bpe-*.json")
+    content = path.read_text()
+    for damaged in (content.replace('"Some"', '"Sone"'), content.replace('": 60,', '": 61,'), content[:-9], "[]"):
+        assert damaged != content
+        path.write_text(damaged)
+        assert builtin_tokenizer().get_vocab() == made and path.read_text() == content
+
+
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 8, 1000])
 def test_bytes_that_are_not_utf8_are_refused_with_file_and_offset(
     here: Path, store: Path, monkeypatch: pytest.MonkeyPatch, size: int

@@ -79,10 +79,10 @@ def check(path: Path) -> None:
                 f"{where} is damaged ({error}): remove it to use the files beside it without a check"
             ) from None
         if name:
-            raise BadInput(
-                f"{run / name} is damaged (its hash is not the one in {where}): take it from a copy, or remove that "
-                "run's folder and run the same again"
-            )
+            what = "take it from a copy, or remove the run's folder and run the same again"
+            if where.name != NAME:
+                what = "start that run again, it goes on from what is sound"
+            raise BadInput(f"{run / name} is damaged (its hash is not the one in {where}): {what}")
 
 
 def _read(where: Path) -> dict[str, str]:
