@@ -146,8 +146,15 @@ def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, fake_h
 
 
 def as_of_an_earlier_version(run: Path) -> None:
-    """Before there was ``auto``: no dtype in environment.json or the history, numbers of tokens that are no text."""
-    new = {"dtype", "data_tokens", "gpu", "why"}
+    """Before there was ``auto``: no dtype in environment.json or the history, numbers of tokens that are no text.
+
+    Nor are there hashes of files.
+    """
+    new = {"dtype", "data_tokens", "gpu", "why", "own_sha256"}
+    (run / "SHA256SUMS").unlink(missing_ok=True)
+    for manifest in run.glob("checkpoints/*.json"):
+        state = {k: v for k, v in json.loads(manifest.read_text()).items() if k not in {"hashes", "files", *new}}
+        manifest.write_text(json.dumps(state | {"schema": 1}))
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps({k: v for k, v in environment.items() if k not in new}))
     settings = json.loads((run / "settings.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -18,7 +19,7 @@ from swlottery.lottery.progress import Progress
 from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import tensors_sha256
-from swlottery.runtime import checkpoint, files
+from swlottery.runtime import checkpoint, files, sums, tables
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 from swlottery.runtime.tables import Tables
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SCHEMA = 1
-"""Of the manifest of a checkpoint. Those of version 0.2 and before have none."""
+SCHEMA = 2
+"""Of the manifest of a checkpoint. 1 has no hashes of tables and files. Those of version 0.2 and before have none."""
 
 
 class FolderKeeper:
@@ -56,10 +57,10 @@ class FolderKeeper:
             (folder / kind).mkdir(exist_ok=True)
         self._writer = checkpoint.Writer(folder / "checkpoints")
         self._saved_at = time.monotonic()
-        self._newest = self.ranks.decide(lambda: checkpoint.newest(folder / "checkpoints", complain))
+        self._newest = self.ranks.decide(lambda: checkpoint.newest(folder / "checkpoints", complain, self._damaged))
         state: dict[str, Any] = {"tables": {}} if self._newest is None else checkpoint.read_state(self._newest)
         if self._newest is not None:
-            if state.get("schema") != SCHEMA:
+            if state.get("schema") not in (1, SCHEMA):
                 raise BadInput(
                     f"{folder} was begun by another version of swlottery, whose checkpoints this one cannot read: "
                     "finish it with that version, or give --runs another folder"
@@ -67,6 +68,8 @@ class FolderKeeper:
             self._writer.place = state["round"], state["step"]
         self.place = self._writer.place
         self.tables = Tables(folder if self.ranks.lead else None, state["tables"])
+        self._files: dict[str, str] = state.get("files", {})  # the hashes of what never changes
+        self._fresh = set(self._files)  # they were just checked: not once more when they are first read
 
     # --- checkpoints
 
@@ -89,7 +92,8 @@ class FolderKeeper:
         progress.clock.tick()
         self._saved_at = time.monotonic()
         if self.ranks.lead:
-            state = {"schema": SCHEMA, "tables": self.tables.lengths(), **progress.state()}
+            state = {"schema": SCHEMA, "tables": self.tables.lengths(), "hashes": self.tables.hashes()}
+            state |= {"files": dict(self._files), **progress.state()}
             self._writer.save(progress.position.round, progress.position.step, progress.tensors(), state)
 
     def boundary(self, progress: Progress, only_if_asked: bool) -> None:
@@ -127,6 +131,21 @@ class FolderKeeper:
         self._writer.close()
         self.tables.close()
 
+    def finish(self) -> None:
+        """Write SHA256SUMS, when everything else is on disk. Called on the lead."""
+        self.tables.lengths()
+        known = self._files | self.tables.hashes()
+        names = ["settings.json", "environment.json", *known, *self._names("masks", "round_1", "final", "theta_*")]
+        sums.write(self.folder, {name: known.get(name) or files.file_sha256(self.folder / name) for name in names})
+
+    def _damaged(self, state: dict[str, Any]) -> str | None:
+        """The first of the files that a checkpoint needs which is not as it was then."""
+        if state.get("schema") != SCHEMA:
+            return None
+        return sums.damaged(self.folder, state["files"]) or tables.damaged(
+            self.folder, state["tables"], state["hashes"]
+        )
+
     # --- files that never change
 
     def write_masks(self, masks: Masks, number: int) -> None:
@@ -137,6 +156,7 @@ class FolderKeeper:
 
     def masks(self, number: int) -> Masks:
         """m_number, on the run's device."""
+        self._check(self._masks(number))
         return {name: mask.to(self.device) for name, mask in masking.load(self._masks(number)).items()}
 
     def write_theta(self, step: int, parameters: Mapping[str, Tensor]) -> None:
@@ -147,24 +167,31 @@ class FolderKeeper:
         """These tensors of θ_0, or of θ_k for any other ``step``, on the run's device."""
         from safetensors import safe_open
 
+        self._check(self._theta(step))
         with safe_open(self._theta(step), framework="pt", device=str(self.device)) as file:
             return {name: file.get_tensor(name) for name in names}
 
     def write_round_1(self, network: Network, now: Snapshot, losses: list[float]) -> None:
-        """Store the trained network of round 1; once: a branch has its own copy, a run killed here wrote the same."""
-        target = self.folder / "round_1"
-        if self.ranks.lead and not (target / "round.json").exists():
-            branch.write(target, network, now, losses)
+        """Store the trained network of round 1; a branch has its own copy."""
+        if self.ranks.lead and "round_1/round.json" not in self._files:
+            branch.write(self.folder / "round_1", network, now, losses)
+            self._wrote("round_1")
 
     def read_round_1(self, source: Path, progress: Progress) -> None:
         """Set ``progress`` to the end of the first training in ``source``, and copy that: this run needs no other."""
+        theta_k = [source.parent / "theta_k.safetensors"] if self.settings.rewind_step else []
+        for needed in (source, *theta_k):
+            self.ranks.decide(functools.partial(sums.check, needed))
         branch.read(source, progress.training.network, progress.position, progress.interval)
         progress.position.step = self.settings.steps
         if not self.ranks.lead:
             return
-        if self.settings.rewind_step:
-            shutil.copyfile(source.parent / "theta_k.safetensors", self._theta(self.settings.rewind_step))
-        shutil.copytree(source, self.folder / "round_1", dirs_exist_ok=True)
+        (self.folder / "round_1").mkdir(exist_ok=True)
+        # round.json comes last: with it all is there.
+        for path in (*theta_k, *sorted(source.iterdir(), key=lambda path: path.name == "round.json")):
+            name = path.relative_to(source.parent)
+            files.write(self.folder / name, functools.partial(shutil.copyfile, path))
+            self._wrote(str(name))
 
     def write_final(self, network: Network) -> None:
         """Store the trained final ticket as a folder that ``from_pretrained`` loads."""
@@ -174,6 +201,28 @@ class FolderKeeper:
     def history(self) -> list[dict[str, Any]]:
         """The run's events so far."""
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_bytes().splitlines()]
+
+    def _check(self, path: Path) -> None:
+        """Raise `BadInput`, on every rank, where a file that never changes is not as it was written."""
+
+        def check() -> None:
+            name = path.relative_to(self.folder).as_posix()
+            if name in self._fresh:
+                self._fresh.remove(name)
+            elif name in self._files and files.file_sha256(path) != self._files[name]:
+                raise BadInput(f"{path} is damaged: run the same again, it goes on from what is sound")
+
+        self.ranks.decide(check)
+
+    def _wrote(self, name: str) -> None:
+        """Keep the hash of a file that never changes, or of all in a folder."""
+        self._files |= {one: files.file_sha256(self.folder / one) for one in self._names(name)}
+
+    def _names(self, *patterns: str) -> list[str]:
+        """The files of these names, and those in folders of these names."""
+        found = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        inside = [file for path in found for file in (path.iterdir() if path.is_dir() else [path])]
+        return [file.relative_to(self.folder).as_posix() for file in inside]
 
     def _masks(self, number: int) -> Path:
         return self.folder / "masks" / f"round_{number}.safetensors"
@@ -187,4 +236,5 @@ class FolderKeeper:
         """Written by the lead, and there for every rank when this returns."""
         if self.ranks.lead:
             files.write_tensors(path, tensors, metadata)
+            self._wrote(path.relative_to(self.folder).as_posix())
         self.ranks.barrier()

@@ -39,6 +39,5 @@ def builtin_tokenizer() -> Any:
         )
         tokenizer.train_from_iterator([text.content[:_TRAINING_CHARACTERS]], trainer)
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write(path, lambda unfinished: tokenizer.save(str(unfinished)))
+            files.write_text(path, tokenizer.to_str(pretty=True))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)

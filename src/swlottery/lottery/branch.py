@@ -20,7 +20,7 @@ from swlottery.lottery.position import Interval, Position
 from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import weights_sha256
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 
 def write(target: Path, network: Network, now: Snapshot, losses: list[float]) -> None:
@@ -61,6 +61,7 @@ def find_parent(folder: Path, settings: TrainSettings) -> Path:
     """The run that ``folder`` is, or one in it with this first training: a point of a sweep has a folder of runs."""
     found = []
     for path in sorted(folder.glob("*/round_1/round.json")):
+        sums.check(path.parents[1] / "settings.json")
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stored = json.loads((path.parents[1] / "settings.json").read_text(encoding="utf-8"))
             if _other(path.parents[1], stored, settings) is None:
@@ -72,6 +73,9 @@ def find_parent(folder: Path, settings: TrainSettings) -> Path:
 
 def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
     """What ``parent`` says of its first round; `BadInput` where this run cannot branch from it."""
+    texts = ("settings.json", "environment.json", "metrics.jsonl", "round_1/round.json", "masks/round_0.safetensors")
+    for name in texts:
+        sums.check(parent / name)
     try:
         stored: dict[str, Any] = {**json.loads((parent / "settings.json").read_text(encoding="utf-8"))}
         content: dict[str, Any] = {**json.loads((parent / "round_1" / "round.json").read_text(encoding="utf-8"))}

@@ -14,6 +14,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
+from swlottery.runtime import sums
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Resolved:
 def stored(run: Path) -> Resolved | None:
     """What the first start of the run in this folder took; None before it.
 
-    environment.json has it, and so has the history's first event, should that file be lost. A run of an
+    environment.json has it, and so has the history's first event, should that file be lost or damaged. A run of an
     earlier version has it in its settings.
     """
     for found in _records(run):
@@ -37,12 +38,15 @@ def stored(run: Path) -> Resolved | None:
     return None
 
 
+def begun(run: Path) -> dict[str, Any]:
+    """The machine, the threads and the versions of its first start; empty before it."""
+    return next((found for found in _records(run) if "versions" in found), {})
+
+
 def _records(run: Path) -> Iterator[dict[str, Any]]:
     for name in ("environment.json", "metrics.jsonl", "settings.json"):
         with suppress(OSError, ValueError), open(run / name, encoding="utf-8") as file:
-            found = json.loads(file.readline() if name == "metrics.jsonl" else file.read())
-            if isinstance(found, dict):
-                yield found
+            yield sums.unsealed(json.loads(file.readline() if name == "metrics.jsonl" else file.read()))
 
 
 def differs(settings: TrainSettings, resolved: Resolved) -> tuple[str, Any] | None:

@@ -1,11 +1,12 @@
 """Checkpoints: tensors, and a manifest with their hash. Two are kept; a damaged one is named and passed over.
 
 One is taken between two steps, and written while the next are taken. What it does not hold is in files that never
-change, or is a function of the settings.
+change, whose hashes its manifest has, or is a function of the settings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 from swlottery.runtime.files import file_sha256
 
 if TYPE_CHECKING:
@@ -72,26 +73,35 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     """
     stem = folder / f"checkpoint_{round_}_{step}"
     tensor_file, manifest = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-    manifest.unlink(missing_ok=True)  # replayed steps may meet their own checkpoint, damaged
+    with contextlib.suppress(OSError):
+        manifest.unlink()  # replayed steps may meet their own checkpoint, damaged
     files.write_tensors(tensor_file, tensors)
     content = {**state, "round": round_, "step": step, "sha256": file_sha256(tensor_file)}
-    files.write_json(manifest, content)
+    files.write_json(manifest, sums.sealed(content))
     stems = [path.stem for path in _all(folder)]
     first = stems.index(stem.name)
     for path in folder.iterdir():
         if path.stem not in stems[first : first + KEPT]:
-            path.unlink()
+            with contextlib.suppress(OSError):  # NFS keeps a file `.nfs…` of what is open somewhere
+                path.unlink()
 
 
-def newest(folder: Path, complain: Callable[[str], None]) -> Path | None:
-    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are named to ``complain``."""
+def newest(
+    folder: Path, complain: Callable[[str], None], damaged: Callable[[dict[str, Any]], str | None] = lambda state: None
+) -> Path | None:
+    """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are named to ``complain``.
+
+    damaged: the name of a damaged file that a state needs, or None.
+    """
     for manifest in _all(folder):
         tensor_file = manifest.with_suffix(".safetensors")
         try:
-            state: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+            state = sums.read_sealed(manifest)
             if file_sha256(tensor_file) != state["sha256"]:
                 raise ValueError("its hash is not the one in its manifest")
-            return manifest
+            if (needed := damaged(state)) is None:
+                return manifest
+            complain(f"{needed} is damaged, which {manifest.stem} needs: going back to the one before")
         except (OSError, ValueError, KeyError, TypeError) as error:
             complain(f"checkpoint {tensor_file} is damaged ({error}): going back to the one before")
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 
 @contextlib.contextmanager
@@ -33,28 +32,28 @@ def held(folder: Path, patience: float = 0) -> Iterator[None]:
         file.flush()
         for leftover in list(folder.rglob(".*.*")):  # unfinished files and folders of a process that was killed
             if len(leftover.suffix) == 33:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` came to its end."""
-    return read_status(folder).get("state") == "finished"
+    """Whether the run in ``folder`` came to its end. Where its status.json is damaged, its SHA256SUMS says so."""
+    status = read_status(folder)
+    return status.get("state") == "finished" or (not status and (folder / sums.NAME).exists())
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """status.json; empty where it is missing or unreadable."""
+    """status.json; empty where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
+        return sums.read_sealed(folder / "status.json")
     return {}
 
 
 def write_status(folder: Path, state: str, content: Mapping[str, Any]) -> None:
     """Say for ``swlottery status`` how far the run is."""
     process = {"pid": os.getpid(), "host": socket.gethostname(), "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    files.write_json(folder / "status.json", {"state": state, **content, **process})
+    files.write_json(folder / "status.json", sums.sealed({"state": state, **content, **process}))
 
 
 def is_gone(status: Mapping[str, Any]) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from swlottery.runtime import files
 
 ROUNDS = (
     "round",
@@ -56,18 +59,20 @@ class Tables:
 
     def __init__(self, folder: Path | None, lengths: Mapping[str, int]) -> None:
         self.files: dict[str, IO[bytes]] = {}
+        self._hashes: dict[str, Any] = {}
         if folder is None:
             return
         for name, columns in (("metrics.jsonl", None), ("rounds.csv", ROUNDS), ("watch.csv", WATCH)):
             file = open(folder / name, "ab")  # noqa: SIM115 (closed by close)
             self.files[name] = file
             file.truncate(lengths.get(name, 0))
+            self._hashes[name] = _start_of(folder / name, lengths.get(name, 0))
             if file.seek(0, os.SEEK_END) == 0 and columns:
-                file.write(_line(columns))
+                self._append(name, [_line(columns)])
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Append one event to metrics.jsonl."""
-        self._append("metrics.jsonl", [json.dumps(event, ensure_ascii=False).encode() + b"\n"])
+        self._append("metrics.jsonl", [json.dumps(event, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"])
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Append one row to rounds.csv."""
@@ -81,8 +86,12 @@ class Tables:
         """The byte length of every table, all of it safely on disk."""
         for file in self.files.values():
             file.flush()
-            os.fsync(file.fileno())
+            files.fsync(file.fileno())
         return {name: file.tell() for name, file in self.files.items()}
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of what was written to every table."""
+        return {name: digest.hexdigest() for name, digest in self._hashes.items()}
 
     def close(self) -> None:
         """Close the files."""
@@ -94,8 +103,25 @@ class Tables:
 
     def _append(self, name: str, lines: Iterable[bytes]) -> None:
         if name in self.files:
-            self.files[name].write(b"".join(lines))
+            content = b"".join(lines)
+            self._hashes[name].update(content)
+            self.files[name].write(content)
             self.files[name].flush()
+
+
+def damaged(folder: Path, lengths: Mapping[str, int], hashes: Mapping[str, str]) -> str | None:
+    """The first table that does not begin with what `Tables.lengths` and `Tables.hashes` said of it."""
+    for name, digest in hashes.items():
+        path = folder / Path(name).name
+        if not path.is_file() or _start_of(path, lengths[name]).hexdigest() != digest:
+            return name
+    return None
+
+
+def _start_of(path: Path, length: int) -> Any:
+    """The hash, to which more can be added, of the first bytes of a file."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(length))
 
 
 def _line(cells: Iterable[Any]) -> bytes:

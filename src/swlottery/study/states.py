@@ -9,6 +9,7 @@ runs/<study>/<label>/        the run of a point
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings, check_values
 from swlottery.errors import BadInput
-from swlottery.runtime import slurm
+from swlottery.runtime import slurm, sums
 from swlottery.runtime.folder import is_gone, read_status
 from swlottery.study.naming import changed
 
@@ -56,8 +57,10 @@ def states(folder: Path) -> list[PointState]:
         BadInput: study.json cannot be read; Slurm does not answer.
     """
     try:
-        stored = json.loads((folder / "study.json").read_text(encoding="utf-8"))["points"]
+        stored = sums.read_sealed(folder / "study.json")["points"]
         points = {str(point["label"]): check_values(point["settings"]) for point in stored}
+        if not all(re.fullmatch(r"[\w+=-][\w.+=-]*", label) for label in points):
+            raise ValueError("a label is no name of a folder in it")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
         raise BadInput(f"{folder}: study.json is damaged ({error}): the same sweep writes it again") from None
     tasks = _tasks(folder, points)
@@ -65,16 +68,32 @@ def states(folder: Path) -> list[PointState]:
     return [_state(folder, label, settings, tasks.get(label, ""), queue) for label, settings in points.items()]
 
 
+def submissions(folder: Path) -> list[Path]:
+    """The files of a study's submissions, oldest first: their names are numbers (of before: times)."""
+    numbered = [path for path in (folder / "points").glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.stem))
+
+
 def _tasks(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The task that each point was last submitted as. What was submitted with other settings is another point."""
+    """The task that each point was last submitted as. What was submitted with other settings is another point.
+
+    Raises `BadInput` where that cannot be told: to submit a point again that is in the queue would do it twice.
+    """
     found = {}
-    for path in sorted((folder / "points").glob("*.jsonl")):
-        with suppress(OSError, ValueError, LookupError, TypeError, BadInput):
+    for path in submissions(folder):
+        try:
             job = path.with_suffix(".job").read_text(encoding="utf-8").strip()
+            if job != HERE and not job.isdecimal():
+                raise ValueError(f"{path.with_suffix('.job').name} holds no number of a job")
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-                point = json.loads(line)
-                if points.get(point["label"]) == check_values(point["settings"]):
-                    found[point["label"]] = HERE if job == HERE else f"{job}_{number}"
+                point = sums.unsealed(json.loads(line))
+                with suppress(LookupError, TypeError, BadInput):  # of a version with other settings
+                    if points.get(point["label"]) == check_values(point["settings"]):
+                        found[point["label"]] = HERE if job == HERE else f"{job}_{number}"
+        except OSError:  # it never came to a job
+            continue
+        except ValueError as error:
+            raise BadInput(f"{path} is damaged ({error}): remove it when its job has ended") from None
     return found
 
 

@@ -6,10 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas
 import pytest
 
 from lottery.runs import flags
@@ -178,6 +181,49 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
     assert len(linked) > 10 and all((tmp_path / link).is_file() for link in linked)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "[a](javascript:alert(1))", "a|b\n# c", "-->"],
+)
+def test_no_html_comes_from_the_text_of_runs(name: str, reports: Path, tmp_path: Path) -> None:
+    """Names of runs, models, arms and messages: in the page, in Markdown, in figures and in the names of files."""
+    tables = tmp_path / "a_tables"
+    shutil.copytree(reports / "a_tables", tables)
+    for path in tables.glob("*.csv"):
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        for column in table.columns.intersection(["run", "model", "message", "of", "other", "settings"]):
+            if column == "settings":
+                told = [json.loads(row) | {"model": name, "scope": name, "data": name} for row in table[column]]
+                changed = [one | {"criterion": name} if one["criterion"] == "random" else one for one in told]
+                table[column] = [json.dumps(one) for one in changed]
+            elif column in ("model", "message"):
+                table[column] = name
+            else:
+                table[column] = table[column].str.replace("small/", f"../{name}/")
+        table.to_csv(path, index=False)
+    out = tmp_path / "pages" / "page.html"
+    assert main(["report", str(tables), "--out", str(out), "--markdown", str(tmp_path / "pages" / "page.md")]) == 0
+    page, plain = out.read_text(), (out.parent / "page.md").read_text()
+    assert escape(name, quote=False) in page.replace("&#34;", '"'), "it is there, as text"
+    assert page.count("<script") == 1 and "<img" not in page and check(page) == []
+    assert not re.search("<(?!br>)[a-z/!]", plain) and "](javascript" not in plain
+    lines = plain.splitlines()
+    assert sum(line.startswith("# ") for line in lines) == 1
+    for start, line in enumerate(lines):
+        if line.startswith("|---"):
+            assert len(set(map(columns, lines[start - 1 : lines.index("", start)]))) == 1, "every row has its cells"
+    for path in (out.parent / "page").glob("*.svg"):
+        root = ElementTree.fromstring(path.read_text())
+        assert not [one for one in root.iter() if one.tag.rpartition("}")[2] in ("script", "img", "a", "foreignObject")]
+    there = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(re.fullmatch(r"[a-z_]+\.(csv|svg|html|md)", name) for name in there)
+    assert {path.name for path in tmp_path.iterdir()} == {"a_tables", "pages"}
+
+
+def columns(row: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", row))
+
+
 def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -> None:
     again = [
         "report",
@@ -233,7 +279,8 @@ def test_a_run_that_has_pruned_and_follows_nothing_is_no_mistake(runs: Path, tmp
     cut = next(n for n, line in enumerate(history) if '"event": "prune"' in line)
     (going / "metrics.jsonl").write_text("\n".join(history[: cut + 1]) + "\n")
     (going / "rounds.csv").write_text("\n".join((going / "rounds.csv").read_text().splitlines()[:2]) + "\n")
-    (going / "watch.csv").unlink()
+    for name in ("watch.csv", "SHA256SUMS"):
+        (going / name).unlink()
     (going / "status.json").write_text('{"state": "running"}')
     facts = collect([going])
     assert facts["rounds"]["round"].tolist() == [0, 1] and facts["rounds"]["remaining_fraction"].iloc[1] < 0.81

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.report.logs.train import TrainLog
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 from swlottery.runtime import folder as folders
 from swlottery.runtime.tables import Tables
 
@@ -28,12 +27,12 @@ def printed_before(run_folder: Path, log_name: str) -> int:
     path, history = run_folder / "told.json", run_folder / "metrics.jsonl"
     stored: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError):
-        stored = {"events": 0, **json.loads(path.read_text(encoding="utf-8"))}
+        stored = {"events": 0, **sums.read_sealed(path)}
     if stored.get("log") != log_name:
         return -1
     lines = history.read_bytes().count(b"\n") if history.exists() else 0
     printed = max(lines, int(stored["events"]))
-    files.write_json(path, {"log": log_name, "events": printed})
+    files.write_json(path, sums.sealed({"log": log_name, "events": printed}))
     return printed
 
 
@@ -85,7 +84,7 @@ class Output:
                 self._print(event, quiet=nth > 0 or self.printed > 0)
             (log.again if self.printed > 0 else log.resumed)(*self.place, "; ".join(notes))
         if self.printed < 0 and name:
-            files.write_json(self.folder / "told.json", {"log": name, "events": 0})
+            files.write_json(self.folder / "told.json", sums.sealed({"log": name, "events": 0}))
 
     def event(self, event: Event) -> None:
         """One event of the run."""

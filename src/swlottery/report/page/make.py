@@ -14,10 +14,11 @@ from swlottery.report.page.answer import Answer, Picture, Row
 from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import Facts, collect
 from swlottery.report.page.questions import answers
+from swlottery.report.page.rows import DAMAGE
 from swlottery.report.page.svg import svg
 from swlottery.report.run_files import read_events
 from swlottery.report.words import count
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 from swlottery.version import __version__
 
 TITLE = "Super weights and the lottery: what these runs say"
@@ -75,13 +76,15 @@ def log_of(folder: Path) -> str:
     lines: list[str] = []
     log = TrainLog(bars=False, write=lines.append)
     try:
+        for name in ("settings.json", "metrics.jsonl"):
+            sums.check(folder / name)
         settings: Mapping[str, object] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         for event in read_events(folder):
             if event["event"] == "start":
                 log.header(settings, event, asdict(TrainSettings()))
             else:
                 log.event(event)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         lines.append(f"(the history ends here: {type(error).__name__}: {error})")
     return "\n".join(lines)
 

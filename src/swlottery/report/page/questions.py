@@ -49,7 +49,7 @@ def what_was_run(study: Study) -> Answer:
     done = "all" if finished and len(finished) == readable else str(len(finished))
     short = f"{words.count(readable, 'run')} in {words.count(len(rows), 'arm')}, {done} finished"
     left_out = f" Not readable, and left out: {listed(unreadable)}." if unreadable else ""
-    other = runs[runs["state"] != "finished"]
+    other = runs[(runs["state"] != "finished") | (runs["message"] != "")]
     unfinished: list[Row] = [{"run": one.run, "state": one.state, "why": one.message} for one in other.itertuples()]
     return Answer(
         "runs",

@@ -13,9 +13,11 @@ from typing import Any
 from pandas import DataFrame
 
 from swlottery.config import OPERATIONAL, TrainSettings
+from swlottery.errors import BadInput
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
 from swlottery.report.words import key, place
+from swlottery.runtime import sums
 
 Row = dict[str, Any]
 Event = dict[str, Any]
@@ -46,7 +48,7 @@ IN_FULL = 2
 """Rounds of which everything is kept of the controls: the questions on gradients and sizes are asked of these."""
 HASH = 16
 """Digits of a hash that tell networks apart."""
-DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error)
+DAMAGE = (BadInput, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error)
 """What reading a damaged file may raise."""
 
 
@@ -61,7 +63,8 @@ def run(name: str, folder: Path, rows: dict[str, list[Row]]) -> None:
             described, own = _read(name, folder)
             row |= described
     except DAMAGE as error:
-        row |= {"state": "damaged", "message": f"{type(error).__name__}: {error}"}
+        kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
+        row |= {"state": "damaged", "message": f"{kind}{error}"}
     for table, found_rows in (own | {"runs": [row]}).items():
         rows[table] += found_rows
 
@@ -74,6 +77,8 @@ def network_of(folder: Path) -> str:
 
 def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
     """What the text files of a run say: more columns of its row in ``runs``, and its rows in the other tables."""
+    for file in ("settings.json", "metrics.jsonl", "rounds.csv", "watch.csv", "round_1/round.json"):
+        sums.check(folder / file)
     settings = asdict(TrainSettings()) | json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     events: dict[str, list[Event]] = {kind: [] for kind in ("start", "evaluation", "prune", "found", "box")}
     for event in read_events(folder):

@@ -23,6 +23,7 @@ from swlottery.config import AFTER_ROUND_1
 from swlottery.report.page.rows import DAMAGE, HASH, network_of
 from swlottery.report.run_files import read_events, read_settings
 from swlottery.report.words import place
+from swlottery.runtime import sums
 from swlottery.study import statistics
 
 Row = dict[str, Any]
@@ -76,6 +77,7 @@ class StoredRun:
         path = self.folder / file
         if not path.exists():
             return {}
+        sums.check(path)
         with safe_open(path, framework="np") as stored:
             return {name: stored.get_tensor(name).astype(np.float32, copy=False) for name in self.names}
 
@@ -86,6 +88,7 @@ class StoredRun:
         path = self.folder / "masks" / f"round_{number}.safetensors"
         if not path.exists():
             return {}
+        sums.check(path)
         mask = masks.load(path)
         return {name: mask[name].numpy() for name in self.names if name in mask}
 

@@ -1,0 +1,115 @@
+"""Hashes of files that are not to change, so that a damaged one is named and never used.
+
+A finished run's folder has a file SHA256SUMS, which ``sha256sum -c`` reads too; its last line is the hash of those
+before it. Of a run that is not finished, the manifests of its checkpoints hold hashes. A small JSON object can hold a
+hash of itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import Any
+
+from swlottery.errors import BadInput
+from swlottery.runtime import files
+
+NAME = "SHA256SUMS"
+_LAST = "# sha256 of the lines above: "
+_OWN = "own_sha256"
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a hash of itself."""
+    return {**content, _OWN: _hash(json.dumps(content))}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """What `sealed` was given. One without a hash, of an earlier version, is taken as it is.
+
+    Raises `ValueError` where it has another hash.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    own = content.pop(_OWN, None)
+    if own not in (None, _hash(json.dumps(content))):
+        raise ValueError("it has another hash than the one in it")
+    return content
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, `unsealed`."""
+    return unsealed(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Write SHA256SUMS. hashes: by the file's name, relative to the folder."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    files.write_text(folder / NAME, f"{lines}{_LAST}{_hash(lines)}\n")
+
+
+def damaged(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """The first file that is missing or has another hash. Raises `ValueError` for the name of one outside."""
+    for name, digest in hashes.items():
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ValueError(f"{name} is no file of this folder")
+        if not (folder / name).is_file() or _file_hash(folder / name) != digest:
+            return name
+    return None
+
+
+def check(path: Path) -> None:
+    """Raise `BadInput` where a file of a run, or one in a folder of a run, is not as the run has written it.
+
+    A file passes that is missing, or whose hash is not known.
+    """
+    path = path.resolve()
+    for run in [path, *path.parents][:3]:
+        where = run / NAME if (run / NAME).exists() and (run / "status.json").exists() else run / "checkpoints"
+        try:
+            known = _read(where) if where.name == NAME else _of_checkpoints(where)
+            there = {name: known[name] for name in known if path in (run / name, run, *(run / name).parents)}
+            name = damaged(run, {name: digest for name, digest in there.items() if (run / name).exists()})
+        except ValueError as error:
+            raise BadInput(
+                f"{where} is damaged ({error}): remove it to use the files beside it without a check"
+            ) from None
+        if name:
+            raise BadInput(
+                f"{run / name} is damaged (its hash is not the one in {where}): take it from a copy, or remove that "
+                "run's folder and run the same again"
+            )
+
+
+def _read(where: Path) -> dict[str, str]:
+    lines, _, own = where.read_text(encoding="utf-8").rpartition(_LAST)
+    if own != _hash(lines) + "\n":
+        raise ValueError("its last line is not the hash of those above")
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines.splitlines())}
+
+
+def _of_checkpoints(where: Path) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for manifest in where.glob("checkpoint_*.json"):
+        with suppress(OSError, ValueError, TypeError):  # a run that goes on removes them; a damaged one says nothing
+            known |= read_sealed(manifest).get("files", {})
+    return known
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    """Once per process, for as long as nobody writes the file."""
+    stat = path.stat()
+    return _cached(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _cached(path: Path, size: int, time: int) -> str:
+    return files.file_sha256(path)
