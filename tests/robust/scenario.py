@@ -30,7 +30,8 @@ from children import fork, free_port, patch, redirect  # noqa: E402
 
 import odd  # noqa: E402
 
-TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds", "pid", "host", "updated"}
+TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds", "updated"}
+TIMES |= {"pid", "host", "own_sha256"}
 LIMIT = 120.0  # seconds after which a start hangs
 
 
@@ -212,7 +213,7 @@ def _content(path: Path) -> Any:
     if path.name == "rounds.csv":
         return [_timeless(row) for row in csv.DictReader(io.StringIO(content.decode()))]
     if path.name == "SHA256SUMS":
-        listed = dict(line.split("  ", 1)[::-1] for line in content.decode().splitlines())
+        listed = dict(line.split("  ", 1)[::-1] for line in content.decode().splitlines() if line[0] != "#")
         for name, digest in listed.items():
             same = hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == digest
             listed[name] = "right" if same else "wrong"
