@@ -70,7 +70,8 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
     words = ["--eval-text", str(text), "--eval-tokens", "640", "--controls", "2", "--null-draws", "3"]
     record = str(inputs / "found" / "record.json")
     kinds = [
-        Scenario("pretrained", pretrained, figures=True),
+        Scenario("pretrained", pretrained),
+        Scenario("figures", (*pretrained, "--steps", "2", "--rounds", "1", "--checkpoint-steps", "1"), figures=True),
         Scenario(
             "scratch",
             (*scratch, "--rewind-step", "2", "--data-order", "fresh", "--freeze-biases", "--tokenizer", str(model)),
