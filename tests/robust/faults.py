@@ -4,8 +4,8 @@
     python tests/robust/faults.py --sample 60     # so many places, the errors in turn, from the start and not kept
     python tests/robust/faults.py --again NAME N  # fault N of a scenario once more, with what each start said
 
-A place is a call on a kind of file, the first, the second and the last time that a run makes it, unless an earlier
-scenario has reached it. After the fault the command ends with one line and exit code 2, or goes on where the file does
+A place is a call on a kind of file, the first and the last time that a run makes it, unless an earlier scenario has
+reached it. After the fault the command ends with one line and exit code 2, or goes on where the file does
 not matter. The next starts go on, each from the newest checkpoint that was there and to the next fault, if they come
 to its place; the last one has the end of an undisturbed run.
 """
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Faults:
             seen[call, path] += 1
             every.append(Place(call, path, seen[call, path]))
             kinds.setdefault((call, _kind(path)), []).append(every[-1])
-        chosen = {place for kind, alike in kinds.items() if kind not in known for place in (*alike[:2], alike[-1])}
+        chosen = {place for kind, alike in kinds.items() if kind not in known for place in (alike[0], alike[-1])}
         known.update(kinds)
         return [place for place in every if place in chosen]
 
@@ -192,35 +193,46 @@ def main() -> int:
             return 0
         if flags.again:
             return again(faults, *flags.again)
-        counts = {} if flags.sample or flags.only else stored.counted("faults")
-        whole = sum(map(len, faults.places.values()))
-        for name in [flags.only] if flags.only else KINDS:
-            places = faults.places[name]
-            if flags.sample:
-                places = places[:: max(1, whole // flags.sample)]
-            row = counts.setdefault(name, {"places": 0, "tried": 0, "not met": 0, "found": 0})
-            row["places"] = len(places)
-            errors = lambda i: ERRORS[i % 4 : i % 4 + 1] if flags.sample else ERRORS  # noqa: E731
-            todo = [(place, error) for i, place in enumerate(places) for error in errors(i)]
-            while row["tried"] < len(todo):
-                met, wrong = faults.attempt(faults.kinds[name], todo[row["tried"] : row["tried"] + AT_ONCE])
-                if wrong and met > 1:  # which of them is it?
-                    met, wrong = faults.attempt(faults.kinds[name], todo[row["tried"] : row["tried"] + 1])
-                row["found"] += bool(wrong)
-                row["not met"] += not met
-                if wrong or not met:
-                    place, error = todo[row["tried"]]
-                    print(f"{name} {row['tried']} {errno.errorcode[error]} {place}: {wrong or 'not met'}", flush=True)
-                row["tried"] += max(met, 1)
-                if not (flags.sample or flags.only):
-                    stored.count("faults", counts)
+        kept = not (flags.sample or flags.only)
+        counts = stored.counted("faults") if kept else {}
+        every = sum(map(len, faults.places.values())) // flags.sample or 1 if flags.sample else 1
+        for turns in range(1, 2 if flags.sample else len(ERRORS) + 1):
+            for name in [flags.only] if flags.only else KINDS:
+                places = faults.places[name][::every]
+                row = counts.setdefault(name, {"places": len(places), "tried": 0, "not met": 0, "found": 0})
+                todo = in_turn(places)[: turns * len(places)]
+                while row["tried"] < len(todo):
+                    for line in some(faults, name, todo, row):
+                        print(line, flush=True)
+                    if kept:
+                        stored.count("faults", counts)
         print(table(counts))
     return int(any(row["found"] for row in counts.values()))
 
 
+def in_turn(places: list[Place]) -> list[tuple[Place, int]]:
+    """Every place with every error: first each place with one of them."""
+    return [(place, ERRORS[(i + turn) % len(ERRORS)]) for turn in range(len(ERRORS)) for i, place in enumerate(places)]
+
+
+def some(faults: Faults, name: str, todo: list[tuple[Place, int]], row: dict[str, int]) -> Iterator[str]:
+    """Try the next few faults in one folder, and say what is wrong with the last of them, or that it is not met."""
+    kind, chosen = faults.kinds[name], todo[row["tried"] : row["tried"] + AT_ONCE]
+    met, wrong = faults.attempt(kind, chosen)
+    if wrong and met > 1:
+        _, alone = faults.attempt(kind, chosen[met - 1 : met])
+        wrong = alone or f"after those before it: {wrong}"
+    row["tried"] += max(met, 1)
+    row["not met"] += not met
+    row["found"] += bool(wrong)
+    if wrong or not met:
+        place, error = todo[row["tried"] - 1]
+        yield f"{name} {row['tried'] - 1} {errno.errorcode[error]} {place}: {wrong or 'not met'}"
+
+
 def again(faults: Faults, name: str, number: str) -> int:
     """One fault, with all that the starts said."""
-    place, error = [(place, error) for place in faults.places[name] for error in ERRORS][int(number)]
+    place, error = in_turn(faults.places[name])[int(number)]
     real = faults.start
 
     def loud(*given: Any) -> End:
