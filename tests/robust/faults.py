@@ -5,9 +5,9 @@
     python tests/robust/faults.py --again NAME N  # fault N of a scenario once more, with what each start said
 
 A place is a call on a kind of file, the first and the last time that a run makes it, unless an earlier scenario has
-reached it. After the fault the command ends with one line and exit code 2, or goes on where the file does
-not matter. The next starts go on, each from the newest checkpoint that was there and to the next fault, if they come
-to its place; the last one has the end of an undisturbed run.
+reached it. After the fault the command ends with one line and exit code 2, or goes on where the file does not matter.
+The next starts go on, each from the newest checkpoint that was there, and to the next fault if they come to its place.
+The last one has the end of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,19 +190,19 @@ def main() -> int:
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"no faults: shim.c cannot be compiled or used here ({getattr(error, 'stderr', '') or error})")
             return 0
+        every = sum(map(len, faults.places.values())) // flags.sample or 1 if flags.sample else 1
+        chosen = {name: places[::every] for name, places in faults.places.items()}
         if flags.again:
-            return again(faults, *flags.again)
+            return again(faults, chosen[flags.again[0]], *flags.again)
         kept = not (flags.sample or flags.only)
         counts = stored.counted("faults") if kept else {}
-        every = sum(map(len, faults.places.values())) // flags.sample or 1 if flags.sample else 1
         for turns in range(1, 2 if flags.sample else len(ERRORS) + 1):
             for name in [flags.only] if flags.only else KINDS:
-                places = faults.places[name][::every]
+                places = chosen[name]
                 row = counts.setdefault(name, {"places": len(places), "tried": 0, "not met": 0, "found": 0})
                 todo = in_turn(places)[: turns * len(places)]
                 while row["tried"] < len(todo):
-                    for line in some(faults, name, todo, row):
-                        print(line, flush=True)
+                    some(faults, name, todo, row)
                     if kept:
                         stored.count("faults", counts)
         print(table(counts))
@@ -215,7 +214,7 @@ def in_turn(places: list[Place]) -> list[tuple[Place, int]]:
     return [(place, ERRORS[(i + turn) % len(ERRORS)]) for turn in range(len(ERRORS)) for i, place in enumerate(places)]
 
 
-def some(faults: Faults, name: str, todo: list[tuple[Place, int]], row: dict[str, int]) -> Iterator[str]:
+def some(faults: Faults, name: str, todo: list[tuple[Place, int]], row: dict[str, int]) -> None:
     """Try the next few faults in one folder, and say what is wrong with the last of them, or that it is not met."""
     kind, chosen = faults.kinds[name], todo[row["tried"] : row["tried"] + AT_ONCE]
     met, wrong = faults.attempt(kind, chosen)
@@ -227,12 +226,12 @@ def some(faults: Faults, name: str, todo: list[tuple[Place, int]], row: dict[str
     row["found"] += bool(wrong)
     if wrong or not met:
         place, error = todo[row["tried"] - 1]
-        yield f"{name} {row['tried'] - 1} {errno.errorcode[error]} {place}: {wrong or 'not met'}"
+        print(f"{name} {row['tried'] - 1} {errno.errorcode[error]} {place}: {wrong or 'not met'}", flush=True)
 
 
-def again(faults: Faults, name: str, number: str) -> int:
+def again(faults: Faults, places: list[Place], name: str, number: str) -> int:
     """One fault, with all that the starts said."""
-    place, error = in_turn(faults.places[name])[int(number)]
+    place, error = in_turn(places)[int(number)]
     real = faults.start
 
     def loud(*given: Any) -> End:

@@ -79,7 +79,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         Scenario("protect", (*pretrained, "--protect", "sw", "--rewind", "lr")),
         Scenario("force-prune", (*pretrained, "--force-prune", "sw", "--super-weights", record)),
         Scenario("branch", (*pretrained, "--criterion", "random", "--from-round-1", str(parent))),
-        Scenario("two ranks", (*pretrained, "--grad-accum", "2", "--rank-timeout", "2"), ranks=2, alone=True),
+        Scenario("two ranks", (*pretrained, "--grad-accum", "2", "--rank-timeout", "4"), ranks=2, alone=True),
         Scenario("prepare", prepare),
         Scenario("prepare, 2 workers", prepare, cores=2),
         Scenario("find", ("find", "--model", str(model), *words, "--device", "cpu", "--out", "r.json", "--plots", "p")),
