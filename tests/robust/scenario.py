@@ -70,7 +70,8 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
     words = ["--eval-text", str(text), "--eval-tokens", "640", "--controls", "2", "--null-draws", "3"]
     record = str(inputs / "found" / "record.json")
     kinds = [
-        Scenario("pretrained", pretrained, figures=True),
+        Scenario("pretrained", pretrained),
+        Scenario("figures", (*pretrained, "--steps", "2", "--rounds", "1", "--checkpoint-steps", "1"), figures=True),
         Scenario(
             "scratch",
             (*scratch, "--rewind-step", "2", "--data-order", "fresh", "--freeze-biases", "--tokenizer", str(model)),
@@ -78,7 +79,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         Scenario("protect", (*pretrained, "--protect", "sw", "--rewind", "lr")),
         Scenario("force-prune", (*pretrained, "--force-prune", "sw", "--super-weights", record)),
         Scenario("branch", (*pretrained, "--criterion", "random", "--from-round-1", str(parent))),
-        Scenario("two ranks", (*pretrained, "--grad-accum", "2", "--rank-timeout", "2"), ranks=2, alone=True),
+        Scenario("two ranks", (*pretrained, "--grad-accum", "2", "--rank-timeout", "4"), ranks=2, alone=True),
         Scenario("prepare", prepare),
         Scenario("prepare, 2 workers", prepare, cores=2),
         Scenario("find", ("find", "--model", str(model), *words, "--device", "cpu", "--out", "r.json", "--plots", "p")),
