@@ -9,4 +9,4 @@ source "$SWLOTTERY_ROOT/scripts/venv.sh"
 swlottery_smollm2
 bash "$SWLOTTERY_ROOT/find_sw.sh" --model smollm2 "$@"
 bash "$SWLOTTERY_ROOT/func_train.sh" --config "$SWLOTTERY_ROOT/configs/smollm2-cpu.yaml"
-"$SWLOTTERY_PYTHON" -m swlottery.cli report "$SWLOTTERY_ROOT/runs" --out "$SWLOTTERY_ROOT/report.html"
+"$SWLOTTERY_PYTHON" -c "$swlottery_main" report "$SWLOTTERY_ROOT/runs" --out "$SWLOTTERY_ROOT/report.html"

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from swlottery.data import store as stores
 from swlottery.data import tokens as data
 from swlottery.data.builtin import docstrings
-from swlottery.data.sources import text_files
+from swlottery.data.folders import text_files
 from swlottery.data.tokenizer import builtin_tokenizer
 
 OPENWEBTEXT = 9_040_000_000
@@ -81,7 +81,7 @@ def write_shares(text: str, megabytes: int, cores: int, folder: Path) -> None:
         content = "\n\n".join(docstrings())
     else:
         path = Path(text)
-        files = text_files(path) if path.is_dir() else [path]
+        files = text_files(path)[0] if path.is_dir() else [path]
         content = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
     content = (content * (1 + megabytes * 1_000_000 // len(content)))[: megabytes * 1_000_000]
     documents = [content[at : at + 5000] for at in range(0, len(content), 5000)]
@@ -181,7 +181,7 @@ def by_map(folder: Path, tokenizer: Any, cores: int) -> tuple[float, float]:
     import datasets
 
     datasets.disable_progress_bars()
-    texts = [file.read_text(encoding="utf-8") for file in text_files(folder / "all")]
+    texts = [file.read_text(encoding="utf-8") for file in text_files(folder / "all")[0]]
     rows = datasets.Dataset.from_dict({"text": texts})
 
     def encode(batch: dict[str, list[str]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 #
 #     SWLOTTERY_ROOT=/path/to/this/repository; source "$SWLOTTERY_ROOT/scripts/venv.sh"
 #
-# Afterwards $SWLOTTERY_PYTHON is an interpreter that has everything swlottery needs. It is looked for in
+# Afterwards $SWLOTTERY_PYTHON is an interpreter that has everything swlottery needs; with -c "$swlottery_main" it runs
+# the command line. It is looked for in
 #   1. $SWLOTTERY_VENV if that is set (containers, shared environments), and nowhere else then;
 #   2. the active environment ($VIRTUAL_ENV, $CONDA_PREFIX), if swlottery can be imported there;
 #   3. .venv in the repository, which is made if missing.
@@ -13,6 +14,11 @@
 # is installed. A matching stamp is the whole check, without pip or Python; any other means that the build was
 # interrupted or is out of date, and it is done again. An environment without a stamp is somebody else's: it is used as
 # it is if it has swlottery. Whichever it is, the code that runs is the one beside this script (see PYTHONPATH below).
+
+# As `-m swlottery.cli`, but for Python's path. That begins with the current folder, where a user's token.py takes the
+# place of Python's own. (-P would leave it out, but came with Python 3.11.)
+# shellcheck disable=SC2034  # used by those who source this
+swlottery_main='from sys import exit, path; path[:] = filter(None, path); from swlottery.cli import main; exit(main())'
 
 swlottery_say() { printf 'swlottery: %s\n' "$*" >&2; }
 
@@ -73,7 +79,7 @@ swlottery_build() { # FOLDER HASH; only one at a time, see swlottery_locked
         mkdir -p -- "$venv" && echo unfinished >"$venv/.swlottery-stamp" || exit 2
         find "$venv" -mindepth 1 ! -name .swlottery-stamp ! -name .swlottery-pip -delete # what an interrupted build left
         printf %s "$SWLOTTERY_PIP" >"$venv/.swlottery-pip" || exit 2
-        "$base" -m venv "$venv" || swlottery_stop "$base -m venv failed (above); is the package python3-venv missing?"
+        "$base" -I -m venv "$venv" || swlottery_stop "$base -m venv failed (above); is the package python3-venv missing?"
     else
         swlottery_say "bringing $venv up to date (it may take a few minutes)"
         echo unfinished >"$venv/.swlottery-stamp" || exit 2
@@ -140,7 +146,7 @@ swlottery_smollm2() {
 }
 
 swlottery_setup() {
-    local folder venv='' hash
+    local folder venv='' hash entry entries
     for folder in "${SWLOTTERY_VENV:-${VIRTUAL_ENV:-}}" "${CONDA_PREFIX:-}" "$SWLOTTERY_ROOT/.venv"; do
         if [ -n "$folder" ] && [ ! -e "$folder/.swlottery-stamp" ] && swlottery_imports "$folder"; then
             venv=$folder
@@ -155,8 +161,14 @@ swlottery_setup() {
         swlottery_is_current "$venv" "$hash" || swlottery_locked "$venv" swlottery_build "$venv" "$hash" || exit
     fi
     SWLOTTERY_PYTHON=$venv/bin/python3
-    # The code beside this script, also where an environment is shared by several checkouts.
-    export PYTHONPATH="$SWLOTTERY_ROOT/src${PYTHONPATH:+:$PYTHONPATH}" SWLOTTERY_PYTHON SWLOTTERY_ROOT
+    # The code beside this script, also where an environment is shared by several checkouts. An empty entry means the
+    # current folder too: `export PYTHONPATH=/mine:$PYTHONPATH`, where there was none.
+    IFS=: read -r -a entries <<<"${PYTHONPATH:-}"
+    PYTHONPATH=$SWLOTTERY_ROOT/src
+    for entry in ${entries[@]+"${entries[@]}"}; do
+        case $entry in '' | . | ./) ;; *) PYTHONPATH+=:$entry ;; esac
+    done
+    export PYTHONPATH SWLOTTERY_PYTHON SWLOTTERY_ROOT
 }
 
 SWLOTTERY_VENV=${SWLOTTERY_VENV:-}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +45,14 @@ BOTH = (FIND, TRAIN)
 
 # An environment as scripts/venv.sh accepts it, whose Python is the one that runs the tests. It says that it has
 # swlottery, and has no pip: whatever a script does, it cannot install anything into the environment of the tests.
+# It knows no PYTHONSAFEPATH, as Python 3.10 does not.
 PYTHON = """\
 #!/bin/sh
 case "$*" in
 "-I -c import swlottery") exit 0 ;;
 *"-m pip"*) exit 1 ;;
 esac
-exec '{python}' "$@"
+exec env -u PYTHONSAFEPATH '{python}' "$@"
 """
 
 
@@ -74,3 +78,33 @@ def make_environment(folder: Path) -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SWLOTTERY_"))
     }
     return {**kept, "SWLOTTERY_VENV": str(folder)}
+
+
+def hide_modules(folder: Path) -> None:
+    """Files of a user's, called like Python's own modules and like packages; whoever imports one ends with its name."""
+    for name in ("token", "random", "runpy", "sitecustomize", "torch", "transformers/__init__", "swlottery/__init__"):
+        path = folder / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"raise SystemExit('imported the user's {name}.py')\n")
+
+
+def at_terminal(command: list[str], env: Mapping[str, str], interrupt_at: str | None = None) -> tuple[str, int]:
+    """What a command shows on a terminal of its own, and its exit code; Ctrl-C is typed when a text has appeared."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, env)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # the terminal has no other end any more
+            piece = b""
+        if not piece:
+            break
+        shown += piece
+        if interrupt_at and interrupt_at.encode() in shown:
+            time.sleep(0.3)
+            os.write(terminal, b"\x03")
+            interrupt_at = None
+    os.close(terminal)
+    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

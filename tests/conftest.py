@@ -62,7 +62,7 @@ def script_root(tmp_path: Path) -> Path:
 
 # In place of the program: says how it was called, and does what the flags ask for.
 STUB = """\
-import os, sys, time
+import os, signal, sys, time
 flags = sys.argv[1:]
 sys.stdout.reconfigure(line_buffering=True, write_through=False)  # a line is one write, also if PYTHONUNBUFFERED
 if "--help" in flags:
@@ -74,6 +74,20 @@ if "--bad" in flags:
     sys.exit(2)
 if sys.stderr.isatty():
     print("a progress bar", file=sys.stderr)
+def stop(number, frame):
+    time.sleep(0.3)
+    print("saved")
+    sys.exit(75)
+if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, stop)
+    signal.signal(signal.SIGTERM, stop)
+if "--nap" in flags:
+    time.sleep(1)
+    print("a line")
+    try:
+        print("a warning", file=sys.stderr)
+    except OSError:  # no terminal any more
+        os._exit(0)
 if "--sleep" in flags:
     try:
         time.sleep(60)

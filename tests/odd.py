@@ -64,6 +64,9 @@ def train(name: str | Path, *flags: str) -> Said:
 
 def run(*arguments: str) -> Said:
     """A command in this process. A traceback is the test's failure."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # where another test has imported tqdm already
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

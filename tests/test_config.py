@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 
 from swlottery import config
 from swlottery.cli import main
-from swlottery.config import FindSettings, TrainSettings, flag_of, from_file
+from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BadInput
+from swlottery.yaml_file import read_yaml
 
 
 def test_the_defaults_are_sound():
@@ -50,6 +52,20 @@ BAD = [
     ({"protect": "sw", "force_prune": "sw"}, "--protect sw and --force-prune sw contradict each other"),
     ({"super_weights": "none", "protect": "sw"}, "--super-weights none leaves nothing to protect"),
     ({"super_weights": "none", "force_prune": "controls"}, "--super-weights none leaves nothing to"),
+    ({"init": "kaiming"}, "--init kaiming changes nothing without --start scratch: leave it at gpt2, its default"),
+    ({"freeze_biases": True}, "--freeze-biases changes nothing without --start scratch: leave it away"),
+    ({"vocabulary": 300}, "--vocabulary 300 changes nothing without --start scratch: leave it away"),
+    ({"tokenizer": "builtin"}, "--tokenizer builtin changes nothing without --start scratch"),
+    ({"start": "scratch", "revision": "main"}, "--revision main changes nothing with --start scratch: leave it away"),
+    ({"schedule": "0.1", "rounds": 1, "prune_rate": "0.3"}, "--prune-rate 0.3 changes nothing with --schedule"),
+    ({"warmup": 300, "lr_schedule": "cosine"}, "--lr-schedule cosine changes nothing where the warm-up takes all"),
+    ({"allow_foreign": True}, "--allow-foreign changes nothing without a record"),
+    ({"super_weights": "none", "allow_foreign": True}, "--allow-foreign changes nothing without a record"),
+    ({"runs": ""}, "--runs is empty: give a path, or leave it away"),
+    ({"from_round_1": ""}, "--from-round-1 is empty"),
+    ({"model": "a\0b"}, "--model 'a\\x00b': is not UTF-8, or holds a zero byte"),
+    ({"data": "caf\udce9.txt"}, "--data 'caf\\udce9.txt': is not UTF-8"),
+    ({"follow": ["1,2," + "9" * 5000]}, "give a coordinate as LAYER,OUT,IN"),
     ({"follow": ["2,447"]}, "--follow 2,447: give a coordinate as LAYER,OUT,IN, such as 2,447,666"),
     ({"follow": ["2,447,666", "a,b,c"]}, "--follow a,b,c: give a coordinate"),
     ({"follow": ["2,-4,6"]}, "--follow 2,-4,6: give a coordinate"),
@@ -75,6 +91,8 @@ def test_what_is_at_the_edge_is_taken():
     TrainSettings(rewind_step=299, steps=300).check()
     TrainSettings(lr=0.0, clip=0.0, warmup=1000, beta1=0.0, prune_rate="0.999", weight_decay=0).check()
     TrainSettings(schedule="0.1, 0.29,1e-3", rounds=3, protect="sw", force_prune="controls").check()
+    TrainSettings(start="scratch", vocabulary=300, tokenizer="./t", init="kaiming", freeze_biases=True).check()
+    TrainSettings(super_weights="record.json", allow_foreign=True, one_shot=True, rounds=1).check()
 
 
 def test_rates_and_coordinates():
@@ -82,6 +100,66 @@ def test_rates_and_coordinates():
     assert TrainSettings(prune_rate="0.1", rounds=2).rates() == [Decimal("0.1")] * 2
     follow = ["2,447,666", "(1, 2, 3)"]
     assert TrainSettings(follow=follow).coordinates() == [(2, 447, 666), (1, 2, 3)]
+    ablate = ["2,447,666", "(2, 447, 666)", "1,2,3,0"]
+    assert FindSettings(ablate=ablate).coordinates() == [(2, 447, 666), (1, 2, 3, 0)]
+
+
+IDLE = [
+    ({"start": "scratch", "revision": "v1"}, "--revision v1 changes nothing with --start scratch"),
+    *[
+        ({"check": "r.json", name: value}, f"{flag_of(name)} {value} changes nothing with --check")
+        for name, value in {
+            "prompt": ["a"],
+            "prompt_file": "p",
+            "bos": "with",
+            "kappa": 50.0,
+            "max_weights": 1,
+            "null_draws": 3,
+            "eval_text": "t",
+            "eval_tokens": 640,
+            "eval_context": 64,
+            "controls": 2,
+            "seed": 1,
+            "out": "o",
+            "plots": "p",
+            "ablate": ["1,2,3"],
+        }.items()
+    ],
+    ({"check": ""}, "--check is empty"),
+    ({"out": ""}, "--out is empty"),
+    ({"prompt": ["\udcff"]}, "--prompt '\\udcff': is not UTF-8"),
+    ({"ablate": ["1,2"]}, "--ablate 1,2: give a coordinate as LAYER,OUT,IN"),
+    ({"ablate": ["1,2,3,4,5"]}, "--ablate 1,2,3,4,5: give a coordinate"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), IDLE, ids=str)
+def test_what_find_cannot_mean(changes, words):
+    with pytest.raises(BadInput, match=re.escape(words)):
+        FindSettings(**changes).validate()
+
+
+def test_what_a_check_of_a_record_needs_is_taken():
+    FindSettings(check="r.json", start="scratch", model="gpt2-mini", seed=3, dtype="float32", device="cpu").validate()
+
+
+def test_what_a_sweep_cannot_mean():
+    with pytest.raises(BadInput, match="--sbatch -p gpu changes nothing with --local, or without a Slurm"):
+        SweepSettings("s.yaml", sbatch="-p gpu").check(by_slurm=False)
+    SweepSettings("s.yaml", sbatch="-p gpu").check(by_slurm=True)
+    SweepSettings("s.yaml", sbatch="-p gpu", dry_run=True).check(by_slurm=False)
+
+
+def test_every_path_may_begin_with_the_home_folder(monkeypatch):
+    """Of all settings that name one; the name of a model, and that of a text, are read where they are used."""
+    monkeypatch.setenv("HOME", "/home/me")
+    for kind in (FindSettings, TrainSettings, SweepSettings):
+        paths = [one.name for one in dataclasses.fields(kind) if one.metadata.get("path")]
+        settings = kind(**dict.fromkeys(paths, "~/x y"))
+        assert {getattr(settings, name) for name in paths} == {"/home/me/x y"}
+        known = {"prompt_file", "out", "plots", "check", "tokenizer", "from_round_1", "super_weights", "runs", "study"}
+        assert set(paths) == known & {one.name for one in dataclasses.fields(kind)}
+    assert FindSettings(out="~nobody-here/x").out == "~nobody-here/x"
 
 
 def test_every_setting_says_what_it_does_and_its_limits_are_checked() -> None:
@@ -160,6 +238,12 @@ def test_what_a_run_stores_can_be_read_as_a_config(written):
     assert from_file(written(json.dumps(dataclasses.asdict(settings)))) == dataclasses.asdict(settings)
 
 
+def bomb(first: str, name: str) -> str:
+    """Twenty names, each of nine of the one before."""
+    names = [f"x{nth}: &x{nth} " + name % ", ".join([f"*x{nth - 1}"] * 9) for nth in range(1, 21)]
+    return "\n".join([f"x0: &x0 {first}", *names])
+
+
 BAD_FILES = [
     ("steps: 1.5", "steps: 1.5 is not a whole number"),
     ("steps: 1e3", "steps: '1e3' is not a whole number"),
@@ -185,6 +269,18 @@ BAD_FILES = [
     ("steps: [1", "is not YAML"),
     ("steps: 1\n lr: 2\n", "is not YAML"),
     (b"\xff\xfe\x00", "cannot read the config"),
+    ("steps: 10\nlr: 1\nsteps: 20", "steps stands twice (line 3): leave one of them away"),
+    ('steps: 10\n"steps": 20', "steps stands twice (line 2)"),
+    ("steps: 2026-99-99", "is not YAML: month must be in 1..12"),
+    ("steps: !!bool maybe", "is not YAML"),
+    ("steps: " + "9" * 5000, "is not YAML"),
+    ("steps: " + "[" * 3000, "is not YAML"),
+    ("steps: 1\n---\nsteps: 2", "is not YAML"),
+    ("follow: &a [*a]", "an alias stands inside of what it is short for"),
+    ("follow: &a {<<: *a}", "an alias stands inside of what it is short for"),
+    (bomb("[x, y]", "[%s]"), "over 1,048,576 characters with its aliases written out"),
+    (bomb("{x: 1, y: 2}", "{<<: [%s]}"), "over 1,048,576 characters with its aliases written out"),
+    ("#" * (1 << 20) + "\nsteps: 1", "is too long for a config"),
 ]
 
 
@@ -194,6 +290,16 @@ def test_a_file_that_is_wrong(text, words, written):
     with pytest.raises(BadInput) as caught:
         from_file(path)
     assert words in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_mapping_takes_up_another_and_its_own_entries_win(written):
+    assert read_yaml(written("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: *a"), "study", "study") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": {"x": 1, "y": 2},
+    }
+    deep = "a: {b: &b {<<: &c {k: 0}, k: 1}}\nd: {<<: *b, k: 2}"  # b is taken up before it is made
+    assert read_yaml(written(deep), "study", "study") == {"a": {"b": {"k": 1}}, "d": {"k": 2}}
 
 
 def test_no_code_is_run(written, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swlottery import cli
-from swlottery.config import SweepSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, SweepSettings, TrainSettings, from_file
 from swlottery.lottery import matching
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
@@ -63,7 +63,7 @@ def test_the_example_of_five_prunes() -> None:
 
 def test_every_flag_it_names_exists() -> None:
     named = {flag[2:].replace("-", "_") for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", METHOD)}
-    assert named <= set(FLAGS)
+    assert named <= {*FLAGS, *(field.name for field in dataclasses.fields(FindSettings))}
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`([\w/]+\.py)`", METHOD))))

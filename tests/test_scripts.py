@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from both_scripts import FIND, TRAIN, Script
+from both_scripts import FIND, TRAIN, Script, at_terminal, hide_modules
 
 Environment = dict[str, str]
 
@@ -42,8 +42,11 @@ def run(
 def test_a_search_of_a_tiny_model(
     script_root: Path, script_environment: Environment, find_flags: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
-    """By the contract of the command line: flags in, record at --out, a log that is what was shown, exit code 0."""
-    done = run(script_root, *find_flags(Path("tiny.json")), env=script_environment, cwd=tmp_path)
+    """By the contract of the command line: flags in, record at --out, a log that is what was shown, exit code 0. What
+    lies in the folder that it is started from is not imported, nor through PYTHONPATH's empty entry."""
+    hide_modules(tmp_path)
+    env = {**script_environment, "PYTHONPATH": f":{script_environment.get('PYTHONPATH', '')}:."}
+    done = run(script_root, *find_flags(Path("tiny.json")), env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (log,) = FIND.logs(script_root)
     assert re.fullmatch(r"checkmodel_\d{8}_\d{6}\.out", log.name)
@@ -60,6 +63,7 @@ def test_a_training_of_a_tiny_model(
     script_root: Path, script_environment: Environment, train_flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """As above; started again, the run is done; and `swlottery status` lists it."""
+    hide_modules(tmp_path)
     done = run(script_root, *train_flags(), env=script_environment, cwd=tmp_path, script=TRAIN)
     assert done.returncode == 0, done.stderr
     (log,) = TRAIN.logs(script_root)
@@ -187,28 +191,6 @@ def test_a_log_folder_that_cannot_be_made(script: Script, stub_root: Path, scrip
     assert done.stderr == f"{script.name}: cannot write the log in {stub_root}/{script.folder}\n"
 
 
-def at_terminal(command: list[str], env: Environment, interrupt_at: str | None = None) -> tuple[str, int]:
-    """What a command shows on a terminal of its own, and its exit code; Ctrl-C is typed when a text has appeared."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execvpe(command[0], command, env)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(terminal, 4096)
-        except OSError:  # the terminal has no other end any more
-            piece = b""
-        if not piece:
-            break
-        shown += piece
-        if interrupt_at and interrupt_at.encode() in shown:
-            time.sleep(0.3)
-            os.write(terminal, b"\x03")
-            interrupt_at = None
-    os.close(terminal)
-    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_on_a_terminal_progress_bars_are_shown_and_not_logged(
     script: Script, stub_root: Path, script_environment: Environment
 ) -> None:
@@ -232,13 +214,131 @@ def test_ctrl_c_lets_the_program_finish_and_its_last_words_are_logged(
     assert (log[-3], log[-1]) == ("weights restored", f"{script.name}: exit code 130")
 
 
+def closed_terminal(command: list[str], env: Environment, log: Callable[[], str], *until: str) -> str:
+    """Start a command on a terminal of its own, as the first of its session, and close the terminal when the first text
+    is in the log. Returns the log, once it has the last."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, env)
+    try:
+        for text in until:
+            end = time.monotonic() + 60
+            while text not in log():
+                assert time.monotonic() < end, log()
+                time.sleep(0.02)
+            if text == until[0]:
+                os.close(terminal)
+        return log()
+    finally:
+        os.waitpid(pid, 0)
+
+
+def log_of(script: Script, root: Path) -> Callable[[], str]:
+    return lambda: "".join(log.read_text() for log in script.logs(root))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        'exec bash "$@"',
+        'bash "$@"; true',
+        'bash "$@" 2>errors; true',
+        'exec bash --norc -ic "bash ${*@Q}; true"',
+        'bash "$@" | cat; true',
+    ],
+    ids=["first of its session", "behind another", "errors elsewhere", "of a user's shell", "in a pipe"],
+)
+def test_when_the_terminal_closes_the_program_saves_and_the_log_is_whole(
+    how: str, script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
+) -> None:
+    command = ["bash", "-c", f"cd {tmp_path}; {how}", "bash", str(stub_root / script.file), "--sleep"]
+    log = log_of(script, stub_root)
+    text = closed_terminal(command, script_environment, log, "flags", f"{script.name}: exit code")
+    assert text.splitlines()[1:] == ["saved", *text.splitlines()[-2:]]
+    assert text.endswith(f"{script.name}: exit code 75\n")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        'exec nohup bash "$@"',
+        'nohup bash "$@"; true',
+        'setsid bash "$@"; true',
+        "trap '' HUP; exec bash \"$@\"",
+        'exec bash --norc -ic "bash ${*@Q} & disown; sleep 60"',
+    ],
+    ids=["nohup", "nohup behind another", "setsid", "ignored", "disown"],
+)
+def test_what_is_to_outlive_its_terminal_does(
+    how: str, script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
+) -> None:
+    command = ["bash", "-c", f"cd {tmp_path}; {how}", "bash", str(stub_root / script.file), "--nap"]
+    log = log_of(script, stub_root)
+    text = closed_terminal(command, script_environment, log, "flags", f"{script.name}: exit code")
+    assert "a line" in text and text.endswith(f"{script.name}: exit code 0\n")
+
+
+def test_term_to_all_processes_of_a_script_leaves_a_whole_log(
+    script: Script, stub_root: Path, script_environment: Environment
+) -> None:
+    command = ["bash", str(stub_root / script.file), "--sleep"]
+    process = subprocess.Popen(command, env=script_environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    while "flags" not in log_of(script, stub_root)():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert log_of(script, stub_root)().splitlines()[1::2] == ["saved", f"{script.name}: exit code 75"]
+
+
+def test_a_reader_that_goes_away_takes_nothing_from_the_log(
+    script: Script, stub_root: Path, script_environment: Environment
+) -> None:
+    command = f"bash {stub_root / script.file} --nap | head -n 1"
+    done = subprocess.run(["bash", "-c", command], env=script_environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("\n") == 1
+    text = log_of(script, stub_root)()
+    assert "a line" in text and "a warning" in text and text.endswith(f"{script.name}: exit code 0\n")
+
+
+def test_a_training_whose_terminal_closes_goes_on_when_it_is_started_again(
+    script_root: Path, script_environment: Environment, train_flags: Callable[..., list[str]]
+) -> None:
+    flags = train_flags(rounds=1, steps=400, eval_steps=100)
+    command = ["bash", str(script_root / TRAIN.file), *flags]
+    text = closed_terminal(command, script_environment, log_of(TRAIN, script_root), "  100  ", "func_train: exit code")
+    assert "stopped after" in text and text.endswith("func_train: exit code 75\n")
+    (folder,) = (script_root / "runs").iterdir()
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "stopped"
+    done = run(script_root, *flags, env=script_environment, script=TRAIN)
+    assert done.returncode == 0 and f"going on from step {status['step']}" in done.stdout
+
+
+def test_a_training_of_the_command_line_saves_though_it_can_tell_nobody(
+    tiny_gpt2: Path, train_flags: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that it prints after the terminal is closed is lost, and nothing else."""
+    flags = train_flags(rounds=1, steps=400, eval_steps=20, runs=tmp_path / "runs", plots=tmp_path / "plots")
+    status = lambda: "".join(path.read_text() for path in tmp_path.glob("runs/*/status.json"))  # noqa: E731
+    command = [sys.executable, "-m", "swlottery.cli", "train", *flags]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, {**os.environ, "SWLOTTERY_CACHE": str(tmp_path / "cache")})
+    shown = b""
+    while b"   20  " not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert '"stopped"' in status()
+
+
 # --- scripts/venv.sh, with a Python that keeps a journal in place of installing anything
 
 FAKE_PYTHON = """\
 #!/bin/bash
 case "$*" in
 "-c import sys; "*) exit 0 ;;
-"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python3" && echo venv >>"$JOURNAL" ;;
+"-I -m venv "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python3" && echo venv >>"$JOURNAL" ;;
 *"-m pip"*"--version") exit 0 ;;
 *"-m pip"*" install "*) echo "pip ${*: -1}" >>"$JOURNAL"; sleep "${SLOW:-0}"; exit "${PIP_EXIT:-0}" ;;
 "-I -c import swlottery") exit 1 ;;
@@ -343,7 +443,7 @@ def test_a_lock_left_by_a_killed_job_is_taken_over(bare: tuple[Path, Environment
 
 
 @pytest.mark.parametrize("flock", [True, False])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupted_build_is_done_again(bare: tuple[Path, Environment, Path], how: int, flock: bool) -> None:
     root, env, journal = bare
     env = env if flock else without_flock(env)

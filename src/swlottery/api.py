@@ -52,6 +52,10 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
     from swlottery.models.loaded import wrap
 
     find_command.check(chosen)
+    if not isinstance(model, str | Path):
+        chosen.check_idle(("revision start dtype device", True, "for a model that is loaded already"))
+    elif tokenizer is not None:
+        raise BadInput("tokenizer changes nothing for a model that is named: leave it away")
     if isinstance(model, str | Path):
         loaded = find_command.load(chosen)
     elif tokenizer is None:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import signal
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
-from swlottery.errors import BAD_INPUT, FAILED, BadInput
-from swlottery.runtime import stop
+from swlottery.errors import BAD_INPUT, FAILED, UNUSABLE, BadInput
+from swlottery.runtime import stop, terminal
+from swlottery.runtime.files import home
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
 from swlottery.version import __version__
@@ -27,18 +29,26 @@ from swlottery.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 bad input, 75 stopped and saved, 1 anything else."""
-    parsed = parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    terminal.outlive()
     # Whole lines at once, also where PYTHONUNBUFFERED would write text and line end apart: stderr shares the log.
-    with contextlib.suppress(AttributeError):  # a test's capture has no such method
-        sys.stdout.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+    # What the terminal's encoding lacks, and what in a file's name is no text, becomes a question mark.
+    with contextlib.suppress(AttributeError):  # a test's capture has no such method; a closed stream is None
+        sys.stdout.reconfigure(line_buffering=True, write_through=False, errors="replace")  # type: ignore[union-attr]
+    parsed = parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
     own = arguments is None  # this process is the command, and ends with it
-    before = signal.signal(signal.SIGTERM, _terminate)
-    place = Place.of(os.environ) if parsed.command == "train" else Place()
+    before = stop.handle(_terminate, signal.SIGTERM, signal.SIGHUP)
+    place = Place()
     try:
+        if parsed.command == "train":
+            place = Place.of(os.environ, terminal.is_there())
+            place.require_address(os.environ)
         if place.rank > 0:  # the lead writes the log
-            with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            with (
+                open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+            ):
                 return _command(parsed, place, own)
         return _command(parsed, place, own)
     except BadInput as error:
@@ -53,9 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        _complain(f"cannot use {error.filename or 'a file'} ({error.strerror}): see to that, or give another path")
+        return BAD_INPUT
     finally:
         if not own:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
@@ -146,8 +162,10 @@ def _be_quiet() -> None:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     for library, level in (("TRANSFORMERS", "error"), ("DATASETS", "critical"), ("HF_HUB", "critical")):
         os.environ.setdefault(f"{library}_VERBOSITY", level)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home cannot be written to
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HOME", str(home()))  # without one, libraries write into a folder that is called `~`
 
 
 # The flags
@@ -176,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(prog="swlottery", description="Super weights of language models, and whether they survive pruning.")
     top.add_argument("--version", action="version", version=f"swlottery {__version__}")
+    home = os.path.expanduser  # a ~ in a path; of the settings config knows which are paths
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
@@ -188,10 +207,13 @@ def parser() -> argparse.ArgumentParser:
     train = command("train", "train, prune and rewind a model, and track its super weights")
     prepare = command("prepare", "only make the tokens that such a training reads: on a login or CPU node")
     for one in (train, prepare):
-        one.add_argument("--config", metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins")
+        one.add_argument(
+            "--config", type=home, metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins"
+        )
         _add_flags(one, TrainSettings)
         one.add_argument(
             "--point",
+            type=home,
             metavar="FILE[:LINE]",
             help="settings from a file that a sweep wrote; without a line: SLURM_ARRAY_TASK_ID's",
         )
@@ -199,11 +221,14 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("study", metavar="STUDY.yaml", help="the study: see docs/slurm.md")
     _add_flags(sweep, SweepSettings, "study")
     status = command("status", "the state of all runs, or of all points of a study")
-    status.add_argument("folder", nargs="?", metavar="FOLDER", help="the runs' folder, or a study's [runs]")
+    status.add_argument("folder", nargs="?", type=home, metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     report = command("report", "one page on many runs: the answers, tables, figures")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run, a folder of runs, or an earlier report's tables")
-    report.add_argument("--out", default="report.html", metavar="PAGE.html", help="the page, with its tables beside it")
-    report.add_argument("--markdown", metavar="FILE.md", help="the same as Markdown, its tables and figures beside it")
+    runs = "a run, a folder of runs, or an earlier report's tables"
+    report.add_argument("runs", nargs="+", type=home, metavar="RUN", help=runs)
+    page = "the page, with its tables beside it"
+    report.add_argument("--out", default="report.html", type=home, metavar="PAGE.html", help=page)
+    markdown = "the same as Markdown, its tables and figures beside it"
+    report.add_argument("--markdown", type=home, metavar="FILE.md", help=markdown)
     return top
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from swlottery.errors import BadInput
+from swlottery.yaml_file import read_yaml
 
 KAPPA = 40.0
 """κ. One constant for all models: twice the 95th percentile of the permutation null on a real one (docs/method.md)."""
@@ -28,6 +32,7 @@ def setting(
     choices: tuple[str, ...] = (),
     least: float = 0,
     below: float | None = None,
+    path: bool = False,
     affects: Literal["all", "later", "nothing"] = "all",
 ) -> Any:
     """One setting.
@@ -36,6 +41,7 @@ def setting(
         unit: of a number.
         metavar: what ``--help`` writes for the value; N of an integer and X of a fraction where it is not given.
         least, below: the limits of a number.
+        path: whether it names a file or folder; then a ``~`` in front is the home folder.
         affects: all results, only those later than the first training, or nothing.
     """
     flag: dict[str, Any] = {}
@@ -47,7 +53,8 @@ def setting(
         flag["metavar"] = metavar or {int: "N", float: "X"}.get(type(default))
     if isinstance(default, list):
         flag["action"] = "append"
-    metadata = {"help": help, "flag": flag, "unit": unit, "least": least, "below": below, "affects": affects}
+    metadata = {"help": help, "flag": flag, "unit": unit, "least": least, "below": below, "path": path}
+    metadata["affects"] = affects
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -66,10 +73,20 @@ def flag_of(name: str) -> str:
 class Settings:
     """What the settings of all commands have in common."""
 
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            if one.metadata.get("path") and (value := getattr(self, one.name)):
+                setattr(self, one.name, os.path.expanduser(value))
+
     def check_limits(self) -> None:
         """Raise `BadInput` for a value that is not among its setting's choices, or not within its limits."""
         for one in dataclasses.fields(self):
             value, flag, about = getattr(self, one.name), flag_of(one.name), one.metadata
+            if about.get("path") and value == "":
+                raise BadInput(f"{flag} is empty: give a path, or leave it away")
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and re.search("[\0\ud800-\udfff]", text):
+                    raise BadInput(f"{flag} {text!a}: is not UTF-8, or holds a zero byte")
             choices = about.get("flag", {}).get("choices")
             if choices and value not in choices:
                 raise BadInput(f"{flag} {value}: choose from {', '.join(choices)}")
@@ -78,6 +95,20 @@ class Settings:
                     raise BadInput(f"{flag} {value:g}: must be at least {about['least']:g}, and finite")
                 if about["below"] is not None and value >= about["below"]:
                     raise BadInput(f"{flag} {value:g}: must be below {about['below']:g}")
+
+    def check_idle(self, *cases: tuple[str, object, str]) -> None:
+        """Raise `BadInput` for a setting that is given and could not act.
+
+        cases: (names of settings, whether they cannot act, with what); only these settings are looked at.
+        """
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
+        for names, idle, why in cases:
+            for name in names.split() if idle else ():
+                default = [] if defaults[name] is dataclasses.MISSING else defaults[name]
+                if (value := getattr(self, name)) != default:
+                    shown = "" if value is True else f" {value}"
+                    away = "leave it away" if not default else f"leave it at {default}, its default"
+                    raise BadInput(f"{flag_of(name)}{shown} changes nothing {why}: {away}")
 
 
 @dataclass
@@ -98,7 +129,7 @@ class FindSettings(Settings):
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
     prompt: list[str] = setting([], "look for spikes with this one, not with the six; repeatable", metavar="TEXT")
-    prompt_file: str | None = setting(None, "a file of prompts, one a line", metavar="FILE")
+    prompt_file: str | None = setting(None, "a file of prompts, one a line", metavar="FILE", path=True)
     bos: str = setting(
         "both", "the prompts with BOS in front, without it, or both", choices=("both", "with", "without")
     )
@@ -110,9 +141,31 @@ class FindSettings(Settings):
     eval_context: int = setting(512, "the longest document of it", unit="tokens", least=16)
     controls: int = setting(20, "ordinary weights to compare with", unit="weights", least=1)
     seed: int = setting(0, "seed of the nulls, the random sets and the bootstrap")
-    out: str | None = setting(None, "the record (default: super_weights/<model>.json)", metavar="RECORD.json")
-    plots: str | None = setting(None, "folder of the figures (default: plots/<model>)", metavar="FOLDER")
-    check: str | None = setting(None, "only say whether this record belongs to the model", metavar="RECORD.json")
+    ablate: list[str] = setting(
+        [], "verify this weight too, found or not; of a mixture LAYER,OUT,IN,EXPERT; repeatable", metavar="LAYER,OUT,IN"
+    )
+    out: str | None = setting(
+        None, "the record (default: super_weights/<model>.json)", metavar="RECORD.json", path=True
+    )
+    plots: str | None = setting(None, "folder of the figures (default: plots/<record>)", metavar="FOLDER", path=True)
+    check: str | None = setting(
+        None, "only say whether this record belongs to the model", metavar="RECORD.json", path=True
+    )
+
+    def coordinates(self) -> list[tuple[int, ...]]:
+        """The coordinates of ``--ablate``, none twice: (layer, out, in), and the expert where one is given."""
+        return list(dict.fromkeys(_coordinate("--ablate", text) for text in self.ablate))
+
+    def validate(self) -> None:
+        """Raise `BadInput` for what cannot be meant; what depends on the model or the text is checked there."""
+        self.check_limits()
+        self.coordinates()
+        looks = "prompt prompt_file bos kappa max_weights null_draws eval_text eval_tokens eval_context controls"
+        self.check_idle(
+            ("revision", self.start == "scratch", "with --start scratch"),
+            (f"{looks} ablate out plots", self.check is not None, "with --check"),
+            ("seed", self.check is not None and self.start == "pretrained", "with --check"),
+        )
 
 
 @dataclass
@@ -130,6 +183,7 @@ class TrainSettings(Settings):
         "auto",
         "from scratch: builtin, a hub id or a folder; auto: GPT-2's for data from the hub, else builtin",
         metavar="NAME",
+        path=True,
     )
     vocabulary: int = setting(0, "rows of the embedding from scratch; 0: as many as the tokenizer has", unit="tokens")
     freeze_biases: bool = setting(False, "all biases, LayerNorm's too, stay at zero")
@@ -159,10 +213,13 @@ class TrainSettings(Settings):
         "weights", "rewind weights, only the learning rate, or nothing", choices=("weights", "lr", "none")
     )
     rewind_step: int = later(0, "step k of the first training to rewind to", unit="steps", metavar="K")
-    from_round_1: str | None = later(None, "branch from this run's trained round-1 network", metavar="RUN")
+    from_round_1: str | None = later(None, "branch from this run's trained round-1 network", metavar="RUN", path=True)
     # the super weights
     super_weights: str = later(
-        "discover", "a record of find_sw.sh; discover: find them in the round-1 network; or none", metavar="RECORD"
+        "discover",
+        "a record of find_sw.sh; discover: find them in the round-1 network; or none",
+        metavar="RECORD",
+        path=True,
     )
     allow_foreign: bool = later(False, "track a record of another network too, labelled foreign")
     follow: list[str] = later([], "track this coordinate too, labelled foreign; repeatable", metavar="LAYER,OUT,IN")
@@ -202,9 +259,11 @@ class TrainSettings(Settings):
     rank_timeout: float = setting(
         300, "how long a silent task is waited for, before the run ends", unit="seconds", metavar="X", affects="nothing"
     )
-    runs: str | None = setting(None, "folder of the runs (default: runs)", metavar="FOLDER", affects="nothing")
+    runs: str | None = setting(
+        None, "folder of the runs (default: runs)", metavar="FOLDER", path=True, affects="nothing"
+    )
     plots: str | None = setting(
-        None, "folder of the figures (default: plots/<run>)", metavar="FOLDER", affects="nothing"
+        None, "folder of the figures (default: plots/<run>)", metavar="FOLDER", path=True, affects="nothing"
     )
 
     def rates(self) -> list[Decimal]:
@@ -216,16 +275,9 @@ class TrainSettings(Settings):
             raise BadInput(f"--schedule has {len(rates)} fractions for {self.rounds} rounds: give one a round")
         return rates
 
-    def coordinates(self) -> list[tuple[int, int, int]]:
-        """The coordinates of ``--follow``: (layer, out, in)."""
-        found = []
-        for text in self.follow:
-            parts = text.replace("(", "").replace(")", "").split(",")
-            if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-                raise BadInput(f"--follow {text}: give a coordinate as LAYER,OUT,IN, such as 2,447,666")
-            layer, out, in_ = (int(part) for part in parts)
-            found.append((layer, out, in_))
-        return found
+    def coordinates(self) -> list[tuple[int, ...]]:
+        """The coordinates of ``--follow``: (layer, out, in), and the expert where one is given."""
+        return [_coordinate("--follow", text) for text in self.follow]
 
     def token_count(self) -> int | Literal["auto"] | None:
         """``--data-tokens`` as a number, None for all, or ``auto``. `BadInput` for anything else."""
@@ -246,6 +298,13 @@ class TrainSettings(Settings):
         self.rates()
         self.coordinates()
         self.token_count()
+        self.check_idle(
+            ("tokenizer vocabulary init freeze_biases", self.start == "pretrained", "without --start scratch"),
+            ("revision", self.start == "scratch", "with --start scratch"),
+            ("prune_rate", self.schedule, "with --schedule"),
+            ("lr_schedule", self.warmup >= self.steps, "where the warm-up takes all steps"),
+            ("allow_foreign", self.super_weights in ("discover", "none"), "without a record (--super-weights)"),
+        )
         if self.one_shot and self.schedule:
             raise BadInput("--one-shot prunes once; leave --schedule away")
         if self.protect == "sw" and self.force_prune == "sw":
@@ -258,7 +317,7 @@ class TrainSettings(Settings):
 class SweepSettings(Settings):
     """The settings of ``swlottery sweep``; ``study`` is its only argument."""
 
-    study: str
+    study: str = field(metadata={"path": True})
     dry_run: bool = setting(False, "print every point's flags, and do nothing")
     local: bool = setting(False, "run the points here, though there is a Slurm")
     at_once: int = setting(
@@ -267,6 +326,11 @@ class SweepSettings(Settings):
     sbatch: str = setting(
         "", "options for sbatch, in one word: --sbatch='--partition=gpu --gres=gpu:1'", metavar="OPTIONS"
     )
+
+    def check(self, by_slurm: bool) -> None:
+        """Raise `BadInput` for what cannot be meant. by_slurm: whether the points go to Slurm."""
+        self.check_limits()
+        self.check_idle(("sbatch", not by_slurm and not self.dry_run, "with --local, or without a Slurm"))
 
 
 def _affecting(*results: str) -> frozenset[str]:
@@ -277,6 +341,13 @@ OPERATIONAL = _affecting("nothing")
 """Settings of training that change nothing about what a run computes."""
 AFTER_ROUND_1 = OPERATIONAL | _affecting("later")
 """Those that change nothing about the first training."""
+
+
+def _coordinate(flag: str, text: str) -> tuple[int, ...]:
+    numbers = re.fullmatch(r"\(?((\s*\d{1,18}\s*,){2,3}\s*\d{1,18}\s*)\)?", str(text))
+    if not numbers:
+        raise BadInput(f"{flag} {text}: give a coordinate as LAYER,OUT,IN, such as 2,447,666")
+    return tuple(map(int, numbers[1].split(",")))
 
 
 def _rate(flag: str, text: str) -> Decimal:
@@ -306,24 +377,6 @@ def from_file(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: {error}") from None
 
 
-def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:
-    """The mapping in a YAML file. what: the file is called that; holds: what it should hold, in a complaint.
-
-    Raises `BadInput` for a file that cannot be read, and for anything but a mapping.
-    """
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the {what} {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {error}") from None
-    if not isinstance(loaded, dict):
-        raise BadInput(f"{path} holds no {holds}")
-    return loaded
-
-
 def check_values(values: Mapping[Any, Any]) -> dict[str, Any]:
     """Settings of training as a file gives them, of their types. `BadInput` for those that cannot be."""
     hints = get_type_hints(TrainSettings)
@@ -342,13 +395,15 @@ def _value(name: Any, value: Any, hints: Mapping[str, Any]) -> Any:
         try:
             return float(str(value))  # YAML reads 6e-4 as text
         except ValueError:
-            raise BadInput(f"{name}: {value!r} is not a number") from None
+            raise BadInput(f"{name}: {reprlib.repr(value)} is not a number") from None
     if wanted in (int, bool):
         if type(value) is not wanted:
-            raise BadInput(f"{name}: {value!r} is not {'a whole number' if wanted is int else 'true or false'}")
+            raise BadInput(
+                f"{name}: {reprlib.repr(value)} is not {'a whole number' if wanted is int else 'true or false'}"
+            )
         return value
     if value is None and wanted is not str:
         return None
     if value is None or isinstance(value, dict):
-        raise BadInput(f"{name}: {value!r} is not text")
+        raise BadInput(f"{name}: {reprlib.repr(value)} is not text")
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -70,8 +70,8 @@ def test_a_folder_without_text_is_refused(here: Path) -> None:
     assert "corpus holds no .txt, .md, .rst file" in refusal("corpus")
 
 
-def test_a_file_or_folder_comes_before_a_data_set_and_builtin_before_all(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+def test_builtin_and_short_names_come_before_files_and_those_before_other_data_sets(
+    here: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("wikitext", "builtin", "owner/name"):
         (here / name).parent.mkdir(exist_ok=True)
@@ -79,8 +79,10 @@ def test_a_file_or_folder_comes_before_a_data_set_and_builtin_before_all(
     (here / "openwebtext").mkdir()
     (here / "openwebtext" / "x.txt").write_text("a folder")
     monkeypatch.setattr(texts, "builtin_text", lambda: text_of("built in"))
-    found = [read_text(source).content for source in ("builtin", "wikitext", "owner/name", "openwebtext")]
-    assert found == ["built in", "a file", "a file", "a folder"]
+    named = [read_text(source).content for source in ("builtin", "wikitext", "owner/name", "openwebtext")]
+    assert named == ["built in", "words", "a file", "words"]
+    local = [read_text(source).content for source in ("./builtin", "./wikitext", f"{here}/openwebtext")]
+    assert local == ["a file", "a file", "a folder"]
 
 
 @pytest.mark.parametrize("source", ["bad.txt", "."])

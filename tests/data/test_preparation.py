@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from both_scripts import hide_modules, make_environment
 from sources import FakeHub, LedgerTokenizer, answer, python, refusal, tokenizer_with
 from swlottery import cli
 from swlottery.config import TrainSettings
@@ -186,6 +187,17 @@ def test_the_bytes_are_the_same_however_many_processes_make_them(here: Path, mon
     assert content(made[2].folder) == content(made[3].folder) == first
 
 
+def test_processes_import_nothing_from_the_current_folder(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_sizes(monkeypatch, 5_000, 10_000, 4)
+    write_text(here / "text")
+    hide_modules(here)
+    monkeypatch.setenv("PYTHONPATH", f":{os.environ.get('PYTHONPATH', '')}:./")
+    monkeypatch.setattr(sys, "executable", f"{make_environment(tmp_path / 'old')['SWLOTTERY_VENV']}/bin/python3")
+    assert len(content(prepare("text", tokenizer(), folder=here / "store", cores=2).folder)) > 10
+
+
 def test_a_short_text_starts_no_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "Processes", lambda *_: pytest.fail("started"))
     write_text(here / "text")
@@ -329,7 +341,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_command_stops_when_asked_and_goes_on(
     here: Path, number: int, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,7 +358,7 @@ def test_the_command_stops_when_asked_and_goes_on(
     )
     store = Path(os.environ["SWLOTTERY_CACHE"]) / "tokens"
     _wait_for(lambda: len(list(store.glob("*/train-*.safetensors"))) > 2 or process.poll() is not None)
-    os.killpg(process.pid, number)  # a terminal's Ctrl-C and Slurm's signals reach every process of a job
+    os.killpg(process.pid, number)  # a terminal's Ctrl-C, its end, and Slurm's signals reach every process of a job
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75 and "goes on from there" in out and err == ""
     there = _times(store)

@@ -308,3 +308,31 @@ def test_where_the_ranks_come_from() -> None:
     assert Place.of(torchrun) == Place(1, 2, 1, 2)
     batch_shell = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_TASKS_PER_NODE": "4"}
     assert Place.of(batch_shell) == Place.of({}) == Place(0, 1, 0, 1)
+    assert Place.of(step | torchrun | {"TORCHELASTIC_RUN_ID": "none"}) == Place(1, 2, 1, 2), "srun torchrun"
+    assert Place.of(step | torchrun) == Place(3, 11, 1, 4)
+    pty = step | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_PTY_PORT": "41234", "SLURM_PTY_WIN_COL": "80"}
+    assert Place.of(pty) == Place(0, 1, 0, 1), "the shell of srun --pty"
+    assert Place.of(pty | {"MASTER_ADDR": "node1"}) == Place.of(pty, terminal=False) == Place(0, 11, 0, 4), "srun in it"
+    for rank, size in (("3", "1"), ("0", "0"), ("-1", "2")):
+        with pytest.raises(BadInput, match=f"no task {rank} of {size} can be"):
+            Place.of({"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": "0"})
+
+
+@pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])
+def test_tasks_that_know_no_place_to_meet_are_refused_at_once_in_one_line(
+    missing: str, tiny_gpt2: Path, text: Path, tmp_path: Path
+) -> None:
+    given = flags(tiny_gpt2, text, tmp_path)
+    assert run(2, given, tmp_path / "log", lambda rank: os.environ.pop(missing)) == [2, 2]
+    line = complaint((tmp_path / "log0").read_text())
+    assert line.startswith(f"swlottery: 2 tasks, and {missing} does not say where they meet: ") and "--ntasks=2" in line
+    assert said(tmp_path / "log1") == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_that_they_did_not_meet_is_said_with_the_time_that_it_took(tiny_gpt2: Path, text: Path, tmp_path: Path) -> None:
+    def nowhere(rank: int) -> None:
+        os.environ["MASTER_PORT"] = "no port"
+
+    assert run(2, flags(tiny_gpt2, text, tmp_path), tmp_path / "log", nowhere) == [1, 1]
+    assert "rank 0 did not meet the other 1 in 0 s: " in (tmp_path / "log0").read_text()

@@ -1,20 +1,118 @@
-"""Reading GGUF files."""
+"""GGUF files: read once, converted whole or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
+import torch
 
-from swlottery.models import gguf
+from odd import find, model, refused, run, train
+
+gguf_package = pytest.importorskip("gguf")
+
+from swlottery.models import gguf  # noqa: E402
+from swlottery.models import load as models  # noqa: E402
+
+
+@pytest.fixture
+def written(here) -> Path:
+    """A tiny Llama as a GGUF file in float32, with its tokenizer."""
+    folder = model(here / "llama", "llama", bos_token_id=1, eos_token_id=2)
+    return write(folder, here / "tiny.gguf")
+
+
+def write(folder: Path, path: Path) -> Path:
+    """A Llama's folder as a GGUF file. The rows of its q and k are in another order there, which no test here needs."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    config, tokenizer = network.config, AutoTokenizer.from_pretrained(folder)
+    names = gguf_package.get_tensor_name_map(gguf_package.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    file = gguf_package.GGUFWriter(path, "llama")
+    file.add_name("tiny")
+    file.add_block_count(config.num_hidden_layers)
+    file.add_context_length(config.max_position_embeddings)
+    file.add_embedding_length(config.hidden_size)
+    file.add_feed_forward_length(config.intermediate_size)
+    file.add_head_count(config.num_attention_heads)
+    file.add_head_count_kv(config.num_key_value_heads)
+    file.add_layer_norm_rms_eps(config.rms_norm_eps)
+    file.add_rope_dimension_count(config.head_dim)
+    file.add_vocab_size(config.vocab_size)
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    file.add_tokenizer_model("gpt2")
+    file.add_token_list([*tokens, "ab"])
+    file.add_token_merges(["a b"])
+    file.add_bos_token_id(tokenizer.bos_token_id)
+    file.add_eos_token_id(tokenizer.eos_token_id)
+    for name, tensor in network.state_dict().items():
+        file.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.numpy())
+    file.add_tensor("rope_freqs.weight", torch.ones(config.head_dim // 2).numpy())
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return path
+
+
+def replace(path: Path, before: bytes, after: bytes) -> None:
+    content = path.read_bytes()
+    assert len(before) == len(after) and content.count(before) == 1
+    path.write_bytes(content.replace(before, after))
+
+
+def test_a_gguf_file_is_the_model_that_was_written(written, here):
+    from_gguf, from_folder = models.load(str(written), device="cpu"), models.load("llama", device="cpu")
+    stored = dict(from_folder.model.named_parameters())
+    for name, parameter in from_gguf.model.named_parameters():
+        if "q_proj" not in name and "k_proj" not in name:
+            assert torch.equal(parameter, stored[name]), name
+
+
+@pytest.mark.parametrize("command", [find, train])
+def test_a_tensor_that_is_not_there_is_not_made_up(written, command):
+    replace(written, b"blk.1.ffn_down.weight", b"blk.1.ffn_dawn.weight")
+    for _ in range(2):  # nothing is left in the cache
+        refused(command(written), "blk.1.ffn_down.weight", "incomplete")
+
+
+def test_a_layer_more_than_the_header_says(written):
+    replace(written, b"llama.block_count\x04\x00\x00\x00\x03", b"llama.block_count\x04\x00\x00\x00\x02")
+    refused(find(written), "blk.2.", "leaves out")
+
+
+def test_one_of_several_parts(written):
+    part = gguf_package.GGUFWriter(Path("part.gguf"), "llama")
+    part.add_uint16("split.no", 0)
+    part.add_uint16("split.count", 2)
+    part.write_header_to_file()
+    part.write_kv_data_to_file()
+    part.close()
+    refused(find("part.gguf"), "one of 2 parts", "--merge")
+
+
+@pytest.mark.parametrize("keep", [7, 3000, 20_000, -1000])
+def test_a_gguf_file_that_is_cut_off(written, keep):
+    written.write_bytes(written.read_bytes()[:keep])
+    said = refused(find(written), "tiny.gguf", "damaged")
+    assert refused(train(written)) == refused(run("prepare", "--model", str(written), "--data", "t.txt")) == said
+
+
+def test_a_pointer_in_place_of_a_gguf_file(here):
+    Path("x.gguf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    refused(find("x.gguf"), "x.gguf", "git lfs pull")
 
 
 def test_while_converting_a_file_is_read_once(monkeypatch):
-    package = pytest.importorskip("gguf")
     read = []
 
     def reader(path):
         read.append(path)
         return object()
 
-    monkeypatch.setattr(package, "GGUFReader", reader)
+    monkeypatch.setattr(gguf_package, "GGUFReader", reader)
     with pytest.raises(KeyboardInterrupt), gguf._read_once():
-        assert package.GGUFReader("a") is package.GGUFReader("a")
+        assert gguf_package.GGUFReader("a") is gguf_package.GGUFReader("a")
         raise KeyboardInterrupt
-    assert read == ["a"] and package.GGUFReader is reader, "afterwards the package is as it was"
+    assert read == ["a"] and gguf_package.GGUFReader is reader, "afterwards the package is as it was"

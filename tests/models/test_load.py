@@ -140,13 +140,6 @@ def test_weights_that_are_not_finite(folder, value):
         model.load(str(folder), device="cpu")
 
 
-def test_no_pickles(folder):
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(BadInput, match="cannot load"):
-        model.load(str(folder), device="cpu")
-
-
 def test_bert_loads_as_a_causal_lm_and_is_refused(tmp_path, tiny_gpt2):
     from transformers import BertConfig, BertLMHeadModel
 

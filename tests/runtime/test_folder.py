@@ -34,7 +34,13 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("code", "taken"), [(errno.EACCES, False), (errno.EAGAIN, False), (errno.ENOLCK, True)])
+@pytest.mark.parametrize(
+    ("code", "taken"),
+    [
+        *((code, False) for code in (errno.EACCES, errno.EAGAIN)),
+        *((code, True) for code in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)),
+    ],
+)
 def test_a_lock_that_is_denied_is_another_process_s_and_one_that_is_unknown_is_ours(tmp_path, monkeypatch, code, taken):
     def flock(*_):
         raise OSError(code, os.strerror(code))

@@ -169,7 +169,7 @@ class Cluster:
         for pid in self.processes():
             with contextlib.suppress(OSError):
                 variables = set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-                is_ours = b"swlottery.cli" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                is_ours = b"swlottery.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()
                 if is_ours and wanted <= variables:
                     return pid
         raise ClusterError(f"task {rank} of job {job} has no process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -138,3 +139,28 @@ def test_an_array_that_is_too_large_is_cut_and_its_parts_follow_each_other(
     assert sorted(path.name for path in logs.iterdir()) == sorted(
         f"{n}_{i}.out" for n, size in zip(numbers, (2, 2, 1), strict=True) for i in range(size)
     )
+
+
+def test_a_sweep_from_inside_an_allocation_hands_nothing_of_it_on(
+    cluster: Cluster, stub_root: Path, script_environment: Environment, tiny_gpt2: Path, monkeypatch: Any
+) -> None:
+    """srun in the job would bind and share as the shell's own step does, or ask for more than the job has."""
+    from swlottery.commands.sweep import SweepSettings, sweep
+
+    inside = cluster.run("srun", "-n1", "-c2", "--cpu-bind=none", "env", "-0")
+    for name, value in (entry.split("=", 1) for entry in inside.split("\0")[:-1]):
+        monkeypatch.setenv(name, value)
+    for name, value in (script_environment | {"SBATCH_JOB_NAME": "mine", "SLURM_MEM_PER_NODE": "99000"}).items():
+        monkeypatch.setenv(name, value)
+    assert {"SLURM_CPU_BIND", "SLURM_CPUS_PER_TASK", "SLURM_STEP_ID"} <= {*os.environ}
+    (stub_root / "src" / "swlottery" / "cli.py").write_text("import os\nprint(dict(os.environ))\n\ndef main(): ...\n")
+    assert sweep(SweepSettings(str(write(stub_root, tiny_gpt2, points(1)))), stub_root) == 0
+    folder = stub_root / "runs" / "small"
+    (number,) = (path.read_text().strip() for path in folder.glob("points/*.job"))
+    wait(cluster, number, 1, 60)
+    text = (folder / "logs" / f"{number}_0.out").read_text()
+    assert text.endswith("exit code 0\n")
+    got = ast.literal_eval(text.splitlines()[0])
+    assert got["SLURM_JOB_ID"] == got["SLURM_ARRAY_JOB_ID"] == number and got["SBATCH_JOB_NAME"] == "mine"
+    assert "SLURM_MEM_PER_NODE" not in got and "SLURM_CPUS_PER_TASK" not in got
+    assert "none" not in got.get("SLURM_CPU_BIND", "")

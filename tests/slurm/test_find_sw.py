@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, missing
 
+from both_scripts import hide_modules
+
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 LOGS = "super_weights/src/slurm_sw_out"
@@ -18,6 +20,7 @@ def test_the_log_of_a_real_search_holds_its_verdict(
     cluster: Cluster, script_root: Path, script_environment: dict[str, str], find_flags: Callable[[Path], list[str]]
 ) -> None:
     record = script_root / "super_weights" / "tiny.json"
+    hide_modules(script_root)  # the folder of the job
     job = cluster.submit("find_sw.sh", *find_flags(record), cwd=script_root, env=script_environment)
     shown = cluster.wait(job, seconds=240)
     log = script_root / LOGS / f"checkmodel_{job}.out"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cluster import Cluster, missing
 
-from both_scripts import TRAIN
+from both_scripts import TRAIN, hide_modules
 from lottery.runs import events, only_run
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -27,6 +27,7 @@ def test_the_log_of_a_real_run_tells_all_of_it(
     cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
 ) -> None:
     flags = train_flags(prune_rate="0.3", seed=3)
+    hide_modules(script_root)  # the folder of the job
     job = cluster.submit("func_train.sh", *flags, cwd=script_root, env=script_environment)
     shown = cluster.wait(job, seconds=240)
     log = TRAIN.log_of(script_root, job)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, missing
 
-from both_scripts import TRAIN
+from both_scripts import TRAIN, at_terminal
 from lottery.runs import events, only_run
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -73,3 +75,26 @@ def test_a_lost_task_ends_the_job_by_name(
         if f"SLURM_JOB_ID={job}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
     ]
     only_run(script_root)
+
+
+def test_in_a_shell_on_a_terminal_there_is_one_task(
+    cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
+) -> None:
+    """srun starts four shells there, of which three have no terminal, nothing to read, and end at once."""
+    flags = train_flags(rounds=1, super_weights="none")
+    inside = ["bash", "-c", 'if [ -t 0 ]; then bash "$@"; fi', "bash", str(script_root / TRAIN.file), *flags]
+    shown, code = at_terminal(["srun", "-n4", "--pty", *inside], cluster.environment(script_environment))
+    assert code == 0, shown
+    assert '"tasks": 1' in (only_run(script_root) / "environment.json").read_text()
+
+
+def test_tasks_by_hand_without_a_place_to_meet_are_one_line(
+    cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
+) -> None:
+    """Also in such a shell, whose variables they inherit."""
+    flags = shlex.join([sys.executable, "-m", "swlottery.cli", "train", *train_flags()])
+    env = cluster.environment(script_environment) | {"PYTHONPATH": str(script_root / "src")}
+    for command in (f"srun -n2 {flags}", f"srun -n2 --pty bash -c '# no exec\nsrun --overlap -n2 {flags}'"):
+        shown, code = at_terminal(["bash", "-c", command.replace("\\n", "\n")], env)
+        assert code == 2, shown
+        assert shown.count("swlottery: 2 tasks, and MASTER_ADDR does not say where they meet") == 1, shown

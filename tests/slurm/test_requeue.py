@@ -116,6 +116,7 @@ WAYS: dict[str, Callable[[Cluster, str], object]] = {
     "scancel --signal=USR1": lambda cluster, job: cluster.run("scancel", "--signal=USR1", job),
     "scancel --signal=USR1 --batch": lambda cluster, job: cluster.run("scancel", "--signal=USR1", "--batch", job),
     "scancel --signal=TERM": lambda cluster, job: cluster.run("scancel", "--signal=TERM", job),
+    "scancel --signal=HUP": lambda cluster, job: cluster.run("scancel", "--signal=HUP", job),
     "SIGKILL": lambda cluster, job: os.kill(cluster.task(job, 0), signal.SIGKILL),
     "time limit": slowed,
 }

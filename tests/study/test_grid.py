@@ -54,6 +54,25 @@ def test_no_label_leads_out_of_the_studys_folder(tmp_path: Path) -> None:
     assert labels == ["_x", "_y_z"]
 
 
+def test_a_long_label_is_still_the_name_of_a_folder(tmp_path: Path) -> None:
+    first, second = (f"a{'b' * 300}{end}" for end in "cd")
+    labels = [
+        p.label for p in read(study(tmp_path, f"arms: {{{first}: {{seed: 1}}, {second}: {{}}}}"), tmp_path).points
+    ]
+    assert len(set(labels)) == 2 and {len(label) for label in labels} == {240}
+
+
+def test_an_arm_that_takes_up_another_with_an_alias(tmp_path: Path) -> None:
+    text = "arms: {a: &a {seed: 1, lr: 1.0}, b: {<<: *a, seed: 2}}"
+    assert read(study(tmp_path, text), tmp_path).points[1] == Point("b", {"seed": 2, "lr": 1.0})
+
+
+def test_the_config_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("steps: 7")
+    assert read(study(tmp_path, "config: ~/base.yaml"), tmp_path / "root").points[0].settings == {"steps": 7}
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -75,6 +94,14 @@ def test_no_label_leads_out_of_the_studys_folder(tmp_path: Path) -> None:
         ("arms: {a: {}, b: {seed: 1, from_round_1: a}, c: {seed: 2, from_round_1: b}}", "one step only"),
         ("grid: {seed: [1, 2, 3], data_seed: [1, 2, 3], lr: " + str(list(range(1, 20_000))) + "}", "at most 100,000"),
         ("config: missing.yaml", "cannot read the config"),
+        ("arms: {a: {seed: 1}, b: {seed: 2}, a: {seed: 3}}", "a stands twice"),
+        ("arms: {1: {seed: 1}, '1': {seed: 2}}", "1 stands twice"),
+        ("arms: {a: {seed: 1, lr: 1, seed: 2}}", "seed stands twice"),
+        ("grid: {seed: [1], seed: [2]}", "seed stands twice"),
+        ("grid: {seed: [1], seed+data_seed: [2]}", "grid: seed stands twice"),
+        ("grid: {seed: [1]}\ngrid: {lr: [2]}", "grid stands twice"),
+        ("arms: {a: {tokenizer: builtin}}", "point a: --tokenizer builtin changes nothing"),
+        ("name: " + "n" * 201, "is no name of a folder"),
     ],
 )
 def test_bad_studies_are_refused(text: str, complaint: str, tmp_path: Path) -> None:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from both_scripts import hide_modules, make_environment
 from lottery.runs import forked
 from studies import write
 from swlottery.cli import main
+from swlottery.runtime import child, slurm
 from swlottery.study import grid
 from swlottery.study import states as states_of
 from swlottery.study import sweep as sweeps
@@ -134,21 +137,58 @@ def test_flags_are_those_that_give_the_settings_back() -> None:
     assert set(settings) <= set(TrainSettings.__dataclass_fields__)
 
 
-def test_a_signal_stops_the_sweep_and_its_point_and_the_same_command_goes_on(root: Path, tiny_gpt2: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_sweep_and_its_point_and_the_same_command_goes_on(
+    number: int, root: Path, tiny_gpt2: Path
+) -> None:
     path = write(root, tiny_gpt2, {"a": {}, "b": {"seed": 1}}, steps=3000, eval_steps=100)
     command = [sys.executable, "-m", "swlottery.cli", "sweep", str(path), "--local"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, env={**os.environ, "SWLOTTERY_ROOT": str(root)}, text=True
+        command,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "SWLOTTERY_ROOT": str(root)},
+        text=True,
+        start_new_session=True,
     )
     log = root / "runs" / "small" / "logs" / "a.out"
     until = time.monotonic() + 120
     while not (log.exists() and "  100  " in log.read_text()):
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGHUP:
+        os.killpg(process.pid, number)  # a terminal that closes tells the points too
+    else:
+        process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75 and "stopped: the same command goes on from there" in out
     assert states(root) == {"a": "stopped", "b": "new"}
+    assert log.read_text().splitlines()[-1].startswith("stopped after")
+
+
+def test_a_point_that_ends_before_it_can_save_is_stopped_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/sleep")
+    monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "60"])
+    assert sweeps._train("points:0", root / "log", root, lambda: True) == 75
+
+
+def test_a_point_gets_neither_the_current_folder_nor_a_jobs_variables(
+    root: Path, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "here").mkdir()
+    hide_modules(root / "here")
+    monkeypatch.chdir(root / "here")
+    monkeypatch.setenv("PYTHONPATH", f":{os.environ.get('PYTHONPATH', '')}:.")
+    monkeypatch.setattr(sys, "executable", f"{make_environment(tmp_path / 'old')['SWLOTTERY_VENV']}/bin/python3")
+    for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "SLURM_CPUS_PER_TASK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["sweep", str(write(root, tiny_gpt2, {"a": {}}, threads=0)), "--local"]) == 0, [
+        log.read_text() for log in root.glob("runs/small/logs/*")
+    ]
+    assert states(root) == {"a": "done"}
+    (stored,) = root.glob("runs/small/a/*/environment.json")
+    assert (json.loads(stored.read_text())["tasks"], json.loads(stored.read_text())["threads"]) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +223,20 @@ def test_points_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
     (tmp_path / "points" / "1.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "points" / "1.job").write_text("12\n")
     assert states_of._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
+
+
+def test_a_percent_sign_in_a_path_is_no_pattern_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def submit(script: Path, arguments: list[str], options: list[str], folder: Path) -> str:
+        given.extend(options)
+        return "1"
+
+    monkeypatch.setattr("swlottery.runtime.slurm.largest_array", lambda: 2)
+    monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
+    folder = tmp_path / "a%j b"
+    assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path / "func_train.sh")) == [("1", 1)]
+    assert f"--output={tmp_path}/a%%j b/logs/%A_%a.out" in given
 
 
 def test_arrays_follow_each_other_and_the_parents_in_the_queue(
@@ -226,3 +280,95 @@ def test_arrays_follow_each_other_and_the_parents_in_the_queue(
     assert labels == [["b", "c"], ["d"], ["a2", "c2"], ["d2"]]
     said = capsys.readouterr().out
     assert "7 points: 1 running, 6 new" in said and "submitted 2 points as job 103" in said
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Make a program of Slurm that runs these lines of shell."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    def write_program(name: str, lines: str) -> None:
+        (tools / name).write_text(f"#!/bin/bash\n{lines}\n", encoding="latin-1")
+        (tools / name).chmod(0o755)
+
+    write_program("scontrol", "echo 'Slurm is upgraded on Monday'; echo 'MaxArraySize            = 1001'")
+    write_program("squeue", "echo 'Welcome to the cluster'")
+    return write_program
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "123",
+        "'Quota 7 %' 123",
+        "'café 12' 'job 9' '' 123 '3 jobs are yours' '1 2'",
+        "'123;siblings'",
+        "'  123;siblings  ' 'sbatch: 5;'",
+    ],
+)
+def test_the_jobs_number_is_found_among_what_a_site_prints(
+    said: str, root: Path, program: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program("sbatch", f"printf '%s\\n' {said}")
+    (root / "func_train.sh").touch()
+    path = str(write(root, root / "model", {"a": {}}))
+    assert main(["sweep", path]) == 0
+    assert "submitted 1 point as job 123;" in capsys.readouterr().out
+    (job,) = root.glob("runs/small/points/*.job")
+    assert job.read_text() == "123\n"
+    program("squeue", "printf '%s\\n' 'Slow today: 3' '123 0 PENDING' '7 N/A RUNNING'")
+    assert main(["sweep", path]) == 0, "not submitted again"
+    assert "nothing to run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("said", ["'Quota 7 %' 'no number'", "''", "12 123", "'Submitted batch job'"])
+def test_without_one_number_the_sweep_says_what_sbatch_said(
+    said: str, root: Path, program: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program("sbatch", f"printf '%s\\n' {said}")
+    (root / "func_train.sh").touch()
+    assert main(["sweep", str(write(root, root / "model", {"a": {}}))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said.replace("'", "") in line and "may have submitted the job all the same" in line and "squeue" in line
+    assert not list(root.glob("runs/small/points/*.job"))
+
+
+def test_a_slurm_that_does_not_answer(
+    root: Path,
+    program: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(slurm, "PATIENCE", 0.5)
+    (root / "func_train.sh").touch()
+    path = str(write(root, root / "model", {"a": {}}))
+    program("sbatch", "exec sleep 9")
+    assert main(["sweep", path]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sbatch did not answer within 0.5 s: it may have submitted the job all the same" in line
+    program("sbatch", "echo 5")
+    assert main(["sweep", path]) == 0
+    program("squeue", "exec sleep 9")
+    capsys.readouterr()
+    assert main(["status", str(root / "runs" / "small")]) == 2
+    assert "squeue did not answer within 0.5 s: try again later" in capsys.readouterr().err
+
+
+def test_a_job_gets_nothing_of_the_job_that_submits_it(
+    root: Path, program: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_a_job = (
+        "SLURM_CPU_BIND SLURM_MEM_PER_NODE SLURM_NTASKS SLURM_JOB_ID SLURM_CONFLICT SLURMD_NODENAME SRUN_CPUS_PER_TASK "
+        "PMI_RANK PMIX_RANK MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK "
+        "TORCHELASTIC_RUN_ID SWLOTTERY_BATCH_JOB SQUEUE_STATES"
+    )
+    of_the_user = "SLURM_CONF SLURM_JWT SLURM_CLUSTERS SBATCH_PARTITION SBATCH_MEM_BIND SWLOTTERY_REQUEUES RANKS"
+    for name in f"{of_a_job} {of_the_user}".split():
+        monkeypatch.setenv(name, "1")
+    program("sbatch", f"compgen -e >{root / 'variables'}; echo 1")
+    (root / "func_train.sh").touch()
+    assert main(["sweep", str(write(root, root / "model", {"a": {}}))]) == 0
+    got = set((root / "variables").read_text().split())
+    assert not got & set(of_a_job.split()) and got >= set(of_the_user.split())

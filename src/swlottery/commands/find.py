@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swlottery.commands.outputs import check_file, check_folder
+from swlottery.commands.outputs import check_file, check_folder, check_temporary
 from swlottery.config import FindSettings
 from swlottery.errors import DONE, BadInput
+from swlottery.report.words import one_line
+from swlottery.runtime import files
 
 if TYPE_CHECKING:
     from swlottery.find.events import Event
+    from swlottery.find.record import Record
     from swlottery.models.loaded import Loaded
+
+PROMPTS = 4_000_000
+"""Bytes of a file of prompts, at most."""
 
 
 def find(settings: FindSettings, root: Path) -> int:
@@ -26,8 +34,9 @@ def find(settings: FindSettings, root: Path) -> int:
         BadInput: settings or a model that cannot be used; outputs that could not be written. Nothing is written then.
     """
     check(settings)
+    check_temporary()
     given = prompts(settings)
-    if settings.check:
+    if settings.check is not None:
         return _check_record(settings, Path(settings.check))
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
@@ -42,35 +51,36 @@ def find(settings: FindSettings, root: Path) -> int:
     text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
     hardware.make_current(hardware.pick_device(settings.device))
     loaded = load(settings)
-    out = Path(settings.out or root / "super_weights" / f"{loaded.slug}.json")
-    plots = Path(settings.plots or root / "plots" / loaded.slug)
-    _check_outputs(out, plots)
-    before = None
-    with contextlib.suppress(BadInput):  # there is none, or it cannot be read
-        before = records.load(out)
+    usual = root / "super_weights" / f"{loaded.slug}.json"
+    _check_outputs(settings.out or usual, settings.plots or root / "plots" / Path(settings.out or usual).stem)
     from swlottery.report.logs.find import FindLog
 
     log = FindLog(bars=sys.stderr.isatty())
 
     def observe(event: Event) -> None:
         if isinstance(event, Prepared):
-            log.header(loaded, event.probe, event.text, event.windows, settings, time.monotonic() - started)
+            log.header(loaded, event, settings, time.monotonic() - started)
         else:
             log.event(event)
 
     record = examine(loaded, settings, text, given, observe)
-    log.compare(record, before)
-    records.save(record, out)
     from swlottery.report.figures.find import draw
 
-    figures = draw(records.load(out), plots)
+    with contextlib.nullcontext() if settings.out else files.lock(usual.with_name(".records"), print):
+        ours = _ours(usual, loaded.weights_sha256)
+        out = Path(settings.out or ours)
+        if ours != usual and not settings.out:
+            log.line(f"{one_line(usual)} stays: it is of another network, or cannot be read")
+        log.compare(record, _earlier(out))
+        records.save(record, out)
+    figures = draw(records.load(out), Path(settings.plots or root / "plots" / out.stem))
     log.footer(record, out, figures, time.monotonic() - started)
     return DONE
 
 
 def check(settings: FindSettings) -> None:
-    """Raise `BadInput` for a value out of its limits, or a model's file or folder that is not there."""
-    settings.check_limits()
+    """Raise `BadInput` for settings that cannot be meant, or a model's file or folder that is not there."""
+    settings.validate()
     from swlottery.models.names import path_of
 
     if settings.start != "scratch":
@@ -78,16 +88,26 @@ def check(settings: FindSettings) -> None:
 
 
 def prompts(settings: FindSettings) -> list[str]:
-    """The prompts that the settings give. `BadInput` for an empty one, or a file that cannot be read."""
-    given = list(settings.prompt)
-    if settings.prompt_file is not None:
+    """The prompts that the settings give: each --prompt, and each line of --prompt-file that is not blank.
+
+    Raises `BadInput` for an empty prompt, one that is no text, and a file that cannot be read or is too long.
+    """
+    given, name = list(settings.prompt), settings.prompt_file
+    if name is not None:
         try:
-            lines = Path(settings.prompt_file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read --prompt-file {settings.prompt_file}: {error}") from None
-        given += lines or [""]
+            with open(name, "rb") as file:
+                content = file.read(PROMPTS + 1)
+            if len(content) > PROMPTS:
+                raise BadInput(f"--prompt-file {name} has more than {PROMPTS:,} bytes: a long text is for --eval-text")
+            # Not `splitlines`: it ends a line at U+2028 and other characters that may stand in a prompt.
+            lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        except (OSError, ValueError) as error:
+            raise BadInput(f"cannot read --prompt-file {name}: {error}") from None
+        given += [line for line in lines if line.strip()] or [""]
     if any(not prompt.strip() for prompt in given):
-        raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
+        raise BadInput("an empty prompt: every --prompt needs some text, and --prompt-file some line of it")
+    if odd := next((prompt for prompt in given if re.search("[\0\ud800-\udfff]", prompt)), ""):
+        raise BadInput(f"the prompt {odd[:60]!a} is no text: give text in UTF-8")
     return given
 
 
@@ -100,13 +120,32 @@ def load(settings: FindSettings) -> Loaded:
     return models.load(settings.model, settings.revision, settings.dtype, settings.device)
 
 
+def _earlier(path: Path) -> Record | None:
+    """The record at ``path``; None where there is none, or none that can be read."""
+    from swlottery.find import record as records
+
+    with contextlib.suppress(BadInput):
+        return records.load(path)
+    return None
+
+
+def _ours(usual: Path, weights_sha256: str) -> Path:
+    """Where the record of these weights goes: to its ``usual`` place; with a part of their hash in its name where that
+    holds anything else."""
+    for digits in (0, 8, 16):
+        path = usual.with_stem(f"{usual.stem}-{weights_sha256[:digits]}") if digits else usual
+        if not os.path.exists(path) or (_earlier(path) or {}).get("weights_sha256") == weights_sha256:
+            break
+    return path
+
+
 def _check_record(settings: FindSettings, path: Path) -> int:
     from swlottery.find import record as records
 
     record = records.load(path)
     loaded = load(settings)
     records.check_lineage(record, loaded.weights_sha256, loaded.name)
-    print(f"{path} belongs to {loaded.name}: weights {loaded.weights_sha256[:12]}…, as loaded")
+    print(f"{one_line(path)} belongs to {one_line(loaded.name)}: weights {loaded.weights_sha256[:12]}…, as loaded")
     return DONE
 
 

@@ -21,6 +21,22 @@ def check_folder(path: Path) -> None:
     _check(path, path.absolute())
 
 
+def check_name(folder: Path) -> None:
+    """Raise `BadInput` for a run's folder that safetensors and tokenizers could not open."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{folder} is no UTF-8, as the name of a run's folder must be: give --runs another") from None
+
+
+def check_temporary() -> None:
+    """Raise `BadInput` where no file can be written for a while: torch and matplotlib could not be imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise BadInput(f"{error.strerror}: free some space there, or set TMPDIR to another folder") from None
+
+
 def _check(target: Path, place: Path) -> None:
     while not os.path.exists(place):  # Path.exists raises where a folder may not be entered
         place = place.parent

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.commands.outputs import check_temporary
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED
 from swlottery.report.logs.prepare import PrepareLog
+from swlottery.report.words import percent
 from swlottery.runtime import stop
 from swlottery.runtime.stop import Asked, Stopped, never
 
@@ -28,6 +30,7 @@ def prepare_only(settings: TrainSettings, asked: Asked = never, cores: int = 0) 
         BadInput: settings that contradict each other or the model; text that cannot be read; a full disk.
     """
     settings.check()
+    check_temporary()
     from swlottery.lottery.start import tokenizer_and_context
 
     tokenizer, context = tokenizer_and_context(settings)
@@ -68,5 +71,7 @@ def prepare(
             log.progress(done, total)
 
         tokens = data.prepare(settings.data, tokenizer, limit, progress, say=print, cores=cores)
+    if share := tokens.require_known(tokenizer):
+        print(f"note: {percent(share)} of the tokens of {tokens.name} are unknown to the tokenizer")
     tokens.require(context, settings.micro_batch * settings.grad_accum, settings.eval_sequences)
     return tokens

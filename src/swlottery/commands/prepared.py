@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.commands.outputs import check_name, check_temporary
 from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
@@ -43,6 +45,8 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     """Everything that every rank makes for itself; the text is made into tokens by one, and the others wait."""
     settings.check()
     ranks.check(settings.micro_batch, settings.grad_accum)
+    check_temporary()
+    check_name(Path(settings.runs or root / "runs"))
     device = hardware.pick_device(settings.device)
     hardware.make_current(device)
     ranks.choose_device(settings.device)
@@ -50,11 +54,13 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
         hardware.check_compiler(device)
     from swlottery.data.tokens import token_limit
     from swlottery.lottery import branch, resolved, start
+    from swlottery.lottery.look import probe_of
     from swlottery.watch.tracked import beforehand
 
     for name in ("super_weights", "from_round_1"):  # a config names them from the repository's root
         path = getattr(settings, name)
-        if path and not Path(path).exists() and (root / path).exists():
+        short = path in (None, "discover", "none")  # a file of that name is written with ./
+        if not short and not os.path.exists(path) and os.path.exists(root / path):
             setattr(settings, name, str(root / path))
     parent: Path | None = None
     round_1: dict[str, Any] = {}
@@ -67,6 +73,8 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     stop.raise_if_asked(asked)
     network = start.network(settings)
     stop.raise_if_asked(asked)
+    if settings.super_weights != "none":
+        probe_of(network)  # refused now, not after the first round
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
@@ -77,6 +85,7 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
         dtype, why = hardware.precision(settings.dtype, device)
         took = resolved.Resolved(dtype, token_limit(settings, network.context) or 0)
     data = prepare(settings, network.tokenizer, network.context, took.data_tokens or None, asked, cores)
+    data.require_rows(network.embedding_rows, network.tokenizer)
     if parent is not None:
         branch.check_text(parent, data)
     return Prepared(network, data, known, parent, folder, plots, took, why, device)

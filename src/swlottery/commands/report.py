@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from swlottery.commands.outputs import check_file
+from swlottery.commands.outputs import check_file, check_folder, check_temporary
 from swlottery.errors import DONE
 
 
@@ -17,8 +17,12 @@ def report(runs: Sequence[Path], out: Path, markdown: Path | None = None) -> int
     Raises:
         BadInput: no run there; a page that cannot be written.
     """
+    check_temporary()
     for path in filter(None, (out, markdown)):
         check_file(path)
+    check_folder(out.with_name(f"{out.stem}_tables"))
+    if markdown:
+        check_folder(markdown.with_suffix(""))
     from swlottery.report.page.make import make
 
     for written in make(list(runs), out, markdown):

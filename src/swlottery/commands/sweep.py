@@ -23,12 +23,12 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     Raises:
         BadInput: a study that cannot be read; no func_train.sh in ``root``; Slurm refuses.
     """
-    settings.check_limits()
+    by_slurm = slurm.is_available() and not settings.local
+    settings.check(by_slurm)
     study = read(Path(settings.study), root).placed(root)
     if settings.dry_run:
         return _dry_run(study)
     script = root.absolute() / "func_train.sh"
-    by_slurm = slurm.is_available() and not settings.local
     options = sweeps.sbatch_options(settings.sbatch)
     if by_slurm and not script.is_file():
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import json
 import socket
 import sys
 import time
@@ -20,10 +21,13 @@ from swlottery.errors import DONE, STOPPED, BadInput
 from swlottery.lottery import resolved as resolution
 from swlottery.report.logs.progress import Output, printed_before
 from swlottery.report.logs.train import TrainLog
+from swlottery.report.words import one_line
 from swlottery.runtime import checkpoint, environment, files, hardware, sums
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
+
+AWAY = "give --runs another folder, or move that one away"
 
 
 def train(
@@ -56,7 +60,7 @@ def train(
         agree(ranks, prepared, settings, cores)
         with contextlib.ExitStack() as stack:
             code = DONE
-            if not ranks.decide(lambda: _take(prepared.folder, prepared.plots, stack, patient=bool(log))):
+            if not ranks.decide(lambda: _take(prepared, settings, stack, patient=bool(log))):
                 code = _run(settings, prepared, ranks, asked, cores, log, started)
             ranks.close()
             return code
@@ -74,22 +78,59 @@ def train(
         raise
 
 
-def _take(folder: Path, plots: Path, stack: contextlib.ExitStack, patient: bool) -> bool:
-    """Take hold of the run's folder. Returns whether the run is done already."""
+def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitStack, patient: bool) -> bool:
+    """Take hold of the run's folder. Returns whether the run is done already.
+
+    Raises `BadInput` for a run in use, and for one that is done with other weights or another text than are there now.
+    """
+    folder = prepared.folder
     folder.mkdir(parents=True, exist_ok=True)
-    plots.mkdir(parents=True, exist_ok=True)
+    prepared.plots.mkdir(parents=True, exist_ok=True)
     # A job that was cancelled a moment ago may take some time to end, and its successor is there already.
     stack.enter_context(folders.held(folder, patience=60 if patient else 0))
     if not folders.is_finished(folder):
         (folder / sums.NAME).unlink(missing_ok=True)
         return False
+    _check_begun(prepared, settings)
     sums.check(folder)
     if not folders.read_status(folder):
         print(f"note: {folder / 'status.json'} was damaged, and is written again; all other files are sound")
         folders.write_status(folder, "finished", {})
     checkpoint.clear(folder / "checkpoints")
-    print(f"{folder} is done: other settings make another run; to run it again, remove the folder")
+    print(f"{one_line(folder)} is done: other settings make another run; to run it again, remove the folder")
     return True
+
+
+def _changed(begun: dict[str, Any], prepared: Prepared) -> dict[str, str]:
+    """What is not as it was when the run began, ``text`` or ``weights``, in words. begun: the run's first event."""
+    folder, data, changed = prepared.folder, prepared.data, {}
+    if begun["data"]["sha256"] != data.manifest.get("sha256"):
+        changed["text"] = f"the text {data.name} is not the one that {folder} was begun with: it has other tokens"
+    if begun["lineage"] != prepared.network.lineage:
+        changed["weights"] = f"the network is not the one that {folder} was begun with: it has other weights at step 0"
+    return changed
+
+
+def _check_begun(prepared: Prepared, settings: TrainSettings) -> None:
+    """Raise `BadInput` where a finished run was made from other weights, or another text.
+
+    Other versions of Python and torch give other weights from scratch, another built-in text, and another tokenizer
+    made from that. Then a note is enough.
+    """
+    from swlottery.lottery.start import tokenizer_name
+
+    try:
+        with open(prepared.folder / "metrics.jsonl", encoding="utf-8") as file:
+            begun = json.loads(file.readline())
+        changed, versions = _changed(begun, prepared), begun["versions"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # of an earlier version, or damaged: nothing is known
+    scratch, others = settings.start == "scratch", versions != environment.describe(0)["versions"]
+    made = settings.data == "builtin" or (scratch and tokenizer_name(settings) == "builtin")
+    for what, words in changed.items():
+        if not (scratch if what == "weights" else made and others):
+            raise BadInput(f"{words}; {AWAY}")
+        print(f"note: {one_line(words)}, for it was made with other versions")
 
 
 def _run(
@@ -150,13 +191,8 @@ def _open(output: Output, keeper: FolderKeeper, prepared: Prepared, notes: list[
     """Begin the log. `BadInput` where the run was begun with another network or other data."""
     history = keeper.history() if keeper.place is not None else []
     if history:
-        begun, folder = history[0], prepared.folder
-        if begun["data"]["sha256"] != prepared.data.manifest.get("sha256"):
-            raise BadInput(
-                f"the text {prepared.data.name} is not the one that {folder} was begun with: it has other tokens"
-            )
-        if begun["lineage"] != prepared.network.lineage:
-            raise BadInput(f"the network is not the one that {folder} was begun with: it has other weights at step 0")
+        for words in _changed(history[0], prepared).values():
+            raise BadInput(f"{words}; {AWAY}")
     output.open(notes, history, log_name)
 
 

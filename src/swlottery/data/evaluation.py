@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.data import builtin, hub
 from swlottery.data.sources import BLANK_LINE, builtin_name, local_files, no_text, read_pieces
+from swlottery.data.vocabulary import tokenizing, unknown_share
 from swlottery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,21 +27,25 @@ CHARACTERS_PER_TOKEN = 40  # ten times the usual four, so that a text of this le
 
 @dataclass(frozen=True)
 class Text:
-    """A text, where it came from, and the hash of its UTF-8, which shows whether two runs read the same text."""
+    """A text, where it came from, and the hash of its UTF-8, which shows whether two runs read the same text.
+
+    note: what of a folder is left out.
+    """
 
     name: str
     content: str
     sha256: str
+    note: str = ""
 
 
-def _text(name: str, content: str) -> Text:
-    if not content.strip():
+def _text(name: str, content: str, note: str = "") -> Text:
+    if not content or content.isspace():
         raise no_text(name)
-    return Text(name, content, hashlib.sha256(content.encode()).hexdigest())
+    return Text(name, content, hashlib.sha256(content.encode()).hexdigest(), note)
 
 
 def read_text(source: str) -> Text:
-    """The text that ``source`` names: ``builtin``; else a file; else a folder; else a data set on the hub.
+    """The text that ``source`` names: ``builtin`` or a short name; else a file or folder; else a data set on the hub.
 
     A folder is its .txt, .md and .rst files, at any depth, in the order of their relative paths. A data set is
     ``wikitext``, ``openwebtext``, ``owner/name`` or ``owner/name:config``; its rows are streamed from the split
@@ -52,8 +57,8 @@ def read_text(source: str) -> Text:
     if source == "builtin":
         return builtin_text()
     if (local := local_files(source)) is not None:
-        name, files = local
-        return _text(name, BLANK_LINE.join("".join(read_pieces(path)) for path in files))
+        name, files, note = local
+        return _text(name, BLANK_LINE.join("".join(read_pieces(path)) for path in files), note)
     name = hub.hub_id(source)
     splits = hub.open_set(name)
     chosen = hub.choose_split(name, splits, "test", "validation", "train")
@@ -112,7 +117,7 @@ def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int) ->
 
     There are `DOCUMENTS`, as long as ``tokens`` and the model's ``context`` allow. There are more where ``tokens`` fill
     more windows of the full context. Raises `BadInput` for windows under `MIN_WINDOW` tokens, and for a text that is
-    too short.
+    too short, or of which the tokenizer knows nothing.
     """
     length, shortest = min(context, tokens // DOCUMENTS), min(context, MIN_WINDOW)
     if length < shortest:
@@ -128,8 +133,12 @@ def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int) ->
     if len(content) > count * size:
         content = BLANK_LINE.join(content[start : start + size] for start in evenly(len(content), size, count))
     # verbose=False: no warning that the text is longer than the model's context.
-    ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
-    return windows(ids, count, length, _start_tokens(tokenizer))
+    with tokenizing(text.name):
+        ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
+        start = _start_tokens(tokenizer)[: length - 1]
+    if unknown_share(ids, tokenizer) == 1:
+        raise BadInput(f"the tokenizer knows nothing of {text.name}: give --eval-text a text that it knows")
+    return windows(ids, count, length, start)
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:

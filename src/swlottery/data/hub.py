@@ -24,7 +24,7 @@ def hub_id(source: str) -> str:
     Raises `BadInput` for what cannot be a data set, such as a misspelt path, without asking the hub.
     """
     name = HUB_SETS.get(source, source)
-    if not HUB_ID.fullmatch(name) or name.endswith(TEXT_SUFFIXES):
+    if not HUB_ID.fullmatch(name) or name.lower().endswith(TEXT_SUFFIXES):
         raise BadInput(
             f"no such file or folder: {source!r} (a source of text is 'builtin', a file, a folder, "
             f"{', '.join(map(repr, HUB_SETS))}, or a hub data set as owner/name or owner/name:config)"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.data import builtin, hub
+from swlottery.data.folders import regular, text_files, unreadable
 from swlottery.errors import BadInput
 from swlottery.runtime.files import file_sha256
 
@@ -68,15 +69,19 @@ class Source:
     identity: str  # "text" and the hash of its documents; for a data set on the hub, "hub" and its name
     open: Callable[[str | None], Opened]  # with the commit of a data set on the hub; may need the network
     on_hub: bool = False
+    note: str = ""  # what of a folder is left out
 
 
 def is_on_hub(source: str) -> bool:
-    """Whether ``source`` names a data set on the hub: neither the built-in text nor a file or folder."""
-    return source != "builtin" and not os.path.exists(os.path.expanduser(source))
+    """Whether ``source`` names a data set on the hub: a short name, or neither the built-in text nor a file or folder.
+
+    A short name wins over a folder of that name, which is written ``./wikitext``.
+    """
+    return source in hub.HUB_SETS or (source != "builtin" and not os.path.exists(os.path.expanduser(source)))
 
 
 def find_source(source: str) -> Source:
-    """The source that ``source`` names: ``builtin``; else a file or folder; else a data set on the hub.
+    """The source that ``source`` names: ``builtin`` or a short name; else a file or folder; else a data set on the hub.
 
     Files are read once, for their hash. Raises `BadInput` for a source that does not exist or cannot be read.
     """
@@ -88,21 +93,17 @@ def find_source(source: str) -> Source:
     return Source(name, f"hub {name}", lambda revision: _open_hub(name, revision), on_hub=True)
 
 
-def local_files(source: str) -> tuple[str, list[Path]] | None:
-    """The name and the files of a source that is a file or a folder; None where it is neither."""
+def local_files(source: str) -> tuple[str, list[Path], str] | None:
+    """The name and the files of a source that is a file or a folder, and a note; None where it is neither."""
+    if is_on_hub(source):
+        return None
     path = Path(os.path.expanduser(source))
-    if source and os.path.isdir(path):
-        files = text_files(path)
-        return f"{source} ({len(files)} files)", files
-    return (source, [path]) if source and os.path.exists(path) else None
-
-
-def text_files(folder: Path) -> list[Path]:
-    """The text files of a folder at any depth, in the order of their relative paths; `BadInput` where it has none."""
-    found = [path for path in folder.rglob("*") if path.suffix in hub.TEXT_SUFFIXES]
-    if not found:
-        raise BadInput(f"folder {folder} holds no {', '.join(hub.TEXT_SUFFIXES)} file: give a file, or another folder")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    if not path.is_dir():
+        return source, [path], ""
+    files, left_out = text_files(path)
+    named = ", ".join(left_out[:3]) + ", …" * (len(left_out) > 3)
+    read = f"only {', '.join(hub.TEXT_SUFFIXES)} are read, nothing hidden, and no folder twice"
+    return f"{source} ({len(files)} files)", files, f"{len(left_out)} in {source} ({named}): {read}" * bool(left_out)
 
 
 def builtin_name() -> str:
@@ -118,22 +119,20 @@ def _builtin() -> Source:
     return Source(builtin_name(), f"text {digest}", lambda _: opened)
 
 
-def _from_files(name: str, files: list[Path]) -> Source:
+def _from_files(name: str, files: list[Path], note: str) -> Source:
     """Identified by the files' contents and order: a copy elsewhere is the same source, a changed file another."""
     digest, size = hashlib.sha256(), 0
     for path in files:
-        if not path.is_file():
-            raise BadInput(f"{path} is no regular file: copy what it holds into one")
         try:
-            digest.update(bytes.fromhex(file_sha256(path)))
+            digest.update(bytes.fromhex(file_sha256(regular(path))))
             size += path.stat().st_size
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
     def pieces() -> Iterator[Piece]:
         return itertools.chain.from_iterable(_mark_last(read_pieces(path)) for path in files)
 
-    return Source(name, f"text {digest.hexdigest()}", lambda _: Opened(Stream(pieces), bytes=size))
+    return Source(name, f"text {digest.hexdigest()}", lambda _: Opened(Stream(pieces), bytes=size), note=note)
 
 
 def _open_hub(name: str, revision: str | None) -> Opened:
@@ -183,7 +182,7 @@ def read_pieces(path: Path) -> Iterator[str]:
 
     GPT-2's tokenizer splits before white space anyway, so the pieces have the tokens of the uncut text.
 
-    Raises `BadInput` for a file that cannot be read or is not UTF-8.
+    Raises `BadInput` for a file that cannot be read, is not UTF-8, or holds NUL bytes.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, read, block = "", 0, bytes(PIECE)
@@ -192,6 +191,8 @@ def read_pieces(path: Path) -> Iterator[str]:
             while len(block) == PIECE:
                 block = file.read(PIECE)
                 held += decoder.decode(block, final=len(block) < PIECE)
+                if (at := block.find(0)) >= 0:
+                    raise BadInput(f"{path} is no text (byte {read + at} is NUL): give text, converted to UTF-8")
                 read += len(block)
                 cut = _cut(held) if len(block) == PIECE else len(held)
                 yield held[:cut]
@@ -200,7 +201,7 @@ def read_pieces(path: Path) -> Iterator[str]:
         byte = read + len(block) - len(error.object) + error.start
         raise BadInput(f"{path} is not UTF-8 (byte {byte}: {error.reason}): convert it to UTF-8") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _cut(text: str) -> int:
@@ -208,10 +209,6 @@ def _cut(text: str) -> int:
         if cut := len(text[: max(text.rfind(space), 0)].rstrip()):
             return cut
     return len(text)
-
-
-def _unreadable(path: Path, error: OSError) -> BadInput:
-    return BadInput(f"{path} cannot be read ({error.strerror}): check its permissions, or give another")
 
 
 def no_text(name: str) -> BadInput:

@@ -19,6 +19,8 @@ import numpy as np
 
 from swlottery.data.shards import write_shard
 from swlottery.data.sources import BLANK_LINE, Piece
+from swlottery.data.vocabulary import tokenizing
+from swlottery.errors import BadInput
 
 BATCH = 1 << 20  # characters that are tokenized at once: some 250,000 tokens, and 100 MB of memory
 WORDS = 1 << 18  # words whose tokens a BPE caches; its default, ten thousand, is too few for a language
@@ -29,7 +31,8 @@ def end_tokens(tokenizer: Any) -> list[int]:
     """The tokens after each document: the end-of-text token; a blank line where the tokenizer has none."""
     if tokenizer.eos_token_id is not None:
         return [int(tokenizer.eos_token_id)]
-    return list(tokenizer(BLANK_LINE, add_special_tokens=False)["input_ids"])
+    with tokenizing("the blank line that ends a document"):
+        return list(tokenizer(BLANK_LINE, add_special_tokens=False)["input_ids"])
 
 
 def fingerprint(tokenizer: Any) -> str:
@@ -62,7 +65,10 @@ class Encoder:
         if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
             self.description = backend.to_str()
             self.verbatim = bool(getattr(tokenizer, "split_special_tokens", False))
-        if not self.description or [*map(list, self(PROBE))] != _call(tokenizer, PROBE):
+        same = False
+        with contextlib.suppress(BadInput):  # it has no tokens for the probe: then they cannot be compared
+            same = bool(self.description) and [*map(list, self(PROBE))] == _call(tokenizer, PROBE)
+        if not same:
             self.description, self.tokenizer = "", tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,7 +77,8 @@ class Encoder:
     def __call__(self, texts: Sequence[str]) -> list[Sequence[int]]:
         if not self.description:
             return _call(self.tokenizer, texts)
-        return [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with tokenizing("the text"):
+            return [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     @cached_property
     def _fast(self) -> Any:
@@ -88,10 +95,9 @@ class Encoder:
 
 def _call(tokenizer: Any, texts: Sequence[str]) -> list[Sequence[int]]:
     # verbose=False: without the warning that a text is longer than the model's context.
-    encoded = tokenizer(
-        list(texts), add_special_tokens=False, verbose=False, return_attention_mask=False, return_token_type_ids=False
-    )
-    return list(encoded["input_ids"])
+    plain = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+    with tokenizing("the text"):
+        return list(tokenizer(list(texts), verbose=False, **plain)["input_ids"])
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from swlottery.config import TrainSettings
 from swlottery.data import store as stores
 from swlottery.data.preparation import Preparation, Progress, Say, manifest
 from swlottery.data.shards import Joined
 from swlottery.data.sources import find_source, is_on_hub
-from swlottery.data.tokenize import fingerprint, vocabulary_size
+from swlottery.data.tokenize import end_tokens, fingerprint, vocabulary_size
+from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.errors import BadInput
 from swlottery.runtime import environment
 from swlottery.runtime.files import cache_folder, lock
 
+SAMPLE = 1 << 22  # tokens to train on, and as many for validation, in which unknown ones are counted
 FORMAT = 2  # goes up whenever a change makes other tokens, or other shards, of the same source and tokenizer
 
 
@@ -47,6 +51,19 @@ class Tokens:
                     f"{self.name} has {len(tokens)} tokens {purpose}, but {reader} on {count} × {context + 1} tokens "
                     f"needs {count * (context + 1)}: give more text, or set {flags} lower"
                 )
+
+    def require_known(self, tokenizer: Any) -> float:
+        """The fraction of the first tokens that the tokenizer does not know. `BadInput` where it knows nothing."""
+        first = np.concatenate([self.train[:SAMPLE], self.validation[:SAMPLE]])
+        if (share := unknown_share(first, tokenizer, end_tokens(tokenizer))) == 1:
+            raise BadInput(f"the tokenizer knows nothing of {self.name}: give --data a text that it knows")
+        return share
+
+    def require_rows(self, rows: int, tokenizer: Any) -> None:
+        """Raise `BadInput` for a token that an embedding of so many ``rows`` has no row for."""
+        if self.manifest["vocabulary"] > rows:
+            parts = [shard.tokens[a:b] for joined in (self.train, self.validation) for shard, a, b in joined.parts()]
+            check_rows(int(max(part.max() for part in parts)), rows, tokenizer, self.name)
 
 
 def token_limit(settings: TrainSettings, context: int) -> int | None:
@@ -94,6 +111,8 @@ def prepare(
     if tokens is not None and tokens < 1:
         raise BadInput(f"{tokens} tokens of {source}: give at least 1")
     found = find_source(source)
+    if found.note:
+        say(f"left out: {found.note}")
     key: dict[str, Any] = {"format": FORMAT, "source": found.identity, "tokenizer": fingerprint(tokenizer)}
     key |= {"vocabulary": vocabulary_size(tokenizer), "cut": [stores.SMALL, stores.LARGE, stores.FEW]}
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name or "data").strip("-")[:40] or "data"

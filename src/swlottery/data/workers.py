@@ -1,4 +1,4 @@
-"""Who makes shards: this process, or several worker processes (``python -m swlottery.data.workers FD``).
+"""Who makes shards: this process, or several worker processes, which run `main`.
 
 The workers import only what tokenizing needs. They ignore signals, because Ctrl-C and ``scancel`` reach all processes
 of a job and this one decides. They end with this process, also if it is killed, at the latest after a batch.
@@ -14,14 +14,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing import Pipe, connection
-from pathlib import Path
 from typing import Any
 
 from swlottery.data.tokenize import Counted, Encoder, Task, make_shard
 from swlottery.errors import BadInput
+from swlottery.runtime import child
 
 Answer = tuple[int, Counted | None]
 """A shard's number, and what was added to it; None: it is complete."""
+IGNORED = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
 class InProcess:
@@ -93,10 +94,12 @@ class _Worker:
         self.idle = True
         self.pipe, theirs = Pipe()
         # A child inherits the blocked signals, so it ignores them from its first moment on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+        )
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "swlottery.data.workers", str(theirs.fileno())],
+                child.command("swlottery.data.workers", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # whatever a library prints goes to stderr
@@ -117,7 +120,7 @@ class _Worker:
             number, answer = self.pipe.recv()
         except (EOFError, ConnectionError):
             raise self._lost() from None
-        if isinstance(answer, OSError):
+        if isinstance(answer, OSError | BadInput):
             raise answer
         self.idle = answer is None
         return number, answer
@@ -128,12 +131,10 @@ class _Worker:
         return BadInput(f"a process that makes tokens is gone ({how}): start the same again, it goes on from there")
 
 
-def _environment() -> dict[str, Any]:
-    """This package in reach, the current folder not, and one thread."""
-    folders = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))
+def _environment() -> dict[str, str]:
+    """Those of `child.variables`, and one thread."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    python = {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONSAFEPATH": "1"}
-    return {**os.environ, **python, **threads, "TOKENIZERS_PARALLELISM": "false"}
+    return {**child.variables(os.environ), **threads, "TOKENIZERS_PARALLELISM": "false"}
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def main() -> None:
                     pipe.send((task.number, counted))
             except ConnectionError:
                 raise
-            except OSError as error:
+            except (OSError, BadInput) as error:
                 answer = error
             pipe.send((task.number, answer))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 
 
-def controls(downs: Sequence[DownProjection], found: Sequence[Coordinate], count: int) -> list[Coordinate]:
-    """For each found weight those of its matrix nearest to it in |w|, none of them found, none twice.
+def controls(
+    downs: Sequence[DownProjection], found: Sequence[Coordinate], count: int, never: Collection[Coordinate] = ()
+) -> list[Coordinate]:
+    """For each found weight those of its matrix nearest to it in |w|, none of them found or in ``never``, none twice.
 
     ``count`` in all, shared evenly among the found weights and in their order. Where magnitudes tie, as they do in
     quantised checkpoints, the place in the matrix decides.
@@ -23,37 +25,42 @@ def controls(downs: Sequence[DownProjection], found: Sequence[Coordinate], count
         layer, out, in_, expert = coordinate
         size = downs[layer].matrix(expert).float().abs()
         wanted = count // len(found) + (nth < count % len(found))
-        taken = {*found, *chosen}
+        taken = {*found, *never, *chosen}
         order = torch.sort((size - size[out, in_]).abs().flatten(), stable=True).indices[: wanted + len(taken)]
         near = (_at(place, size.shape[1], coordinate) for place in order.tolist())
         chosen += islice((other for other in near if other not in taken), wanted)
     return chosen
 
 
-def random_set(downs: Sequence[DownProjection], found: Sequence[Coordinate], seed: int) -> list[Coordinate]:
-    """As many weights from the same matrices as ``found``, drawn uniformly, none of them found."""
+def random_set(
+    downs: Sequence[DownProjection], found: Sequence[Coordinate], seed: int, never: Collection[Coordinate] = ()
+) -> list[Coordinate]:
+    """As many weights from the same matrices as ``found``, drawn uniformly, none of them found or in ``never``."""
     draw = random.Random(seed)
     drawn: list[Coordinate] = []
     for layer, _, _, expert in found:
         out, in_ = downs[layer].matrix(expert).shape
         other = None
-        while other is None or other in found or other in drawn:
+        while other is None or other in (*found, *never, *drawn):
             other = Coordinate(layer, draw.randrange(out), draw.randrange(in_), expert)
         drawn.append(other)
     return drawn
 
 
-def largest_others(downs: Sequence[DownProjection], found: Sequence[Coordinate]) -> list[Coordinate]:
-    """As many weights as ``found``, from the same matrices: the largest in magnitude that are not found."""
+def largest_others(
+    downs: Sequence[DownProjection], found: Sequence[Coordinate], never: Collection[Coordinate] = ()
+) -> list[Coordinate]:
+    """As many weights as ``found``, from the same matrices: the largest in magnitude, none found or in ``never``."""
     largest: list[Coordinate] = []
     matrices: dict[tuple[int, int | None], list[Coordinate]] = {}
     for coordinate in found:
         matrices.setdefault((coordinate.layer, coordinate.expert), []).append(coordinate)
     for (layer, expert), members in matrices.items():
         matrix = downs[layer].matrix(expert)
-        order = matrix.float().abs().flatten().topk(min(2 * len(members), matrix.numel())).indices.tolist()
+        most = min(2 * len(members) + len(never), matrix.numel())
+        order = matrix.float().abs().flatten().topk(most).indices.tolist()
         others = (_at(place, matrix.shape[1], members[0]) for place in order)
-        largest += islice((other for other in others if other not in found), len(members))
+        largest += islice((other for other in others if other not in (*found, *never)), len(members))
     return largest
 
 

@@ -13,6 +13,7 @@ from swlottery.find.record import Record
 from swlottery.find.search import Search
 from swlottery.find.spikes import Spike
 from swlottery.find.verify import Ablation
+from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the finder will look at. windows: the documents to verify on, ``[documents, tokens]``."""
+    """What the finder will look at.
+
+    windows: the documents to verify on, ``[documents, tokens]``. unknown: the fraction of their tokens that the
+    tokenizer does not know. asked: weights to verify, found or not.
+    """
 
     probe: Probe
     text: Text
     windows: Tensor
+    unknown: float = 0.0
+    asked: tuple[Coordinate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,15 @@ class Tested:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the verification will cost at most: passes over ``documents`` × ``window`` tokens of text."""
+    """What the verification will cost at most: passes over ``documents`` × ``window`` tokens of text.
+
+    asked: whether it is that of the weights that were asked for and not found.
+    """
 
     passes: int
     documents: int
     window: int
+    asked: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from swlottery.data.vocabulary import check_rows, tokenizing, unknown_share
 from swlottery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Probe:
     No attention mask is needed: in a causal model what comes after a token cannot change it.
 
     ids: ``[prompts, longest]``. valid: which entries are tokens, flattened to ``[prompts · longest]``.
-    prompts, with_bos, tokens: of each row its text, whether it begins with BOS, and its tokens as text.
+    prompts, with_bos, tokens: of each row its text, whether it begins with BOS, and its tokens as text. cut: how many
+    prompts are longer than the model's context, and cut to it. unknown: the fraction of their tokens that are unknown.
     """
 
     ids: Tensor
@@ -52,6 +54,8 @@ class Probe:
     prompts: tuple[str, ...]
     with_bos: tuple[bool, ...]
     tokens: tuple[tuple[str, ...], ...]
+    cut: int = 0
+    unknown: float = 0.0
 
     def batches(self, most: int) -> list[Batch]:
         """The prompts in their order, in batches of at most ``most`` tokens with their padding (or one long prompt)."""
@@ -83,33 +87,52 @@ class Probe:
         return f"token {position} {self.tokens[prompt][position]!r} of prompt {number}{bos}"
 
 
-def build(tokenizer: Any, prompts: Sequence[str], context: int, bos: str = "both", device: Any = "cpu") -> Probe:
-    """Tokenise the prompts.
+def build(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    context: int,
+    bos: str = "both",
+    device: Any = "cpu",
+    rows: int | None = None,
+) -> Probe:
+    """Tokenise the prompts, and cut them to the context.
 
     Args:
         tokenizer: a transformers tokenizer.
         context: the most tokens that the model takes.
         bos: ``with`` the tokenizer's beginning-of-sequence token in front, ``without`` it, or ``both`` (each prompt
             is then run twice). A tokenizer that has none always goes without.
+        rows: those of the model's embedding; None: enough.
 
     Raises:
-        BadInput: a prompt without a token, one longer than ``context`` tokens, or fewer than MIN_TOKENS in all.
+        BadInput: a prompt without a token or with only unknown ones, a token without a row, or fewer than MIN_TOKENS
+            tokens in all.
     """
     import torch
 
     bos_token = tokenizer.bos_token_id
     modes = {"both": (False, True), "with": (True,), "without": (False,)}[bos if bos_token is not None else "without"]
-    rows = [(with_bos, prompt) for with_bos in modes for prompt in prompts]
-    sequences = []
-    for with_bos, prompt in rows:
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if not ids:
+    room = context - (True in modes)
+    tokens, cut = dict[str, list[int]](), 0
+    for prompt in prompts:
+        with tokenizing("a prompt"):
+            ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        if not prompt.strip():
             raise BadInput("an empty prompt: every --prompt and every line of --prompt-file needs some text")
-        sequences.append([*([bos_token] if with_bos else []), *ids])
+        if unknown_share(ids, tokenizer) == 1:
+            raise BadInput(
+                f"the tokenizer knows nothing of the prompt {prompt[:60]!r}: give prompts and a text that it knows "
+                "(find --prompt and --eval-text; train --super-weights none goes without prompts)"
+            )
+        cut += len(ids) > room
+        tokens[prompt] = ids[:room]
+    asked = [(with_bos, prompt) for with_bos in modes for prompt in prompts]
+    sequences = [[*([bos_token] if with_bos else []), *tokens[prompt]] for with_bos, prompt in asked]
+    if rows is not None:
+        largest = max(max(ids) for ids in sequences)
+        check_rows(largest, rows, tokenizer, "a prompt" + " after BOS (see --bos)" * (largest == bos_token))
     lengths = [len(ids) for ids in sequences]
     longest = max(lengths)
-    if longest > context:
-        raise BadInput(f"a prompt of {longest} tokens is longer than the model's context of {context}")
     if sum(lengths) < MIN_TOKENS:
         raise BadInput(
             f"the prompts hold {sum(lengths)} tokens; medians over tokens need at least {MIN_TOKENS}: give a longer "
@@ -118,4 +141,6 @@ def build(tokenizer: Any, prompts: Sequence[str], context: int, bos: str = "both
     padded = torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids in sequences], device=device)
     valid = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).flatten().to(device)
     words = tuple(tuple(tokenizer.decode([token]) for token in ids) for ids in sequences)
-    return Probe(padded, valid, tuple(prompt for _, prompt in rows), tuple(with_bos for with_bos, _ in rows), words)
+    unknown = unknown_share([token for ids in tokens.values() for token in ids], tokenizer)
+    with_bos, texts = zip(*asked, strict=True)
+    return Probe(padded, valid, texts, with_bos, words, cut, unknown)

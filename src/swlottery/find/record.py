@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
+from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import files
 
 SCHEMA_VERSION = 1
@@ -23,6 +24,12 @@ def schema() -> Record:
     text = resources.files("swlottery.find").joinpath("record.schema.json").read_text(encoding="utf-8")
     loaded: Record = json.loads(text)
     return loaded
+
+
+def not_found(record: Record) -> list[Record]:
+    """The weights of ``--ablate`` that are no super weights of the record."""
+    found = {Coordinate.of(weight) for weight in record["super_weights"]}
+    return [weight for weight in record.get("ablated", []) if Coordinate.of(weight) not in found]
 
 
 def save(record: Record, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from swlottery.find.spikes import RHO, Spike
 from swlottery.find.verdicts import COMPARED, Verdict, critical_sets, verdicts
 from swlottery.find.verify import Ablation
 from swlottery.models.architectures import DownProjection
+from swlottery.models.coordinates import Coordinate
 from swlottery.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ _Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Results:
-    """All that a find has measured. rows: of the verification. baseline: the intact loss of each document, in nats."""
+    """All that a find has measured.
+
+    rows: of the verification. asked: its rows of the weights that were asked for and not found. baseline: the intact
+    loss of each document, in nats.
+    """
 
     loaded: Loaded
     settings: FindSettings
@@ -39,11 +44,13 @@ class Results:
     searched: Searched
     tested: Tested
     rows: Sequence[Ablation]
+    asked: Sequence[Ablation]
     baseline: np.ndarray
 
     def record(self) -> Record:
         """The record, as record.schema.json says."""
-        return {**self._origin(), **self._search(), **self._nulls(), **self._weights(), **self._verification()}
+        parts = (self._origin(), self._search(), self._nulls(), self._weights(), self._verification(), self._ablated())
+        return {key: value for part in parts for key, value in part.items()}
 
     def _origin(self) -> _Entry:
         """Which network was looked at, and with what."""
@@ -90,18 +97,17 @@ class Results:
         """The leader, the super weights, and the spikes that have none."""
         search, led = self.searched.search, self.searched.leader
         lacks = led.lacks(self.settings.kappa)
-        text, window = self.prepared.text, self.prepared.windows.shape[1]
-        words = verdicts(search.coordinates, self.rows, window, self.settings.seed)
+        text, words = self.prepared.text, self._verdicts(search.coordinates, self.rows)
         return {
             "leader": {**self._spike(led.entry), **self._weight(led.contribution), "lacks": lacks},
             "eval_text": text.name,
             "eval_text_sha256": text.sha256,
             "super_weights": [
-                {**self._removal(removal), **self._verified(removal, verdict)}
-                for removal, verdict in zip(search.removals, words, strict=True)
+                {**self._removal(removal), **self._verified(removal.found.coordinate, words)}
+                for removal in search.removals
             ],
             "cancellers": [
-                {**self._spike(spike), **self._weight(given), **_effect(self._row("canceller", given))}
+                {**self._spike(spike), **self._weight(given), **_effect(self._row("canceller", given.coordinate))}
                 for spike, given in self.searched.cancelling
             ],
             "near_misses": [self._spike(spike) for spike in sorted(search.near, key=lambda spike: -spike.ratio)],
@@ -117,29 +123,45 @@ class Results:
 
     def _verification(self) -> _Entry:
         """The text and the loss on it, and the rows of sets and controls."""
-        loss, found = float(self.baseline.mean()), self.searched.search.coordinates
-        critical = critical_sets(self.rows, self.settings.seed)
+        loss = float(self.baseline.mean())
         return {
             "documents": len(self.baseline),
             "eval_tokens": self.prepared.windows.numel(),
             "baseline_nll": loss,
             "baseline_perplexity": math.exp(loss),
-            "joint": [
-                {
-                    "kind": row.kind,
-                    "members": [found.index(coordinate) for coordinate in row.coordinates],
-                    "critical": row in critical,
-                    **_effect(row),
-                }
-                for row in self.rows
-                if row.kind in ("joint", "left in")
-            ],
-            "controls": [
-                {"kind": row.kind, "coordinates": [c.entry() for c in row.coordinates], **_effect(row)}
-                for row in self.rows
-                if row.kind in COMPARED
-            ],
+            "joint": self._joint(self.searched.search.coordinates, self.rows),
+            "controls": _controls(self.rows),
         }
+
+    def _ablated(self) -> _Entry:
+        """The weights that were asked for: those that were found too have the numbers that they have there."""
+        asked, found = self.prepared.asked, self.searched.search.coordinates
+        if not asked:
+            return {}
+        words = self._verdicts(found, self.rows)
+        words |= self._verdicts([coordinate for coordinate in asked if coordinate not in found], self.asked)
+        return {
+            "ablated": [{**self._place(coordinate), **self._verified(coordinate, words)} for coordinate in asked],
+            "ablated_joint": self._joint(asked, self.asked),
+            "ablated_controls": _controls(self.asked),
+        }
+
+    def _verdicts(self, weights: Sequence[Coordinate], rows: Sequence[Ablation]) -> dict[Coordinate, Verdict]:
+        words = verdicts(weights, rows, self.prepared.windows.shape[1], self.settings.seed)
+        return dict(zip(weights, words, strict=True))
+
+    def _joint(self, weights: Sequence[Coordinate], rows: Sequence[Ablation]) -> list[_Entry]:
+        critical = critical_sets(rows, self.settings.seed)
+        return [
+            {
+                "kind": row.kind,
+                "members": [weights.index(coordinate) for coordinate in row.coordinates],
+                "critical": row in critical,
+                **_effect(row),
+            }
+            for row in rows
+            if row.kind in ("joint", "left in")
+        ]
 
     def _spike(self, spike: Spike) -> _Entry:
         probe = self.prepared.probe
@@ -161,18 +183,19 @@ class Results:
         }
 
     def _weight(self, contribution: Contribution) -> _Entry:
-        c = contribution.coordinate
-        size = self.downs[c.layer].matrix(c.expert).abs()
+        return {**self._place(contribution.coordinate), "input": contribution.input, "share": contribution.share}
+
+    def _place(self, c: Coordinate) -> _Entry:
+        matrix = self.downs[c.layer].matrix(c.expert)
+        size = matrix.abs()
         return {
             "layer": c.layer,
             "expert": c.expert,
             "module": self.downs[c.layer].path,
             "out": c.out,
             "in": c.in_,
-            "value": contribution.value,
+            "value": float(matrix[c.out, c.in_]),
             "rank": 1 + int((size > size[c.out, c.in_]).sum()),
-            "input": contribution.input,
-            "share": contribution.share,
         }
 
     def _removal(self, removal: Removal) -> _Entry:
@@ -187,8 +210,9 @@ class Results:
             ],
         }
 
-    def _verified(self, removal: Removal, verdict: Verdict) -> _Entry:
-        alone, restored = (self._row(kind, removal.found) for kind in ("alone", "restored"))
+    def _verified(self, coordinate: Coordinate, words: Mapping[Coordinate, Verdict]) -> _Entry:
+        alone, restored = (self._row(kind, coordinate) for kind in ("alone", "restored"))
+        verdict = words[coordinate]
         return {
             **_effect(alone),
             "restored": _effect(restored) or None,
@@ -196,10 +220,18 @@ class Results:
             "tokens_to_decide": verdict.tokens,
         }
 
-    def _row(self, kind: str, given: Contribution) -> Ablation | None:
+    def _row(self, kind: str, coordinate: Coordinate) -> Ablation | None:
         """The row of one weight, if there is one."""
-        rows = (row for row in self.rows if (row.kind, row.coordinates) == (kind, (given.coordinate,)))
-        return next(rows, None)
+        rows = [*self.rows, *self.asked]
+        return next((row for row in rows if (row.kind, row.coordinates) == (kind, (coordinate,))), None)
+
+
+def _controls(rows: Sequence[Ablation]) -> list[_Entry]:
+    return [
+        {"kind": row.kind, "coordinates": [c.entry() for c in row.coordinates], **_effect(row)}
+        for row in rows
+        if row.kind in COMPARED
+    ]
 
 
 def _effect(row: Ablation | None) -> _Entry:

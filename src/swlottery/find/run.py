@@ -6,11 +6,12 @@ The model's weights are intact whenever the observer is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text, evaluation_windows, read_text
+from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.find import null as nulls
 from swlottery.find import probe as probes
 from swlottery.find.ablation import Evaluator
@@ -24,12 +25,12 @@ from swlottery.find.search import Search, search
 from swlottery.find.spikes import Spike
 from swlottery.find.verify import Ablation, cost, paired, verify
 from swlottery.models.architectures import DownProjection, Roles
-from swlottery.models.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate, check_place
 from swlottery.models.loaded import Loaded, evaluating
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import nn
 
 Observer = Callable[[Event], None]
 
@@ -54,15 +55,21 @@ def examine(
         observe: called with every event, in the order of events.py.
 
     Raises:
-        BadInput: a prompt or a text that is too long, too short or empty; an output or a loss that is not finite.
+        BadInput: a prompt or a text that is too long, too short or empty; an output or a loss that is not finite; a
+            coordinate to ablate that the model does not have.
     """
+    asked = tuple(Coordinate(*one) for one in settings.coordinates())
+    for coordinate in asked:
+        check_place(Roles(loaded.model).downs, coordinate, loaded.name)
     text = text or read_text(settings.eval_text)
+    rows = int(loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
     probe = probes.build(
-        loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device
+        loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device, rows
     )
     context = min(settings.eval_context, loaded.context)
     windows = evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, context)
-    prepared = Prepared(probe, text, windows)
+    check_rows(int(windows.max()), rows, loaded.tokenizer, f"the text {text.name}")
+    prepared = Prepared(probe, text, windows, unknown_share(windows, loaded.tokenizer), asked)
     observe(prepared)
     with evaluating(loaded.model):
         return find(loaded, prepared, settings, observe)
@@ -82,9 +89,9 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
     observe(tested)
 
-    rows, baseline = _verification(model, roles, prepared.windows, searched, settings, observe)
-    record = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, baseline).record()
-    observe(Finished(record, rows))
+    rows, asked, baseline = _verification(model, roles, prepared, searched, settings, observe)
+    record = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline).record()
+    observe(Finished(record, [*rows, *asked]))
     return record
 
 
@@ -129,17 +136,23 @@ def _nulls(
 
 
 def _verification(
-    model: nn.Module, roles: Roles, windows: Tensor, searched: Searched, settings: FindSettings, observe: Observer
-) -> tuple[list[Ablation], np.ndarray]:
-    """The rows of the verification, and the intact network's loss of each document."""
-    found = searched.search.coordinates
+    model: nn.Module, roles: Roles, prepared: Prepared, searched: Searched, settings: FindSettings, observe: Observer
+) -> tuple[list[Ablation], list[Ablation], np.ndarray]:
+    """The rows of the found weights, those of the weights asked for, and the intact network's loss of each document."""
+    found, windows = searched.search.coordinates, prepared.windows
+    asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
     observe(Planned(cost(found, len(cancelling), settings.controls), *windows.shape))
-    layers = sorted({coordinate.layer for coordinate in [*found, *cancelling]})
+    layers = sorted({coordinate.layer for coordinate in [*found, *asked, *cancelling]})
     evaluator = Evaluator(model, roles, windows, layers)
     observe(paired("intact", (), evaluator.baseline, evaluator.baseline))
-    rows = []
-    for row in verify(evaluator, found, cancelling, settings.controls, settings.kappa, settings.seed):
-        rows.append(row)
-        observe(row)
-    return rows, evaluator.baseline
+
+    def rows(some: list[Coordinate], others: list[Coordinate], cancelling: list[Coordinate]) -> Iterator[Ablation]:
+        for row in verify(evaluator, some, cancelling, settings.controls, settings.kappa, settings.seed, others):
+            observe(row)
+            yield row
+
+    of_found = list(rows(found, asked, cancelling))
+    if asked:
+        observe(Planned(cost(asked, 0, settings.controls) - 1, len(windows), windows.shape[1], asked=True))
+    return of_found, list(rows(asked, found, [])), evaluator.baseline

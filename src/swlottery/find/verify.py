@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,12 +99,14 @@ def verify(
     count: int,
     kappa: float,
     seed: int,
+    never: Collection[Coordinate] = (),
 ) -> Iterator[Ablation]:
     """Yield the rows of the verification; the weights are intact at every yield.
 
     Args:
         found: the candidates. cancelling: the largest weights of the cancellers that are verified.
         count: how many controls in all. kappa: the bar of a spike, for the rows with the spike restored.
+        never: what no ``found`` weight is compared with.
 
     Order: each weight alone; each again with its spike restored, where losing it costs anything; the set jointly, with
     each member left in, and the set that is left when idle members are dropped; controls; random sets of the same size;
@@ -124,12 +126,12 @@ def verify(
         yield row("restored", [coordinate], (coordinate, kappa))
     if len(found) > 1:
         yield from _together(row, found, seed)
-    for control in controls(downs, found, count) if found else []:
+    for control in controls(downs, found, count, never) if found else []:
         yield row("control", [control])
     if len(found) > 1:
         for nth in range(RANDOM_SETS):
-            yield row("random set", random_set(downs, found, seed + nth))
-        yield row("largest others", largest_others(downs, found))
+            yield row("random set", random_set(downs, found, seed + nth, never))
+        yield row("largest others", largest_others(downs, found, never))
     for coordinate in cancelling:
         yield row("canceller", [coordinate])
 

@@ -9,6 +9,7 @@ from swlottery.config import KAPPA
 from swlottery.find import probe as probes
 from swlottery.find.activations import activations
 from swlottery.find.attribution import leader
+from swlottery.find.probe import Probe
 from swlottery.find.search import search
 from swlottery.lottery.start import Network
 
@@ -18,9 +19,7 @@ def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> t
 
     Each with layer, expert, out, in, value, spike ratio, share, and what it lacks to be a super weight.
     """
-    fitting = [_cut(network.tokenizer, prompt, network.longest - 1) for prompt in prompts]
-    probe = probes.build(network.tokenizer, fitting, network.longest, device=network.device)
-    downs = network.roles.downs
+    probe, downs = probe_of(network, prompts), network.roles.downs
     result = search(network.model, downs, probe)
     if result.removals:
         given = [(removal.found, removal.spike, list[str]()) for removal in result.removals]
@@ -39,7 +38,11 @@ def look(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> t
     ]
 
 
-def _cut(tokenizer: Any, prompt: str, longest: int) -> str:
-    """The prompt, or as much of its start as fits a model of very short context."""
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return prompt if len(ids) <= longest else str(tokenizer.decode(ids[:longest]))
+def probe_of(network: Network, prompts: Sequence[str] = probes.DEFAULT_PROMPTS) -> Probe:
+    """The probe of a network. Without BOS where the network has no row for it: then it never trained with one.
+
+    Raises `BadInput` for prompts that the tokenizer or the network does not know.
+    """
+    tokenizer, rows = network.tokenizer, network.embedding_rows
+    bos = "without" if (tokenizer.bos_token_id or 0) >= rows else "both"
+    return probes.build(tokenizer, prompts, network.longest, bos, network.device, rows)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from swlottery.models.loaded import context_of
+
 LOGITS = 3 << 29
 """Bytes of a part's logits on a GPU, in the product's precision: 12 × 1,024 tokens of GPT-2 in bfloat16 are a part."""
 
@@ -37,7 +39,7 @@ def has_plain_head(model: Any) -> bool:
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
         return False
-    tokens = torch.arange(min(8, head.out_features), device=head.weight.device)[None]
+    tokens = torch.arange(min(8, head.out_features, context_of(model.config)), device=head.weight.device)[None]
     with torch.no_grad():
         hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         return torch.equal(head(hidden), model(input_ids=tokens, use_cache=False).logits)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
+from swlottery.data.sources import is_on_hub
 from swlottery.data.tokenizer import builtin_tokenizer
 from swlottery.errors import BadInput
 from swlottery.models import load as models
+from swlottery.models import tokenizers
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files
@@ -48,6 +48,11 @@ class Network:
         return dict(self.model.named_parameters())
 
     @property
+    def embedding_rows(self) -> int:
+        """How many tokens the embedding has a row for."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         device: torch.device = next(self.model.parameters()).device
@@ -55,19 +60,13 @@ class Network:
 
     def save(self, target: Path) -> None:
         """A folder that ``from_pretrained`` loads, there whole or not at all."""
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with files.system_errors():
-                self.model.save_pretrained(unfinished)
+
+        def fill(unfinished: Path) -> None:
+            self.model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
-            for path in (*unfinished.iterdir(), unfinished):
-                files.sync(path)
-            if target.exists():
-                shutil.rmtree(target)
-            unfinished.rename(target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        files.sync(target.parent)
+
+        with files.system_errors():
+            files.write_folder(target, fill)
 
 
 def network(settings: TrainSettings) -> Network:
@@ -81,16 +80,11 @@ def network(settings: TrainSettings) -> Network:
         loaded = models.from_config(settings.model, settings.seed, "float32", settings.device, tokenizer, **changes)
         initialise(loaded.model, Roles(loaded.model), settings.init, settings.seed)
     else:
-        if settings.init != "gpt2":
-            raise BadInput(f"--init {settings.init} is for --start scratch: pretrained weights are not initialised")
-        if settings.freeze_biases:
-            raise BadInput("--freeze-biases is for --start scratch: pretrained biases would be lost")
         loaded = models.load(settings.model, settings.revision, "float32", settings.device)
     fuse_activation(loaded.model)
     roles = Roles(loaded.model)
-    rows = loaded.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr,operator]
-    if len(loaded.tokenizer) > rows:
-        raise BadInput(f"--vocabulary {rows}: the tokenizer has {len(loaded.tokenizer)} tokens")
+    if settings.vocabulary and settings.start == "scratch" and len(loaded.tokenizer) > settings.vocabulary:
+        raise BadInput(f"--vocabulary {settings.vocabulary}: the tokenizer has {len(loaded.tokenizer)} tokens")
     if settings.freeze_biases:
         freeze_biases(loaded.model, roles)
     lineage = loaded.weights_sha256 if settings.start == "pretrained" else weights_sha256(loaded.model)
@@ -133,19 +127,16 @@ def tokenizer_name(settings: TrainSettings) -> str:
     """The tokenizer from scratch. A data set on the hub needs a network, and then GPT-2's own can be had as well."""
     if settings.tokenizer != "auto":
         return settings.tokenizer
-    local = settings.data == "builtin" or Path(settings.data).expanduser().exists()
-    return "builtin" if local or settings.model == "gpt2-mini" else "openai-community/gpt2"
+    return "openai-community/gpt2" if is_on_hub(settings.data) and settings.model != "gpt2-mini" else "builtin"
 
 
 def load_tokenizer(name: str) -> Any:
     """A tokenizer by hub id or folder."""
-    from transformers import AutoTokenizer
-
+    folder = Path(name).expanduser()
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BadInput(f"cannot load the tokenizer '{name}' ({first}): give a folder, a hub id or builtin") from None
+        return tokenizers.load_alone(folder if folder.is_dir() else name)
+    except BadInput as error:
+        raise BadInput(f"cannot load the tokenizer '{name}' ({error}): give a folder, a hub id or builtin") from None
 
 
 def fuse_activation(model: Any) -> None:

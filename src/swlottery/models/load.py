@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
-from swlottery.models import pretrained
+from swlottery.models import pretrained, tokenizers
 from swlottery.models.loaded import Loaded, context_of, prepare
 from swlottery.models.names import locate, slug
 from swlottery.runtime import sums
@@ -40,8 +40,9 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
         BadInput: no such model, no network, damaged or incomplete or non-finite weights, not a causal LM.
     """
     picked = pick_device(device)
-    where, note = locate(name)
-    sums.check(Path(where))
+    where, note = locate(name, revision)
+    if isinstance(where, Path):
+        sums.check(where)
     if isinstance(where, Path) and where.is_file():
         from swlottery.models import gguf
 
@@ -56,7 +57,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[Any, int]:
 
     Raises `BadInput` where there is no such model.
     """
-    tokenizer, config = pretrained.read_tokenizer(locate(name)[0], revision, name)
+    tokenizer, config = tokenizers.load(locate(name, revision)[0], revision, name)
     return tokenizer, context_of(config)
 
 

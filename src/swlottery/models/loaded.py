@@ -14,6 +14,7 @@ from swlottery.errors import BadInput
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
 from swlottery.models.names import slug
+from swlottery.models.stored import most_frequent
 from swlottery.runtime import hardware
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _dtype_of(model: Any) -> str:
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
+    found = most_frequent((parameter.dtype, parameter.numel()) for parameter in model.parameters())
+    return str(found).removeprefix("torch.")
 
 
 def _check_weights(model: Any, name: str) -> None:
@@ -126,8 +128,10 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
     """
     import torch
 
-    vocabulary = model.config.get_text_config().vocab_size
-    tokens = torch.arange(8, device=model.device).remainder(vocabulary).repeat(2, 1)
+    vocabulary, context = model.config.get_text_config().vocab_size, context_of(model.config)
+    if context < 2:
+        raise BadInput(f"{name} takes {context} token at a time: nothing can be predicted from the token before")
+    tokens = torch.arange(min(8, context), device=model.device).remainder(vocabulary).repeat(2, 1)
     tokens[1, -1] = vocabulary - 1
     with torch.no_grad():
         logits = model(tokens, use_cache=False).logits.float()
@@ -135,7 +139,7 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
         raise BadInput(f"{name} overflows in {dtype}: use --dtype bfloat16 or float32")
     first, second = logits[:, :-1]
     # Experts sum in another order when other tokens share them, so equality holds to rounding only.
-    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    tolerance = 1e-4 if dtype == "float32" else 5e-2
     if (first - second).abs().max() > tolerance * first.abs().max().clamp_min(1e-6):
         raise BadInput(
             f"{name} ({model.config.model_type}) is not a causal language model: changing the last token changes the "

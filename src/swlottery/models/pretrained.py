@@ -1,113 +1,120 @@
-"""Reading a checkpoint with transformers: in the precision that it is stored in, complete, and never by a pickle."""
+"""Reading a checkpoint with transformers: whole, in the precision that it is stored in, and without running its code.
+
+transformers gets a config and tensors, never the folder: there it would also take adapters, other formats of weights,
+and files that its entries name.
+"""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from functools import partial
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
+from swlottery.models import configuration, stored, tokenizers
+from swlottery.models.refusals import in_one_line, words
 
-_UNREACHABLE = {"ConnectionError", "ConnectError", "LocalEntryNotFoundError", "OfflineModeIsEnabled", "ProxyError"}
+if TYPE_CHECKING:
+    import torch
 
 
 def read(where: str | Path, revision: str | None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder or a hub id, the weights as they are stored.
+    """(model, tokenizer) of a folder or a hub id, each weight as it is stored.
 
-    Raises `BadInput` for what cannot be had, is damaged, or lacks weights.
+    Raises `BadInput` for what cannot be had, is damaged or quantised, or does not hold exactly the model's weights.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     local = isinstance(where, Path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, local_files_only=local)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            where,
-            revision=revision,
-            local_files_only=local,
-            dtype=_stored_dtype(where, revision, local),
-            use_safetensors=True,  # a pickle can run code
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise BadInput(f"the weights of {where} are damaged ({error}): get them again") from None
-    except RuntimeError as error:
-        if "mismatch" not in str(error).lower():
-            raise
-        raise BadInput(f"the weights of {where} do not fit its config.json: get them again") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(_why_not_read(str(where), local, error)) from None
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if missing:
-        raise BadInput(
-            f"the checkpoint {where} lacks weights of the model ({missing[0]}{' …' if len(missing) > 1 else ''}): "
-            "it is incomplete, or not a causal language model"
-        )
+    options: dict[str, Any] = {"revision": revision, "local_files_only": local}
+    with in_one_line(str(where), local):
+        if isinstance(where, Path) and (where / "adapter_config.json").is_file():
+            raise BadInput(f"{where} holds an adapter, which is not applied: merge it into its model, and save that")
+        config = configuration.read(where, options)
+        options["revision"] = config._commit_hash  # all from one commit
+        tokenizer = tokenizers.read(where, config, options)
+        with stored.tensors(where, options) as tensors:
+            model = _model(str(where), config, tensors)
+        _take_generation_config(model, where, options)
     return model, tokenizer
 
 
-def read_tokenizer(where: str | Path, revision: str | None, name: str) -> tuple[Any, Any]:
-    """(tokenizer, config) of a GGUF file, a folder or a hub id. Raises `BadInput` where there is none.
+def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
+    """The model with exactly these tensors, each in the precision that it is stored in.
 
-    name: what the user called it.
-    """
-    from transformers import AutoConfig, AutoTokenizer
-
-    local = isinstance(where, Path)
-    options: dict[str, Any] = {"revision": revision, "local_files_only": local}
-    if isinstance(where, Path) and where.is_file():
-        where, options = where.parent, {"gguf_file": where.name}
-    try:
-        return AutoTokenizer.from_pretrained(where, **options), AutoConfig.from_pretrained(where, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(_why_not_read(name, local, error)) from None
-
-
-def _stored_dtype(where: str | Path, revision: str | None, local: bool) -> Any:
-    """The most frequent precision of the checkpoint's first file, from its header.
-
-    ``dtype="auto"`` would be the one that config.json names, and loading would cast to it before the weights are
-    hashed.
+    transformers loads all in one precision: that of most entries, so that loading needs no more memory than the model.
+    Then the parameters of another precision get their tensors as they are. Only where tensors of several precisions
+    become one parameter (the experts of a layer), all are loaded in one that holds each of them.
     """
     import torch
-    from safetensors import safe_open
-    from transformers.utils import cached_file
+    from transformers import AutoModelForCausalLM
 
-    options = {"revision": revision, "local_files_only": local, "_raise_exceptions_for_missing_entries": False}
-    find = partial(cached_file, where, **options)
-    path = find("model.safetensors")
-    if path is None and (index := find("model.safetensors.index.json")):
-        path = find(next(iter(json.loads(Path(index).read_text())["weight_map"].values())))
-    if path is None:
-        return "auto"
-    with safe_open(path, framework="pt") as file:
-        kinds = Counter(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118 (not a dict)
-    dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
-    return next((dtypes[kind] for kind, _ in kinds.most_common() if kind in dtypes), "auto")
-
-
-def _why_not_read(where: str, local: bool, error: BaseException) -> str:
-    """One line for the many ways in which transformers says that it could not load something."""
-    kinds = set()
-    cause: BaseException | None = error
-    while cause is not None:
-        kinds.add(type(cause).__name__)
-        cause = cause.__cause__ or cause.__context__
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if "GatedRepoError" in kinds:
-        return f"the model '{where}' is gated: accept its licence on the hub and log in with `hf auth login`"
-    if "RevisionNotFoundError" in kinds:
-        return f"the model '{where}' has no such revision: {first}"
-    if "RepositoryNotFoundError" in kinds:
-        return f"there is no model '{where}' on the hub (or it is private): check the name"
-    if local:
-        return f"cannot load {where}: {first}"
-    if kinds & _UNREACHABLE or "couldn't connect" in str(error).lower() or "offline" in str(error).lower():
-        return (
-            f"cannot reach the hub for the model '{where}' and it is not in the local cache: check the name and the "
-            "network, or fetch it first on a machine with network (hf download) and set HF_HUB_OFFLINE=1"
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise BadInput(f"config.json of {where} makes no model that transformers knows: {words(error)}") from None
+    kinds = stored.dtypes(tensors)
+    targets = _targets(empty, tensors)
+    if unused := [name for name, (target, _) in targets.items() if not target]:
+        raise BadInput(
+            f"the checkpoint {where} holds weights that the model of its config.json does not have ({_some(unused)}): "
+            "the config belongs to another model, or this is no plain causal language model"
         )
-    return f"cannot load the model '{where}': {first}"
+    dtype = stored.most_frequent((kinds[name], math.prod(stored.shape(tensor))) for name, tensor in tensors.items())
+    merged: dict[str, set[torch.dtype]] = defaultdict(set)
+    for name, (target, is_merged) in targets.items():
+        if is_merged:
+            merged[target].add(kinds[name])
+    if any(len(several) > 1 for several in merged.values()):
+        dtype = functools.reduce(torch.promote_types, kinds.values())
+    options = {"config": empty.config, "state_dict": tensors, "dtype": dtype, "output_loading_info": True}
+    model, info = type(empty).from_pretrained(None, **options)
+    model.config.name_or_path = where
+    if missing := [*sorted(info["missing_keys"]), *sorted(map(str, info["mismatched_keys"]))]:
+        raise BadInput(
+            f"the checkpoint {where} lacks weights of the model ({_some(missing)}): it is incomplete, or not a causal "
+            "language model"
+        )
+    as_stored = {target: name for name, (target, _) in targets.items() if target not in merged and kinds[name] != dtype}
+    for target, parameter in model.named_parameters():
+        if target in as_stored:
+            parameter.data = tensors[as_stored[target]][...]
+    return model
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (" …" if len(names) > 1 else "")
+
+
+def _targets(model: Any, names: Iterable[str]) -> dict[str, tuple[str, bool]]:
+    """For each stored name the model's, or "" where it has none; and whether other tensors become part of it.
+
+    Not from what transformers says that it did not use: it hides what fits some patterns, and those fit weights too.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    conversions = get_model_conversion_mapping(model)
+    renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
+    converters = [one for one in conversions if isinstance(one, WeightConverter)]
+    prefix, state = model.base_model_prefix, model.state_dict()
+    targets = {}
+    for name in names:
+        target, pattern = rename_source_key(name, renamings, converters, prefix, state)
+        if target not in state:
+            target, pattern = rename_source_key(name, [], [], prefix, state)
+        targets[name] = (target if target in state else "", pattern is not None)
+    return targets
+
+
+def _take_generation_config(model: Any, where: str | Path, options: dict[str, Any]) -> None:
+    """What a run's final folder passes on; one that cannot be read or saved is left out, as nothing here uses it."""
+    from transformers import GenerationConfig
+
+    with suppress(Exception):
+        found = GenerationConfig.from_pretrained(where, **options)
+        found.validate(strict=True)
+        model.generation_config = found

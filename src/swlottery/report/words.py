@@ -44,6 +44,11 @@ def named(weight: Mapping[str, Any]) -> str:
     return f"{KINDS[weight['kind']]} {place(key(weight))}"
 
 
+def one_line(text: object) -> str:
+    """A name or a path, whatever is in it, on one line: a line end is written as ``\\n``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def percent(fraction: float | None) -> str:
     return NOTHING if fraction is None else f"{100 * fraction:.2f} %"
 

@@ -6,6 +6,7 @@ change, whose hashes its manifest has, or is a function of the settings.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -72,7 +73,8 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     """
     stem = folder / f"checkpoint_{round_}_{step}"
     tensor_file, manifest = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-    manifest.unlink(missing_ok=True)  # replayed steps may meet their own checkpoint, damaged
+    with contextlib.suppress(OSError):
+        manifest.unlink()  # replayed steps may meet their own checkpoint, damaged
     files.write_tensors(tensor_file, tensors)
     content = {**state, "round": round_, "step": step, "sha256": file_sha256(tensor_file)}
     files.write_json(manifest, sums.sealed(content))
@@ -80,7 +82,8 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     first = stems.index(stem.name)
     for path in folder.iterdir():
         if path.stem not in stems[first : first + KEPT]:
-            path.unlink()
+            with contextlib.suppress(OSError):  # NFS keeps a file `.nfs…` of what is open somewhere
+                path.unlink()
 
 
 def newest(

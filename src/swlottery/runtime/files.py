@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,31 +21,83 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 POLL = 0.2  # seconds between two attempts to get a lock
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)  # of a file system that cannot do it
+
+
+def home() -> Path:
+    """The user's home; where the system knows of none /nonexistent, as passwd says it of such users."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
 
 
 def cache_folder() -> Path:
     """Where swlottery keeps what it can make again: $SWLOTTERY_CACHE, $XDG_CACHE_HOME/swlottery, ~/.cache/swlottery."""
-    if own := os.environ.get("SWLOTTERY_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swlottery"
+    own = os.environ.get("SWLOTTERY_CACHE")
+    return Path(os.path.expanduser(own or Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache", "swlottery")))
 
 
 def write(path: Path, fill: Callable[[Path], Any]) -> None:
     """Let ``fill`` write a file beside ``path``, sync it to disk, and rename it, so that no reader sees half of it."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    unfinished = _beside(path)
     try:
+        unfinished.touch(exist_ok=False)
+        mode = _mode(unfinished)
         fill(unfinished)
-        sync(unfinished)
+        _finish(unfinished, mode)
         os.replace(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
     sync(path.parent)
 
 
+def write_folder(path: Path, fill: Callable[[Path], Any], replace: bool = True) -> None:
+    """As `write`, for a folder of files that ``fill`` writes. replace: what is there; else that is left as it is."""
+    unfinished, old = _beside(path), _beside(path)
+    try:
+        unfinished.mkdir()
+        mode = _mode(unfinished)
+        fill(unfinished)
+        for one in (*unfinished.rglob("*"), unfinished):
+            _finish(one, mode if one.is_dir() else mode & 0o666)
+        if replace and path.exists():
+            os.rename(path, old)  # not removed first: of a file that is open somewhere, NFS keeps a name in its folder
+        try:
+            os.rename(unfinished, path)
+        except OSError:
+            if replace or not os.path.isdir(path):
+                raise
+    finally:
+        for one in (unfinished, old):
+            shutil.rmtree(one, ignore_errors=True)
+    sync(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}")  # names have 255 bytes at most
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _finish(unfinished: Path, mode: int) -> None:
+    """Give a file the mode that the umask asks for, which libraries may not (safetensors: 0600), and sync it."""
+    if _mode(unfinished) != mode:
+        with contextlib.suppress(OSError):  # a file system with modes of its own
+            unfinished.chmod(mode)
+    sync(unfinished)
+
+
 def write_text(path: Path, text: str) -> None:
-    """`write` a text file in UTF-8. Its folder is made where it is missing."""
+    """`write` a text file in UTF-8. Its folder is made where it is missing.
+
+    What is no UTF-8, such as a part of a file's name, is written as ``\\udcff``, which JSON reads back as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
@@ -74,11 +129,23 @@ def system_errors() -> Iterator[None]:
 
 def sync(path: Path) -> None:
     """Wait until a file, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to, and not be listed
+        return
+    try:
+        fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync(descriptor: int) -> None:
+    """`os.fsync`, as far as the file system can do it; many cannot with a folder."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def file_sha256(path: Path) -> str:

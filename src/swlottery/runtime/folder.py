@@ -32,7 +32,8 @@ def held(folder: Path, patience: float = 0) -> Iterator[None]:
         file.flush()
         for leftover in list(folder.rglob(".*.*")):  # unfinished files and folders of a process that was killed
             if len(leftover.suffix) == 33:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
 
 

@@ -37,21 +37,43 @@ class Place:
     local_size: int = 1
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place:
-        """From the variables of ``srun`` or ``torchrun``.
+    def of(cls, environment: Mapping[str, str], terminal: bool = True) -> Place:
+        """From the variables of ``srun`` or ``torchrun``; terminal: whether this process has one.
 
         A batch script's own shell is no rank, but has SLURM_NTASKS and SLURM_PROCID too; only a step has the others.
+        Neither is a shell in a terminal (``srun -n4 --pty bash``): its step has other tasks, which run nothing.
+        ``srun torchrun`` has both kinds of variables, of which torchrun's are the inner ones.
+
+        Raises:
+            BadInput: a number that no task of so many has.
         """
-        for names in (
+        kinds = [
             ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
             ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-        ):
+        ]
+        if "TORCHELASTIC_RUN_ID" in environment:
+            kinds.reverse()
+        for names in kinds:
             with contextlib.suppress(KeyError, ValueError):
                 rank, size, local = (int(environment[name]) for name in names[:3])
                 # "4(x2),3" is 4 tasks on each of two nodes and 3 on a third. The largest starts no thread too many.
                 per_node = [int(part.partition("(")[0]) for part in environment.get(names[3], "1").split(",")]
+                if not 0 <= rank < size:
+                    raise BadInput(f"no task {rank} of {size} can be ({names[0]}, {names[1]}): unset both")
+                # Steps that such a shell starts have its variables too, but no terminal.
+                if terminal and "SLURM_PTY_PORT" in environment and "MASTER_ADDR" not in environment:
+                    return cls()
                 return cls(rank, size, local, max(per_node))
         return cls()
+
+    def require_address(self, environment: Mapping[str, str]) -> None:
+        """Raise `BadInput` where there are other ranks, but no address at which they could meet."""
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if self.size > 1 and not environment.get(name):
+                raise BadInput(
+                    f"{self.size} tasks, and {name} does not say where they meet: submit func_train.sh "
+                    f"(sbatch --ntasks={self.size}), or start one task (srun --ntasks=1)"
+                )
 
 
 class Ranks:
@@ -108,7 +130,7 @@ class Ranks:
             return
         import torch
 
-        self.timeout = timeout
+        self.timeout, begun = timeout, time.monotonic()
         try:
             # Twice the timeout, so that the watchdog, which names the lost rank, comes before gloo, which does not.
             torch.distributed.init_process_group(
@@ -119,7 +141,7 @@ class Ranks:
             )
         except (RuntimeError, ValueError) as error:
             raise RankLost(
-                f"rank {self.rank} did not meet the other {self.size - 1} within {2 * timeout:g} s: "
+                f"rank {self.rank} did not meet the other {self.size - 1} in {time.monotonic() - begun:.0f} s: "
                 f"{str(error).splitlines()[0]}"
             ) from None
 

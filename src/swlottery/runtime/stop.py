@@ -1,10 +1,11 @@
-"""Requests to stop: from a scheduler that preempts or whose time limit is near, or by Ctrl-C."""
+"""Requests to stop: from a scheduler that preempts or whose time limit is near, by Ctrl-C, or by a closed terminal."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Asked = Callable[[], bool]
 """Whether this process was asked to stop."""
@@ -19,9 +20,18 @@ def never() -> bool:
     return False
 
 
+def handle(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> dict[signal.Signals, Any]:
+    """Have signals handled. Returns what handled them before.
+
+    A SIGHUP that is ignored stays so: whoever started this process wants it to outlive the terminal (``nohup``).
+    """
+    handled = [n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in handled}
+
+
 @contextmanager
 def flag(last: bool = False) -> Iterator[Asked]:
-    """Yield a function that says whether SIGTERM, SIGUSR1 or SIGINT came.
+    """Yield a function that says whether SIGTERM, SIGHUP, SIGUSR1 or SIGINT came.
 
     The handler only sets a flag: whoever works asks for it where the work can be left. A second Ctrl-C interrupts at
     once.
@@ -36,8 +46,7 @@ def flag(last: bool = False) -> Iterator[Asked]:
             raise KeyboardInterrupt
         asked = True
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {number: signal.signal(number, ask) for number in numbers}
+    before = handle(ask, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
     try:
         yield lambda: asked
     finally:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from swlottery.runtime import files
+
 ROUNDS = (
     "round",
     "total",
@@ -70,7 +72,7 @@ class Tables:
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Append one event to metrics.jsonl."""
-        self._append("metrics.jsonl", [json.dumps(event, ensure_ascii=False).encode() + b"\n"])
+        self._append("metrics.jsonl", [json.dumps(event, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"])
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Append one row to rounds.csv."""
@@ -84,7 +86,7 @@ class Tables:
         """The byte length of every table, all of it safely on disk."""
         for file in self.files.values():
             file.flush()
-            os.fsync(file.fileno())
+            files.fsync(file.fileno())
         return {name: file.tell() for name, file in self.files.items()}
 
     def hashes(self) -> dict[str, str]:

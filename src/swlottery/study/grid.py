@@ -15,15 +15,18 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings, check_values, from_file, read_yaml
+from swlottery.config import TrainSettings, check_values, from_file
 from swlottery.errors import BadInput
+from swlottery.models.names import shortened
 from swlottery.study.naming import changed
+from swlottery.yaml_file import read_yaml
 
 PARTS = ("name", "config", "settings", "grid", "arms")
 MOST = 100_000
@@ -85,12 +88,12 @@ def _study(content: Mapping[Any, Any], stem: str, root: Path) -> Study:
             near = difflib.get_close_matches(str(part), PARTS, n=1)
             raise BadInput(f"unknown part {part}" + (f": did you mean {near[0]}?" if near else ""))
     name = str(content.get("name", stem))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise BadInput(f"name: {name!r} is no name of a folder: letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}", name):
+        raise BadInput(f"name: {name!r} is no name of a folder: up to 200 letters, digits, '.', '_' and '-'")
     common = check_values(_mapping(content, "settings"))
     if config := content.get("config"):
-        path = Path(str(config))
-        common = from_file(path if path.exists() else root / path) | common
+        path = Path(os.path.expanduser(str(config)))
+        common = from_file(path if os.path.exists(path) else root / path) | common
     arms = {str(arm): own for arm, own in (_mapping(content, "arms") or {"": {}}).items()}
     for arm, own in arms.items():
         if not isinstance(own, dict):
@@ -114,6 +117,10 @@ def _combinations(grid: Mapping[Any, Any]) -> list[dict[str, Any]]:
     for names, values in grid.items():
         if not isinstance(values, list) or not values:
             raise BadInput(f"grid: {names}: give a list of values")
+    settings = [name.strip() for names in grid for name in str(names).split("+")]
+    for name in settings:
+        if settings.count(name) > 1:
+            raise BadInput(f"grid: {name} stands twice: leave one of them away")
     number = math.prod(map(len, grid.values()))
     if number > MOST:
         raise BadInput(f"{number:,} points of the grid: at most {MOST:,}")
@@ -145,7 +152,8 @@ def _point(
 
 
 def _label(parts: Sequence[str]) -> str:
-    return re.sub(r"[^A-Za-z0-9._+=-]", "_", "-".join(part for part in parts if part)).strip(".") or "point"
+    label = re.sub(r"[^A-Za-z0-9._+=-]", "_", "-".join(part for part in parts if part)).strip(".")
+    return shortened(label, 240) or "point"
 
 
 def _check_labels(points: Sequence[Point]) -> None:

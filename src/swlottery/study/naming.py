@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.data.sources import is_on_hub
 from swlottery.errors import BadInput
+from swlottery.models.names import shortened
 from swlottery.runtime.files import file_sha256
 
 
@@ -37,22 +39,21 @@ def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str
 
     contents: hashes of the files that settings name (the record, the round-1 network): a path alone says too little.
     """
-    rate = "schedule" if settings.schedule else f"p{settings.prune_rate}"
+    rate = "schedule" if settings.schedule else re.sub(r"[^\w.+-]", "_", f"p{settings.prune_rate}")
     parts = [
         slug if settings.start == "scratch" else f"{slug}-{settings.start}",
         rate + ("-one-shot" if settings.one_shot else ""),
         f"T{settings.steps}",
         f"d{settings.data_seed}",
-        digest(settings, contents),
     ]
-    return "-".join(parts)
+    return f"{shortened('-'.join(parts), 240)}-{digest(settings, contents)}"
 
 
 def digest(settings: TrainSettings, contents: Mapping[str, str]) -> str:
     """The hash with which the name ends: eight hexadecimal digits. contents: as for `name`."""
     named = {key: value for key, value in changed(settings).items() if key not in contents}
     text = json.dumps([named, dict(contents)], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]  # a path may be no UTF-8
 
 
 def contents(settings: TrainSettings) -> dict[str, str]:

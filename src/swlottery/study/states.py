@@ -68,13 +68,19 @@ def states(folder: Path) -> list[PointState]:
     return [_state(folder, label, settings, tasks.get(label, ""), queue) for label, settings in points.items()]
 
 
+def submissions(folder: Path) -> list[Path]:
+    """The files of a study's submissions, oldest first: their names are numbers (of before: times)."""
+    numbered = [path for path in (folder / "points").glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.stem))
+
+
 def _tasks(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The task that each point was last submitted as. What was submitted with other settings is another point.
 
     Raises `BadInput` where that cannot be told: to submit a point again that is in the queue would do it twice.
     """
     found = {}
-    for path in sorted((folder / "points").glob("*.jsonl")):
+    for path in submissions(folder):
         try:
             job = path.with_suffix(".job").read_text(encoding="utf-8").strip()
             if job != HERE and not job.isdecimal():

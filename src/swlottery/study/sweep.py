@@ -10,8 +10,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import check_values, flag_of
-from swlottery.errors import STOPPED, BadInput
-from swlottery.runtime import files, slurm, stop, sums
+from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
+from swlottery.runtime import child, files, slurm, stop, sums
 from swlottery.study.grid import Point, Study
-from swlottery.study.states import HERE, PointState, log_of
+from swlottery.study.states import HERE, PointState, log_of, submissions
 
 OURS = ("--array", "-a", "--dependency", "-d", "--output", "-o", "--chdir", "-D")
 """The options of sbatch that a sweep needs for itself."""
@@ -106,7 +104,7 @@ def submit(
             own = [
                 f"--array=0-{len(part) - 1}" + (f"%{at_once}" if at_once else ""),
                 f"--job-name={folder.name}",
-                f"--output={folder / 'logs' / '%A_%a.out'}",
+                f"--output={str(folder).replace('%', '%%')}/logs/%A_%a.out",
                 *([f"--dependency=afterany:{behind}"] if behind else []),
             ]
             last = slurm.submit(script, ["--point", str(path)], [*options, *own], script.parent)
@@ -115,9 +113,19 @@ def submit(
 
 
 def _write(folder: Path, points: Sequence[Point]) -> Path:
-    """One file a submission, never changed: a task may start, or start again, long after the study was edited."""
-    path = folder / "points" / f"{time.time_ns()}.jsonl"
-    files.write_text(path, "".join(json.dumps(sums.sealed(point.entry())) + "\n" for point in points))
+    """One file a submission, never changed: a task may start, or start again, long after the study was edited.
+
+    Its number is one more than the largest, whatever the clocks of machines say. Two sweeps at once get two numbers.
+    """
+    number = max((int(path.stem) for path in submissions(folder)), default=0)
+    while True:
+        number += 1
+        path = folder / "points" / f"{number}.jsonl"
+        with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+            file.writelines(json.dumps(sums.sealed(point.entry())) + "\n" for point in points)
+            break
+    for written in (path, path.parent):
+        files.sync(written)
     return path
 
 
@@ -161,11 +169,14 @@ def run_here(
 
 def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
-    command = [sys.executable, "-m", "swlottery.cli", "train", "--point", point]
-    variables = {**os.environ, "SWLOTTERY_ROOT": str(root.absolute())}
+    cores = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}  # are its own too
+    own = {"SWLOTTERY_ROOT": str(root.absolute()), "PYTHONIOENCODING": "utf-8"}
+    variables = child.variables(slurm.outside(os.environ)) | cores | own
+    command = child.command("swlottery.cli", "train", "--point", point)
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
         while not asked():
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(0.2)
         process.terminate()
-        return process.wait()
+        code = process.wait()
+    return code if code in (DONE, FAILED, BAD_INPUT) else STOPPED  # a signal may end it before it can save

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import TrainSettings
-from swlottery.errors import BadInput
 from swlottery.find import record as records
 from swlottery.lottery.matching import Controls
 from swlottery.lottery.start import Network
-from swlottery.models.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate, check_place
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def beforehand(network: Network, settings: TrainSettings, round_1: str | None = 
             found.append(Tracked(kind, Coordinate.of(weight)))
     found += [Tracked("foreign", Coordinate(*one)) for one in settings.coordinates()]
     for one in found:
-        _check_place(network, one.coordinate)
+        check_place(network.roles.downs, one.coordinate, network.name)
     return list(dict.fromkeys(found))
 
 
@@ -67,14 +66,3 @@ def subjects(tracked: Sequence[Tracked], settings: TrainSettings) -> list[Coordi
 def as_tracked(chosen: Iterable[Controls]) -> list[Tracked]:
     """The weights that a choice of controls adds."""
     return [Tracked(one.kind, coordinate, one.of) for one in chosen for coordinate in one.coordinates]
-
-
-def _check_place(network: Network, c: Coordinate) -> None:
-    downs = network.roles.downs
-    if c.layer < len(downs):
-        experts, shape = downs[c.layer].experts, downs[c.layer].matrices()[0][1].shape
-        if c.out < shape[0] and c.in_ < shape[1] and (c.expert is None) == (experts is None):
-            return
-    raise BadInput(
-        f"{network.name} has no weight {c}: it has {len(downs)} layers of {tuple(downs[0].matrices()[0][1].shape)}"
-    )

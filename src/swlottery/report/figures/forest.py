@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from swlottery.find.record import Record
+from swlottery.find.record import Record, not_found
 from swlottery.find.verify import CRITICAL
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.figures.style import BLUE, GREY, OCHRE, VERMILLION, VIOLET, log_ticks, page
@@ -38,19 +38,23 @@ class Row:
 
 def forest(record: Record) -> list[Row]:
     """The rows of the forest plot, from the top."""
-    weights, others = record["super_weights"], record["controls"]
+    weights, others = record["super_weights"], [*record["controls"], *record.get("ablated_controls", [])]
     alone = []
     for weight in weights:
         label = f"{weight['removal']}: {Coordinate.of(weight)}, {weight['verdict']}"
         alone.append(Row(label, [weight], *VERDICTS[weight["verdict"]]))
+    asked = [
+        Row(f"{Coordinate.of(weight)}, {weight['verdict']}", [weight], *VERDICTS[weight["verdict"]])
+        for weight in not_found(record)
+    ]
     together = {}  # by set: the verification may come back to one
     for row in record["joint"]:
         if row["kind"] == "joint":
             members = [str(weights[member]["removal"]) for member in row["members"]]
             more = f" and {len(members) - 8} more" if len(members) > 8 else ""
-            label = f"{', '.join(members[:8])}{more} together" + ", critical" * row["critical"]
-            colour = VERMILLION if row["critical"] else GREY
-            together[frozenset(row["members"])] = Row(label, [row], "s", colour, filled=row["critical"])
+            together[frozenset(row["members"])] = _set(f"{', '.join(members[:8])}{more}", row)
+    sets = [row for row in record.get("ablated_joint", []) if row["kind"] == "joint"]
+    asked += {frozenset(row["members"]): _set(f"{len(row['members'])} of these", row) for row in sets}.values()
     cancelling = [Row(str(Coordinate.of(row)), [row], "D", VIOLET, filled=False) for row in record["cancellers"]]
     controls = [row for row in others if row["kind"] == "control"]
     ordinary = [Row(f"{len(controls)} weights nearest in |w|, each alone", controls, ".")] if controls else []
@@ -59,10 +63,16 @@ def forest(record: Record) -> list[Row]:
     sections = {
         "A super weight alone": alone,
         "Super weights together": list(together.values()),
+        "Asked for, and not found": asked,
         "A canceller's largest weight": cancelling,
         "Ordinary weights": ordinary,
     }
     return [row for heading, rows in sections.items() if rows for row in (Row(heading), *rows)]
+
+
+def _set(members: str, row: Record) -> Row:
+    colour = VERMILLION if row["critical"] else GREY
+    return Row(f"{members} together" + ", critical" * row["critical"], [row], "s", colour, filled=row["critical"])
 
 
 def ablations(record: Record) -> Figure:
@@ -79,7 +89,7 @@ def ablations(record: Record) -> Figure:
     axes.axvline(math.exp(CRITICAL), color=GREY, lw=0.8, ls="--")
     for y, row in enumerate(rows):
         _row(axes, y, row)
-    if any(weight["restored"] for weight in record["super_weights"]):
+    if any(weight["restored"] for weight in [*record["super_weights"], *not_found(record)]):
         _beside(axes, 0, 62, "◇ spike put back", BLUE)
     _ratios(axes)
     critical = f"critical: interval above × {math.exp(CRITICAL):.3f} ({CRITICAL} nat)"

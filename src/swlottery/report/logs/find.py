@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
-from swlottery.find.events import Drawn, Event, Finished, Planned, Searched, Tested
+from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.scan import LayerScan
@@ -17,13 +17,10 @@ from swlottery.find.spikes import RHO
 from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
-from swlottery.report.words import table
+from swlottery.report.words import one_line, percent, table
 from swlottery.version import __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from swlottery.data.evaluation import Text
     from swlottery.models.loaded import Loaded
 
 NULLS = {"entries": "entries: all of a matrix permuted", "rows": "rows: permuted within each row"}
@@ -49,12 +46,11 @@ class FindLog(Log):
     null = ""  # the kind of null that is being drawn
     pass_tokens = 0  # of one pass of the verification
 
-    def header(
-        self, loaded: Loaded, probe: Probe, text: Text, windows: Tensor, settings: FindSettings, seconds: float
-    ) -> None:
-        """What is searched, with which prompts and which text. windows: ``[documents, tokens]``."""
+    def header(self, loaded: Loaded, prepared: Prepared, settings: FindSettings, seconds: float) -> None:
+        """What is searched, with which prompts and which text."""
         import torch
 
+        probe, text, windows = prepared.probe, prepared.text, prepared.windows
         self.probe, self.kappa = probe, settings.kappa
         prompts = len(dict.fromkeys(probe.prompts))
         modes = " and ".join(sorted({"with BOS" if flag else "without BOS" for flag in probe.with_bos}))
@@ -62,14 +58,16 @@ class FindLog(Log):
         why = f": this CPU is slow at {loaded.stored_dtype}" if slow else ""
         self.line(f"swlottery {__version__} find: where are the super weights, and do they matter?\n")
         facts = {
-            "model": loaded.name + (f" @ {loaded.revision}" if loaded.revision else ""),
+            "model": one_line(loaded.name) + (f" @ {loaded.revision}" if loaded.revision else ""),
             "what it is": loaded.note,
             "weights": f"sha256 {loaded.weights_sha256}",
             "precision": f"stored {loaded.stored_dtype}, run in {loaded.dtype}{why}",
             "device": f"{loaded.device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-            "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens",
+            "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens" + _unknown(probe.unknown),
+            "cut": f"{probe.cut} of the prompts, to the model's context of {loaded.context} tokens" * bool(probe.cut),
             "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
-            "text": text.name,
+            "text": one_line(text.name) + _unknown(prepared.unknown),
+            "left out": text.note,
             "documents": f"{len(windows)} of {windows.shape[1]} tokens, evenly spread over the text",
             "seed": str(settings.seed),
             "loaded in": f"{seconds:.0f} s",
@@ -182,7 +180,9 @@ class FindLog(Log):
     def _plan(self, event: Planned) -> None:
         self.pass_tokens = event.documents * event.window
         total = event.passes * self.pass_tokens
-        self.section("Do they matter? Weights set to zero, on held-out text")
+        self.has_rows = False
+        what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
+        self.section(f"{what} Weights set to zero, on held-out text")
         self.line(
             f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
             "each from the first changed block on\n"
@@ -229,10 +229,15 @@ class FindLog(Log):
             self.line(
                 "no super weight to track. Training can look for its own, and tracks the leader where there is none:"
             )
-        self.line(f"    sbatch func_train.sh {shlex.join(flags)}")
-        self.line(f"\nrecord   {out}")
-        self.lines(f"figure   {figure}" for figure in figures)
+        command = shlex.join(flags).replace("\n", "'$'\\n''")  # on one line, and the shell reads a line end in it
+        self.line(f"    sbatch func_train.sh {command}")
+        self.line(f"\nrecord   {one_line(out)}")
+        self.lines(f"figure   {one_line(figure)}" for figure in figures)
         self.line(f"done in {seconds:.0f} s")
+
+
+def _unknown(share: float) -> str:
+    return f"; {percent(share)} of its tokens are unknown to the tokenizer" if share else ""
 
 
 def _shares(removal: Removal) -> str:

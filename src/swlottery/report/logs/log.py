@@ -35,17 +35,18 @@ class Log:
         self.end_bar()
         self.line(f"\n{title}\n{'-' * len(title)}")
 
-    def paragraph(self, text: str, indent: int = 4) -> None:
-        """A sentence or a list, over as many lines as it needs. Coordinates are not broken."""
+    def paragraph(self, text: str, indent: int = 4, head: str = "") -> None:
+        """A sentence or a list behind its ``head``, over as many lines as it needs. No coordinate or word is broken."""
         joined = _COORDINATE.sub(lambda found: found[0].replace(" ", "\xa0"), text)
-        for line in textwrap.wrap(joined, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False):
+        whole: Any = {"break_on_hyphens": False, "break_long_words": False}
+        for line in textwrap.wrap(joined, WIDTH, initial_indent=head, subsequent_indent=" " * indent, **whole):
             self.line(line.replace("\xa0", " "))
 
     def facts(self, facts: Mapping[str, str], indent: int) -> None:
         """Names and what they are, one below the other; those without a text are left out."""
         for name, text in facts.items():
             for part in text.split("\n") if text else []:
-                self.paragraph(f"{name:<{indent}}{part}", indent)
+                self.paragraph(part, indent, f"{name:<{indent}}")
                 name = ""
 
     def start_bar(self, total: int | None, what: str, unit: str, done: int = 0) -> None:

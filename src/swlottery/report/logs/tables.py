@@ -16,6 +16,7 @@ from swlottery.report.words import (
     key,
     named,
     number,
+    one_line,
     percent,
     perplexity,
     place,
@@ -65,25 +66,27 @@ def _setting(value: Any) -> str:
         return ",".join(map(str, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value in (None, "") else str(value)
+    return "none" if value in (None, "") else one_line(value)
 
 
 def header(settings: Mapping[str, Any], start: Event) -> dict[str, str]:
     """What is trained, on what, where: names and texts for the top of the log."""
     data, steps, tokens, gpu = start["data"], start["steps"], start["tokens_per_step"], start.get("gpu")
-    text = f"{data['name']}: {data['train_tokens']:,} training, {data['validation_tokens']:,} validation tokens"
+    text = (
+        f"{one_line(data['name'])}: {data['train_tokens']:,} training, {data['validation_tokens']:,} validation tokens"
+    )
     if settings.get("data_tokens") == "auto" and start.get("data_tokens"):
         text += f" (--data-tokens auto: {start['data_tokens']:,} to train on, as many as the rounds can read)"
     in_scope = share(start["total"], start["parameters"])
     return {
-        "model": start["model"],
+        "model": one_line(start["model"]),
         "what it is": start["note"],
         "θ_0": f"sha256 {start['lineage']}",
         "in scope": f"{start['total']:,} of {start['parameters']:,} parameters ({in_scope}), "
         f"in {count(start['matrices'], 'tensor')}: {start['scope']}",
         "text": text + (f"\nsha256 {data['sha256']}" if data["sha256"] else ""),
         "a round": f"{steps:,} steps of {tokens:,} tokens = {steps * tokens / data['train_tokens']:.3g} times the text",
-        "round 1": f"branches from {start['from_round_1']}" if start.get("from_round_1") else "",
+        "round 1": f"branches from {one_line(start['from_round_1'])}" if start.get("from_round_1") else "",
         "device": start["device"]
         + (f" ({gpu['name']}, CUDA {gpu['cuda']})" if gpu else "")
         + f", {count(start['threads'], 'CPU thread')}",

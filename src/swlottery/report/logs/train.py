@@ -11,7 +11,7 @@ from swlottery.report.logs import tables
 from swlottery.report.logs.log import Log, print_line
 from swlottery.report.logs.survival import Survival
 from swlottery.report.logs.tables import Event
-from swlottery.report.words import count, duration, number, percent, perplexity, threshold
+from swlottery.report.words import count, duration, number, one_line, percent, perplexity, threshold
 from swlottery.version import __version__
 
 
@@ -155,9 +155,9 @@ class TrainLog(Log):
         if state == "stopped":
             self.line("asked to stop: the same command goes on from there")
         else:
-            self.line(f"run      {run}")
-            self.lines(f"table    {run / name}" for name in ("rounds.csv", "watch.csv", "metrics.jsonl"))
-            self.lines(f"figure   {figure}" for figure in figures)
+            self.line(f"run      {one_line(run)}")
+            self.lines(f"table    {one_line(run / name)}" for name in ("rounds.csv", "watch.csv", "metrics.jsonl"))
+            self.lines(f"figure   {one_line(figure)}" for figure in figures)
         self.line(f"{'done' if state == 'finished' else state} after {duration(seconds)}")
 
     def step(self, round: int, step: int, steps: int) -> None:

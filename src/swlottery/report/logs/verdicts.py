@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swlottery.find.record import Record
+from swlottery.find.record import Record, not_found
 from swlottery.find.verify import CRITICAL, INERT
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.words import NOTHING, table
@@ -20,7 +20,7 @@ MEANING = {
 
 def verdict_table(record: Record) -> list[str]:
     """The super weights with their verdicts, and what those mean. recovered: of the loss, with the spike put back."""
-    weights = record["super_weights"]
+    weights = [*record["super_weights"], *not_found(record)]
     if not weights:
         return []
     cells = []
@@ -29,7 +29,8 @@ def verdict_table(record: Record) -> list[str]:
         difference, restored = weight["nll_difference"], weight["restored"]
         recovered = f"{1 - restored['nll_difference'] / difference:.0%}" if restored and difference > 0 else NOTHING
         effect = [f"× {weight['perplexity_ratio']:.4g}", f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        cells.append([str(Coordinate.of(weight)), weight["verdict"], *effect, recovered])
+        name = f"{Coordinate.of(weight)}{'' if 'removal' in weight else ' (not found)'}"
+        cells.append([name, weight["verdict"], *effect, recovered])
     heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "95 % interval", "recovered"]
     verdicts = {weight["verdict"] for weight in weights}
     legend = [text for verdict, text in MEANING.items() if verdict in verdicts]
@@ -39,27 +40,30 @@ def verdict_table(record: Record) -> list[str]:
 
 def sentences(record: Record) -> list[str]:
     """What the table of verdicts does not say: undetermined weights, sets, cancellers, controls."""
-    weights = record["super_weights"]
+    weights, asked = record["super_weights"], not_found(record)
     said = []
-    for weight in weights:
+    for weight in [*weights, *asked]:
         if weight["verdict"] == "undetermined":
             tokens = weight["tokens_to_decide"]
             needed = (
                 f"about {tokens:,} tokens would decide" if tokens else "if anything, the model is better without it"
             )
             said.append(f"{Coordinate.of(weight)} is undetermined: {needed}.")
-    for joint in record["joint"]:
+    sets = [(weights, joint) for joint in record["joint"]]
+    sets += [(record["ablated"], joint) for joint in record.get("ablated_joint", [])]
+    for among, joint in sets:
         if joint["critical"]:
-            members = ", ".join(str(Coordinate.of(weights[member])) for member in joint["members"])
+            members = ", ".join(str(Coordinate.of(among[member])) for member in joint["members"])
             said.append(f"Critical together, none of them idle: {members}: {_effect(joint)}.")
     for canceller in record["cancellers"]:
         spike = f"layer {canceller['layer']}, out {canceller['out']}"
         said.append(f"Canceller, {spike}: without its largest weight {Coordinate.of(canceller)}: {_effect(canceller)}.")
-    ordinary = [row["perplexity_ratio"] for row in record["controls"] if row["kind"] == "control"]
-    if ordinary:
-        said.append(f"The {len(ordinary)} controls: perplexity × {min(ordinary):.4f} to {max(ordinary):.4f}.")
+    for name, whose in (("controls", "controls"), ("ablated_controls", "controls of the weights not found")):
+        ordinary = [row["perplexity_ratio"] for row in record.get(name, []) if row["kind"] == "control"]
+        if ordinary:
+            said.append(f"The {len(ordinary)} {whose}: perplexity × {min(ordinary):.4f} to {max(ordinary):.4f}.")
     if not weights:
-        said.append("No super weight: nothing to verify.")
+        said.append("No super weight" + ("." if asked else ": nothing to verify."))
     if record["note"]:
         said.append(f"All this is about {record['note']}.")
     return said

@@ -90,6 +90,9 @@ def collect(paths: Sequence[Path]) -> Facts:
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
     for name, more in found.items():  # a run that goes on may have pruned again since its history was read
         rows[name] += [row for row in more if "round" not in row or (row["run"], row["round"]) in known]
+    rows["runs"] = [
+        {name: _utf_8(one) if isinstance(one, str) else one for name, one in row.items()} for row in rows["runs"]
+    ]
     # Through CSV, so that a report on runs and one on the tables that it left are the same.
     tables = {
         name: from_csv_text(io.StringIO(to_csv_text(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
@@ -150,7 +153,12 @@ def _free(name: str, taken: Container[str]) -> str:
 def name_of(folder: Path) -> str:
     """A run by its study and point, whose folder holds that run alone; any other by its own name."""
     point = folder.parent
-    return f"{point.parent.name}/{point.name}" if (point.parent / "points").is_dir() else folder.name
+    return _utf_8(f"{point.parent.name}/{point.name}" if (point.parent / "points").is_dir() else folder.name)
+
+
+def _utf_8(text: str) -> str:
+    """As pandas takes it: a file's name may hold bytes that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def to_csv_text(table: DataFrame, name: str) -> str:

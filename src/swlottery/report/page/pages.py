@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -42,7 +43,7 @@ def _render(name: str, autoescape: bool, **values: Any) -> str:
         "prose": _prose,
         "svg": _svg,
         "sortable": _sortable,
-        "quoted": quote,
+        "quoted": partial(quote, errors="backslashreplace"),  # a file's name may be no UTF-8
         "plain": _plain,
         "anchor": _anchor,
     }
