@@ -225,6 +225,20 @@ def test_points_of_an_earlier_version_are_known_again(tmp_path: Path) -> None:
     assert states_of._tasks(tmp_path, {"a": {"data_tokens": "500", "steps": 7}}) == {"a": "12_0"}
 
 
+def test_a_percent_sign_in_a_path_is_no_pattern_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def submit(script: Path, arguments: list[str], options: list[str], folder: Path) -> str:
+        given.extend(options)
+        return "1"
+
+    monkeypatch.setattr("swlottery.runtime.slurm.largest_array", lambda: 2)
+    monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
+    folder = tmp_path / "a%j b"
+    assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path / "func_train.sh")) == [("1", 1)]
+    assert f"--output={tmp_path}/a%%j b/logs/%A_%a.out" in given
+
+
 def test_arrays_follow_each_other_and_the_parents_in_the_queue(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,10 +128,10 @@ def build(
             )
         cut += len(ids) > room
         tokens[prompt] = ids[:room]
-        if len(modes) * len(prompts) * len(tokens[prompt]) > MAX_TOKENS:
+        if len(modes) * len(prompts) * (longest := len(tokens[prompt])) > MAX_TOKENS:
             raise BadInput(
-                f"{len(prompts):,} prompts, one of them of {len(tokens[prompt]):,} tokens: filled up to that length they "
-                f"are more than {MAX_TOKENS:,} tokens; give fewer (a long text is for --eval-text)"
+                f"{len(prompts):,} prompts, one of them of {longest:,} tokens: filled up to that length they are more "
+                f"than {MAX_TOKENS:,} tokens; give fewer (a long text is for --eval-text)"
             )
     asked = [(with_bos, prompt) for with_bos in modes for prompt in prompts]
     sequences = [[*([bos_token] if with_bos else []), *tokens[prompt]] for with_bos, prompt in asked]

@@ -47,6 +47,9 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
         fill(unfinished)
         _finish(unfinished, mode)
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system names none where a disk is full
+        raise
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()
@@ -118,13 +121,21 @@ def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """`write` a safetensors file."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, sha256: str | None = None
+) -> None:
+    """`write` a safetensors file. Where it would not have this ``sha256``: `ValueError`, and none is written."""
     from safetensors.torch import save_file
 
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def fill(unfinished: Path) -> None:
+        save_file(on_cpu, unfinished, dict(metadata or {}))
+        if sha256 is not None and file_sha256(unfinished) != sha256:
+            raise ValueError(f"{path} would not have the sha256 {sha256}")
+
     with system_errors():
-        write(path, lambda unfinished: save_file(on_cpu, unfinished, dict(metadata or {})))
+        write(path, fill)
 
 
 @contextlib.contextmanager

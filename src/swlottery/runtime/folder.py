@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Any
 
 from swlottery.errors import BadInput
 from swlottery.runtime import files, sums
+
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}|\.tmp[A-Za-z0-9]{6}", re.DOTALL)  # the second is safetensors' own
 
 
 @contextlib.contextmanager
@@ -30,17 +33,22 @@ def held(folder: Path, patience: float = 0) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        for leftover in list(folder.rglob(".*.*")):  # unfinished files and folders of a process that was killed
-            if len(leftover.suffix) == 33:
+        shutil.rmtree(folder / "ranks", ignore_errors=True)  # of tasks that were lost
+        for leftover in list(folder.rglob(".*")):  # unfinished files and folders of a process that was killed
+            if UNFINISHED.fullmatch(leftover.name):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` came to its end. Where its status.json is damaged, its SHA256SUMS says so."""
-    status = read_status(folder)
-    return status.get("state") == "finished" or (not status and (folder / sums.NAME).exists())
+    """Whether the run in ``folder`` came to its end. Where its status.json is damaged, its SHA256SUMS says so.
+
+    Raises `OSError` where that cannot be read now.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return sums.read_sealed(folder / "status.json").get("state") == "finished"
+    return (folder / sums.NAME).exists()
 
 
 def read_status(folder: Path) -> dict[str, Any]:

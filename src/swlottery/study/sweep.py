@@ -104,7 +104,7 @@ def submit(
             own = [
                 f"--array=0-{len(part) - 1}" + (f"%{at_once}" if at_once else ""),
                 f"--job-name={folder.name}",
-                f"--output={folder / 'logs' / '%A_%a.out'}",
+                f"--output={str(folder).replace('%', '%%')}/logs/%A_%a.out",
                 *([f"--dependency=afterany:{behind}"] if behind else []),
             ]
             last = slurm.submit(script, ["--point", str(path)], [*options, *own], script.parent)

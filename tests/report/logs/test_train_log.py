@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tqdm
 
 from made_run import Event, events, settings
 from swlottery.models.coordinates import Coordinate
@@ -482,7 +484,10 @@ def test_a_job_that_is_started_again_goes_on_in_its_log_and_repeats_nothing() ->
     )
 
 
-def test_a_bar_moves_within_a_round_and_only_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_moves_within_a_round_and_only_where_it_is_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tqdm.tqdm", functools.partial(tqdm.tqdm, disable=False))  # TQDM_DISABLE is read at its import
     lines: list[str] = []
     log = TrainLog(True, lines.append)
     log.start = START
