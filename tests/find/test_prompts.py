@@ -98,8 +98,8 @@ def test_a_network_of_a_short_context_is_trained_and_looked_at(context: int) -> 
 
 def test_a_network_that_takes_one_token_is_refused() -> None:
     model = odd.model(Path("m"), n_positions=1)
-    odd.refused(odd.find(model), "takes sequences of 1 token")
-    odd.refused(odd.train(model), "takes sequences of 1 token")
+    odd.refused(odd.find(model), "takes 1 token at a time")
+    odd.refused(odd.train(model), "takes 1 token at a time")
     assert not Path("runs").exists()
 
 
