@@ -241,7 +241,7 @@ def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -
     assert (reports / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
 
 
-@pytest.mark.parametrize("value", ['"x"', "[1]", "true", "9" * 30])
+@pytest.mark.parametrize("value", ['"x"', '"nan"', "[1]", "true", "9" * 30])
 def test_what_is_no_number_in_a_history(runs: Path, tmp_path: Path, value: str) -> None:
     shutil.copytree(runs / "twin", tmp_path / "twin")
     (history,) = tmp_path.glob("*/*/metrics.jsonl")
@@ -258,6 +258,7 @@ def test_what_is_no_number_in_a_history(runs: Path, tmp_path: Path, value: str) 
         ("runs", "settings", "[]"),
         ("rounds", "val_loss", "x"),
         ("weights", "alive", "x"),
+        ("rounds", "x", ",".join("x" * 200_000)),
     ],
 )
 def test_damaged_tables_get_one_line(

@@ -35,6 +35,7 @@ ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_th
 """Columns that five digits are enough for, in the longest tables."""
 OTHER_RUN = {"elsewhere": "of", "twins": "other"}
 """Columns that name a second run."""
+MOST_CELLS = 10_000
 NUMERIC = ("boolean", "empty", "floating", "integer", "mixed-integer-float")
 UNREADABLE = ("damaged", "no run")
 
@@ -191,7 +192,10 @@ def _read(folder: Path) -> dict[str, DataFrame]:
     for name in COLUMNS:
         path = folder / f"{name}.csv"
         try:
-            found[name] = from_csv_text(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
+            text = path.read_text(encoding="utf-8") if path.exists() else ",".join(COLUMNS[name].split())
+            if any(line.count(",") > MOST_CELLS for line in text.split("\n")):  # pandas would take minutes
+                raise ValueError("a row has too many cells")
+            found[name] = from_csv_text(io.StringIO(text), name)
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
     return found

@@ -86,10 +86,11 @@ def _check_numbers(table: str, rows: list[Row]) -> None:
     for row in rows:
         for column in row.keys() & numbers:
             value = row[column]
-            if isinstance(value, int) and abs(value) >= 1 << 63:
-                raise ValueError(f"{column} is larger than any of it can be")
-            if value not in (None, "") and not (column == "alive" and str(value) in ("True", "False")):
-                float(str(value))
+            if value in (None, "") or (column == "alive" and str(value) in ("True", "False")):
+                continue
+            number = float(str(value))
+            if (isinstance(value, str) and math.isnan(number)) or (isinstance(value, int) and abs(number) >= 1 << 63):
+                raise ValueError(f"{column} is {number}")
 
 
 def network_of(folder: Path) -> str:
