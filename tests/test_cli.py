@@ -4,6 +4,7 @@ As a process of its own where that is the point, or where it ends before torch i
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -210,6 +211,26 @@ def test_check_says_whether_a_record_belongs_to_a_model(found_record, planted_gp
 def test_bad_input_gets_one_line(arguments, words, tmp_path):
     refused(swlottery(*arguments, cwd=tmp_path), words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.EIO, "Input/output error", "f.png"),
+            "cannot use f.png \\(Input/output error\\): see to that, or",
+        ),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle: see to that"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "f"), "cannot use f \\(No such file"),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device")]), "No space left on device"),
+    ],
+)
+def test_an_error_of_the_system_gets_one_line(error, words, tmp_path, monkeypatch):
+    def status(folder):
+        raise error
+
+    monkeypatch.setattr("swlottery.commands.status.status", status)
+    refused(here("status", tmp_path), words)
 
 
 @pytest.mark.parametrize(

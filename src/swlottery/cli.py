@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
-from swlottery.errors import BAD_INPUT, FAILED, UNUSABLE, BadInput
+from swlottery.errors import BAD_INPUT, FAILED, BadInput
 from swlottery.runtime import stop, terminal
 from swlottery.runtime.files import home
 from swlottery.runtime.ranks import Place, Ranks
@@ -64,9 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        if error.errno not in UNUSABLE:
+        if sys.flags.dev_mode:  # python -X dev: where in the code it was
             raise
-        _complain(f"cannot use {error.filename or 'a file'} ({error.strerror}): see to that, or give another path")
+        if place.rank == 0:
+            what = f"cannot use {error.filename} ({error.strerror})" if error.filename else error.strerror or str(error)
+            goes_on = parsed.command in ("train", "prepare", "sweep")
+            _complain(
+                f"{what}: see to that, {'and run the same again, it goes on' if goes_on else 'or give another path'}"
+            )
         return BAD_INPUT
     finally:
         if not own:

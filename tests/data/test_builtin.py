@@ -196,7 +196,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 def test_a_write_cut_off_leaves_nothing_behind(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: str, encoding: str) -> int:
+    def full(path: Path, content: str, encoding: str, errors: str) -> int:
         with path.open("w", encoding=encoding) as file:
             file.write(content[:10])
         raise OSError(28, "No space left on device")

@@ -74,7 +74,7 @@ def test_a_disk_that_fills_at_some_write(moment, alone, steps, tiny_gpt2, text, 
         assert main(arguments) == 2
     assert full
     said = complaint(capsys.readouterr().err)
-    assert "no space left" in said and str(only_run(tmp_path)) in said and "it goes on" in said
+    assert "No space left" in said and str(only_run(tmp_path)) in said and "it goes on" in said
     assert main(arguments) == 0
     assert traces(only_run(tmp_path)) == alone
     assert len(steps) == 18 and sum(steps.values()) <= 22, "from the newest checkpoint, or the one before it"
@@ -103,7 +103,7 @@ def test_a_disk_that_is_full_when_the_run_is_stopped(alone, steps, tiny_gpt2, te
         patched.setattr(Training, "step", step)
         assert main(arguments) == 2
     out, error = capsys.readouterr()
-    assert "no space left" in complaint(error) and "saved at" not in out
+    assert "No space left" in complaint(error) and "saved at" not in out
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "failed"
     assert main(arguments) == 0
     assert traces(only_run(tmp_path)) == alone and sum(steps.values()) == 20
@@ -127,7 +127,7 @@ def test_the_tables_may_be_what_finds_the_disk_full(alone, tiny_gpt2, text, tmp_
     with monkeypatch.context() as patched:
         patched.setattr(Tables, "watch", watch)
         assert main(arguments) == 2
-    assert "no space left" in complaint(capsys.readouterr().err)
+    assert "No space left" in complaint(capsys.readouterr().err)
     assert (only_run(tmp_path) / "watch.csv").read_bytes().endswith(b"2,3,lea")
     assert main(arguments) == 0
     assert traces(only_run(tmp_path)) == alone
@@ -150,7 +150,7 @@ def test_a_network_half_written_leaves_nothing(network, alone, steps, tiny_gpt2,
     with monkeypatch.context() as patched:
         patched.setattr(PreTrainedTokenizerBase, "save_pretrained", save_pretrained)
         assert main(arguments) == 2
-    assert "no space left" in complaint(capsys.readouterr().err)
+    assert "No space left" in complaint(capsys.readouterr().err)
     assert not [path for path in only_run(tmp_path).iterdir() if path.name.startswith(".")]
     assert not (only_run(tmp_path) / network).exists()
     assert main(arguments) == 0
@@ -181,7 +181,7 @@ def test_a_small_disk(size, disk, alone, steps, tiny_gpt2, text, capsys):
     arguments = flags(tiny_gpt2, text, place)
     capsys.readouterr()
     assert main(arguments) == 2
-    assert "no space left" in complaint(capsys.readouterr().err)
+    assert "No space left" in complaint(capsys.readouterr().err)
     run = only_run(place)
     done = sum(steps.values())
     kept = sorted(path.stem for path in (run / "checkpoints").glob("*.json")) if (run / "checkpoints").exists() else []

@@ -205,7 +205,7 @@ def test_a_disk_that_is_full_ends_all_tasks_with_one_line(tiny_gpt2: Path, text:
 
     given = flags(tiny_gpt2, text, tmp_path)
     assert run(2, given, tmp_path / "log", full) == [2, 2], (tmp_path / "log1").read_text()
-    assert "no space left for" in complaint(
+    assert "No space left" in complaint(
         "\n".join(line for line in said(tmp_path / "log0") if line.startswith("swlottery: "))
     )
     assert said(tmp_path / "log1") == []

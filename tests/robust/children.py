@@ -83,8 +83,10 @@ class Forked:
 
 
 def patch(cores: int, figures: bool) -> None:
-    """Make runs small: a small model from scratch, small shards, so many cores, and figures only where they are asked
-    for. The points of a sweep are forked."""
+    """Make runs small: a small model from scratch, small shards, so many cores, empty figures, and those of a training
+    only where they are asked for. The points of a sweep are forked."""
+    from matplotlib.figure import Figure
+
     from swlottery.commands import train
     from swlottery.data import store
     from swlottery.models.load import GPT2_SIZES
@@ -94,6 +96,7 @@ def patch(cores: int, figures: bool) -> None:
     GPT2_SIZES["gpt2-mini"] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 192}
     store.SMALL = store.LARGE = 1500
     environment.cores = lambda: cores
+    Figure.draw = lambda *_: None
     if not figures:
         train._draw = lambda *_: []
     sweep.subprocess = SimpleNamespace(Popen=Forked, TimeoutExpired=subprocess.TimeoutExpired)
@@ -130,8 +133,12 @@ def warm() -> None:
     import swlottery.commands.report
     import swlottery.commands.sweep
     import swlottery.commands.train
+    import swlottery.find.run
+    import swlottery.lottery.loop
+    import swlottery.lottery.rewind
     import swlottery.report.figures.find
     import swlottery.report.figures.train
+    import swlottery.report.logs.find
     import swlottery.report.page.make
     import swlottery.watch.recorder  # noqa: F401
 

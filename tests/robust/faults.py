@@ -4,10 +4,10 @@
     python tests/robust/faults.py --sample 60     # so many places, the errors in turn, from the start and not kept
     python tests/robust/faults.py --again NAME N  # fault N of a scenario once more, with what each start said
 
-A place is a call, the file that it is about, and how often that came before. A call that is repeated at once is one
-place, and so is one that an earlier scenario has reached. After the fault the command ends with one line and exit code
-2, or goes on where the file does not matter; and the next start goes on to the end of an undisturbed run, from the
-newest checkpoint that was there.
+A place is a call on a kind of file, the first and the last time that a run makes it, unless an earlier scenario has
+reached it. After the fault the command ends with one line and exit code 2, or goes on where the file does not matter.
+The next starts go on, each from the newest checkpoint that was there, and to the next fault if they come to its place.
+The last one has the end of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from scenario import End, Scenario, contents, difference, start
 from shim import Shim
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EACCES)
-KINDS = ("pretrained", "scratch", "branch", "prepare", "find", "report", "sweep")
-AT_ONCE = 8  # faults one after the other in one folder, where a start begins anew anyway
+KINDS = ("pretrained", "figures", "scratch", "branch", "prepare", "find", "report", "sweep")
+AT_ONCE = 8  # faults one after the other in one folder, at most
 RUN = re.compile(r"(runs|plots)/(small/p\d0/)?gpt2[^/]*")
 
 
@@ -54,7 +54,7 @@ class Faults:
         self.kinds = scenarios.scenarios(folder / "inputs")
         self.alone: dict[str, dict[str, Any]] = {}
         self.places: dict[str, list[Place]] = {}
-        known: set[tuple[str, str, int]] = set()
+        known: set[tuple[str, str]] = set()
         for name in KINDS:
             shutil.rmtree(self.run, ignore_errors=True)
             ended = self.start(self.kinds[name])
@@ -63,16 +63,16 @@ class Faults:
             self.alone[name] = contents(self.run)
             self.places[name] = self._places(known)
 
-    def _places(self, known: set[tuple[str, str, int]]) -> list[Place]:
-        found, seen, last = [], Counter[tuple[str, str]](), None
-        for call in self.calls():
-            seen[call] += 1
-            like = (call[0], RUN.sub(r"\1/RUN", call[1]), seen[call])
-            if call != last and like not in known:
-                found.append(Place(*call, seen[call]))
-                known.add(like)
-            last = call
-        return found
+    def _places(self, known: set[tuple[str, str]]) -> list[Place]:
+        seen, kinds = Counter[tuple[str, str]](), dict[tuple[str, str], list[Place]]()
+        every = list[Place]()
+        for call, path in self.calls():
+            seen[call, path] += 1
+            every.append(Place(call, path, seen[call, path]))
+            kinds.setdefault((call, _kind(path)), []).append(every[-1])
+        chosen = {place for kind, alike in kinds.items() if kind not in known for place in (alike[0], alike[-1])}
+        known.update(kinds)
+        return [place for place in every if place in chosen]
 
     def calls(self) -> list[tuple[str, str]]:
         """What the last start called: (call, path)."""
@@ -96,29 +96,31 @@ class Faults:
         lines = (self.folder / "steps").read_text().split()
         return [(int(round_), int(step)) for round_, _, step in (line.partition(":") for line in lines)]
 
-    def attempt(self, kind: Scenario, faults: list[tuple[Place, int]]) -> str:
-        """What is wrong with these faults, one start each in one folder; empty where nothing is."""
-        shutil.rmtree(self.run, ignore_errors=True)
-        saved: tuple[int, int] | None = None
-        for place, error in faults:
-            ended = self.start(kind, place, error)
-            if not self.shim.fired:
-                return "not met"
-            if wrong := _wrong(kind, ended, self.run):
-                return wrong
-            saved = self._saved(place)
-        ended = self.start(kind)
-        if any(ended.codes) or ended.err:
-            return f"the next start ends with {ended.codes}: {ended.err.strip()[-300:]}"
-        if wrong := difference(contents(self.run), self.alone[kind.name]):
-            return f"the next start leaves something else: {wrong}"
-        if saved and self.steps() and self.steps()[0] < saved:
-            return f"the next start begins at step {self.steps()[0]}, but {saved} was saved"
-        return ""
+    def attempt(self, kind: Scenario, faults: list[tuple[Place, int]]) -> tuple[int, str]:
+        """Try these faults, a start each in one folder, as far as they are met.
 
-    def _saved(self, place: Place) -> tuple[int, int] | None:
+        Returns how many were, and what is wrong; empty where nothing is.
+        """
+        shutil.rmtree(self.run, ignore_errors=True)
+        saved, met = (0, 0), 0
+        while True:
+            ended = self.start(kind, *faults[met]) if met < len(faults) else self.start(kind)
+            if self.steps() and self.steps()[0] < saved:
+                return met, f"the next start begins at step {self.steps()[0]}, but {saved} was saved"
+            if met == len(faults) or not self.shim.fired:
+                break
+            if wrong := _wrong(kind, ended, self.run):
+                return met + 1, wrong
+            saved = max(saved, self._saved(faults[met][0]))
+            met += 1
+        if any(ended.codes) or ended.err:
+            return met, f"the next start ends with {ended.codes}: {ended.err.strip()[-300:]}"
+        wrong = difference(contents(self.run), self.alone[kind.name])
+        return met, wrong and f"the next start leaves something else: {wrong}"
+
+    def _saved(self, place: Place) -> tuple[int, int]:
         """The newest checkpoint whose manifest was there before the fault, unless the fault was in its making."""
-        met, found = 0, []
+        met, found = 0, [(0, 0)]
         for call, path in self.calls():
             met += (call, path) == (place.call, place.path)
             if met == place.nth:
@@ -127,7 +129,7 @@ class Faults:
                 found.append((int(at[1]), int(at[2])))
         if "checkpoints" in place.path:
             found = found[:-1]
-        return found[-1] if found else None
+        return max(found, default=(0, 0))
 
 
 def _tell_steps(log: Path) -> None:
@@ -141,6 +143,12 @@ def _tell_steps(log: Path) -> None:
         return real(self, number, round_, *rest, **named)
 
     Training.step = step
+
+
+def _kind(path: str) -> str:
+    """A path without what tells the file from others of its kind: numbers, and beside a run's folder its name."""
+    path = re.sub(r"\d+", "#", RUN.sub("RUN", path))
+    return path if path.startswith("RUN") else re.sub(r"(/\.?)[^/.]+(?=\.)", r"\1*", path)
 
 
 def _wrong(kind: Scenario, ended: End, folder: Path) -> str:
@@ -182,39 +190,48 @@ def main() -> int:
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"no faults: shim.c cannot be compiled or used here ({getattr(error, 'stderr', '') or error})")
             return 0
+        every = sum(map(len, faults.places.values())) // flags.sample or 1 if flags.sample else 1
+        chosen = {name: places[::every] for name, places in faults.places.items()}
         if flags.again:
-            return again(faults, *flags.again)
-        counts = {} if flags.sample or flags.only else stored.counted("faults")
-        whole = sum(map(len, faults.places.values()))
-        for name in [flags.only] if flags.only else KINDS:
-            places = faults.places[name]
-            if flags.sample:
-                places = places[:: max(1, whole // flags.sample)]
-            row = counts.setdefault(name, {"places": 0, "tried": 0, "not met": 0, "found": 0})
-            row["places"] = len(places)
-            errors = lambda i: ERRORS[i % 4 : i % 4 + 1] if flags.sample else ERRORS  # noqa: E731
-            todo = [(place, error) for i, place in enumerate(places) for error in errors(i)]
-            at_once = AT_ONCE if name in ("find", "report") else 1
-            while row["tried"] < len(todo):
-                some = todo[row["tried"] : row["tried"] + at_once]
-                found = {row["tried"]: ""}
-                if faults.attempt(faults.kinds[name], some):
-                    found = {row["tried"] + i: faults.attempt(faults.kinds[name], [one]) for i, one in enumerate(some)}
-                for number, wrong in found.items():
-                    if wrong:
-                        row["not met" if wrong == "not met" else "found"] += 1
-                        place, error = todo[number]
-                        print(f"{name} {number} {errno.errorcode[error]} {place}: {wrong}", flush=True)
-                row["tried"] += len(some)
-                if not (flags.sample or flags.only):
-                    stored.count("faults", counts)
+            return again(faults, chosen[flags.again[0]], *flags.again)
+        kept = not (flags.sample or flags.only)
+        counts = stored.counted("faults") if kept else {}
+        for turns in range(1, 2 if flags.sample else len(ERRORS) + 1):
+            for name in [flags.only] if flags.only else KINDS:
+                places = chosen[name]
+                row = counts.setdefault(name, {"places": len(places), "tried": 0, "not met": 0, "found": 0})
+                todo = in_turn(places)[: turns * len(places)]
+                while row["tried"] < len(todo):
+                    some(faults, name, todo, row)
+                    if kept:
+                        stored.count("faults", counts)
         print(table(counts))
     return int(any(row["found"] for row in counts.values()))
 
 
-def again(faults: Faults, name: str, number: str) -> int:
+def in_turn(places: list[Place]) -> list[tuple[Place, int]]:
+    """Every place with every error: first each place with one of them."""
+    return [(place, ERRORS[(i + turn) % len(ERRORS)]) for turn in range(len(ERRORS)) for i, place in enumerate(places)]
+
+
+def some(faults: Faults, name: str, todo: list[tuple[Place, int]], row: dict[str, int]) -> None:
+    """Try the next few faults in one folder, and say what is wrong with the last of them, or that it is not met."""
+    kind, chosen = faults.kinds[name], todo[row["tried"] : row["tried"] + AT_ONCE]
+    met, wrong = faults.attempt(kind, chosen)
+    if wrong and met > 1:
+        _, alone = faults.attempt(kind, chosen[met - 1 : met])
+        wrong = alone or f"after those before it: {wrong}"
+    row["tried"] += max(met, 1)
+    row["not met"] += not met
+    row["found"] += bool(wrong)
+    if wrong or not met:
+        place, error = todo[row["tried"] - 1]
+        print(f"{name} {row['tried'] - 1} {errno.errorcode[error]} {place}: {wrong or 'not met'}", flush=True)
+
+
+def again(faults: Faults, places: list[Place], name: str, number: str) -> int:
     """One fault, with all that the starts said."""
-    place, error = [(place, error) for place in faults.places[name] for error in ERRORS][int(number)]
+    place, error = in_turn(places)[int(number)]
     real = faults.start
 
     def loud(*given: Any) -> End:
@@ -223,8 +240,8 @@ def again(faults: Faults, name: str, number: str) -> int:
         return ended
 
     faults.start = loud  # type: ignore[method-assign]
-    wrong = faults.attempt(faults.kinds[name], [(place, error)])
-    print(wrong or "right")
+    met, wrong = faults.attempt(faults.kinds[name], [(place, error)])
+    print(wrong or ("right" if met else "not met"))
     return bool(wrong)
 
 

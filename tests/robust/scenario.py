@@ -30,7 +30,8 @@ from children import fork, free_port, patch, redirect  # noqa: E402
 
 import odd  # noqa: E402
 
-TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds", "pid", "host", "updated"}
+TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds", "updated"}
+TIMES |= {"pid", "host", "own_sha256"}
 LIMIT = 120.0  # seconds after which a start hangs
 
 
@@ -69,7 +70,8 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
     words = ["--eval-text", str(text), "--eval-tokens", "640", "--controls", "2", "--null-draws", "3"]
     record = str(inputs / "found" / "record.json")
     kinds = [
-        Scenario("pretrained", pretrained, figures=True),
+        Scenario("pretrained", pretrained),
+        Scenario("figures", (*pretrained, "--steps", "2", "--rounds", "1", "--checkpoint-steps", "1"), figures=True),
         Scenario(
             "scratch",
             (*scratch, "--rewind-step", "2", "--data-order", "fresh", "--freeze-biases", "--tokenizer", str(model)),
@@ -77,7 +79,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         Scenario("protect", (*pretrained, "--protect", "sw", "--rewind", "lr")),
         Scenario("force-prune", (*pretrained, "--force-prune", "sw", "--super-weights", record)),
         Scenario("branch", (*pretrained, "--criterion", "random", "--from-round-1", str(parent))),
-        Scenario("two ranks", (*pretrained, "--grad-accum", "2", "--rank-timeout", "2"), ranks=2, alone=True),
+        Scenario("two ranks", (*pretrained, "--grad-accum", "2", "--rank-timeout", "4"), ranks=2, alone=True),
         Scenario("prepare", prepare),
         Scenario("prepare, 2 workers", prepare, cores=2),
         Scenario("find", ("find", "--model", str(model), *words, "--device", "cpu", "--out", "r.json", "--plots", "p")),
@@ -212,7 +214,7 @@ def _content(path: Path) -> Any:
     if path.name == "rounds.csv":
         return [_timeless(row) for row in csv.DictReader(io.StringIO(content.decode()))]
     if path.name == "SHA256SUMS":
-        listed = dict(line.split("  ", 1)[::-1] for line in content.decode().splitlines())
+        listed = dict(line.split("  ", 1)[::-1] for line in content.decode().splitlines() if line[0] != "#")
         for name, digest in listed.items():
             same = hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == digest
             listed[name] = "right" if same else "wrong"

@@ -17,6 +17,9 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     random = uuid.uuid4().hex
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / f".round_1.safetensors.{random}").write_text("half")
+    (tmp_path / "masks" / ".tmpPM8EEZ").write_text("half, by safetensors")
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "ranks" / "lost-17-4").touch()
     for name in ("final", "round_1"):
         (tmp_path / f".{name}.{random}").mkdir()
         (tmp_path / f".{name}.{random}" / "model.safetensors").write_text("half")
@@ -27,7 +30,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     with folders.held(tmp_path):
         there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
         assert there == kept | {"lock"}
-        assert not list(tmp_path.glob(f".*.{random}"))
+        assert not list(tmp_path.glob(f".*.{random}")) and not (tmp_path / "ranks").exists()
         with pytest.raises(BadInput, match="is in use by process"), folders.held(tmp_path):
             pass
     with folders.held(tmp_path):

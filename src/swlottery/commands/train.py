@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
 import socket
@@ -40,8 +39,8 @@ def train(
     starts write to one: what an earlier start has printed there is not printed again.
 
     Raises:
-        BadInput: settings that contradict each other, the model or the data; a run in use; a full disk; a loss that is
-            not finite. What was saved stays saved.
+        BadInput: settings that contradict each other, the model or the data; a run in use; a loss that is not finite.
+        OSError: a full disk, or another error of the system. What was saved stays saved, also then.
         RankLost: another rank is gone.
     """
     ranks = ranks or Ranks()
@@ -68,13 +67,10 @@ def train(
         print("asked to stop before the first step: nothing is lost")
         return STOPPED
     except OSError as problem:
-        folder = prepared.folder if prepared is not None else root
+        if prepared is not None and problem.filename is None:  # such as a full disk
+            problem.filename = str(prepared.folder)
         if not ranks.lead and problem is not ranks.lead_error:  # what only this task has met, nobody else prints
             sys.stderr.write(f"swlottery: rank {ranks.rank} on {socket.gethostname()}: {problem}\n")
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(f"no space left for {folder}: free some and run the same again, it goes on") from None
-        if problem.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise BadInput(f"cannot write {problem.filename or folder} ({problem.strerror})") from None
         raise
 
 

@@ -47,6 +47,9 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
         fill(unfinished)
         _finish(unfinished, mode)
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system names none where a disk is full
+        raise
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Any
 
 from swlottery.errors import BadInput
 from swlottery.runtime import files, sums
+
+UNFINISHED = re.compile(r"\..*\.[0-9a-f]{32}|\.tmp[A-Za-z0-9]{6}", re.DOTALL)  # the second is safetensors' own
 
 
 @contextlib.contextmanager
@@ -30,8 +33,9 @@ def held(folder: Path, patience: float = 0) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        for leftover in list(folder.rglob(".*.*")):  # unfinished files and folders of a process that was killed
-            if len(leftover.suffix) == 33:
+        shutil.rmtree(folder / "ranks", ignore_errors=True)  # of tasks that were lost
+        for leftover in list(folder.rglob(".*")):  # unfinished files and folders of a process that was killed
+            if UNFINISHED.fullmatch(leftover.name):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
