@@ -30,8 +30,7 @@ def write_shard(path: Path, tokens: np.ndarray, ends: np.ndarray, about: dict[st
     content = {**about, "tokens": len(tokens), "documents": len(ends)}
     content |= {"dtype": tokens.dtype.name, "sha256": hashlib.sha256(tokens.data).hexdigest()}
     metadata = {"about": json.dumps(content, sort_keys=True)}
-    with files.system_errors():
-        files.write(path, lambda unfinished: save_file({"tokens": tokens, "ends": ends}, unfinished, metadata))
+    files.write(path, lambda unfinished: save_file({"tokens": tokens, "ends": ends}, unfinished, metadata))
 
 
 class Shard:
