@@ -65,25 +65,25 @@ def test_a_log_that_a_sweep_writes_is_utf_8(here: Path, tiny: Path, monkeypatch:
     assert "nowhere-κ" in log.read_text(encoding="utf-8")
 
 
-def test_names_that_are_no_utf_8(here: Path, tiny: Path) -> None:
-    """Of texts, records, figures and pages. A run's folder has to have one that safetensors opens."""
-    shutil.copy("t.txt", NO_UTF_8)
-    record = f"{NO_UTF_8}.json"
-    said = odd.find(tiny, "--eval-text", NO_UTF_8, "--out", record, "--plots", f"plots/{NO_UTF_8}")
-    assert (said.code, said.err) == (0, ""), said
-    said = odd.train(tiny, "--data", NO_UTF_8, "--super-weights", record, "--plots", f"plots/{NO_UTF_8}")
-    assert (said.code, said.err) == (0, ""), said
+def test_names_that_are_no_utf_8(here: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries open no such model and no such run. What others have called so is shown."""
+    odd.refused(odd.find(tiny, "--out", f"{NO_UTF_8}.json"), "UTF-8", r"caf\udce9")
+    odd.refused(odd.train(tiny, "--runs", NO_UTF_8), "UTF-8", r"caf\udce9")
+    with monkeypatch.context() as patched:
+        patched.setenv("SWLOTTERY_ROOT", NO_UTF_8)
+        odd.refused(odd.train(tiny), "is no UTF-8", "--runs")
+    assert odd.train(tiny).code == 0
     (run,) = Path("runs").iterdir()
-    assert odd.train(tiny, "--data", NO_UTF_8, "--super-weights", record, "--plots", "plots").code == 0
     run.rename(run.with_name(NO_UTF_8))
-    page = f"{NO_UTF_8}.html"
-    line = odd.refused(odd.run("report", "runs", "--out", page, "--markdown", f"{NO_UTF_8}.md"), "is not a folder")
-    assert not Path(page).exists(), "the figures' folder would be called as the text is"
+    assert "caf? ?" in in_encoding("utf-8", "status")[1]
+    page, second = f"{NO_UTF_8}.html", f"{NO_UTF_8} 2.html"
+    Path(NO_UTF_8).touch()
+    odd.refused(odd.run("report", "runs", "--out", page, "--markdown", f"{NO_UTF_8}.md"), "is not a folder")
+    assert not Path(page).exists(), "the figures' folder would be called as a file is"
     assert odd.run("report", "runs", "--out", page, "--markdown", f"{NO_UTF_8} page.md").code == 0
-    assert r"caf\udce9" in Path(page).read_text(encoding="utf-8")
-    assert odd.run("status").code == 0
-    line = odd.refused(odd.train(tiny, "--runs", NO_UTF_8), "is no UTF-8", "--runs")
-    assert "caf\udce9" in line and not Path(NO_UTF_8).is_dir()
+    assert odd.run("report", f"{NO_UTF_8}_tables", "--out", second).code == 0
+    for one in (page, second):
+        assert r"caf\udce9" in Path(one).read_text(encoding="utf-8")
 
 
 @pytest.fixture

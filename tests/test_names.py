@@ -199,6 +199,12 @@ def test_a_record_that_is_asked_for_by_name_is_replaced(made, here):
     assert not (here / "super_weights").exists()
 
 
+def test_figures_go_where_the_record_is_named(made, here):
+    for name in ("first", "second"):
+        assert find(made, "--out", f"{name}.json").code == 0
+    assert sorted(path.name for path in here.glob("plots/*")) == ["first", "second"]
+
+
 # A finished run, and other inputs under the same names
 
 
@@ -236,6 +242,7 @@ def test_of_other_versions_a_note_is_enough(here, monkeypatch):
     event["lineage"], event["versions"]["torch"] = "0" * 64, "1.0"
     event["data"]["sha256"] = "0" * 64
     path.write_text(json.dumps(event) + "\n" + rest)
+    (folder / "SHA256SUMS").unlink()
     said = train("x", *small)
     assert said.code == 0 and said.out.count("for it was made with other versions") == 2 and "is done" in said.out
     event["versions"] = json.loads(first)["versions"]  # with the same versions the text was changed

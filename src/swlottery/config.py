@@ -147,7 +147,7 @@ class FindSettings(Settings):
     out: str | None = setting(
         None, "the record (default: super_weights/<model>.json)", metavar="RECORD.json", path=True
     )
-    plots: str | None = setting(None, "folder of the figures (default: plots/<model>)", metavar="FOLDER", path=True)
+    plots: str | None = setting(None, "folder of the figures (default: plots/<record>)", metavar="FOLDER", path=True)
     check: str | None = setting(
         None, "only say whether this record belongs to the model", metavar="RECORD.json", path=True
     )

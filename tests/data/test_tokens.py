@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import random
 import subprocess
@@ -26,8 +25,9 @@ from swlottery.data import sources as documents
 from swlottery.data import store as stores
 from swlottery.data import tokenize as encode
 from swlottery.data.batches import batch, validation_windows
+from swlottery.data.shards import Shard
 from swlottery.data.tokens import Tokens, prepare
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 END = 1  # </s> of the tests' tokenizer, which otherwise has a token a byte
 
@@ -163,6 +163,20 @@ def test_a_file_in_pieces_has_the_tokens_of_the_whole(here: Path, monkeypatch: p
     assert everything(prepare("x.txt", real)) == [*whole, real.eos_token_id]
 
 
+def test_a_damaged_tokenizer_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from swlottery.data.tokenizer import builtin_tokenizer
+
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(builtin, "docstrings", lambda: ["Some words of it, and more. " * 8])
+    made = builtin_tokenizer().get_vocab()
+    (path,) = (tmp_path / "cache").glob("bpe-*.json")
+    content = path.read_text()
+    for damaged in (content.replace('"Some"', '"Sone"'), content.replace('": 60,', '": 61,'), content[:-9], "[]"):
+        assert damaged != content
+        path.write_text(damaged)
+        assert builtin_tokenizer().get_vocab() == made and path.read_text() == content
+
+
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 8, 1000])
 def test_bytes_that_are_not_utf8_are_refused_with_file_and_offset(
     here: Path, store: Path, monkeypatch: pytest.MonkeyPatch, size: int
@@ -193,7 +207,7 @@ def test_the_manifest_says_what_is_there(here: Path, store: Path) -> None:
     tokens = prepare("corpus", tokenizer())
     (copy,) = copies(store)
     stored = np.array(ids(*texts), np.uint16).tobytes()
-    assert tokens.folder == copy and tokens.manifest == json.loads((copy / "manifest-all.json").read_text())
+    assert tokens.folder == copy and tokens.manifest == sums.read_sealed(copy / "manifest-all.json")
     manifest = tokens.manifest
     assert everything(tokens) == ids(*texts)
     assert copy.name.startswith("corpus-")
@@ -510,6 +524,51 @@ def test_a_damaged_shard_is_made_again(here: Path, store: Path, how: str, small:
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
     assert {path: path.stat().st_mtime_ns for path in others} == others
     assert len(said) == 1 and f"{shards(copy)[1]} is damaged" in said[0]
+
+
+@pytest.mark.parametrize("hashed", [1 << 30, 1])
+def test_every_bit_of_a_shard_counts(
+    hashed: int, here: Path, store: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Except, of very many tokens, those of the tokens themselves."""
+    write_corpus(here)
+    first = prepare("corpus", tokenizer(), cores=1)
+    monkeypatch.setattr(shard_files, "HASHED", hashed)
+    path = shards(copies(store)[0])[1]
+    sound = path.read_bytes()
+    shard = Shard(path)
+    inside = {name: range(*(shard._start + at for at in between)) for name, between in shard._at.items()}
+    unread = inside["tokens"] if hashed == 1 else range(0)
+    draw = random.Random(2024)
+    for at in [*draw.sample(range(len(sound)), 80), *inside["ends"]]:
+        flipped = bytes([sound[at] ^ 1 << draw.randrange(8)])
+        path.write_bytes(sound[:at] + flipped + sound[at + 1 :])
+        said: list[str] = []
+        again = prepare("corpus", tokenizer(), say=said.append, cores=1)
+        if path.read_bytes() == sound:
+            assert f"{path} is damaged" in said[0]
+        else:  # a place that nobody reads, such as a tensor's type in the header
+            now = Shard(path)
+            assert at in unread or (list(now.tokens), list(now.ends)) == (list(shard.tokens), list(shard.ends))
+            assert {**shard.about, **now.about} == now.about and not said
+        assert again.manifest == first.manifest
+        path.write_bytes(sound)
+
+
+def test_every_bit_of_what_is_kept_beside_the_shards_counts(here: Path, store: Path) -> None:
+    write_corpus(here)
+    first = prepare("corpus", tokenizer()).manifest
+    kept = stores.Store(copies(store)[0], "key", "corpus")
+    kept.write_place("train", 0, 5, {"file": 3, "row": 17})
+    draw = random.Random(2024)
+    for path in (kept.folder / "manifest-all.json", kept.path("train", 0).with_suffix(".json")):
+        sound = path.read_bytes()
+        for at in draw.sample(range(len(sound)), 60):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << draw.randrange(8)]) + sound[at + 1 :])
+            assert kept.read_place("train", 0, 5) in (None, {"file": 3, "row": 17})
+            again = prepare("corpus", tokenizer()).manifest
+            assert {**again, **first} == again  # a flip in the name of the hash: one entry more
+            path.write_bytes(sound)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": "another"}'])

@@ -68,7 +68,7 @@ def of_network(network: Any, data: Any, settings: Any, folder: Path, known: Sequ
     from swlottery.watch.recorder import WatchRecorder
 
     folder.mkdir(parents=True, exist_ok=True)
-    keeper = FolderKeeper(folder, settings, network.device)
+    keeper = FolderKeeper(folder, settings, network)
     output = Output(folder, settings, settings.dtype, keeper.place, keeper.tables, log=None)
     theta_0 = functools.partial(keeper.theta, 0)
     recorder = WatchRecorder(network, data, settings, environment.describe(1), known, output, theta_0)

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from lottery.runs import flags, only_run, traces
 from swlottery import api
 from swlottery.cli import main
+from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
+from swlottery.lottery.start import tokenizer_and_context
 from swlottery.runtime import sums
 
 REWRITTEN = {"settings.json", "status.json", "lock"}
@@ -29,6 +31,9 @@ FINISHED = [name for name in STOPPED if not name.startswith("checkpoints/")] + [
     name.replace("round_1/", "final/") for name in STOPPED if name.startswith("round_1/") and "_step" not in name
     and "round.json" not in name
 ] + [sums.NAME]  # fmt: skip
+TABLES = ("metrics.jsonl", "rounds.csv", "watch.csv")
+NEEDED = (*(name for name in STOPPED if "round_" in name), "theta_k.safetensors", *TABLES)
+"""Every later checkpoint needs these. Those of them that are not tables are never made again."""
 PARENTS = [name for name in FINISHED if name.startswith("round_1/")] + [
     *("settings.json", "environment.json", "metrics.jsonl", "theta_k.safetensors", "masks/round_0.safetensors")
 ]
@@ -74,6 +79,10 @@ def ends(run: Path) -> dict:
     return traces(run) | {path.name: path.read_bytes() for path in run.glob("theta_*")}
 
 
+def everything(run: Path) -> dict:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+
+
 def test_these_are_all_files(whole):
     for names, run in ((STOPPED, only_run(whole).parents[1] / "stopped"), (FINISHED, whole / "runs")):
         (folder,) = run.iterdir()
@@ -88,12 +97,18 @@ def goes_on(name: str, part: float, bit: int, whole: Path, model: Path, text: Pa
     flip(run / name, part, bit)
     unread = name in REWRITTEN or "checkpoint_2_2" in name  # the older one
     harmless = unread or _says_the_same(run / name, before)
+    begun = everything(run)
     capsys.readouterr()
     code = main(flags(model, text, folder, **SHORT))
     out, err = capsys.readouterr()
     said = " ".join((out + err).split())
     assert harmless or f"{name.removesuffix('.json').removesuffix('.safetensors')}" in said, said
-    assert code == 0 and ends(run) == ends(only_run(whole))
+    if code == 2 and name in NEEDED:
+        assert f"{run / name} is damaged" in err.splitlines()[-1] and everything(run) == begun
+        (run / name).write_bytes(before)  # the copy
+        assert main(flags(model, text, folder, **SHORT)) == 0
+    assert (code == 0 or name in NEEDED) and ends(run) == ends(only_run(whole))
+    assert code == 2 or name not in NEEDED or name in TABLES
     sums.check(run)
 
 
@@ -190,6 +205,10 @@ def test_no_model_is_read_from_a_damaged_folder(name, whole, tmp_path):
     for model in (run / name.partition("/")[0], tmp_path / "link"):
         with pytest.raises(BadInput, match="is damaged"):
             api.find(str(model), eval_tokens=640, controls=2, null_draws=3, device="cpu")
+        scratch = {"start": "scratch", "model": "gpt2-mini", "tokenizer": str(model)}
+        for chosen in (TrainSettings(model=str(model)), TrainSettings(**scratch)):
+            with pytest.raises(BadInput, match=f"{name} is damaged"):
+                tokenizer_and_context(chosen)
 
 
 def test_masks_are_read_where_they_are_sound(whole, tmp_path):
@@ -243,8 +262,46 @@ def test_a_file_that_is_damaged_while_the_run_goes_is_not_rewound_to(tiny_gpt2, 
         patched.setattr(Lottery, "rewind", rewind)
         assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 2
     assert "theta_k.safetensors is damaged" in capsys.readouterr().err.splitlines()[-1]
+    before = everything(only_run(tmp_path))
+    assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 2
+    assert "theta_k.safetensors is damaged" in capsys.readouterr().err.splitlines()[-1]
+    assert everything(only_run(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["theta_k.safetensors", "theta_0.safetensors", "masks/round_1.safetensors", "watch.csv"]
+)
+def test_what_cannot_be_read_now_is_no_damage(name, whole, tiny_gpt2, text, tmp_path, capsys):
+    run = tmp_path / "runs" / only_run(whole).name
+    shutil.copytree(whole / "stopped" / run.name, run)
+    (run / name).rename(tmp_path / "away")
+    (run / name).symlink_to(run / name)  # ELOOP
+    before = everything(run)
+    assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 2
+    assert f"cannot use {run / name}" in capsys.readouterr().err.splitlines()[-1]
+    assert everything(run) == before
+    (run / name).unlink()
+    (tmp_path / "away").rename(run / name)
     assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 0
-    sums.check(only_run(tmp_path))
+    assert ends(run) == ends(only_run(whole))
+
+
+def test_no_initial_weights_of_another_start_are_taken_for_the_damaged_ones(whole, tiny_gpt2, text, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    run, model = tmp_path / "runs" / only_run(whole).name, tiny_gpt2 / "model.safetensors"
+    shutil.copytree(whole / "stopped" / run.name, run)
+    flip(run / "theta_0.safetensors", 1, 0)
+    before, weights = everything(run), model.read_bytes()
+    network = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
+    network.transformer.ln_f.bias.data += 1
+    try:
+        network.save_pretrained(tiny_gpt2)
+        assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 2
+    finally:
+        model.write_bytes(weights)
+    assert "theta_0.safetensors is damaged" in capsys.readouterr().err.splitlines()[-1]
+    assert everything(run) == before
 
 
 def test_sha256sum_reads_the_sums(whole):

@@ -70,6 +70,22 @@ def test_a_gguf_file_is_the_model_that_was_written(written, here):
             assert torch.equal(parameter, stored[name]), name
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "SHA256SUMS", None])
+def test_a_damaged_file_in_the_cache_is_converted_again(written, name):
+    folder = gguf.converted_folder(written)
+    sound = {path.name: path.read_bytes() for path in folder.iterdir()}
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert gguf.converted_folder(written) == folder
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == times, "once"
+    if name is None:  # as an earlier version has left it
+        (folder / "SHA256SUMS").unlink()
+    else:
+        (folder / name).write_bytes(sound[name][:-2] + bytes([sound[name][-2] ^ 1]) + sound[name][-1:])
+    assert gguf.converted_folder(written) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == sound
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 @pytest.mark.parametrize("command", [find, train])
 def test_a_tensor_that_is_not_there_is_not_made_up(written, command):
     replace(written, b"blk.1.ffn_down.weight", b"blk.1.ffn_dawn.weight")

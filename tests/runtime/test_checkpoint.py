@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from swlottery.errors import BadInput
 from swlottery.runtime import checkpoint
 from swlottery.runtime.checkpoint import Writer
 
@@ -95,6 +96,33 @@ def test_a_manifest_may_be_what_is_damaged(content, save, tmp_path):
     (tmp_path / "checkpoint_1_4.json").write_bytes(content)
     round_, step, complaints = newest(tmp_path)
     assert (round_, step) == (1, 2) and len(complaints) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint_1_4.safetensors", "checkpoint_1_4.json", "folder"])
+def test_what_cannot_be_read_now_is_no_damage(name, save, tmp_path):
+    """A file server that stumbles for a moment is not to cost the work of days."""
+    save((1, 2), (1, 4))
+    broken = tmp_path / name
+    broken.unlink(missing_ok=True)
+    broken.symlink_to(broken)  # ELOOP: it is there, and cannot be opened
+    with pytest.raises(BadInput, match=f"cannot use {broken}.*: nothing was changed"):
+        checkpoint.newest(broken if name == "folder" else tmp_path, pytest.fail)
+
+
+def test_nothing_begins_anew_over_a_sound_checkpoint(save, tmp_path):
+    """A file that it needs is damaged: that one may have a copy."""
+    save((1, 2), (1, 4))
+    complaints: list[str] = []
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"theta_k.safetensors is damaged.*from a copy.*to begin anew"):
+            checkpoint.newest(tmp_path, complaints.append, lambda state: "theta_k.safetensors")
+        damage(tmp_path, "1_4")
+    only_newer = {4: "theta_k.safetensors"}
+    damage(tmp_path, "1_2")
+    assert checkpoint.newest(tmp_path, complaints.append, lambda state: only_newer.get(state["step"])) is None
+    save((1, 2), (1, 4))
+    found = checkpoint.newest(tmp_path, complaints.append, lambda state: only_newer.get(state["step"]))
+    assert found == tmp_path / "checkpoint_1_2.json"
 
 
 # Written beside the training

@@ -52,7 +52,7 @@ def find(settings: FindSettings, root: Path) -> int:
     hardware.make_current(hardware.pick_device(settings.device))
     loaded = load(settings)
     usual = root / "super_weights" / f"{loaded.slug}.json"
-    _check_outputs(settings.out or usual, settings.plots or root / "plots" / loaded.slug)
+    _check_outputs(settings.out or usual, settings.plots or root / "plots" / Path(settings.out or usual).stem)
     from swlottery.report.logs.find import FindLog
 
     log = FindLog(bars=sys.stderr.isatty())
@@ -73,7 +73,7 @@ def find(settings: FindSettings, root: Path) -> int:
             log.line(f"{one_line(usual)} stays: it is of another network, or cannot be read")
         log.compare(record, _earlier(out))
         records.save(record, out)
-    figures = draw(records.load(out), Path(settings.plots or root / "plots" / ours.stem))
+    figures = draw(records.load(out), Path(settings.plots or root / "plots" / out.stem))
     log.footer(record, out, figures, time.monotonic() - started)
     return DONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import shutil
@@ -19,13 +20,12 @@ from swlottery.lottery.progress import Progress
 from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import tensors_sha256
-from swlottery.runtime import checkpoint, files, sums, tables
+from swlottery.runtime import checkpoint, files, sums
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 from swlottery.runtime.tables import Tables
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 SCHEMA = 2
@@ -34,6 +34,8 @@ SCHEMA = 2
 
 class FolderKeeper:
     """The `Keeper` of a run's folder. Every rank has one; only the lead's writes files.
+
+    network: at step 0.
 
     place: (round, step) of the checkpoint that the run goes on from; None for a new run. tables: those of the run, cut
     back to where they were at that checkpoint.
@@ -46,12 +48,13 @@ class FolderKeeper:
         self,
         folder: Path,
         settings: TrainSettings,
-        device: torch.device,
+        network: Network,
         complain: Callable[[str], None] = print,
         ranks: Ranks | None = None,
         asked: Asked = never,
     ) -> None:
-        self.folder, self.settings, self.device = folder, settings, device
+        self.folder, self.settings, self.device = folder, settings, network.device
+        self._network, self._complain = network, complain
         self.ranks, self.asked = ranks or Ranks(), asked
         for kind in ("masks", "checkpoints"):
             (folder / kind).mkdir(exist_ok=True)
@@ -139,12 +142,17 @@ class FolderKeeper:
         sums.write(self.folder, {name: known.get(name) or files.file_sha256(self.folder / name) for name in names})
 
     def _damaged(self, state: dict[str, Any]) -> str | None:
-        """The first of the files that a checkpoint needs which is not as it was then."""
+        """The first of the files that a checkpoint needs which is not as it was then; θ_0 may be made again."""
         if state.get("schema") != SCHEMA:
             return None
-        return sums.damaged(self.folder, state["files"]) or tables.damaged(
-            self.folder, state["tables"], state["hashes"]
-        )
+        known, theta_0 = state["files"] | state["hashes"], self._theta(0)
+        name = sums.damaged(self.folder, known, state["tables"])
+        if name == theta_0.name:
+            with contextlib.suppress(ValueError):
+                files.write_tensors(theta_0, self._network.parameters, sha256=known[name])
+                self._complain(f"{theta_0} was damaged, and is made again from the network")
+                name = sums.damaged(self.folder, known, state["tables"])
+        return name
 
     # --- files that never change
 

@@ -140,7 +140,7 @@ def _run(
     ranks.watch(folder)
     printed = ranks.decide(lambda: printed_before(folder, log_name))
     notes: list[str] = []
-    keeper = FolderKeeper(folder, settings, network.device, notes.append, ranks, asked)
+    keeper = FolderKeeper(folder, settings, network, notes.append, ranks, asked)
     here = ranks.decide(lambda: _environment(settings, prepared, cores, ranks.size))
     environment.pin(here["threads"])
     if ranks.lead:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import gc
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 from swlottery.runtime.files import cache_folder
 
 BUILTIN_FORMAT = 2  # goes up whenever a change below finds other docstrings in the same sources, or stores them anew
@@ -35,8 +34,8 @@ def docstrings() -> list[str]:
     """
     python, torch = versions()
     cached = cache_folder() / f"builtin-python{python}-torch{torch}-format{BUILTIN_FORMAT}.json"
-    with contextlib.suppress(OSError, ValueError):  # absent; neither UTF-8 nor JSON
-        kept = json.loads(cached.read_bytes().decode("utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # absent; damaged
+        kept = sums.read_sealed(cached)["docstrings"]
         if isinstance(kept, list) and kept and all(isinstance(docstring, str) for docstring in kept):
             return kept
     with warnings.catch_warnings(), _garbage_collection_off():
@@ -44,7 +43,7 @@ def docstrings() -> list[str]:
         found = dict.fromkeys(docstring for module in _modules() for docstring in _docstrings(module))
     documents = [docstring.encode("utf-8", "replace").decode("utf-8") for docstring in found]  # no UTF-8 for "\ud800"
     with contextlib.suppress(OSError):
-        files.write_text(cached, json.dumps(documents, ensure_ascii=False))
+        files.write_json(cached, sums.sealed({"docstrings": documents}))
     return documents
 
 

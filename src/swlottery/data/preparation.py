@@ -19,7 +19,7 @@ from swlottery.data.shards import Joined, Shard
 from swlottery.data.sources import Source
 from swlottery.data.store import Extension, Store
 from swlottery.data.tokenize import Counted, Encoder
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 MIN_VALIDATION = 16_384  # tokens, as long as they are no more than a fifth of all
 
@@ -103,10 +103,9 @@ class Preparation:
 
 
 def _damaged(found: list[Shard]) -> list[Shard]:
-    """Shards whose tokens have not the hash they were written with; not checked for more bytes than `shards.HASHED`."""
-    if sum(len(one) * one.dtype.itemsize for one in found) > shards.HASHED:
-        return []
-    return [one for one in found if not one.is_intact()]
+    """Shards that are not as they were written; of more bytes than `shards.HASHED` the tokens are not read for that."""
+    few = sum(len(one) * one.dtype.itemsize for one in found) <= shards.HASHED
+    return [one for one in found if not one.is_intact(whole=few)]
 
 
 def _held_out(total: int) -> int:
@@ -151,12 +150,12 @@ def manifest(wanted: Preparation, train: Joined, validation: Joined) -> dict[str
     of = _hash_of_parts(train, validation)
     path: Path = wanted.store.folder / f"manifest-{wanted.limit or 'all'}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = sums.read_sealed(path)
         if kept["of"] == of and kept["key"] == key and kept["name"] == name:
-            return dict(kept)
+            return kept
     made = {"name": name, "key": key, **_contents(wanted, train, validation), "of": of}
     with contextlib.suppress(OSError):  # a store that may only be read
-        files.write_json(path, made)
+        files.write_json(path, sums.sealed(made))
     return made
 
 

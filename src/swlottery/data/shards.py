@@ -17,19 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 LARGEST_HEADER = 1 << 20  # bytes
 HASHED = 1 << 30  # bytes; of more tokens only the files' sizes are checked: a hash would take many seconds at a start
 
 
 def write_shard(path: Path, tokens: np.ndarray, ends: np.ndarray, about: dict[str, Any]) -> None:
-    """Write a shard. about: its metadata; the counts, the type and the hash of its tokens are added."""
+    """Write a shard. about: its metadata; the counts, the type and the hashes are added."""
     from safetensors.numpy import save_file
 
     content = {**about, "tokens": len(tokens), "documents": len(ends)}
     content |= {"dtype": tokens.dtype.name, "sha256": hashlib.sha256(tokens.data).hexdigest()}
-    metadata = {"about": json.dumps(content, sort_keys=True)}
+    content["ends_sha256"] = hashlib.sha256(ends.data).hexdigest()
+    metadata = {"about": json.dumps(sums.sealed(dict(sorted(content.items()))))}
     files.write(path, lambda unfinished: save_file({"tokens": tokens, "ends": ends}, unfinished, metadata))
 
 
@@ -49,7 +50,7 @@ class Shard:
             size = file.seek(0, 2)
         self._start = 8 + length
         try:
-            self.about: dict[str, Any] = json.loads(header["__metadata__"]["about"])
+            self.about: dict[str, Any] = sums.unsealed(json.loads(header["__metadata__"]["about"]))
             self.dtype: np.dtype[Any] = np.dtype(self.about["dtype"]).newbyteorder("<")
             self._at = {name: header[name]["data_offsets"] for name in ("tokens", "ends")}
             first, stop = self._at["tokens"]
@@ -80,9 +81,14 @@ class Shard:
         count = (stop - start) // dtype.itemsize
         return np.memmap(self.path, dtype, "r", self._start + start, (count,)).view(np.ndarray)
 
-    def is_intact(self) -> bool:
-        """Whether the tokens have the hash in the metadata; reads them all."""
-        return bool(hashlib.sha256(self.tokens.data).hexdigest() == self.about["sha256"])
+    def is_intact(self, whole: bool = True) -> bool:
+        """Whether its arrays have the hashes in the metadata. whole: also the tokens; reads them all."""
+        hashes = {"ends_sha256": self.ends} | ({"sha256": self.tokens} if whole else {})
+        return all(
+            hashlib.sha256(array.data).hexdigest() == self.about[name]
+            for name, array in hashes.items()
+            if name in self.about  # one of an earlier version lacks that of its ends
+        )
 
 
 class Joined(Sequence[int]):

@@ -7,7 +7,6 @@ however often that was interrupted. A run reads its first tokens.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from swlottery.data.sources import Piece, Stream, no_text
 from swlottery.data.tokenize import Counted, Encoder, Task
 from swlottery.data.workers import InProcess, Processes
 from swlottery.errors import BadInput
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 SMALL, LARGE = 1 << 23, 1 << 25  # characters of text in a shard, at least; the tokens take about half as many bytes
 FEW = 16  # the number of small shards, which come first, so that a run that needs little does not wait long
@@ -82,12 +81,12 @@ class Store:
         """
         if place is not None:
             content = {"key": self.key, "read": read, "place": place}
-            files.write_json(self.path(part, number).with_suffix(".json"), content)
+            files.write_json(self.path(part, number).with_suffix(".json"), sums.sealed(content))
 
     def read_place(self, part: str, number: int, read: int) -> Any:
         """What `write_place` kept; None where there is nothing, or nothing that fits."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(self.path(part, number).with_suffix(".json").read_text(encoding="utf-8"))
+            kept = sums.read_sealed(self.path(part, number).with_suffix(".json"))
             if (kept["key"], kept["read"]) == (self.key, read):
                 return kept["place"]
         return None

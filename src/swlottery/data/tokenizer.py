@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 from swlottery.data.evaluation import builtin_text
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 VOCABULARY = 8192
 END = "<|endoftext|>"
@@ -26,7 +27,7 @@ def builtin_tokenizer() -> Any:
     path = files.cache_folder() / f"bpe-{VOCABULARY}-{text.sha256[:16]}.json"
     tokenizer = None
     with contextlib.suppress(Exception):  # absent or damaged: trained again
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_str(json.dumps(sums.read_sealed(path)))
     if tokenizer is None:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,5 +40,5 @@ def builtin_tokenizer() -> Any:
         )
         tokenizer.train_from_iterator([text.content[:_TRAINING_CHARACTERS]], trainer)
         with contextlib.suppress(OSError):
-            files.write_text(path, tokenizer.to_str(pretty=True))
+            files.write_json(path, sums.sealed(json.loads(tokenizer.to_str())))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)

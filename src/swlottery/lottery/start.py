@@ -14,7 +14,7 @@ from swlottery.models import load as models
 from swlottery.models import tokenizers
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +132,11 @@ def tokenizer_name(settings: TrainSettings) -> str:
 def load_tokenizer(name: str) -> Any:
     """A tokenizer by hub id or folder."""
     folder = Path(name).expanduser()
+    is_local = folder.is_dir()
+    if is_local:
+        sums.check(folder)
     try:
-        return tokenizers.load_alone(folder if folder.is_dir() else name)
+        return tokenizers.load_alone(folder if is_local else name)
     except BadInput as error:
         raise BadInput(f"cannot load the tokenizer '{name}' ({error}): give a folder, a hub id or builtin") from None
 

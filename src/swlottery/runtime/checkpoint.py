@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.errors import BadInput
 from swlottery.runtime import files, sums
 from swlottery.runtime.files import file_sha256
 
@@ -92,18 +93,32 @@ def newest(
     """The newest sound checkpoint, for `read`; None where there is none. Damaged ones are named to ``complain``.
 
     damaged: the name of a damaged file that a state needs, or None.
+
+    Raises `BadInput` where a file cannot be read now, and where only such a needed file is damaged: to begin anew
+    would write over what is sound.
     """
-    for manifest in _all(folder):
-        tensor_file = manifest.with_suffix(".safetensors")
-        try:
-            state = sums.read_sealed(manifest)
-            if file_sha256(tensor_file) != state["sha256"]:
-                raise ValueError("its hash is not the one in its manifest")
-            if (needed := damaged(state)) is None:
-                return manifest
-            complain(f"{needed} is damaged, which {manifest.stem} needs: going back to the one before")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            complain(f"checkpoint {tensor_file} is damaged ({error}): going back to the one before")
+    lacking: list[str] = []
+    try:
+        for manifest in _all(folder):
+            tensor_file = manifest.with_suffix(".safetensors")
+            try:
+                state = sums.read_sealed(manifest)
+                if file_sha256(tensor_file) != state["sha256"]:
+                    raise ValueError("its hash is not the one in its manifest")
+                if (needed := damaged(state)) is None:
+                    return manifest
+                lacking.append(needed)
+                complain(f"{needed} is damaged, which {manifest.stem} needs: going back to the one before")
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                complain(f"checkpoint {tensor_file} is damaged ({error}): going back to the one before")
+    except OSError as error:
+        what = error.filename or folder.parent
+        raise BadInput(f"cannot use {what} ({error.strerror}): nothing was changed, run the same again") from None
+    if lacking:
+        raise BadInput(
+            f"{folder.parent / lacking[0]} is damaged, and the saved work needs it: take it from a copy, or remove "
+            f"{folder.parent} to begin anew"
+        )
     return None
 
 
@@ -148,6 +163,7 @@ def _copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[
 
 def _all(folder: Path) -> list[Path]:
     """The manifests, newest first."""
-    found = {match: path for path in folder.glob("*.json") if (match := _NAME.fullmatch(path.stem))}
+    there = [path for path in folder.iterdir() if path.suffix == ".json"]  # unlike glob, it hides no error
+    found = {match: path for path in there if (match := _NAME.fullmatch(path.stem))}
     newest_first = sorted(found, key=lambda match: (int(match[1]), int(match[2])), reverse=True)
     return [found[match] for match in newest_first]

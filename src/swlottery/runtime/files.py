@@ -125,12 +125,20 @@ def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """`write` a safetensors file."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, sha256: str | None = None
+) -> None:
+    """`write` a safetensors file. Where it would not have this ``sha256``: `ValueError`, and none is written."""
     from safetensors.torch import save_file
 
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(path, lambda unfinished: save_file(on_cpu, unfinished, dict(metadata or {})))
+
+    def fill(unfinished: Path) -> None:
+        save_file(on_cpu, unfinished, dict(metadata or {}))
+        if sha256 is not None and file_sha256(unfinished) != sha256:
+            raise ValueError(f"{path} would not have the sha256 {sha256}")
+
+    write(path, fill)
 
 
 def sync(path: Path) -> None:

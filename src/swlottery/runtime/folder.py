@@ -42,9 +42,13 @@ def held(folder: Path, patience: float = 0) -> Iterator[None]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in ``folder`` came to its end. Where its status.json is damaged, its SHA256SUMS says so."""
-    status = read_status(folder)
-    return status.get("state") == "finished" or (not status and (folder / sums.NAME).exists())
+    """Whether the run in ``folder`` came to its end. Where its status.json is damaged, its SHA256SUMS says so.
+
+    Raises `OSError` where that cannot be read now.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return sums.read_sealed(folder / "status.json").get("state") == "finished"
+    return (folder / sums.NAME).exists()
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -52,14 +52,29 @@ def write(folder: Path, hashes: Mapping[str, str]) -> None:
     files.write_text(folder / NAME, f"{lines}{_LAST}{_hash(lines)}\n")
 
 
-def damaged(folder: Path, hashes: Mapping[str, str]) -> str | None:
-    """The first file that is missing or has another hash. Raises `ValueError` for the name of one outside."""
+def damaged(folder: Path, hashes: Mapping[str, str], lengths: Mapping[str, int] | None = None) -> str | None:
+    """The first file that is missing or has another hash.
+
+    lengths: of how many first bytes the hash is, where it is not of all.
+
+    Raises `ValueError` for the name of a file outside, `OSError` for one that is there and cannot be read.
+    """
     for name, digest in hashes.items():
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             raise ValueError(f"{name} is no file of this folder")
-        if not (folder / name).is_file() or _file_hash(folder / name) != digest:
+        try:
+            if _file_hash(folder / name, (lengths or {}).get(name)) != digest:
+                return name
+        except FileNotFoundError:
             return name
     return None
+
+
+def are_sound(folder: Path) -> bool:
+    """Whether a folder's SHA256SUMS is there, and all files are as it says."""
+    with suppress(OSError, ValueError):
+        return damaged(folder, _read(folder / NAME)) is None
+    return False
 
 
 def check(path: Path) -> None:
@@ -79,10 +94,10 @@ def check(path: Path) -> None:
                 f"{where} is damaged ({error}): remove it to use the files beside it without a check"
             ) from None
         if name:
-            raise BadInput(
-                f"{run / name} is damaged (its hash is not the one in {where}): take it from a copy, or remove that "
-                "run's folder and run the same again"
-            )
+            what = "take it from a copy, or remove the run's folder and run the same again"
+            if where.name != NAME:
+                what = "start that run again, it goes on from what is sound"
+            raise BadInput(f"{run / name} is damaged (its hash is not the one in {where}): {what}")
 
 
 def _read(where: Path) -> dict[str, str]:
@@ -104,12 +119,15 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def _file_hash(path: Path, length: int | None) -> str:
     """Once per process, for as long as nobody writes the file."""
     stat = path.stat()
-    return _cached(path, stat.st_size, stat.st_mtime_ns)
+    return _cached(path, length, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache
-def _cached(path: Path, size: int, time: int) -> str:
-    return files.file_sha256(path)
+def _cached(path: Path, length: int | None, size: int, time: int) -> str:
+    if length is None:
+        return files.file_sha256(path)
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(length)).hexdigest()

@@ -66,7 +66,7 @@ class Tables:
             file = open(folder / name, "ab")  # noqa: SIM115 (closed by close)
             self.files[name] = file
             file.truncate(lengths.get(name, 0))
-            self._hashes[name] = _start_of(folder / name, lengths.get(name, 0))
+            self._hashes[name] = hashlib.sha256((folder / name).read_bytes())
             if file.seek(0, os.SEEK_END) == 0 and columns:
                 self._append(name, [_line(columns)])
 
@@ -107,21 +107,6 @@ class Tables:
             self._hashes[name].update(content)
             self.files[name].write(content)
             self.files[name].flush()
-
-
-def damaged(folder: Path, lengths: Mapping[str, int], hashes: Mapping[str, str]) -> str | None:
-    """The first table that does not begin with what `Tables.lengths` and `Tables.hashes` said of it."""
-    for name, digest in hashes.items():
-        path = folder / Path(name).name
-        if not path.is_file() or _start_of(path, lengths[name]).hexdigest() != digest:
-            return name
-    return None
-
-
-def _start_of(path: Path, length: int) -> Any:
-    """The hash, to which more can be added, of the first bytes of a file."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read(length))
 
 
 def _line(cells: Iterable[Any]) -> bytes:

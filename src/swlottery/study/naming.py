@@ -53,7 +53,7 @@ def digest(settings: TrainSettings, contents: Mapping[str, str]) -> str:
     """The hash with which the name ends: eight hexadecimal digits. contents: as for `name`."""
     named = {key: value for key, value in changed(settings).items() if key not in contents}
     text = json.dumps([named, dict(contents)], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]  # a path may be no UTF-8
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def contents(settings: TrainSettings) -> dict[str, str]:
