@@ -65,8 +65,7 @@ class Network:
             self.model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
 
-        with files.system_errors():
-            files.write_folder(target, fill)
+        files.write_folder(target, fill)
 
 
 def network(settings: TrainSettings) -> Network:

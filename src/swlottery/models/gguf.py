@@ -71,8 +71,7 @@ def converted_folder(path: Path) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.system_errors():
-            files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=folder.exists())
+        files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=folder.exists())
     except OSError as error:
         raise BadInput(
             f"cannot write the converted model to {folder.parent} ({error.strerror or error}): set SWLOTTERY_CACHE to "
