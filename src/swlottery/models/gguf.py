@@ -154,7 +154,9 @@ def _reading(path: Path) -> Iterator[None]:
     except (BadInput, ImportError):
         raise
     except Exception as error:
-        raise BadInput(f"{path} is no GGUF file that transformers can read, or it is damaged: {words(error)}") from None
+        raise BadInput(
+            f"{path} is no GGUF file that transformers can read, or it is damaged ({words(error)}): get it again"
+        ) from None
 
 
 def _architecture(reader: Any) -> str:
