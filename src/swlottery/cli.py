@@ -185,6 +185,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that answers an unknown flag with the nearest valid one, in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += f"; one that begins with - is written {message.split()[1].rstrip(':')}=…"
         _complain(f"{message} (see {self.prog} --help)")
         sys.exit(BAD_INPUT)
 

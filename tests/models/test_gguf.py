@@ -134,7 +134,7 @@ def test_one_of_several_parts(written):
 @pytest.mark.parametrize("keep", [7, 3000, 20_000, -1000])
 def test_a_gguf_file_that_is_cut_off(written, keep):
     written.write_bytes(written.read_bytes()[:keep])
-    said = refused(find(written), "tiny.gguf", "damaged")
+    said = refused(find(written), "tiny.gguf", "damaged", "get it again")
     assert refused(train(written)) == refused(run("prepare", "--model", str(written), "--data", "t.txt")) == said
 
 

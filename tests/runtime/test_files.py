@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 
 from swlottery.runtime import checkpoint, files
@@ -88,6 +89,20 @@ def test_a_folder_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.Monk
     broken = errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
         files.write_text(tmp_path / "file", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_is_an_error_of_the_system_whoever_meets_it(tmp_path: Path) -> None:
+    tokenizer, written = tokenizers.Tokenizer(tokenizers.models.BPE()), tmp_path / "file"
+    for write, fill in (
+        (files.write, lambda path: Path("/dev/full").write_text("a")),
+        (files.write, lambda path: tokenizer.save("/dev/full")),
+        (files.write_folder, lambda path: tokenizer.save("/dev/full")),
+    ):
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            write(written, fill)
+        assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(written)
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs to become another user")

@@ -25,7 +25,7 @@ from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
-AWAY = "give --runs another folder, or move that one away"
+AWAY = "give --runs and --plots other folders, or move that one away"
 
 
 def train(

@@ -31,8 +31,7 @@ def write_shard(path: Path, tokens: np.ndarray, ends: np.ndarray, about: dict[st
     content |= {"dtype": tokens.dtype.name, "sha256": hashlib.sha256(tokens.data).hexdigest()}
     content["ends_sha256"] = hashlib.sha256(ends.data).hexdigest()
     metadata = {"about": json.dumps(sums.sealed(dict(sorted(content.items()))))}
-    with files.system_errors():
-        files.write(path, lambda unfinished: save_file({"tokens": tokens, "ends": ends}, unfinished, metadata))
+    files.write(path, lambda unfinished: save_file({"tokens": tokens, "ends": ends}, unfinished, metadata))
 
 
 class Shard:

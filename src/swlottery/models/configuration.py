@@ -53,7 +53,7 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     kind = entries.get("model_type")
     for part in (entries, *(value for value in entries.values() if isinstance(value, dict))):
         for name in ("quantization_config", "compression_config"):
-            if method := part.get(name):
+            if method := part.pop(name, None):
                 method = method.get("quant_method", name) if isinstance(method, dict) else name
                 raise BadInput(
                     f"the weights of {where} are quantised ({method}): give the model that they were made from, "

@@ -71,8 +71,7 @@ def converted_folder(path: Path) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with files.system_errors():
-            files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=folder.exists())
+        files.write_folder(folder, lambda unfinished: _convert(path, unfinished), replace=folder.exists())
     except OSError as error:
         raise BadInput(
             f"cannot write the converted model to {folder.parent} ({error.strerror or error}): set SWLOTTERY_CACHE to "
@@ -155,7 +154,9 @@ def _reading(path: Path) -> Iterator[None]:
     except (BadInput, ImportError):
         raise
     except Exception as error:
-        raise BadInput(f"{path} is no GGUF file that transformers can read, or it is damaged: {words(error)}") from None
+        raise BadInput(
+            f"{path} is no GGUF file that transformers can read, or it is damaged ({words(error)}): get it again"
+        ) from None
 
 
 def _architecture(reader: Any) -> str:

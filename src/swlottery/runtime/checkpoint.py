@@ -123,8 +123,7 @@ def newest(
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state of a sound checkpoint, without its tensors."""
-    state: dict[str, Any] = files.read_json(checkpoint)
-    return state
+    return sums.read_sealed(checkpoint)
 
 
 def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -44,12 +44,10 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
     try:
         unfinished.touch(exist_ok=False)
         mode = _mode(unfinished)
-        fill(unfinished)
-        _finish(unfinished, mode)
+        with _system_errors(path):
+            fill(unfinished)
+            _finish(unfinished, mode)
         os.replace(unfinished, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # the system names none where a disk is full
-        raise
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()
@@ -62,9 +60,10 @@ def write_folder(path: Path, fill: Callable[[Path], Any], replace: bool = True) 
     try:
         unfinished.mkdir()
         mode = _mode(unfinished)
-        fill(unfinished)
-        for one in (*unfinished.rglob("*"), unfinished):
-            _finish(one, mode if one.is_dir() else mode & 0o666)
+        with _system_errors(path):
+            fill(unfinished)
+            for one in (*unfinished.rglob("*"), unfinished):
+                _finish(one, mode if one.is_dir() else mode & 0o666)
         if replace and path.exists():
             os.rename(path, old)  # not removed first: of a file that is open somewhere, NFS keeps a name in its folder
         try:
@@ -76,6 +75,24 @@ def write_folder(path: Path, fill: Callable[[Path], Any], replace: bool = True) 
         for one in (unfinished, old):
             shutil.rmtree(one, ignore_errors=True)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise what safetensors and tokenizers make of an error of the system, such as a full disk, as an `OSError`.
+
+    path: of the file, which the system does not name where a disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number and type(error).__name__ in ("SafetensorError", "Exception"):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
 
 
 def _beside(path: Path) -> Path:
@@ -134,21 +151,7 @@ def write_tensors(
         if sha256 is not None and file_sha256(unfinished) != sha256:
             raise ValueError(f"{path} would not have the sha256 {sha256}")
 
-    with system_errors():
-        write(path, fill)
-
-
-@contextlib.contextmanager
-def system_errors() -> Iterator[None]:
-    """Raise an error of the system that safetensors reports, such as a full disk, as the `OSError` that it is."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-        raise
+    write(path, fill)
 
 
 def sync(path: Path) -> None:
