@@ -234,7 +234,7 @@ def a_lottery(arguments: argparse.Namespace, folder: Path) -> Any:
     data = prepare(settings.data, network.tokenizer)
     files.write_json(folder / "settings.json", vars(settings))
     here = environment.describe(arguments.threads)
-    keeper = FolderKeeper(folder, settings, network.device)
+    keeper = FolderKeeper(folder, settings, network)
     output = Output(folder, settings, settings.dtype, keeper.place, keeper.tables, log=None)
     recorder = WatchRecorder(network, data, settings, here, [], output, lambda names: keeper.theta(0, names))
     return Lottery(network, data, settings, keeper, recorder)

@@ -15,6 +15,8 @@ from sources import FakeHub
 # The models of the tests are tiny: threads would only wait for each other; and where a test has two, they wait asleep.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
+# As `main` does, but before anything imports tqdm, which asks once: nothing else is on stderr then.
+os.environ["TQDM_DISABLE"] = "1"
 
 # Started in the background by a shell, Python ignores Ctrl-C, and so would every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

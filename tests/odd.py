@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from swlottery.cli import main
 from tiny import CONFIGS
-
-os.environ["TQDM_DISABLE"] = "1"  # as `main` does, but before a test imports transformers: nothing else on stderr
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again.\n\n" * 100
 

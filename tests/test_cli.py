@@ -201,6 +201,9 @@ def test_check_says_whether_a_record_belongs_to_a_model(found_record, planted_gp
         (["find", "--seed", "-1"], "--seed -1: must be at least 0"),
         (["find", "--out", "/"], "cannot write /: it is a folder"),
         (["find", "--model", "./nowhere"], "no such file or folder: ./nowhere"),
+        (["find", "--model", "nowhere/"], "no such file or folder: nowhere/"),
+        (["find", "--model", "-mine"], "expected one argument; one that begins with - is written --model=…"),
+        (["find", "--out", f"{'o' * 252}.json"], f"cannot write {'o' * 252}.json"),
         (["find", "--prompt", ""], "empty prompt"),
         (["find", "--prompt-file", "/nowhere.txt"], "cannot read --prompt-file"),
         (["find", "--eval-text", "/nowhere.txt"], "no such file or folder"),
@@ -293,3 +296,11 @@ def test_a_signal_behind_the_end_changes_no_exit_code(number, tiny_gpt2, tmp_pat
     result = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "done after" in result.stdout
+
+
+def test_a_long_value_is_not_repeated_whole(capsys):
+    from swlottery.cli import main
+
+    assert main(["find", "--model", "x" * 100_000, "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("swlottery: ") and 1000 < len(line) < 2100

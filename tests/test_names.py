@@ -226,7 +226,7 @@ def test_a_finished_run_is_not_said_to_be_that_of_other_inputs(what, made, here)
         odd.change(here / "m" / "tokenizer.json", pre_tokenizer=None)
     said = train("m")
     word = "other weights at step 0" if what == "weights" else "other tokens"
-    refused(said, word, "give --runs another folder, or move that one away")
+    refused(said, word, "give --runs and --plots other folders, or move that one away")
     assert said.out == "" or "is done" not in said.out
     assert finished(here) == before
 

@@ -26,6 +26,8 @@ from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
 from swlottery.version import __version__
 
+LONGEST = 2000  # characters of a message
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 bad input, 75 stopped and saved, 1 anything else."""
@@ -151,8 +153,11 @@ def _cores(place: Place) -> int:
 
 
 def _complain(message: str) -> None:
+    message = " ".join(message.split())
+    if len(message) > LONGEST:  # a value in it is
+        message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
     # One write: print's second one, of the line's end, may come behind another line of a log that stdout shares.
-    sys.stderr.write(f"swlottery: {' '.join(message.split())}\n")
+    sys.stderr.write(f"swlottery: {message}\n")
     sys.stderr.flush()
 
 
@@ -180,6 +185,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that answers an unknown flag with the nearest valid one, in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += f"; one that begins with - is written {message.split()[1].rstrip(':')}=…"
         _complain(f"{message} (see {self.prog} --help)")
         sys.exit(BAD_INPUT)
 

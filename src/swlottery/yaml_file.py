@@ -19,7 +19,7 @@ def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LONGEST + 1)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"cannot read the {what} {path}: {error}") from None
     if len(text) > LONGEST:
         raise BadInput(f"{path} is too long for a {what}: at most {LONGEST:,} characters")

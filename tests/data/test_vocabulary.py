@@ -152,7 +152,7 @@ def test_a_token_that_nobody_uses_needs_no_row() -> None:
 def test_a_used_token_without_a_row_is_named() -> None:
     model = padded(257)  # none for </s>, which ends a document
     assert odd.find(model).code == 0
-    odd.refused(odd.train(model), "t.txt has the token '</s>' (257)", "only 257 rows")
+    odd.refused(odd.train(model), "t.txt has the token '</s>' (257), the end of a document", "only 257 rows")
     model = padded(256)  # nor for <s>
     odd.refused(odd.find(model), "has the token '<s>' (256)", "only 256 rows", "--bos")
     assert odd.find(model, "--bos", "without").code == 0

@@ -39,11 +39,11 @@ def test_a_line_of_the_file_is_a_prompt(content: str, lines: list[str]) -> None:
     [
         (b"", "empty prompt"),
         (b"\xef\xbb\xbf\r\n \r\n", "empty prompt"),
-        ("Grüße".encode("latin-1"), "cannot read --prompt-file prompts.txt"),
-        ("words".encode("utf-16"), "cannot read --prompt-file prompts.txt"),
+        ("Grüße".encode("latin-1"), "prompts.txt is not UTF-8 .*: convert it"),
+        ("words".encode("utf-16"), "prompts.txt is not UTF-8 .*: convert it"),
         ("words".encode("utf-16-le"), "is no text"),
         (b"one\ntw\0o\n", "is no text"),
-        (b"\xed\xa0\x80", "cannot read --prompt-file prompts.txt"),
+        (b"\xed\xa0\x80", "prompts.txt is not UTF-8"),
         (b"x" * (PROMPTS + 1), "more than 4,000,000 bytes"),
     ],
     ids=["empty", "blank", "latin-1", "utf-16", "utf-16 without mark", "nul", "surrogate", "long"],
@@ -101,3 +101,9 @@ def test_a_network_that_takes_one_token_is_refused() -> None:
     odd.refused(odd.find(model), "takes sequences of 1 token")
     odd.refused(odd.train(model), "takes sequences of 1 token")
     assert not Path("runs").exists()
+
+
+def test_a_long_prompt_among_many() -> None:
+    odd.model(Path("m"))
+    Path("many.txt").write_text("\n".join(["A short one."] * 20_000 + ["And a long one: " + "x" * 200]))
+    odd.refused(odd.find("m", "--prompt-file", "many.txt"), "20,001 prompts", "give fewer")

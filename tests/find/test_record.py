@@ -76,7 +76,7 @@ def test_a_record_that_is_not_as_the_schema_says(record, tmp_path, path, value, 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "[" * 100_000])
 def test_what_is_no_record_at_all(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(BadInput):

@@ -286,6 +286,28 @@ def test_what_cannot_be_read_now_is_no_damage(name, whole, tiny_gpt2, text, tmp_
     assert ends(run) == ends(only_run(whole))
 
 
+def test_a_run_whose_state_cannot_be_read_now_does_not_begin_anew(whole, tiny_gpt2, text, tmp_path, capsys):
+    """One of an earlier version: it has no SHA256SUMS that says that it is finished."""
+    run = tmp_path / "runs" / only_run(whole).name
+    shutil.copytree(only_run(whole), run)
+    for name in (sums.NAME, "status.json"):
+        (run / name).unlink()
+    (run / "status.json").symlink_to(run / "status.json")
+    before = everything(run)
+    assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 2
+    assert str(run / "status.json") in capsys.readouterr().err.splitlines()[-1]
+    assert everything(run) == before
+
+
+def test_initial_weights_that_are_missing_are_made_again(whole, tiny_gpt2, text, tmp_path, capsys):
+    run = tmp_path / "runs" / only_run(whole).name
+    shutil.copytree(whole / "stopped" / run.name, run)
+    (run / "theta_0.safetensors").unlink()
+    assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 0
+    assert "theta_0.safetensors was damaged, and is made again" in " ".join(capsys.readouterr().out.split())
+    assert ends(run) == ends(only_run(whole))
+
+
 def test_no_initial_weights_of_another_start_are_taken_for_the_damaged_ones(whole, tiny_gpt2, text, tmp_path, capsys):
     from transformers import AutoModelForCausalLM
 

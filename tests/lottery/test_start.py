@@ -97,7 +97,7 @@ def test_initialisations_differ_and_so_do_their_lineages(scratch):
 def test_the_embedding_has_as_many_rows_as_asked_for(scratch):
     assert scratch().parameters["transformer.wte.weight"].shape[0] == 257
     assert scratch(vocabulary=320).parameters["transformer.wte.weight"].shape[0] == 320
-    with pytest.raises(BadInput, match="--vocabulary 100: the tokenizer has 257 tokens"):
+    with pytest.raises(BadInput, match="--vocabulary 100: the tokenizer has 257 tokens; give as many or more"):
         scratch(vocabulary=100)
 
 

@@ -207,7 +207,7 @@ def test_weights_in_pickles_that_hold_nothing_but_tensors(here):
     assert weights_sha256(pretrained.read(folder, None)[0]) == before
 
 
-def test_no_code_in_a_pickle_is_run(here):
+def test_no_code_in_a_pickle_is_run(here, recwarn):
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(here / "evil"),)
@@ -221,6 +221,7 @@ def test_no_code_in_a_pickle_is_run(here):
             (folder / "pytorch_model.bin").write_bytes(content)
         said = refused(find("g"), "pytorch_model.bin", "code")
         assert "weights_only" not in said, "nobody is told how to run it"
+    assert not [one for one in recwarn if "pickle" in str(one.message)], "it would be a second line"
     assert not (here / "evil").exists()
 
 

@@ -49,6 +49,7 @@ def test_quantised(here, content, part):
         ("gpt2", {"_attn_implementation": "flash_attention_2"}),
         ("gpt2", {"attn_implementation": "kernels-community/flash-attn"}),
         ("gpt2", {"return_dict": False}),
+        ("gpt2", {"quantization_config": {}, "compression_config": None}),
         ("gpt2", {"use_return_dict": False, "torchscript": True}),
         ("gpt2", {"output_attentions": True, "output_hidden_states": True}),
         ("gpt2", {"dtype": "float99", "torch_dtype": 7}),
@@ -92,6 +93,7 @@ def test_the_entries_of_a_part_of_the_config(here):
         ({"n_layer": -1}, "does not have"),
         ({"n_layer": 0}, "does not have"),
         ({"n_layer": 4}, "lacks weights"),
+        ({"n_layer": 1 << 40}, "layers"),
         ({"n_positions": 64}, "do not fit"),
         ({"vocab_size": 0}, ""),
         ({"vocab_size": -5}, ""),
@@ -122,6 +124,12 @@ def test_what_an_entry_means():
     assert (_meant("1e-5", ["float"]), _meant("False", ["bool"]), _meant(1, ["bool"])) == (1e-5, False, True)
     none: list[tuple[Any, str]] = [("2.5", "int"), (2.5, "int"), ("x", "int"), ("", "int"), (True, "int"), (2, "bool")]
     assert [_meant(value, [kind]) for value, kind in [*none, ([4], "int"), (None, "int"), ("nan", "int")]] == [None] * 9
+
+
+def test_an_entry_that_makes_every_answer_nan(here):
+    model(here / "g")
+    change(here / "g/config.json", layer_norm_epsilon=-1.0)
+    assert "--dtype" not in refused(find("g"), "NaN", "config.json"), "it is in float32 already"
 
 
 @pytest.mark.parametrize("context", [1, 2, 4, 7, 8])
@@ -219,7 +227,7 @@ def test_no_tokenizer(here, name, content, kept):
     Path("g/tokenizer.json").unlink(missing_ok=True)
     if name:
         Path("g", name).write_bytes(content)
-    refused(find("g"), "no tokenizer in g", "tokenizer.json")
+    assert "tiktoken" not in refused(find("g"), "no tokenizer in g", name, "tokenizer.json"), "it would not help"
     refused(train("g"), "no tokenizer in g", "tokenizer.json")
 
 

@@ -98,6 +98,29 @@ def test_a_layer_more_than_the_header_says(written):
     refused(find(written), "blk.2.", "leaves out")
 
 
+def test_billions_of_layers(written):
+    replace(written, b"llama.block_count\x04\0\0\0\x03\0\0\0", b"llama.block_count\x04\0\0\0\xff\xff\xff\x7f")
+    refused(find(written), "2147483647 layers", "tensors")
+
+
+def test_weights_that_are_not_finite_are_told_in_one_line(here, monkeypatch):
+    folder = model(here / "llama", "llama", bos_token_id=1, eos_token_id=2)
+    add = gguf_package.GGUFWriter.add_tensor
+
+    def quantised(file, name, tensor):
+        if "ffn_up" not in name:
+            return add(file, name, tensor)
+        kind = gguf_package.GGMLQuantizationType.Q8_0
+        content = gguf_package.quantize(tensor, kind)
+        content[0, :2] = (0, 0x7C)  # a scale of infinity
+        content[0, 2] = 0
+        return add(file, name, content, raw_dtype=kind)
+
+    monkeypatch.setattr(gguf_package.GGUFWriter, "add_tensor", quantised)
+    write(folder, here / "x.gguf")
+    refused(find("x.gguf"), "not finite", "up_proj")
+
+
 def test_one_of_several_parts(written):
     part = gguf_package.GGUFWriter(Path("part.gguf"), "llama")
     part.add_uint16("split.no", 0)
@@ -111,7 +134,7 @@ def test_one_of_several_parts(written):
 @pytest.mark.parametrize("keep", [7, 3000, 20_000, -1000])
 def test_a_gguf_file_that_is_cut_off(written, keep):
     written.write_bytes(written.read_bytes()[:keep])
-    said = refused(find(written), "tiny.gguf", "damaged")
+    said = refused(find(written), "tiny.gguf", "damaged", "get it again")
     assert refused(train(written)) == refused(run("prepare", "--model", str(written), "--data", "t.txt")) == said
 
 

@@ -34,7 +34,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 COUNTS = Path(__file__).with_name("counts.json")
-FORK = 50
+FORK = 25
 """Cases that one child runs."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from fuzz_worker import LONGEST, REFUSED, RIGHT, Kind, Said, Wrong, command
 
 import odd
 import swlottery
-from swlottery import BadInput
+from swlottery import BadInput, cli
+from swlottery.runtime import checkpoint
 
 DRAWN = 20
 """Of so many cases one has its figures drawn, which would else be most of the time."""
@@ -139,6 +141,13 @@ def _record(names: Sequence[str], number: int) -> str:
 # Runs
 
 
+def _checkpoint(names: Sequence[str], number: int) -> str:
+    """A damaged checkpoint is passed over. The run goes on where it is not, and else every fourth time."""
+    damaged = Path(names[0])
+    newest = checkpoint.newest(damaged.parent, lambda complaint: None)
+    return _resume(names, number) if newest in (None, damaged.with_suffix(".json")) or number % 4 == 0 else RIGHT
+
+
 def _resume(names: Sequence[str], number: int) -> str:
     """A stopped run goes on, and ends with the bits of one that was left alone."""
     _draw(number)
@@ -206,7 +215,7 @@ def kinds(folder: Path) -> list[Kind]:
         ("yaml-config", "settings", ["c.yaml"], text.changed_yaml, _config),
         ("yaml-study", "settings", ["s.yaml"], text.changed_yaml, _study),
         ("record", "record", ["r.json"], json_, _record),
-        ("checkpoint", "runs", saved, _by_suffix, _resume),
+        ("checkpoint", "runs", saved, _by_suffix, _checkpoint),
         ("metrics", "runs", [f"{run}/metrics.jsonl" for run in both], mutations.changed_lines, _table),
         ("watch", "runs", [f"{run}/watch.csv" for run in both], csv_, _table),
         ("rounds", "runs", [f"{run}/rounds.csv" for run in both], csv_, _table),
@@ -232,6 +241,7 @@ def _cheaper() -> None:
         real = getattr(module, name)
         setattr(module, name, lambda *args, **kwargs: (real if _drawing else instead)(*args, **kwargs))
 
+    cli.parser = functools.cache(cli.parser)
     builtin.docstrings = lambda: [odd.TEXT]
     sometimes(find, "draw", lambda record, folder: [])
     sometimes(train, "draw_round", lambda run, plots, round: [read_run(run).watch, plots][1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import io
 import json
 import os
@@ -133,6 +134,7 @@ def run(kind: Kind, cases: Sequence[tuple[int, Case]], folder: Path) -> list[Out
     while len(outcomes) < len(cases):
         place = Path(tempfile.mkdtemp(dir=folder))
         reader, writer = os.pipe()
+        gc.freeze()  # else the child's garbage collection copies all that it shares with this process
         child = os.fork()
         if child == 0:
             os.setsid()

@@ -63,6 +63,12 @@ def test_a_damaged_one_is_named_and_then_gives_way(save, tmp_path):
     assert newest(tmp_path) == (1, 3, [])
 
 
+def test_a_manifest_that_is_nested_deeply_gives_way_too(save, tmp_path):
+    save((1, 2), (1, 4))
+    (tmp_path / "checkpoint_1_4.json").write_text("[" * 100_000)
+    assert newest(tmp_path)[:2] == (1, 2)
+
+
 def test_a_run_that_begins_again_keeps_what_it_saves(save, tmp_path):
     """Both were damaged: what is saved on the way is older than they are."""
     save((2, 2), (2, 4))

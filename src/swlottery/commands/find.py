@@ -101,6 +101,8 @@ def prompts(settings: FindSettings) -> list[str]:
                 raise BadInput(f"--prompt-file {name} has more than {PROMPTS:,} bytes: a long text is for --eval-text")
             # Not `splitlines`: it ends a line at U+2028 and other characters that may stand in a prompt.
             lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"--prompt-file {name} is not UTF-8 (byte {error.start}): convert it to UTF-8") from None
         except (OSError, ValueError) as error:
             raise BadInput(f"cannot read --prompt-file {name}: {error}") from None
         given += [line for line in lines if line.strip()] or [""]

@@ -72,7 +72,6 @@ class FolderKeeper:
         self.place = self._writer.place
         self.tables = Tables(folder if self.ranks.lead else None, state["tables"])
         self._files: dict[str, str] = state.get("files", {})  # the hashes of what never changes
-        self._fresh = set(self._files)  # they were just checked: not once more when they are first read
 
     # --- checkpoints
 
@@ -215,10 +214,8 @@ class FolderKeeper:
 
         def check() -> None:
             name = path.relative_to(self.folder).as_posix()
-            if name in self._fresh:
-                self._fresh.remove(name)
-            elif name in self._files and files.file_sha256(path) != self._files[name]:
-                raise BadInput(f"{path} is damaged: run the same again, it goes on from what is sound")
+            if name in self._files and files.file_sha256(path) != self._files[name]:
+                raise BadInput(f"{path} is damaged: take it from a copy, or run the same again")
 
         self.ranks.decide(check)
 

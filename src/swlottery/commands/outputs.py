@@ -8,11 +8,16 @@ from pathlib import Path
 
 from swlottery.errors import BadInput
 
+LONGEST = 255
+"""Bytes of a file's name, on all usual file systems."""
+
 
 def check_file(path: Path) -> None:
     """Raise `BadInput` where a file of this name could not be written."""
     if os.path.isdir(path):
         raise BadInput(f"cannot write {path}: it is a folder")
+    if len(os.fsencode(path.name)) > LONGEST:
+        raise BadInput(f"cannot write {path}: its name has more than {LONGEST} bytes")
     _check(path, path.absolute().parent)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import socket
 import sys
 import time
@@ -26,7 +25,7 @@ from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
 
-AWAY = "give --runs another folder, or move that one away"
+AWAY = "give --runs and --plots other folders, or move that one away"
 
 
 def train(
@@ -117,7 +116,7 @@ def _check_begun(prepared: Prepared, settings: TrainSettings) -> None:
 
     try:
         with open(prepared.folder / "metrics.jsonl", encoding="utf-8") as file:
-            begun = json.loads(file.readline())
+            begun = files.parse_json(file.readline())
         changed, versions = _changed(begun, prepared), begun["versions"]
     except (OSError, ValueError, LookupError, TypeError):
         return  # of an earlier version, or damaged: nothing is known

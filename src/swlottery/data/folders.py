@@ -41,6 +41,8 @@ def text_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 def regular(path: Path) -> Path:
     """The path, of a file. `BadInput` for a pipe or a device, which cannot be read twice, and for a broken link."""
+    if path.is_symlink() and not path.exists():
+        raise BadInput(f"{path} is a link to nothing: remove or mend it")
     if not path.is_file():
         raise BadInput(f"{path} is no regular file: copy what it holds into one")
     return path

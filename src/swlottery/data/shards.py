@@ -46,11 +46,11 @@ class Shard:
             length = int.from_bytes(file.read(8), "little")
             if length > LARGEST_HEADER:
                 raise ValueError(f"{path} is no shard")
-            header = json.loads(file.read(length))
+            header = files.parse_json(file.read(length))
             size = file.seek(0, 2)
         self._start = 8 + length
         try:
-            self.about: dict[str, Any] = sums.unsealed(json.loads(header["__metadata__"]["about"]))
+            self.about: dict[str, Any] = sums.unsealed(files.parse_json(header["__metadata__"]["about"]))
             self.dtype: np.dtype[Any] = np.dtype(self.about["dtype"]).newbyteorder("<")
             self._at = {name: header[name]["data_offsets"] for name in ("tokens", "ends")}
             first, stop = self._at["tokens"]

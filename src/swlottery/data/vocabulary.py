@@ -37,9 +37,10 @@ def unknown_share(tokens: Any, tokenizer: Any, aside: Any = ()) -> float:
 def check_rows(largest: int, rows: int, tokenizer: Any, what: str) -> None:
     """Raise `BadInput` where the largest token of a text has no row in an embedding of so many ``rows``."""
     if largest >= rows:
+        end = ", the end of a document," if largest == tokenizer.eos_token_id else ","
         raise BadInput(
-            f"{what} has the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}), but the model's embedding "
-            f"has only {rows} rows: use the tokenizer that the model was trained with"
+            f"{what} has the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}){end} but the model's "
+            f"embedding has only {rows} rows: use the tokenizer that the model was trained with"
         )
 
 

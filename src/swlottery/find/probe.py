@@ -23,6 +23,8 @@ DEFAULT_PROMPTS = (
 
 MIN_TOKENS = 12
 """With fewer tokens in all a median over tokens means nothing."""
+MAX_TOKENS = 1 << 20
+"""With their padding."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ def build(
             )
         cut += len(ids) > room
         tokens[prompt] = ids[:room]
+        if len(modes) * len(prompts) * (longest := len(tokens[prompt])) > MAX_TOKENS:
+            raise BadInput(
+                f"{len(prompts):,} prompts, one of them of {longest:,} tokens: filled up to that length they are more "
+                f"than {MAX_TOKENS:,} tokens; give fewer (a long text is for --eval-text)"
+            )
     asked = [(with_bos, prompt) for with_bos in modes for prompt in prompts]
     sequences = [[*([bos_token] if with_bos else []), *tokens[prompt]] for with_bos, prompt in asked]
     if rows is not None:
@@ -140,7 +147,8 @@ def build(
         )
     padded = torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids in sequences], device=device)
     valid = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).flatten().to(device)
-    words = tuple(tuple(tokenizer.decode([token]) for token in ids) for ids in sequences)
+    decoded = {token: tokenizer.decode([token]) for token in {token for ids in sequences for token in ids}}
+    words = tuple(tuple(decoded[token] for token in ids) for ids in sequences)
     unknown = unknown_share([token for ids in tokens.values() for token in ids], tokenizer)
     with_bos, texts = zip(*asked, strict=True)
     return Probe(padded, valid, texts, with_bos, words, cut, unknown)

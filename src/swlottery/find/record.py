@@ -45,7 +45,7 @@ def load(path: Path) -> Record:
         BadInput: no such file, not JSON, of another schema version, or not as the schema says.
     """
     try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        record: Record = files.read_json(path)
     except OSError as error:
         raise BadInput(f"cannot read the record {path}: {error.strerror}") from None
     except ValueError as error:

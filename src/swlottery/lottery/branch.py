@@ -7,7 +7,6 @@ last step beside it.
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def read(source: Path, network: Network, position: Position, interval: Interval)
     with torch.no_grad():
         for name, parameter in network.parameters.items():
             parameter.copy_(stored[name])
-    content = json.loads((source / "round.json").read_text(encoding="utf-8"))
+    content = files.read_json(source / "round.json")
     if weights_sha256(network.model) != content["weights_sha256"]:
         raise BadInput(f"--from-round-1: the network in {source} is not the one that its round.json names")
     tensors = load_file(source / "last_step.safetensors", device=str(network.device))
@@ -63,7 +62,7 @@ def find_parent(folder: Path, settings: TrainSettings) -> Path:
     for path in sorted(folder.glob("*/round_1/round.json")):
         sums.check(path.parents[1] / "settings.json")
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            stored = json.loads((path.parents[1] / "settings.json").read_text(encoding="utf-8"))
+            stored = files.read_json(path.parents[1] / "settings.json")
             if _other(path.parents[1], stored, settings) is None:
                 found.append((path.parents[1], stored))
     asked = (settings.dtype, settings.data_tokens)  # of several that would do, the one that was asked for the same
@@ -77,8 +76,8 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
     for name in texts:
         sums.check(parent / name)
     try:
-        stored: dict[str, Any] = {**json.loads((parent / "settings.json").read_text(encoding="utf-8"))}
-        content: dict[str, Any] = {**json.loads((parent / "round_1" / "round.json").read_text(encoding="utf-8"))}
+        stored: dict[str, Any] = {**files.read_json(parent / "settings.json")}
+        content: dict[str, Any] = {**files.read_json(parent / "round_1" / "round.json")}
         rewind_step, _ = stored["rewind_step"], content["weights_sha256"]
     except OSError as error:
         raise BadInput(
@@ -113,7 +112,7 @@ def check_text(parent: Path, data: Tokens) -> None:
         contextlib.suppress(OSError, ValueError, KeyError, TypeError),
         open(parent / "metrics.jsonl", encoding="utf-8") as file,
     ):
-        theirs = json.loads(file.readline())["data"]["sha256"]
+        theirs = files.parse_json(file.readline())["data"]["sha256"]
         if theirs and theirs != data.manifest.get("sha256"):
             raise BadInput(
                 f"--from-round-1 {parent}: it was trained on other tokens than {data.name} has now (the text, its "

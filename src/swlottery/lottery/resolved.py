@@ -5,7 +5,6 @@ A run may go on on another machine, and a branch may start there. Its precision 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
-from swlottery.runtime import sums
+from swlottery.runtime import files, sums
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def begun(run: Path) -> dict[str, Any]:
 def _records(run: Path) -> Iterator[dict[str, Any]]:
     for name in ("environment.json", "metrics.jsonl", "settings.json"):
         with suppress(OSError, ValueError), open(run / name, encoding="utf-8") as file:
-            yield sums.unsealed(json.loads(file.readline() if name == "metrics.jsonl" else file.read()))
+            yield sums.unsealed(files.parse_json(file.readline() if name == "metrics.jsonl" else file.read()))
 
 
 def differs(settings: TrainSettings, resolved: Resolved) -> tuple[str, Any] | None:

@@ -83,7 +83,8 @@ def network(settings: TrainSettings) -> Network:
     fuse_activation(loaded.model)
     roles = Roles(loaded.model)
     if settings.vocabulary and settings.start == "scratch" and len(loaded.tokenizer) > settings.vocabulary:
-        raise BadInput(f"--vocabulary {settings.vocabulary}: the tokenizer has {len(loaded.tokenizer)} tokens")
+        has = f"the tokenizer has {len(loaded.tokenizer)} tokens"
+        raise BadInput(f"--vocabulary {settings.vocabulary}: {has}; give as many or more, or leave it away")
     if settings.freeze_biases:
         freeze_biases(loaded.model, roles)
     lineage = loaded.weights_sha256 if settings.start == "pretrained" else weights_sha256(loaded.model)

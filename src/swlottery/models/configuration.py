@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from swlottery.errors import BadInput
 from swlottery.models.refusals import refuse_pointer, words
+from swlottery.runtime import files
 
 _NOT_THE_FILES = {
     "auto_map",  # names code to run
@@ -47,13 +47,13 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     file = Path(cached_file(where, "config.json", **options))
     refuse_pointer(file)
     try:
-        entries = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
+        entries = dict(files.read_json(file))
+    except (ValueError, TypeError) as error:
         raise BadInput(f"config.json of {where} is damaged: {words(error)}") from None
     kind = entries.get("model_type")
     for part in (entries, *(value for value in entries.values() if isinstance(value, dict))):
         for name in ("quantization_config", "compression_config"):
-            if method := part.get(name):
+            if method := part.pop(name, None):
                 method = method.get("quant_method", name) if isinstance(method, dict) else name
                 raise BadInput(
                     f"the weights of {where} are quantised ({method}): give the model that they were made from, "
@@ -102,7 +102,7 @@ def _meant(value: Any, kinds: list[str]) -> int | float | None:
     """Another value, of one of the types' names, if that is all that ``value`` can mean; else None."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = json.loads(value.lower())
+            value = files.parse_json(value.lower())
         if isinstance(value, bool) and "bool" in kinds:
             return value
     elif type(value).__name__ in kinds:

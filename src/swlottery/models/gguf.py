@@ -95,6 +95,7 @@ def _convert(path: Path, folder: Path) -> None:
     with _reading(path):
         options = {"gguf_file": path.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+        _check_layers(path)
         quantised, info = AutoModelForCausalLM.from_pretrained(path.parent, output_loading_info=True, **options)
         _check_tensors(path, quantised, info["missing_keys"])
     config = quantised.config
@@ -107,12 +108,22 @@ def _convert(path: Path, folder: Path) -> None:
     sums.write(folder, {file.name: file_sha256(file) for file in folder.iterdir()})
 
 
+def _check_layers(path: Path) -> None:
+    """Refuse a file that says that it has more layers than tensors: billions of them would be built."""
+    import gguf
+
+    reader: Any = gguf.GGUFReader(path)
+    layers = _field(reader, f"{_architecture(reader)}.block_count")
+    if layers is not None and int(layers[0]) > len(reader.tensors):
+        raise BadInput(f"{path} is damaged: it says {int(layers[0])} layers, and holds {len(reader.tensors)} tensors")
+
+
 def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:
     """Refuse a file that lacks weights, which transformers would make up, or holds some that it left out."""
     import gguf
 
     reader: Any = gguf.GGUFReader(path)
-    architecture = _field(reader, "general.architecture").tobytes().decode()
+    architecture = _architecture(reader)
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     table = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
     names = {name: table.get_name(name, (".weight", ".bias")) or name for name in model.state_dict()}
@@ -131,10 +142,11 @@ def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:
 def _reading(path: Path) -> Iterator[None]:
     """Refuse a file that cannot be read; the reader's errors are of many types, as it parses whatever the bytes say."""
     import gguf
+    import numpy as np
 
     refuse_pointer(path)
     try:
-        with _read_once():
+        with _read_once(), np.errstate(all="ignore"):  # what is not finite is refused later, by its name
             split = _field(gguf.GGUFReader(path), "split.count")
             if split is not None and int(split[0]) > 1:
                 raise BadInput(f"{path} is one of {int(split[0])} parts: join them with `llama-gguf-split --merge`")
@@ -142,7 +154,13 @@ def _reading(path: Path) -> Iterator[None]:
     except (BadInput, ImportError):
         raise
     except Exception as error:
-        raise BadInput(f"{path} is no GGUF file that transformers can read, or it is damaged: {words(error)}") from None
+        raise BadInput(
+            f"{path} is no GGUF file that transformers can read, or it is damaged ({words(error)}): get it again"
+        ) from None
+
+
+def _architecture(reader: Any) -> str:
+    return str(_field(reader, "general.architecture").tobytes().decode())
 
 
 def _field(reader: Any, name: str) -> Any:

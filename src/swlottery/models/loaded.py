@@ -136,7 +136,9 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
     with torch.no_grad():
         logits = model(tokens, use_cache=False).logits.float()
     if not bool(torch.isfinite(logits).all()):
-        raise BadInput(f"{name} overflows in {dtype}: use --dtype bfloat16 or float32")
+        if dtype == "float16":
+            raise BadInput(f"{name} overflows in float16: use --dtype bfloat16 or float32")
+        raise BadInput(f"{name} answers with NaN or infinity: its weights or its config.json are damaged")
     first, second = logits[:, :-1]
     # Experts sum in another order when other tokens share them, so equality holds to rounding only.
     tolerance = 1e-4 if dtype == "float32" else 5e-2

@@ -30,7 +30,7 @@ def shortened(name: str, longest: int) -> str:
 
 def is_path(name: str) -> bool:
     """Whether a model's name means something on this machine's disk rather than a preset or something on the hub."""
-    written = name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1
+    written = name.startswith((".", "/", "~")) or name.endswith((".gguf", "/")) or name.count("/") > 1
     return written or (name not in PRESETS and os.path.exists(name))
 
 

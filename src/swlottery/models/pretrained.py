@@ -51,6 +51,9 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > len(tensors):  # billions of them would be built
+        raise BadInput(f"config.json of {where} says {layers} layers, but its weights are {len(tensors)} tensors")
     try:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,14 @@ _POINTER = b"version https://git-lfs"
 def in_one_line(name: str, local: bool) -> Iterator[None]:
     """Whatever goes wrong while a model is read is a `BadInput`: the readers' errors are of any type.
 
+    What they warn of is left out: it would be more lines.
+
     name: what the user called the model. local: it is a file or a folder, not a hub id.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except BadInput:
         raise
     except BaseException as error:

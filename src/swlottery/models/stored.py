@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.models.refusals import in_one_line, refuse_pointer
+from swlottery.runtime import files
 
 if TYPE_CHECKING:
     import torch
@@ -73,10 +73,10 @@ def _shards(where: str | Path, index: Path, find: Callable[[str], str | None]) -
     if isinstance(where, Path):
         refuse_pointer(index)
     try:
-        places: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        places: dict[str, str] = dict(files.read_json(index)["weight_map"])
         names = sorted(set(places.values()))
         outside = next((name for name in names if PurePath(name).is_absolute() or ".." in PurePath(name).parts), None)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise BadInput(f"{index} is damaged: it has no weight_map that names a file for each tensor") from None
     if outside is not None:
         raise BadInput(f"{index} names a file outside of the model's folder ({outside}), which is not read")

@@ -9,7 +9,9 @@ from swlottery.errors import BadInput
 from swlottery.models import configuration
 from swlottery.models.refusals import in_one_line, is_readers, refuse_pointer, words
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model")
+_UNREAD = ("tokenizer_config.json", "tokenizer.model", "tekken.json", "spiece.model")
+"""Where a folder has these alone, the readers' words mislead: they propose packages that do not help."""
+_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", *_UNREAD)
 
 
 def load(where: str | Path, revision: str | None, name: str) -> tuple[Any, Any]:
@@ -53,7 +55,8 @@ def read(where: str | Path, config: Any, options: dict[str, Any]) -> Any:
             raise
         cause = words(error)
     if isinstance(where, Path) and "tokenizer.json" not in there:
-        instead = f" (only {', '.join(there)}: {cause})" if there else ""
+        cause = "" if {*there} <= {*_UNREAD} else f": {cause}"
+        instead = f" (only {', '.join(there)}{cause})" if there else ""
         raise BadInput(
             f"no tokenizer in {where}{instead}: put the model's tokenizer.json there, which `save_pretrained` of its "
             "tokenizer writes"

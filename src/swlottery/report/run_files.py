@@ -14,6 +14,7 @@ from pandas import DataFrame
 
 from swlottery.lottery.criteria import CRITERIA
 from swlottery.report.words import Key, key
+from swlottery.runtime import files
 
 Event = dict[str, Any]
 TYPES = {"round": int, "step": int, "level": float}
@@ -21,7 +22,7 @@ TYPES = {"round": int, "step": int, "level": float}
 
 def read_events(run: Path) -> Iterator[Event]:
     """The events of metrics.jsonl."""
-    return map(json.loads, _lines(run / "metrics.jsonl"))
+    return map(files.parse_json, _lines(run / "metrics.jsonl"))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -94,7 +95,7 @@ class Run:
 
 def read_settings(run: Path) -> dict[str, Any]:
     try:
-        settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+        settings = files.read_json(run / "settings.json")
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return settings if isinstance(settings, dict) else {}

@@ -7,7 +7,6 @@ change, whose hashes its manifest has, or is a function of the settings.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -124,8 +123,7 @@ def newest(
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state of a sound checkpoint, without its tensors."""
-    state: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
-    return state
+    return sums.read_sealed(checkpoint)
 
 
 def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -120,6 +120,19 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says. `ValueError` for what is none, and for what is nested deeper than Python reads."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """`parse_json` of a file."""
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any, allow_nan: bool = True) -> None:
     """`write_text` of JSON."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n")

@@ -36,6 +36,8 @@ def unsealed(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     own = content.pop(_OWN, None)
+    if own is None and content.get("schema", 1) != 1:
+        raise ValueError("its own hash is missing")
     if own not in (None, _hash(json.dumps(content))):
         raise ValueError("it has another hash than the one in it")
     return content
@@ -43,7 +45,7 @@ def unsealed(content: Any) -> dict[str, Any]:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """The object in a JSON file, `unsealed`."""
-    return unsealed(json.loads(path.read_text(encoding="utf-8")))
+    return unsealed(files.read_json(path))
 
 
 def write(folder: Path, hashes: Mapping[str, str]) -> None:
@@ -80,24 +82,25 @@ def are_sound(folder: Path) -> bool:
 def check(path: Path) -> None:
     """Raise `BadInput` where a file of a run, or one in a folder of a run, is not as the run has written it.
 
-    A file passes that is missing, or whose hash is not known.
+    A file passes that is missing, or whose hash is not known. It lies in the run's folder, or in a folder there.
     """
     path = path.resolve()
     for run in [path, *path.parents][:3]:
-        where = run / NAME if (run / NAME).exists() and (run / "status.json").exists() else run / "checkpoints"
+        finished = (run / NAME).exists() and (run / "status.json").exists()
+        where = run / (NAME if finished else "checkpoints")
         try:
-            known = _read(where) if where.name == NAME else _of_checkpoints(where)
-            there = {name: known[name] for name in known if path in (run / name, run, *(run / name).parents)}
-            name = damaged(run, {name: digest for name, digest in there.items() if (run / name).exists()})
+            known = _read(where) if finished else _of_checkpoints(where)
+            inside = [name for name in known if path == run or (run / name).is_relative_to(path)]
+            name = damaged(run, {name: known[name] for name in inside if (run / name).exists()})
         except ValueError as error:
             raise BadInput(
                 f"{where} is damaged ({error}): remove it to use the files beside it without a check"
             ) from None
         if name:
-            what = "take it from a copy, or remove the run's folder and run the same again"
-            if where.name != NAME:
-                what = "start that run again, it goes on from what is sound"
-            raise BadInput(f"{run / name} is damaged (its hash is not the one in {where}): {what}")
+            instead = "remove the run's folder and run the same again" if finished else "start that run again"
+            raise BadInput(
+                f"{run / name} is damaged (its hash is not the one in {where}): take it from a copy, or {instead}"
+            )
 
 
 def _read(where: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.data.sources import is_on_hub
 from swlottery.errors import BadInput
 from swlottery.models.names import shortened
-from swlottery.runtime.files import file_sha256
+from swlottery.runtime import files
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:
@@ -66,11 +66,11 @@ def contents(settings: TrainSettings) -> dict[str, str]:
     found = {}
     if settings.from_round_1:
         round_1 = Path(settings.from_round_1, "round_1", "round.json")
-        found["from_round_1"] = str(json.loads(round_1.read_text(encoding="utf-8"))["weights_sha256"])
+        found["from_round_1"] = str(files.read_json(round_1)["weights_sha256"])
     if settings.super_weights not in ("discover", "none"):
         record = Path(settings.super_weights)
         try:
-            found["super_weights"] = file_sha256(record)
+            found["super_weights"] = files.file_sha256(record)
         except OSError as error:
             raise BadInput(f"cannot read the record {record}: {error.strerror} (find_sw.sh writes one)") from None
     return found

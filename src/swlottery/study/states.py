@@ -8,7 +8,6 @@ runs/<study>/<label>/        the run of a point
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any
 
 from swlottery.config import TrainSettings, check_values
 from swlottery.errors import BadInput
-from swlottery.runtime import slurm, sums
+from swlottery.runtime import files, slurm, sums
 from swlottery.runtime.folder import is_gone, read_status
 from swlottery.study.naming import changed
 
@@ -86,7 +85,7 @@ def _tasks(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> dict[str, s
             if job != HERE and not job.isdecimal():
                 raise ValueError(f"{path.with_suffix('.job').name} holds no number of a job")
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-                point = sums.unsealed(json.loads(line))
+                point = sums.unsealed(files.parse_json(line))
                 with suppress(LookupError, TypeError, BadInput):  # of a version with other settings
                     if points.get(point["label"]) == check_values(point["settings"]):
                         found[point["label"]] = HERE if job == HERE else f"{job}_{number}"
@@ -123,7 +122,7 @@ def _runs_with(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
     wanted = _identity(settings)
     for path in sorted(folder.glob("*/settings.json")):
         with suppress(OSError, ValueError, TypeError, BadInput):
-            if _identity(json.loads(path.read_text(encoding="utf-8"))) == wanted:
+            if _identity(files.read_json(path)) == wanted:
                 yield path.parent
 
 

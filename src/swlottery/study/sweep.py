@@ -55,7 +55,7 @@ def point_settings(path: Path, task: str) -> dict[str, Any]:
     """
     try:
         # All of them are read: behind a damaged line the others may have moved.
-        points = [sums.unsealed(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        points = [sums.unsealed(files.parse_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         return check_values(points[int(task)]["settings"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
         line = task or "(SLURM_ARRAY_TASK_ID is not set)"

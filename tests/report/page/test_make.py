@@ -241,6 +241,29 @@ def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -
     assert (reports / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("runs", "settings", "{"),
+        ("runs", "settings", "[]"),
+        ("rounds", "val_loss", "x"),
+        ("weights", "alive", "x"),
+    ],
+)
+def test_damaged_tables_get_one_line(
+    reports: Path, tmp_path: Path, table: str, column: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = tmp_path / "tables"
+    shutil.copytree(reports / "p20_tables", tables)
+    content = pandas.read_csv(tables / f"{table}.csv", dtype=str, keep_default_na=False)
+    content.loc[0, column] = value
+    content.to_csv(tables / f"{table}.csv", index=False)
+    assert main(["report", str(tables), "--out", str(tmp_path / "page.html")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tables) in line and len(line) < 2100
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
 def test_tables_of_two_reports_are_put_together_and_no_run_counts_twice(runs: Path, reports: Path) -> None:
     both = collect([reports / "p20_tables", reports / "other_tables", runs / "p20", runs / "p20"])
     assert sorted(both["runs"]["run"]) == ["small/other", "small/p20"]

@@ -13,7 +13,7 @@ stored masks and weights: `swlottery.report.page.stored`.
 from __future__ import annotations
 
 import io
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -38,15 +38,17 @@ ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_th
 """Columns that five digits are enough for, in the longest tables."""
 OTHER_RUN = {"elsewhere": "of", "twins": "other"}
 """Columns that name a second run."""
+NUMERIC = ("boolean", "empty", "floating", "integer", "mixed-integer-float")
 UNREADABLE = ("damaged", "no run")
 
 
 @dataclass
 class Facts:
-    """The tables, by name, and the folders of the runs that were read from folders."""
+    """The tables, by name, the folders of the runs that were read from folders, and those of stored tables."""
 
     tables: dict[str, DataFrame]
     folders: dict[str, Path] = field(default_factory=dict)
+    stored: Sequence[Path] = ()
 
     def __getitem__(self, table: str) -> DataFrame:
         return self.tables[table]
@@ -67,12 +69,12 @@ def collect(paths: Sequence[Path]) -> Facts:
     """
     rows: dict[str, list[Row]] = {name: [] for name in COLUMNS}
     folders: dict[str, Path] = {}
-    stored: list[dict[str, DataFrame]] = []
+    stored: dict[Path, dict[str, DataFrame]] = {}
     for path in paths:
         if not path.is_dir():
             raise BadInput(f"{path}: no such folder: give a run's folder, or a folder of runs")
         if (path / "runs.csv").is_file():
-            stored.append(_read(path))
+            stored[path] = _read(path)
             continue
         for folder in _folders(path.resolve()):
             if folder not in folders.values():
@@ -84,7 +86,7 @@ def collect(paths: Sequence[Path]) -> Facts:
     readable = {row["run"]: row for row in rows["runs"] if row["state"] not in UNREADABLE}
     tracked = _tracked(pandas.DataFrame(rows["weights"], columns=COLUMNS["weights"].split()))
     runs = [StoredRun(folders[name], name, *tracked.get(name, ())) for name in readable]
-    found, problems = stored_tables(runs, _networks(stored))
+    found, problems = stored_tables(runs, _networks(stored.values()))
     for name, problem in problems.items():
         readable[name]["message"] = "; ".join(filter(None, (readable[name]["message"], problem)))
     known = {(row["run"], row["round"]) for row in rows["rounds"]}
@@ -98,9 +100,9 @@ def collect(paths: Sequence[Path]) -> Facts:
         name: from_csv_text(io.StringIO(to_csv_text(pandas.DataFrame(rows[name], columns=columns.split()), name)), name)
         for name, columns in COLUMNS.items()
     }
-    for older in stored:
+    for older in stored.values():
         tables = _joined(tables, older)
-    return Facts(tables, folders)
+    return Facts(tables, folders, list(stored))
 
 
 def _tracked(weights: DataFrame) -> dict[str, tuple[Key, list[Key]]]:
@@ -114,7 +116,7 @@ def _tracked(weights: DataFrame) -> dict[str, tuple[Key, list[Key]]]:
     }
 
 
-def _networks(stored: Sequence[dict[str, DataFrame]]) -> dict[str, Tracked]:
+def _networks(stored: Iterable[dict[str, DataFrame]]) -> dict[str, Tracked]:
     """What each network of stored tables tracks first, by what the network is called by."""
     found: dict[str, Tracked] = {}
     for tables in stored:
@@ -175,8 +177,16 @@ def from_csv_text(text: Any, name: str) -> DataFrame:
     columns = COLUMNS[name].split()
     words = [column for column in columns if column in TEXT.split() and (name, column) not in NUMBERS]
     found = pandas.read_csv(
-        text, float_precision="round_trip", dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=[""]
+        text,
+        float_precision="round_trip",
+        dtype=dict.fromkeys(words, str),
+        keep_default_na=False,
+        na_values=[""],
+        usecols=columns.__contains__,
     )
+    for column in found:
+        if column not in words and pandas.api.types.infer_dtype(found[column]) not in NUMERIC:
+            raise ValueError(f"no numbers in {column}")
     return found.reindex(columns=columns).fillna(dict.fromkeys(words, ""))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from swlottery.config import TrainSettings
+from swlottery.errors import BadInput
 from swlottery.report.logs.train import TrainLog
 from swlottery.report.page import pages, pictures
 from swlottery.report.page.answer import Answer, Picture, Row
@@ -33,12 +33,20 @@ def make(paths: list[Path], out: Path, into: Path | None = None) -> list[Path]:
         BadInput: a path that is no folder, or no run in any of them.
     """
     facts = collect(paths)
-    study = Study(facts)
-    found = answers(study)
-    lead = lead_of(study, found)
     made = f"Made by swlottery {__version__} report, from {count(len(facts['runs']), 'run')}."
     tables = out.with_name(f"{out.stem}_tables")
-    page = pages.html(TITLE, found, lead, made, runs_of(study))
+    try:
+        study = Study(facts)
+        found = answers(study)
+        lead = lead_of(study, found)
+        page = pages.html(TITLE, found, lead, made, runs_of(study))
+    except Exception as error:
+        if not facts.stored:
+            raise
+        words = f"{type(error).__name__}: {error}"
+        raise BadInput(
+            f"the tables in {facts.stored[0]} are damaged ({words}): make them again from the runs"
+        ) from None
     _write_tables(facts, found, tables)
     files.write_text(out, page)
     if into is None:
@@ -78,7 +86,7 @@ def log_of(folder: Path) -> str:
     try:
         for name in ("settings.json", "metrics.jsonl"):
             sums.check(folder / name)
-        settings: Mapping[str, object] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        settings: Mapping[str, object] = files.read_json(folder / "settings.json")
         for event in read_events(folder):
             if event["event"] == "start":
                 log.header(settings, event, asdict(TrainSettings()))

@@ -17,7 +17,7 @@ from swlottery.errors import BadInput
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
 from swlottery.report.words import key, place
-from swlottery.runtime import sums
+from swlottery.runtime import files, sums
 
 Row = dict[str, Any]
 Event = dict[str, Any]
@@ -72,14 +72,14 @@ def run(name: str, folder: Path, rows: dict[str, list[Row]]) -> None:
 def network_of(folder: Path) -> str:
     """What the trained round-1 network is called by; empty before there is one."""
     stored = folder / "round_1" / "round.json"
-    return str(json.loads(stored.read_text(encoding="utf-8"))["weights_sha256"])[:HASH] if stored.exists() else ""
+    return str(files.read_json(stored)["weights_sha256"])[:HASH] if stored.exists() else ""
 
 
 def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
     """What the text files of a run say: more columns of its row in ``runs``, and its rows in the other tables."""
     for file in ("settings.json", "metrics.jsonl", "rounds.csv", "watch.csv", "round_1/round.json"):
         sums.check(folder / file)
-    settings = asdict(TrainSettings()) | json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    settings = asdict(TrainSettings()) | files.read_json(folder / "settings.json")
     events: dict[str, list[Event]] = {kind: [] for kind in ("start", "evaluation", "prune", "found", "box")}
     for event in read_events(folder):
         if event["event"] in events:
