@@ -111,7 +111,8 @@ class Faults:
                 break
             if wrong := _wrong(kind, ended, self.run):
                 return met + 1, wrong
-            saved = max(saved, self._saved(faults[met][0]))
+            if kind.name != "sweep":  # which has several runs
+                saved = max(saved, self._saved(faults[met][0]))
             met += 1
         if any(ended.codes) or ended.err:
             return met, f"the next start ends with {ended.codes}: {ended.err.strip()[-300:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from both_scripts import hide_modules, make_environment
 from lottery.runs import forked
 from studies import write
 from swlottery.cli import main
-from swlottery.runtime import child, slurm
+from swlottery.runtime import child, files, slurm
 from swlottery.study import grid
 from swlottery.study import states as states_of
 from swlottery.study import sweep as sweeps
@@ -321,6 +322,25 @@ def test_the_jobs_number_is_found_among_what_a_site_prints(
     program("squeue", "printf '%s\\n' 'Slow today: 3' '123 0 PENDING' '7 N/A RUNNING'")
     assert main(["sweep", path]) == 0, "not submitted again"
     assert "nothing to run" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_when_the_jobs_number_is_kept(
+    root: Path, program: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path) -> None:
+        if ".job" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    program("sbatch", "echo 123")
+    (root / "func_train.sh").touch()
+    path = str(write(root, root / "model", {"a": {}}))
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "sync", full)
+        assert main(["sweep", path]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1.job (No space left on device)" in line
+    assert [file.name for file in (root / "runs" / "small" / "points").iterdir()] == ["1.jsonl"]
+    assert main(["sweep", path]) == 0, "no half of a number is in its way"
 
 
 @pytest.mark.parametrize("said", ["'Quota 7 %' 'no number'", "''", "12 123", "'Submitted batch job'"])

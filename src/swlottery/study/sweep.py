@@ -108,7 +108,7 @@ def submit(
                 *([f"--dependency=afterany:{behind}"] if behind else []),
             ]
             last = slurm.submit(script, ["--point", str(path)], [*options, *own], script.parent)
-            path.with_suffix(".job").write_text(last + "\n", encoding="utf-8")
+            files.write_text(path.with_suffix(".job"), last + "\n")
             yield last, len(part)
 
 
@@ -148,7 +148,7 @@ def run_here(
     """
     ordered = sorted(points, key=lambda point: point.parent is not None)
     path = _write(folder, ordered)
-    path.with_suffix(".job").write_text(f"{HERE}\n", encoding="utf-8")
+    files.write_text(path.with_suffix(".job"), f"{HERE}\n")
 
     def one(number: int) -> int:
         if asked():
