@@ -29,11 +29,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fuzz_inputs
+from counts import count, counted
 from fuzz_worker import REFUSED, RIGHT, Case, Kind, Outcome, run
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-COUNTS = Path(__file__).with_name("counts.json")
 FORK = 25
 """Cases that one child runs."""
 
@@ -98,14 +98,6 @@ def again(place: Path, kinds: list[Kind], folder: Path) -> Outcome:
     return run(kind, [(told["number"], {name: (place / name).read_bytes() for name in told["files"]})], folder)[0]
 
 
-def _count(kind: str, number: int) -> None:
-    counts = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
-    counts.setdefault("fuzz", {})[kind] = number
-    fresh = COUNTS.with_suffix(".tmp")
-    fresh.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
-    fresh.replace(COUNTS)
-
-
 def _seconds() -> float:
     """Of this process and its children, on a processor."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -137,19 +129,19 @@ def main() -> int:
         for kind in kinds:
             if given.kind and kind.name not in given.kind:
                 continue
-            counts = json.loads(COUNTS.read_text()) if COUNTS.exists() and not given.fresh else {}
-            began, first, verdicts = _seconds(), counts.get("fuzz", {}).get(kind.name, 0), Counter[str]()
+            first = 0 if given.fresh else counted("fuzz").get(kind.name, 0)
+            began, verdicts = _seconds(), Counter[str]()
             until = time.monotonic() + given.seconds
             numbered = itertools.islice(enumerate(cases(kind)), first, max(first, given.until))
             while time.monotonic() < until and (some := list(itertools.islice(numbered, FORK))):
                 verdicts += campaign(kind, some, Path(name), keep)
                 if not given.fresh:
-                    _count(kind.name, some[-1][0] + 1)
-            found = {verdict: count for verdict, count in verdicts.items() if verdict not in (REFUSED, RIGHT)}
+                    count("fuzz", counted("fuzz") | {kind.name: some[-1][0] + 1})
+            found = {verdict: times for verdict, times in verdicts.items() if verdict not in (REFUSED, RIGHT)}
             row = f"{verdicts.total():>6} {verdicts[REFUSED]:>8} {verdicts[RIGHT]:>6} {sum(found.values()):>6}"
             print(f"{kind.name:<12} {row} {_seconds() - began:>8.0f}", flush=True)
-            for verdict, count in sorted(found.items(), key=lambda one: -one[1]):
-                print(f"    {count:>4} {verdict}", flush=True)
+            for verdict, times in sorted(found.items(), key=lambda one: -one[1]):
+                print(f"    {times:>4} {verdict}", flush=True)
             bad += len(found)
     return bool(bad)
 

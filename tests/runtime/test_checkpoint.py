@@ -69,6 +69,14 @@ def test_a_manifest_that_is_nested_deeply_gives_way_too(save, tmp_path):
     assert newest(tmp_path)[:2] == (1, 2)
 
 
+def test_a_manifest_whose_own_hash_is_gone_gives_way(tmp_path):
+    for step in (2, 4):
+        checkpoint.save(tmp_path, 1, step, {"w": torch.full((3,), 100.0 + step)}, {"schema": 2, "losses": [1 / 3]})
+    manifest = tmp_path / "checkpoint_1_4.json"
+    manifest.write_text(manifest.read_text().replace("own_sha256", "own_sha257").replace('"step": 4', '"step": 3'))
+    assert newest(tmp_path)[:2] == (1, 2)
+
+
 def test_a_run_that_begins_again_keeps_what_it_saves(save, tmp_path):
     """Both were damaged: what is saved on the way is older than they are."""
     save((2, 2), (2, 4))

@@ -94,6 +94,7 @@ def test_the_config_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytes
         ("arms: {a: {}, b: {seed: 1, from_round_1: a}, c: {seed: 2, from_round_1: b}}", "one step only"),
         ("grid: {seed: [1, 2, 3], data_seed: [1, 2, 3], lr: " + str(list(range(1, 20_000))) + "}", "at most 100,000"),
         ("config: missing.yaml", "cannot read the config"),
+        ('config: "a\\0b"', "cannot read the config"),
         ("arms: {a: {seed: 1}, b: {seed: 2}, a: {seed: 3}}", "a stands twice"),
         ("arms: {1: {seed: 1}, '1': {seed: 2}}", "1 stands twice"),
         ("arms: {a: {seed: 1, lr: 1, seed: 2}}", "seed stands twice"),
