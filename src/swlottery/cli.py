@@ -1,4 +1,4 @@
-"""The command line: parses flags, calls a command, and answers with its exit code.
+"""The command line: calls a command, and answers with its exit code.
 
 What belongs to a process (signals, environment variables, quiet libraries) is set here and nowhere else. Nothing heavy
 is imported before a command needs it, so that ``--help`` and a typo are answered at once.
@@ -9,24 +9,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any
 
-from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
-from swlottery.errors import BAD_INPUT, FAILED, BadInput
+from swlottery.config import FindSettings, SweepSettings, TrainSettings, from_file
+from swlottery.errors import BAD_INPUT, FAILED, BadInput, complain
+from swlottery.flags import parser
 from swlottery.runtime import stop, terminal
 from swlottery.runtime.files import home
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
-from swlottery.version import __version__
-
-LONGEST = 2000  # characters of a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(parsed, place, own)
     except BadInput as error:
         if place.rank == 0:  # all ranks have the same to say
-            _complain(str(error))
+            complain(str(error))
         return BAD_INPUT
     except RankLost as error:
         exit_now(str(error), error.reported)
     except KeyboardInterrupt:
-        _complain("interrupted: the model's weights are as they were; no record that is half written was left")
+        complain("interrupted: the model's weights are as they were; no record that is half written was left")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if place.rank == 0:
             what = f"cannot use {error.filename} ({error.strerror})" if error.filename else error.strerror or str(error)
             goes_on = parsed.command in ("train", "prepare", "sweep")
-            _complain(
+            complain(
                 f"{what}: see to that, {'and run the same again, it goes on' if goes_on else 'or give another path'}"
             )
         return BAD_INPUT
@@ -152,15 +149,6 @@ def _cores(place: Place) -> int:
 # The process
 
 
-def _complain(message: str) -> None:
-    message = " ".join(message.split())
-    if len(message) > LONGEST:  # a value in it is
-        message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
-    # One write: print's second one, of the line's end, may come behind another line of a log that stdout shares.
-    sys.stderr.write(f"swlottery: {message}\n")
-    sys.stderr.flush()
-
-
 def _terminate(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
@@ -176,95 +164,6 @@ def _be_quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HOME", str(home()))  # without one, libraries write into a folder that is called `~`
-
-
-# The flags
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that answers an unknown flag with the nearest valid one, in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.endswith("expected one argument"):
-            message += f"; one that begins with - is written {message.split()[1].rstrip(':')}=…"
-        _complain(f"{message} (see {self.prog} --help)")
-        sys.exit(BAD_INPUT)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flags = [flag for action in known.parser._actions for flag in action.option_strings if flag != "-h"]
-            name = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(name, flags, n=1, cutoff=0.5)
-            hint = f": did you mean {near[0]}?" if near else f": the flags are {' '.join(flags)}"
-            _complain(f"unknown {'flag' if name.startswith('-') else 'argument'} {name}{hint}")
-            sys.exit(BAD_INPUT)
-        return known
-
-
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    top = _Parser(prog="swlottery", description="Super weights of language models, and whether they survive pruning.")
-    top.add_argument("--version", action="version", version=f"swlottery {__version__}")
-    home = os.path.expanduser  # a ~ in a path; of the settings config knows which are paths
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-
-    def command(name: str, help: str) -> argparse.ArgumentParser:
-        one: argparse.ArgumentParser = commands.add_parser(name, help=help, allow_abbrev=False)
-        one.set_defaults(parser=one)
-        return one
-
-    find = command("find", "locate the super weights of a model, and test whether they matter")
-    _add_flags(find, FindSettings)
-    train = command("train", "train, prune and rewind a model, and track its super weights")
-    prepare = command("prepare", "only make the tokens that such a training reads: on a login or CPU node")
-    for one in (train, prepare):
-        one.add_argument(
-            "--config", type=home, metavar="FILE", help="a file of settings, one 'name: value' a line; a flag wins"
-        )
-        _add_flags(one, TrainSettings)
-        one.add_argument(
-            "--point",
-            type=home,
-            metavar="FILE[:LINE]",
-            help="settings from a file that a sweep wrote; without a line: SLURM_ARRAY_TASK_ID's",
-        )
-    sweep = command("sweep", "run every point of a study, as an array job or in turn")
-    sweep.add_argument("study", metavar="STUDY.yaml", help="the study: see docs/slurm.md")
-    _add_flags(sweep, SweepSettings, "study")
-    status = command("status", "the state of all runs, or of all points of a study")
-    status.add_argument("folder", nargs="?", type=home, metavar="FOLDER", help="the runs' folder, or a study's [runs]")
-    report = command("report", "one page on many runs: the answers, tables, figures")
-    runs = "a run, a folder of runs, or an earlier report's tables"
-    report.add_argument("runs", nargs="+", type=home, metavar="RUN", help=runs)
-    page = "the page, with its tables beside it"
-    report.add_argument("--out", default="report.html", type=home, metavar="PAGE.html", help=page)
-    markdown = "the same as Markdown, its tables and figures beside it"
-    report.add_argument("--markdown", type=home, metavar="FILE.md", help=markdown)
-    return top
-
-
-def _add_flags(parser: argparse.ArgumentParser, settings: type, *arguments: str) -> None:
-    """One flag for each field of a settings class, but for those that are ``arguments`` of their own."""
-    hints = get_type_hints(settings)
-    for field in dataclasses.fields(settings):
-        if field.name in arguments:
-            continue
-        options = dict(field.metadata["flag"])
-        kind = next((t for t in (int, float, bool) if hints[field.name] is t), str)
-        if "action" not in options:
-            options["type"] = kind
-        parser.add_argument(flag_of(field.name), default=None, help=_help(field, kind), **options)
-
-
-def _help(field: dataclasses.Field[Any], kind: type) -> str:
-    """What a setting does, and its default with its unit."""
-    text: str = field.metadata["help"]
-    if field.default in (None, dataclasses.MISSING, "", 0):
-        return text
-    shown = f"{field.default:g}" if kind is float else f"{field.default}"
-    unit = field.metadata["unit"] if shown != "auto" else ""
-    return f"{text} [{shown}{' ' + unit if unit else ''}]"
 
 
 if __name__ == "__main__":

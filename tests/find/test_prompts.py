@@ -98,12 +98,23 @@ def test_a_network_of_a_short_context_is_trained_and_looked_at(context: int) -> 
 
 def test_a_network_that_takes_one_token_is_refused() -> None:
     model = odd.model(Path("m"), n_positions=1)
-    odd.refused(odd.find(model), "takes sequences of 1 token")
-    odd.refused(odd.train(model), "takes sequences of 1 token")
+    odd.refused(odd.find(model), "takes 1 token at a time")
+    odd.refused(odd.train(model), "takes 1 token at a time")
     assert not Path("runs").exists()
 
 
 def test_a_long_prompt_among_many() -> None:
     odd.model(Path("m"))
-    Path("many.txt").write_text("\n".join(["A short one."] * 20_000 + ["And a long one: " + "x" * 200]))
+    many = [*(f"Short one {number}." for number in range(20_000)), "And a long one: " + "x" * 200]
+    Path("many.txt").write_text("\n".join(many))
     odd.refused(odd.find("m", "--prompt-file", "many.txt"), "20,001 prompts", "give fewer")
+
+
+def test_a_prompt_that_is_given_twice_counts_once() -> None:
+    odd.model(Path("m"))
+    for name, given in (("once", ["One.", "Another one."]), ("twice", ["One.", "Another one.", "One."])):
+        flags = [flag for prompt in given for flag in ("--prompt", prompt)]
+        assert odd.find("m", "--out", f"{name}.json", *flags).code == 0
+    once, twice = (json.loads(Path(f"{name}.json").read_text()) for name in ("once", "twice"))
+    assert once["prompts"] == twice["prompts"] == ["One.", "Another one."]
+    assert [once[key] for key in ("nulls", "leader")] == [twice[key] for key in ("nulls", "leader")]

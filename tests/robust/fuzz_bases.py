@@ -144,8 +144,6 @@ def _gguf() -> None:
         "blk.0.attn_q": (32, 32),
         "blk.0.attn_k": (16, 32),
         "blk.0.attn_v": (16, 32),
-    }
-    shapes |= {
         "blk.0.attn_output": (32, 32),
         "blk.0.ffn_gate": (64, 32),
         "blk.0.ffn_up": (64, 32),
@@ -194,10 +192,8 @@ def _record() -> None:
     from swlottery.models.coordinates import Coordinate
 
     _model("m", n_embd=32, n_inner=128)
-    tokenizer, model = (
-        AutoTokenizer.from_pretrained("m"),
-        AutoModelForCausalLM.from_pretrained("m").requires_grad_(False),
-    )
+    tokenizer = AutoTokenizer.from_pretrained("m")
+    model = AutoModelForCausalLM.from_pretrained("m").requires_grad_(False)
     short = probe.build(tokenizer, ["Apple Inc. is a worldwide tech"], 512, "with")
     torch.manual_seed(0)
     plant = planted.plant_input(model, Roles(model), short, Coordinate(1, 5, 60), 0, size=300.0)
@@ -217,10 +213,8 @@ def _runs() -> None:
     _right(*TRAIN, "--runs", "done", "--plots", "plots")
     settings = _train_settings(parser().parse_args([*TRAIN, "--runs", "runs", "--plots", "plots"]))
     with contextlib.redirect_stdout(io.StringIO()):
-        assert (
-            train(settings, Path(), asked=lambda: any(Path("runs").glob("*/checkpoints/checkpoint_2_*.json")), cores=1)
-            == 75
-        )
+        code = train(settings, Path(), asked=lambda: any(Path("runs").glob("*/checkpoints/*_2_*.json")), cores=1)
+    assert code == 75
     Path("bits").write_text(bits(Path("done")))
 
 

@@ -84,7 +84,7 @@ def _prompts(names: Sequence[str], number: int) -> str:
     said = _find("m", number, "q.json", "--prompt-file", "p.txt")
     if not said.code:
         lines = Path("p.txt").read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-        if _stored("out.json")["prompts"] != [line for line in lines if line.strip()]:
+        if _stored("out.json")["prompts"] != list(dict.fromkeys(line for line in lines if line.strip())):
             raise Wrong("other prompts than the file's lines, and nothing said")
     return verdict(said)
 

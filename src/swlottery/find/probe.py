@@ -97,7 +97,7 @@ def build(
     device: Any = "cpu",
     rows: int | None = None,
 ) -> Probe:
-    """Tokenise the prompts, and cut them to the context.
+    """Tokenise the prompts, each of them once, and cut them to the context.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -116,6 +116,7 @@ def build(
     modes = {"both": (False, True), "with": (True,), "without": (False,)}[bos if bos_token is not None else "without"]
     room = context - (True in modes)
     tokens, cut = dict[str, list[int]](), 0
+    prompts = list(dict.fromkeys(prompts))
     for prompt in prompts:
         with tokenizing("a prompt"):
             ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]

@@ -241,6 +241,16 @@ def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -
     assert (reports / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
 
 
+@pytest.mark.parametrize("value", ['"x"', '"nan"', "[1]", "true", "9" * 30])
+def test_what_is_no_number_in_a_history(runs: Path, tmp_path: Path, value: str) -> None:
+    shutil.copytree(runs / "twin", tmp_path / "twin")
+    (history,) = tmp_path.glob("*/*/metrics.jsonl")
+    (history.parent / "SHA256SUMS").unlink()
+    history.write_text(re.sub(r'("val_loss": )[^,}]+', rf"\g<1>{value}", history.read_text(), count=1))
+    (row,) = collect([tmp_path]).tables["runs"].to_dict("records")
+    assert row["state"] == "damaged" and "ValueError" in row["message"]
+
+
 @pytest.mark.parametrize(
     ("table", "column", "value"),
     [
@@ -248,6 +258,7 @@ def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -
         ("runs", "settings", "[]"),
         ("rounds", "val_loss", "x"),
         ("weights", "alive", "x"),
+        ("rounds", "x", ",".join("x" * 200_000)),
     ],
 )
 def test_damaged_tables_get_one_line(

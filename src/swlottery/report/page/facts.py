@@ -25,19 +25,17 @@ from pandas import DataFrame
 
 from swlottery.errors import BadInput
 from swlottery.report.logs import status
-from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run
+from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run, words_of
 from swlottery.report.page.stored import StoredRun, Tracked
 from swlottery.report.page.stored import tables as stored_tables
 from swlottery.report.words import Key, coordinate
 from swlottery.runtime import files
 
-TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
-"""Columns of words; ``kept`` is a number in some tables."""
-NUMBERS = {("fixed", "kept"), ("twins", "kept")}
 ROUGH = {"weights": (*AVERAGED, "value", "over_threshold"), "initial": ("over_threshold",)}
 """Columns that five digits are enough for, in the longest tables."""
 OTHER_RUN = {"elsewhere": "of", "twins": "other"}
 """Columns that name a second run."""
+MOST_CELLS = 10_000
 NUMERIC = ("boolean", "empty", "floating", "integer", "mixed-integer-float")
 UNREADABLE = ("damaged", "no run")
 
@@ -174,8 +172,7 @@ def to_csv_text(table: DataFrame, name: str) -> str:
 
 def from_csv_text(text: Any, name: str) -> DataFrame:
     """A table from its CSV text or file. Words are never missing: a run may be called NA."""
-    columns = COLUMNS[name].split()
-    words = [column for column in columns if column in TEXT.split() and (name, column) not in NUMBERS]
+    columns, words = COLUMNS[name].split(), words_of(name)
     found = pandas.read_csv(
         text,
         float_precision="round_trip",
@@ -195,7 +192,10 @@ def _read(folder: Path) -> dict[str, DataFrame]:
     for name in COLUMNS:
         path = folder / f"{name}.csv"
         try:
-            found[name] = from_csv_text(path if path.exists() else io.StringIO(",".join(COLUMNS[name].split())), name)
+            text = path.read_text(encoding="utf-8") if path.exists() else ",".join(COLUMNS[name].split())
+            if any(line.count(",") > MOST_CELLS for line in text.split("\n")):  # pandas would take minutes
+                raise ValueError("a row has too many cells")
+            found[name] = from_csv_text(io.StringIO(text), name)
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
     return found

@@ -40,6 +40,9 @@ COLUMNS = {
     "twins": "run other weight found_again percentile rank controls kept matrix_keep_rate",
 }
 """The tables and their columns. A weight is written ``(layer, out, in)``, with its expert behind where there is one."""
+TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
+"""Columns of words; ``kept`` is a number in some tables."""
+NUMBERS = {("fixed", "kept"), ("twins", "kept")}
 AVERAGED = ["gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update"]
 """Columns of ``weights`` that are means over the evaluations of the round."""
 OWN = ("super_weight", "leader")
@@ -52,6 +55,11 @@ DAMAGE = (BadInput, OSError, ValueError, KeyError, TypeError, IndexError, Attrib
 """What reading a damaged file may raise."""
 
 
+def words_of(table: str) -> list[str]:
+    """The columns of words in a table; the others hold numbers."""
+    return [column for column in COLUMNS[table].split() if column in TEXT.split() and (table, column) not in NUMBERS]
+
+
 def run(name: str, folder: Path, rows: dict[str, list[Row]]) -> None:
     """Add the rows of one run; of one that cannot be read only the one that says so."""
     row: Row = {"run": name, "state": "no run", "message": "holds no file of a run"}
@@ -60,13 +68,29 @@ def run(name: str, folder: Path, rows: dict[str, list[Row]]) -> None:
         if any((folder / file).is_file() for file in status.FILES):
             found = status.runs(folder)[0]
             row |= {"state": found["state"], "message": found["message"]}
-            described, own = _read(name, folder)
+            described, read = _read(name, folder)
+            for table, found_rows in read.items():
+                _check_numbers(table, found_rows)
+            own = read
             row |= described
     except DAMAGE as error:
         kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
         row |= {"state": "damaged", "message": f"{kind}{error}"}
     for table, found_rows in (own | {"runs": [row]}).items():
         rows[table] += found_rows
+
+
+def _check_numbers(table: str, rows: list[Row]) -> None:
+    """Raise `ValueError` for what is no number in a column of numbers."""
+    numbers = set(COLUMNS[table].split()).difference(words_of(table))
+    for row in rows:
+        for column in row.keys() & numbers:
+            value = row[column]
+            if value in (None, "") or (column == "alive" and str(value) in ("True", "False")):
+                continue
+            number = float(str(value))
+            if (isinstance(value, str) and math.isnan(number)) or (isinstance(value, int) and abs(number) >= 1 << 63):
+                raise ValueError(f"{column} is {number}")
 
 
 def network_of(folder: Path) -> str:
