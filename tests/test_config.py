@@ -58,7 +58,6 @@ BAD = [
     ({"tokenizer": "builtin"}, "--tokenizer builtin changes nothing without --start scratch"),
     ({"start": "scratch", "revision": "main"}, "--revision main changes nothing with --start scratch: leave it away"),
     ({"schedule": "0.1", "rounds": 1, "prune_rate": "0.3"}, "--prune-rate 0.3 changes nothing with --schedule"),
-    ({"warmup": 300, "lr_schedule": "cosine"}, "--lr-schedule cosine changes nothing where the warm-up takes all"),
     ({"allow_foreign": True}, "--allow-foreign changes nothing without a record"),
     ({"super_weights": "none", "allow_foreign": True}, "--allow-foreign changes nothing without a record"),
     ({"runs": ""}, "--runs is empty: give a path, or leave it away"),
@@ -106,25 +105,6 @@ def test_rates_and_coordinates():
 
 IDLE = [
     ({"start": "scratch", "revision": "v1"}, "--revision v1 changes nothing with --start scratch"),
-    *[
-        ({"check": "r.json", name: value}, f"{flag_of(name)} {value} changes nothing with --check")
-        for name, value in {
-            "prompt": ["a"],
-            "prompt_file": "p",
-            "bos": "with",
-            "kappa": 50.0,
-            "max_weights": 1,
-            "null_draws": 3,
-            "eval_text": "t",
-            "eval_tokens": 640,
-            "eval_context": 64,
-            "controls": 2,
-            "seed": 1,
-            "out": "o",
-            "plots": "p",
-            "ablate": ["1,2,3"],
-        }.items()
-    ],
     ({"check": ""}, "--check is empty"),
     ({"out": ""}, "--out is empty"),
     ({"prompt": ["\udcff"]}, "--prompt '\\udcff': is not UTF-8"),
@@ -137,10 +117,6 @@ IDLE = [
 def test_what_find_cannot_mean(changes, words):
     with pytest.raises(BadInput, match=re.escape(words)):
         FindSettings(**changes).validate()
-
-
-def test_what_a_check_of_a_record_needs_is_taken():
-    FindSettings(check="r.json", start="scratch", model="gpt2-mini", seed=3, dtype="float32", device="cpu").validate()
 
 
 def test_what_a_sweep_cannot_mean():

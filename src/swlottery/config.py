@@ -160,12 +160,7 @@ class FindSettings(Settings):
         """Raise `BadInput` for what cannot be meant; what depends on the model or the text is checked there."""
         self.check_limits()
         self.coordinates()
-        looks = "prompt prompt_file bos kappa max_weights null_draws eval_text eval_tokens eval_context controls"
-        self.check_idle(
-            ("revision", self.start == "scratch", "with --start scratch"),
-            (f"{looks} ablate out plots", self.check is not None, "with --check"),
-            ("seed", self.check is not None and self.start == "pretrained", "with --check"),
-        )
+        self.check_idle(("revision", self.start == "scratch", "with --start scratch"))
 
 
 @dataclass
@@ -302,7 +297,6 @@ class TrainSettings(Settings):
             ("tokenizer vocabulary init freeze_biases", self.start == "pretrained", "without --start scratch"),
             ("revision", self.start == "scratch", "with --start scratch"),
             ("prune_rate", self.schedule, "with --schedule"),
-            ("lr_schedule", self.warmup >= self.steps, "where the warm-up takes all steps"),
             ("allow_foreign", self.super_weights in ("discover", "none"), "without a record (--super-weights)"),
         )
         if self.one_shot and self.schedule:
