@@ -197,6 +197,7 @@ def main() -> int:
             return again(faults, chosen[flags.again[0]], *flags.again)
         kept = not (flags.sample or flags.only)
         counts = stored.counted("faults") if kept else {}
+        before = sum(row["found"] for row in counts.values())  # those are known
         for turns in range(1, 2 if flags.sample else len(ERRORS) + 1):
             for name in [flags.only] if flags.only else KINDS:
                 places = chosen[name]
@@ -207,7 +208,7 @@ def main() -> int:
                     if kept:
                         stored.count("faults", counts)
         print(table(counts))
-    return int(any(row["found"] for row in counts.values()))
+    return int(sum(row["found"] for row in counts.values()) > before)
 
 
 def in_turn(places: list[Place]) -> list[tuple[Place, int]]:
