@@ -18,8 +18,13 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 # As `main` does, but before anything imports tqdm, which asks once: nothing else is on stderr then.
 os.environ["TQDM_DISABLE"] = "1"
 
-# Started in the background by a shell, Python ignores Ctrl-C, and so would every program that the tests start.
+# Started in the background by a shell, Python ignores Ctrl-C, and so would every program that the tests start; under
+# nohup it ignores SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# test.sh sets it for the scripts: what a test runs in this process writes into the working folder, not into the root.
+os.environ.pop("SWLOTTERY_ROOT", None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

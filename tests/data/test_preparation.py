@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tqdm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -612,7 +614,8 @@ def test_a_log_gets_a_line_a_minute() -> None:
     assert lines[-1].startswith("making tokens: 900,000, ") and lines[-1].endswith(" a second")
 
 
-def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tqdm.tqdm", functools.partial(tqdm.tqdm, disable=False))  # TQDM_DISABLE is read at its import
     with PrepareLog(True, lambda line: pytest.fail("a line")) as log:
         log.progress(0, None)
         for done in (5_000, 6_000):
