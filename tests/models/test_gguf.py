@@ -42,8 +42,8 @@ def write(folder: Path, path: Path) -> Path:
     file.add_vocab_size(config.vocab_size)
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     file.add_tokenizer_model("gpt2")
-    file.add_token_list([*tokens, "ab"])
-    file.add_token_merges(["a b"])
+    file.add_token_list([*tokens, "ab", "ba"])
+    file.add_token_merges(["a b", "b a"])  # transformers 5.17 reads a list of one as no list
     file.add_bos_token_id(tokenizer.bos_token_id)
     file.add_eos_token_id(tokenizer.eos_token_id)
     for name, tensor in network.state_dict().items():
