@@ -52,15 +52,14 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
     from swlottery.models.loaded import wrap
 
     find_command.check(chosen)
-    if not isinstance(model, str | Path):
-        chosen.check_idle(("revision start dtype device", True, "for a model that is loaded already"))
-    elif tokenizer is not None:
-        raise BadInput("tokenizer changes nothing for a model that is named: leave it away")
     if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise BadInput("tokenizer changes nothing for a model that is named: leave it away")
         loaded = find_command.load(chosen)
     elif tokenizer is None:
         raise BadInput("a loaded model needs its tokenizer: find(model, tokenizer)")
     else:
+        chosen.check_idle(("revision start dtype device", True, "for a model that is loaded already"))
         loaded = wrap(model, tokenizer)
     return examine(loaded, chosen, prompts=find_command.prompts(chosen))
 

@@ -174,6 +174,25 @@ def test_experts_of_several_precisions_are_merged_in_the_widest(here):
     assert weights_sha256(pretrained.read(folder, None)[0]) == lineage
 
 
+@pytest.mark.parametrize(("words", "rows"), [(("experts",), 9000), (("norm", "embed", "head", "attn"), 9000)])
+def test_experts_of_another_precision_than_most_weights_keep_theirs(here, words, rows):
+    stored = load_file(mixed("x", "mixtral", words, vocab_size=rows) / "model.safetensors")
+    after, _ = pretrained.read(here / "x", None)
+    one = [stored[f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight"] for expert in range(4)]
+    other = after.model.layers[1].mlp.experts.down_proj
+    assert other.dtype == one[0].dtype and torch.equal(other, torch.stack(one))
+    assert torch.equal(after.model.embed_tokens.weight, stored["model.embed_tokens.weight"])
+
+
+def test_a_tied_embedding_that_is_stored_as_the_head_keeps_its_precision(here):
+    folder = mixed("g", "gpt2", ("wte",))
+    wte = load_file(folder / "model.safetensors")["transformer.wte.weight"]
+    rewrite("g", lm_head__weight=wte, transformer__wte__weight=None)
+    model_, _ = pretrained.read(folder, None)
+    assert model_.lm_head.weight is model_.transformer.wte.weight
+    assert torch.equal(model_.lm_head.weight, wte)
+
+
 def test_of_two_precisions_with_as_many_weights_the_wider_counts(here):
     from swlottery.models.stored import most_frequent
 

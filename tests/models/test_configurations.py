@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from odd import change, find, model, refused, run, train
 from swlottery.models import load as models
@@ -169,8 +170,19 @@ def test_a_model_of_the_hub_is_read_from_one_commit_which_is_recorded(here, monk
     loaded = models.load("some/one", device="cpu")
     assert (loaded.revision, loaded.weights_sha256) == (commit, models.load(str(folder), device="cpu").weights_sha256)
     assert models.load_tokenizer("some/one")[1] == 128
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    refused(find("some/one"), "some/one", "the hub cannot be reached", "hf download")
+    (folder / "model-1.safetensors").symlink_to("elsewhere")
+    places = dict.fromkeys(load_file(folder / "elsewhere"), "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert models.load("some/one", device="cpu").weights_sha256 == loaded.weights_sha256
     (folder / "tokenizer.json").unlink()
     refused(find("some/one"), "tokenizer", "some/one")
+    (folder / "config.json").unlink()
+    there_is_none = cache / f"models--some--one/.no_exist/{commit}/config.json"
+    there_is_none.parent.mkdir(parents=True)
+    there_is_none.touch()
+    assert "TypeError" not in refused(find("some/one", "--revision", commit), "some/one")
 
 
 # Tokenizers

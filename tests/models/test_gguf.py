@@ -42,13 +42,16 @@ def write(folder: Path, path: Path) -> Path:
     file.add_vocab_size(config.vocab_size)
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     file.add_tokenizer_model("gpt2")
-    file.add_token_list([*tokens, "ab"])
-    file.add_token_merges(["a b"])
+    file.add_token_list([*tokens, "ab", "ba"])
+    file.add_token_merges(["a b", "b a"])  # transformers 5.17 reads a list of one as no list
     file.add_bos_token_id(tokenizer.bos_token_id)
     file.add_eos_token_id(tokenizer.eos_token_id)
     for name, tensor in network.state_dict().items():
         file.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.numpy())
-    file.add_tensor("rope_freqs.weight", torch.ones(config.head_dim // 2).numpy())
+    frequencies = network.model.rotary_emb.inv_freq
+    theta, places = config.rope_parameters["rope_theta"], torch.arange(len(frequencies)) / len(frequencies)
+    file.add_rope_freq_base(theta)
+    file.add_tensor("rope_freqs.weight", (theta**-places / frequencies).numpy())
     file.write_header_to_file()
     file.write_kv_data_to_file()
     file.write_tensors_to_file()
@@ -68,6 +71,20 @@ def test_a_gguf_file_is_the_model_that_was_written(written, here):
     for name, parameter in from_gguf.model.named_parameters():
         if "q_proj" not in name and "k_proj" not in name:
             assert torch.equal(parameter, stored[name]), name
+
+
+@pytest.mark.parametrize(("high", "known"), [(4.0, True), (5.0, False)])
+def test_the_rotary_frequencies_of_llama_3(here, high, known):
+    """They are scaled; the file has that as a table alone."""
+    scaling = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
+    scaling |= {"high_freq_factor": high, "original_max_position_embeddings": 8192}
+    folder = model(here / "llama", "llama", bos_token_id=1, eos_token_id=2, rope_parameters=scaling)
+    file = write(folder, here / "tiny.gguf")
+    if not known:
+        refused(find(file), "tiny.gguf", "rotary")
+        return
+    wanted, got = (models.load(str(one), device="cpu").model.model.rotary_emb.inv_freq for one in (folder, file))
+    assert torch.allclose(got, wanted) and not torch.allclose(got, 5e5 ** -(torch.arange(len(got)) / len(got)))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "SHA256SUMS", None])

@@ -94,9 +94,7 @@ class _Worker:
         self.idle = True
         self.pipe, theirs = Pipe()
         # A child inherits the blocked signals, so it ignores them from its first moment on.
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             self.process = subprocess.Popen(
                 child.command("swlottery.data.workers", str(theirs.fileno())),

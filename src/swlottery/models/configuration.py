@@ -44,7 +44,9 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    file = Path(cached_file(where, "config.json", **options))
+    if not (found := cached_file(where, "config.json", **options)):
+        raise BadInput(f"{where} holds no model: there is no config.json in it (of GGUF files, give one as a file)")
+    file = Path(found)
     refuse_pointer(file)
     try:
         entries = dict(files.read_json(file))

@@ -27,7 +27,7 @@ SMOLLM2_NOTE = (
 )
 
 ROPE_TABLE = "rope_freqs.weight"
-"""No weights: a table that follows from the config."""
+"""No weights: what divides the rotary frequencies."""
 
 
 def smollm2_file() -> Path:
@@ -98,6 +98,7 @@ def _convert(path: Path, folder: Path) -> None:
         _check_layers(path)
         quantised, info = AutoModelForCausalLM.from_pretrained(path.parent, output_loading_info=True, **options)
         _check_tensors(path, quantised, info["missing_keys"])
+        _scale_frequencies(path, quantised.config)
     config = quantised.config
     del config.quantization_config
     plain = type(quantised)(config)
@@ -136,6 +137,28 @@ def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:
             f"{path} holds weights that transformers leaves out ({unknown or 'of another shape'}): the model would be "
             "another one; give it as a folder with safetensors"
         )
+
+
+def _scale_frequencies(path: Path, config: Any) -> None:
+    """Put Llama 3.1's scaling into the config: the file has it as a table, which transformers leaves out.
+
+    Raises `BadInput` for a table of any other scaling.
+    """
+    import gguf
+    import numpy as np
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    reader: Any = gguf.GGUFReader(path)
+    table = next((tensor.data for tensor in reader.tensors if tensor.name == ROPE_TABLE), np.ones(1))
+    if np.allclose(table, 1):
+        return
+    theta = config.rope_parameters["rope_theta"]
+    plain = theta ** (-np.arange(len(table)) / len(table))
+    of_llama = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    config.rope_parameters = {"rope_type": "llama3", "rope_theta": theta, "factor": float(table.max()), **of_llama}
+    scaled = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
+    if scaled.shape != table.shape or not np.allclose(plain / scaled, table, rtol=1e-3):
+        raise BadInput(f"{path} scales its rotary frequencies in a way that is not known: give the model as a folder")
 
 
 @contextmanager

@@ -45,8 +45,9 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
     """The model with exactly these tensors, each in the precision that it is stored in.
 
     transformers loads all in one precision: that of most entries, so that loading needs no more memory than the model.
-    Then the parameters of another precision get their tensors as they are. Only where tensors of several precisions
-    become one parameter (the experts of a layer), all are loaded in one that holds each of them.
+    Then the parameters of another precision get their tensors as they are. Where tensors become one parameter (the
+    experts of a layer) and are of another precision, all are loaded in one that holds each; it gets the widest of its
+    own.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -71,7 +72,7 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
     for name, (target, is_merged) in targets.items():
         if is_merged:
             merged[target].add(kinds[name])
-    if any(len(several) > 1 for several in merged.values()):
+    if any(several != {dtype} for several in merged.values()):
         dtype = functools.reduce(torch.promote_types, kinds.values())
     options = {"config": empty.config, "state_dict": tensors, "dtype": dtype, "output_loading_info": True}
     model, info = type(empty).from_pretrained(None, **options)
@@ -82,9 +83,11 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
             "language model"
         )
     as_stored = {target: name for name, (target, _) in targets.items() if target not in merged and kinds[name] != dtype}
-    for target, parameter in model.named_parameters():
+    for target, parameter in model.named_parameters(remove_duplicate=False):  # a tied one is stored under either name
         if target in as_stored:
             parameter.data = tensors[as_stored[target]][...]
+        elif target in merged:
+            parameter.data = parameter.data.to(functools.reduce(torch.promote_types, merged[target]))
     return model
 
 

@@ -63,9 +63,10 @@ def _files(where: str | Path, options: dict[str, Any]) -> list[tuple[Path, set[s
             return [(Path(path), set())]
         if index := find(f"{plain}.index.json"):
             return _shards(where, Path(index), find)
+    cached = "" if isinstance(where, Path) else "; or the hub cannot be reached: fetch it first (hf download)"
     raise BadInput(
         f"{where} holds no weights that can be read: neither model.safetensors nor pytorch_model.bin, nor an index of "
-        "their shards"
+        f"their shards{cached}"
     )
 
 
