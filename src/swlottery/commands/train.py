@@ -86,8 +86,8 @@ def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitSta
     if not folders.is_finished(folder):
         (folder / sums.NAME).unlink(missing_ok=True)
         return False
-    _check_begun(prepared, settings)
     sums.check(folder)
+    _check_begun(prepared, settings)
     if not folders.read_status(folder):
         print(f"note: {folder / 'status.json'} was damaged, and is written again; all other files are sound")
         folders.write_status(folder, "finished", {})
