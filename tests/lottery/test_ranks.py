@@ -193,7 +193,7 @@ def test_a_resumed_run_of_two_tasks_ends_with_the_same_bits(tiny_gpt2: Path, tex
     assert traces(only_run(tmp_path / "stopped")) == traces(only_run(tmp_path / "alone"))
 
 
-@pytest.mark.parametrize("name", ["checkpoint_2_2", "theta_0", "round_1.", "round.json"])
+@pytest.mark.parametrize("name", ["checkpoint_2_2", "theta_0", "round_1.", "round.json", "settings", "status"])
 def test_a_disk_that_is_full_ends_all_tasks_with_one_line(
     name: str, tiny_gpt2: Path, text: Path, tmp_path: Path
 ) -> None:
