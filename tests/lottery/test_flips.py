@@ -370,3 +370,29 @@ def test_checkpoints_of_the_schema_before_are_read(whole, tiny_gpt2, text, tmp_p
     assert main(flags(tiny_gpt2, text, tmp_path, **SHORT)) == 0
     assert ends(run) == ends(only_run(whole))
     sums.check(run)
+
+
+def test_a_model_may_have_files_in_a_folder_and_an_open_file_of_nfs_is_none(tiny_gpt2, text, tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    from swlottery.lottery import branch
+
+    model, real = tmp_path / "model", branch.write
+    shutil.copytree(tiny_gpt2, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    tokenizer.save_pretrained(model)
+
+    def write(target, *arguments):
+        real(target, *arguments)
+        (target / ".nfs0001").touch()
+
+    monkeypatch.setattr(branch, "write", write)
+    assert main(flags(model, text, tmp_path, **SHORT)) == 0
+    parent = only_run(tmp_path)
+    known = (parent / sums.NAME).read_text()
+    assert "  round_1/additional_chat_templates/tools.jinja\n" in known and ".nfs" not in known
+    changes = {**SHORT, "prune_rate": 0.1, "from_round_1": parent}
+    assert main(flags(model, text, tmp_path / "branch", **changes)) == 0
+    copied = {path.name for path in (only_run(tmp_path / "branch") / "round_1").rglob("*")}
+    assert "tools.jinja" in copied and ".nfs0001" not in copied

@@ -193,12 +193,15 @@ def test_a_resumed_run_of_two_tasks_ends_with_the_same_bits(tiny_gpt2: Path, tex
     assert traces(only_run(tmp_path / "stopped")) == traces(only_run(tmp_path / "alone"))
 
 
-def test_a_disk_that_is_full_ends_all_tasks_with_one_line(tiny_gpt2: Path, text: Path, tmp_path: Path) -> None:
-    """Only the lead writes, beside the steps; all of them stop at the same step, and it tells why."""
+@pytest.mark.parametrize("name", ["checkpoint_2_2", "theta_0", "round_1.", "round.json", "settings", "status"])
+def test_a_disk_that_is_full_ends_all_tasks_with_one_line(
+    name: str, tiny_gpt2: Path, text: Path, tmp_path: Path
+) -> None:
+    """Only the lead writes; all of them stop at the same step, and it tells why."""
 
     def full(rank: int) -> None:
         def refuse(path: Path, fill: Any) -> None:
-            if path.name.startswith("checkpoint_2_2"):
+            if path.name.startswith(name):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         before(files, "write", refuse)

@@ -137,7 +137,8 @@ class FolderKeeper:
         """Write SHA256SUMS, when everything else is on disk. Called on the lead."""
         self.tables.lengths()
         known = self._files | self.tables.hashes()
-        names = ["settings.json", "environment.json", *known, *self._names("masks", "round_1", "final", "theta_*")]
+        others = sums.names(self.folder, "masks/**", "round_1/**", "final/**", "theta_*")
+        names = ["settings.json", "environment.json", *known, *others]
         sums.write(self.folder, {name: known.get(name) or files.file_sha256(self.folder / name) for name in names})
 
     def _damaged(self, state: dict[str, Any]) -> str | None:
@@ -180,30 +181,34 @@ class FolderKeeper:
 
     def write_round_1(self, network: Network, now: Snapshot, losses: list[float]) -> None:
         """Store the trained network of round 1; a branch has its own copy."""
-        if self.ranks.lead and "round_1/round.json" not in self._files:
-            branch.write(self.folder / "round_1", network, now, losses)
-            self._wrote("round_1")
+
+        def write() -> None:
+            if "round_1/round.json" not in self._files:
+                branch.write(self.folder / "round_1", network, now, losses)
+                self._wrote("round_1/**")
+
+        self.ranks.decide(write)
 
     def read_round_1(self, source: Path, progress: Progress) -> None:
         """Set ``progress`` to the end of the first training in ``source``, and copy that: this run needs no other."""
-        theta_k = [source.parent / "theta_k.safetensors"] if self.settings.rewind_step else []
-        for needed in (source, *theta_k):
-            self.ranks.decide(functools.partial(sums.check, needed))
+        parent, theta_k = source.parent, ["theta_k.safetensors"] if self.settings.rewind_step else []
+        for needed in ("round_1", *theta_k):
+            self.ranks.decide(functools.partial(sums.check, parent / needed))
         branch.read(source, progress.training.network, progress.position, progress.interval)
         progress.position.step = self.settings.steps
-        if not self.ranks.lead:
-            return
-        (self.folder / "round_1").mkdir(exist_ok=True)
-        # round.json comes last: with it all is there.
-        for path in (*theta_k, *sorted(source.iterdir(), key=lambda path: path.name == "round.json")):
-            name = path.relative_to(source.parent)
-            files.write(self.folder / name, functools.partial(shutil.copyfile, path))
-            self._wrote(str(name))
+
+        def copy() -> None:
+            # round.json comes last: with it all is there.
+            for name in (*theta_k, *sorted(sums.names(parent, "round_1/**"), key="round_1/round.json".__eq__)):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                files.write(self.folder / name, functools.partial(shutil.copyfile, parent / name))
+                self._wrote(name)
+
+        self.ranks.decide(copy)
 
     def write_final(self, network: Network) -> None:
         """Store the trained final ticket as a folder that ``from_pretrained`` loads."""
-        if self.ranks.lead:
-            network.save(self.folder / "final")
+        self.ranks.decide(lambda: network.save(self.folder / "final"))
 
     def history(self) -> list[dict[str, Any]]:
         """The run's events so far."""
@@ -219,15 +224,9 @@ class FolderKeeper:
 
         self.ranks.decide(check)
 
-    def _wrote(self, name: str) -> None:
-        """Keep the hash of a file that never changes, or of all in a folder."""
-        self._files |= {one: files.file_sha256(self.folder / one) for one in self._names(name)}
-
-    def _names(self, *patterns: str) -> list[str]:
-        """The files of these names, and those in folders of these names."""
-        found = [path for pattern in patterns for path in self.folder.glob(pattern)]
-        inside = [file for path in found for file in (path.iterdir() if path.is_dir() else [path])]
-        return [file.relative_to(self.folder).as_posix() for file in inside]
+    def _wrote(self, pattern: str) -> None:
+        """Keep the hashes of files that never change."""
+        self._files |= {name: files.file_sha256(self.folder / name) for name in sums.names(self.folder, pattern)}
 
     def _masks(self, number: int) -> Path:
         return self.folder / "masks" / f"round_{number}.safetensors"
@@ -239,7 +238,9 @@ class FolderKeeper:
         self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
     ) -> None:
         """Written by the lead, and there for every rank when this returns."""
-        if self.ranks.lead:
+
+        def write() -> None:
             files.write_tensors(path, tensors, metadata)
             self._wrote(path.relative_to(self.folder).as_posix())
-        self.ranks.barrier()
+
+        self.ranks.decide(write)

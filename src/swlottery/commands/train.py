@@ -86,8 +86,8 @@ def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitSta
     if not folders.is_finished(folder):
         (folder / sums.NAME).unlink(missing_ok=True)
         return False
-    _check_begun(prepared, settings)
     sums.check(folder)
+    _check_begun(prepared, settings)
     if not folders.read_status(folder):
         print(f"note: {folder / 'status.json'} was damaged, and is written again; all other files are sound")
         folders.write_status(folder, "finished", {})
@@ -142,8 +142,7 @@ def _run(
     keeper = FolderKeeper(folder, settings, network, notes.append, ranks, asked)
     here = ranks.decide(lambda: _environment(settings, prepared, cores, ranks.size))
     environment.pin(here["threads"])
-    if ranks.lead:
-        files.write_json(folder / "settings.json", dataclasses.asdict(settings))
+    ranks.decide(lambda: files.write_json(folder / "settings.json", dataclasses.asdict(settings)))
     log = TrainLog(bars=sys.stderr.isatty()) if ranks.lead else None
     draw, theta_0 = functools.partial(_draw, folder, prepared.plots, settings), functools.partial(keeper.theta, 0)
     output = Output(folder, settings, here["dtype"], keeper.place, keeper.tables, log, printed, draw)
@@ -162,15 +161,14 @@ def _run(
         try:
             source = prepared.parent / "round_1" if prepared.parent else None
             lottery = Lottery(network, data, settings, keeper, recorder, ranks, asked, here["dtype"])
-            if ranks.lead:
-                output.status("running")
+            ranks.decide(lambda: output.status("running"))
             lottery.run(subjects(prepared.known, settings), source)
             ranks.decide(keeper.finish)
         except Stopped:
             keeper.settle()
             raise
     except Stopped:
-        ended("stopped", keeper.saved_where)
+        ranks.decide(lambda: ended("stopped", keeper.saved_where))
         return STOPPED
     except BaseException as error:
         message = str(error) or type(error).__name__
@@ -178,7 +176,7 @@ def _run(
         raise
     finally:
         keeper.close()
-    ended("finished")
+    ranks.decide(lambda: ended("finished"))
     return DONE
 
 

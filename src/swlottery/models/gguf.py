@@ -106,7 +106,7 @@ def _convert(path: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    sums.write(folder, {file.name: file_sha256(file) for file in folder.iterdir()})
+    sums.write(folder, {name: file_sha256(folder / name) for name in sums.names(folder, "**")})
 
 
 def _check_layers(path: Path) -> None:

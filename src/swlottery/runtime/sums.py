@@ -8,6 +8,7 @@ hash of itself.
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 from collections.abc import Mapping
@@ -46,6 +47,12 @@ def unsealed(content: Any) -> dict[str, Any]:
 def read_sealed(path: Path) -> dict[str, Any]:
     """The object in a JSON file, `unsealed`."""
     return unsealed(files.read_json(path))
+
+
+def names(folder: Path, *patterns: str) -> list[str]:
+    """The files in a folder that these patterns fit; no hidden ones, such as what NFS keeps of an open file."""
+    found = [name for pattern in patterns for name in glob.glob(pattern, root_dir=folder, recursive=True)]
+    return [name for name in found if (folder / name).is_file()]
 
 
 def write(folder: Path, hashes: Mapping[str, str]) -> None:
