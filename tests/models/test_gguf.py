@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,23 @@ def test_a_layer_more_than_the_header_says(written):
 def test_billions_of_layers(written):
     replace(written, b"llama.block_count\x04\0\0\0\x03\0\0\0", b"llama.block_count\x04\0\0\0\xff\xff\xff\x7f")
     refused(find(written), "2147483647 layers", "tensors")
+
+
+def test_a_header_that_says_more_than_the_file_holds(written):
+    """Behind its end the reader finds nothing, without an error: it would go on for ever."""
+    found = re.search(rb"tokenizer.ggml.tokens\x09\0\0\0\x08\0\0\0.{8}", written.read_bytes(), re.DOTALL)
+    assert found, "a list of texts; now of numbers"
+    replace(written, found[0], found[0][:25] + b"\0\0\0\0" + b"\xff" * 5 + b"\0" * 3)
+    refused(find(written), "ends too early", "get it again")
+
+
+def test_a_shape_without_entries_is_told_in_one_line(written):
+    """Libraries warn of it, which Python prints."""
+    replace(written, b"llama.feed_forward_length\x04\0\0\0\x80\0\0\0", b"llama.feed_forward_length\x04\0\0\0\0\0\0\0")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        refused(find(written), "get it again")
+    assert [one for one in said if "zero-element" in str(one.message)] == []
 
 
 def test_weights_that_are_not_finite_are_told_in_one_line(here, monkeypatch):

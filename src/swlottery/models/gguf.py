@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -169,7 +170,9 @@ def _reading(path: Path) -> Iterator[None]:
 
     refuse_pointer(path)
     try:
-        with _read_once(), np.errstate(all="ignore"):  # what is not finite is refused later, by its name
+        # Libraries' warnings are no lines of ours; what is not finite is refused later, by its name.
+        with _read_once(), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             split = _field(gguf.GGUFReader(path), "split.count")
             if split is not None and int(split[0]) > 1:
                 raise BadInput(f"{path} is one of {int(split[0])} parts: join them with `llama-gguf-split --merge`")
@@ -194,18 +197,29 @@ def _field(reader: Any, name: str) -> Any:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Remember what the package gguf has read.
+    """Remember what the package gguf has read, and let it read no further than to the file's end.
 
     transformers parses a file's header three times, and builds the table of names anew for each of a model's modules.
-    Both take longer than the weights.
+    Both take longer than the weights. Behind the end it would read nothing, as often as a damaged header says.
     """
     import gguf
+    from gguf.gguf_reader import GGUFReader
+
+    get = GGUFReader._get
+
+    def within(reader: Any, offset: int, dtype: Any, count: Any = 1, *rest: Any, **named: Any) -> Any:
+        found = get(reader, offset, dtype, count, *rest, **named)
+        if len(found) < int(count):
+            raise ValueError("it ends too early")
+        return found
 
     before: dict[str, Any] = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
+        GGUFReader._get = within
         for name, function in before.items():
             setattr(gguf, name, functools.cache(function))
         yield
     finally:
+        GGUFReader._get = get
         for name, function in before.items():
             setattr(gguf, name, function)
