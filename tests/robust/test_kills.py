@@ -22,7 +22,7 @@ def harness(name: str, *flags: str) -> str:
 def test_thirty_kills_leave_the_bits_of_undisturbed_runs() -> None:
     said = harness("kills.py", "--more", "30")
     name, kills, runs, differing = said.splitlines()[-1].split()
-    assert name == "all" and int(kills) >= 30 and int(runs) > 10 and int(differing) == 0, said
+    assert name == "all" and int(kills) >= 30 and int(runs) > 0 and int(differing) == 0, said
 
 
 @pytest.mark.slow
