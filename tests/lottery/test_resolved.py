@@ -124,7 +124,7 @@ def test_a_run_of_an_earlier_version_keeps_what_its_settings_say(tiny_gpt2, text
 def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, fake_hub, capsys):
     """Fresh batches would have more; but then the same first batches would be drawn from another text."""
     fake_hub.splits = {"train": [{"text": f"row {number} of a data set, {number % 7}"} for number in range(400)]}
-    given = {"data": "owner/set", "tokenizer": str(tiny_gpt2)}
+    given = {"data": "owner/set"}
     assert main(small(tiny_gpt2, "", tmp_path / "parent", **given)) == 0
     needed = 2 * 2 * 2 * (32 + 1)  # steps, micro-batch, passes, context and the last target
     assert f"--data-tokens auto: {needed} to train on, as many as the rounds can read" in " ".join(

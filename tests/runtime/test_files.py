@@ -107,8 +107,9 @@ def test_a_full_disk_is_an_error_of_the_system_whoever_meets_it(tmp_path: Path) 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs to become another user")
 def test_a_folder_that_may_be_written_to_and_not_be_listed(tmp_path: Path) -> None:
-    for folder in (tmp_path.parents[1], tmp_path.parent, tmp_path):
-        folder.chmod(0o711)
+    for folder in (tmp_path, *tmp_path.parents):
+        if "pytest" in str(folder):  # one more of them where tests run side by side
+            folder.chmod(0o711)
     (tmp_path / "blind").mkdir()
     (tmp_path / "blind").chmod(0o733)
     program = (

@@ -236,6 +236,7 @@ def test_a_percent_sign_in_a_path_is_no_pattern_of_slurm(tmp_path: Path, monkeyp
     monkeypatch.setattr("swlottery.runtime.slurm.largest_array", lambda: 2)
     monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
     folder = tmp_path / "a%j b"
+    (folder / "points").mkdir(parents=True)
     assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path / "func_train.sh")) == [("1", 1)]
     assert f"--output={tmp_path}/a%%j b/logs/%A_%a.out" in given
 
