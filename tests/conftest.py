@@ -75,19 +75,19 @@ sys.stdout.reconfigure(line_buffering=True, write_through=False)  # a line is on
 if "--help" in flags:
     print("the flags of", flags[0])
     sys.exit(0)
+def stop(number, frame):
+    time.sleep(0.3)
+    print("saved")
+    sys.exit(75)
+if "--saves" in flags and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, stop)
+    signal.signal(signal.SIGTERM, stop)
 print("flags", flags, "in", os.getcwd())
 if "--bad" in flags:
     sys.stderr.write("swlottery: no flag --bad\\n")
     sys.exit(2)
 if sys.stderr.isatty():
     print("a progress bar", file=sys.stderr)
-def stop(number, frame):
-    time.sleep(0.3)
-    print("saved")
-    sys.exit(75)
-if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, stop)
-    signal.signal(signal.SIGTERM, stop)
 if "--nap" in flags:
     time.sleep(1)
     print("a line")

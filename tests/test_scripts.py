@@ -237,6 +237,12 @@ def log_of(script: Script, root: Path) -> Callable[[], str]:
     return lambda: "".join(log.read_text() for log in script.logs(root))
 
 
+def behind_a_closed_terminal(how: str, script: Script, flag: str, root: Path, env: Environment) -> str:
+    """The log of a script that was started as ``how`` says, and whose terminal closed when the program had begun."""
+    command = ["bash", "-c", how, "bash", str(root / script.file), flag, "--saves"]
+    return closed_terminal(command, env, log_of(script, root), "flags", f"{script.name}: exit code")
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -249,11 +255,9 @@ def log_of(script: Script, root: Path) -> Callable[[], str]:
     ids=["first of its session", "behind another", "errors elsewhere", "of a user's shell", "in a pipe"],
 )
 def test_when_the_terminal_closes_the_program_saves_and_the_log_is_whole(
-    how: str, script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
+    how: str, script: Script, stub_root: Path, script_environment: Environment, here: Path
 ) -> None:
-    command = ["bash", "-c", f"cd {tmp_path}; {how}", "bash", str(stub_root / script.file), "--sleep"]
-    log = log_of(script, stub_root)
-    text = closed_terminal(command, script_environment, log, "flags", f"{script.name}: exit code")
+    text = behind_a_closed_terminal(how, script, "--sleep", stub_root, script_environment)
     assert text.splitlines()[1:] == ["saved", *text.splitlines()[-2:]]
     assert text.endswith(f"{script.name}: exit code 75\n")
 
@@ -270,18 +274,16 @@ def test_when_the_terminal_closes_the_program_saves_and_the_log_is_whole(
     ids=["nohup", "nohup behind another", "setsid", "ignored", "disown"],
 )
 def test_what_is_to_outlive_its_terminal_does(
-    how: str, script: Script, stub_root: Path, script_environment: Environment, tmp_path: Path
+    how: str, script: Script, stub_root: Path, script_environment: Environment, here: Path
 ) -> None:
-    command = ["bash", "-c", f"cd {tmp_path}; {how}", "bash", str(stub_root / script.file), "--nap"]
-    log = log_of(script, stub_root)
-    text = closed_terminal(command, script_environment, log, "flags", f"{script.name}: exit code")
+    text = behind_a_closed_terminal(how, script, "--nap", stub_root, script_environment)
     assert "a line" in text and text.endswith(f"{script.name}: exit code 0\n")
 
 
 def test_term_to_all_processes_of_a_script_leaves_a_whole_log(
     script: Script, stub_root: Path, script_environment: Environment
 ) -> None:
-    command = ["bash", str(stub_root / script.file), "--sleep"]
+    command = ["bash", str(stub_root / script.file), "--sleep", "--saves"]
     process = subprocess.Popen(command, env=script_environment, stdout=subprocess.DEVNULL, start_new_session=True)
     while "flags" not in log_of(script, stub_root)():
         time.sleep(0.05)
