@@ -82,12 +82,12 @@ def stop(number, frame):
 if "--saves" in flags and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
     signal.signal(signal.SIGHUP, stop)
     signal.signal(signal.SIGTERM, stop)
-print("flags", flags, "in", os.getcwd())
+if sys.stderr.isatty():
+    print("a progress bar", file=sys.stderr)
+print("flags", flags, "in", os.getcwd())  # last of what is said at once: a test may close the terminal then
 if "--bad" in flags:
     sys.stderr.write("swlottery: no flag --bad\\n")
     sys.exit(2)
-if sys.stderr.isatty():
-    print("a progress bar", file=sys.stderr)
 if "--nap" in flags:
     time.sleep(1)
     print("a line")
