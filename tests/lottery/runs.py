@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,13 @@ def forked(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: 
     """Run the command in a child process, patched. Its output goes to ``log``. Returns its code: −n for signal n."""
     _, status = os.waitpid(fork(arguments, log, patch), 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def free_port() -> int:
+    """Where ranks can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def fork(arguments: list[str], log: Path, patch: Callable[[], None] = lambda: None) -> int:

@@ -15,18 +15,12 @@ from typing import Any
 
 import pytest
 
-from lottery.runs import complaint, events, flags, fork, only_run, table, traces
+from lottery.runs import complaint, events, flags, fork, free_port, only_run, table, traces
 from swlottery.errors import BadInput
 from swlottery.lottery import start as start_
 from swlottery.lottery.training import Training
 from swlottery.runtime import files
 from swlottery.runtime.ranks import Place, Ranks
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(size: int, arguments: list[str], log: Path, patch: Callable[[int], None] = lambda rank: None) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -100,13 +99,6 @@ def patch(cores: int, figures: bool) -> None:
     if not figures:
         train._draw = lambda *_: []
     sweep.subprocess = SimpleNamespace(Popen=Forked, TimeoutExpired=subprocess.TimeoutExpired)
-
-
-def free_port() -> int:
-    """Where ranks can meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def adopt() -> None:

@@ -26,12 +26,12 @@ sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE.parent)]
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
-from children import fork, free_port, patch, redirect  # noqa: E402
+from children import fork, patch, redirect  # noqa: E402
 
 import odd  # noqa: E402
+from lottery import runs  # noqa: E402
 
-TIMES = {"seconds", "seconds_left", "tokens_per_second", "wall_seconds", "step_seconds", "updated"}
-TIMES |= {"pid", "host", "own_sha256"}
+TIMES = runs.TIMES | {"updated", "pid", "host", "own_sha256"}
 LIMIT = 120.0  # seconds after which a start hangs
 
 
@@ -132,7 +132,7 @@ def start(
     logs = [folder / f".{kind}" for kind in ("out", "err")]  # where a full disk meets them too
     for log in logs:
         log.write_text("")
-    port, pids = free_port() if scenario.ranks > 1 else 0, list[int]()
+    port, pids = runs.free_port() if scenario.ranks > 1 else 0, list[int]()
     for rank in range(scenario.ranks):
         pids.append(fork(lambda rank=rank: _child(scenario, folder, logs, rank, port, pids, traced)))
         with suppress(OSError):  # it is gone already

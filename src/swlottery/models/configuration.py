@@ -53,7 +53,7 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     except (ValueError, TypeError) as error:
         raise BadInput(f"config.json of {where} is damaged: {words(error)}") from None
     kind = entries.get("model_type")
-    for part in (entries, *(value for value in entries.values() if isinstance(value, dict))):
+    for part in _parts(entries):
         for name in ("quantization_config", "compression_config"):
             if method := part.pop(name, None):
                 method = method.get("quant_method", name) if isinstance(method, dict) else name
@@ -81,6 +81,11 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     return config
 
 
+def _parts(entries: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries themselves, and those of the configs in them, such as text_config."""
+    return [entries, *(value for value in entries.values() if isinstance(value, dict))]
+
+
 def _built(config_class: Any, entries: dict[str, Any], where: str | Path) -> Any:
     from huggingface_hub.errors import StrictDataclassFieldValidationError
 
@@ -90,9 +95,8 @@ def _built(config_class: Any, entries: dict[str, Any], where: str | Path) -> Any
         except StrictDataclassFieldValidationError as error:
             said = str(error)
             name = re.findall(r"field '(\w+)'", said)[0]
-            parts = (entries, *(value for value in entries.values() if isinstance(value, dict)))
             kinds = re.findall(r"expected (\w+), got", said)
-            for part in parts:
+            for part in _parts(entries):
                 if (meant := _meant(part.get(name), kinds)) is not None:
                     part[name] = meant
                     break
