@@ -12,7 +12,7 @@ from swlottery.find.scan import ScanHooks
 from swlottery.find.search import search
 from swlottery.find.spikes import RHO, Spike
 from swlottery.models.architectures import Roles
-from swlottery.models.coordinates import Coordinate, zeroed
+from swlottery.models.coordinates import Coordinate, same_channel, scaled
 from swlottery.models.lineage import weights_sha256
 from tiny import CONFIGS, HIDDEN, LAYERS, VOCABULARY, tiny_model
 
@@ -213,15 +213,31 @@ def test_weights_are_bit_identical_after_an_interruption_in_mid_removal(monkeypa
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
-def test_zeroed_restores_negative_zero_and_repeated_coordinates():
+def test_scaled_restores_negative_zero_and_repeated_coordinates():
     model = tiny_model("llama")
     downs = Roles(model).downs
     matrix = downs[0].matrix()
     matrix[1, 2] = -0.0
-    with zeroed(downs, [Coordinate(0, 3, 4), Coordinate(0, 3, 4), Coordinate(0, 1, 2)]):
+    with scaled(downs, [Coordinate(0, 3, 4), Coordinate(0, 3, 4), Coordinate(0, 1, 2)]):
         assert matrix[3, 4] == 0
     assert matrix[3, 4] != 0
     assert torch.signbit(matrix[1, 2])
+
+
+def test_weights_of_several_matrices_are_scaled_together_and_restored():
+    downs = Roles(tiny_model("mixtral")).downs
+    one, other = Coordinate(0, 3, 4, 1), Coordinate(1, 2, 5, 0)
+    matrix, elsewhere = downs[0].matrix(1), downs[1].matrix(0)
+    before, there = matrix.clone(), elsewhere.clone()
+    row = same_channel(downs, one)
+    assert [place.in_ for place in row] == list(range(matrix.shape[1]))
+    with scaled(downs, [*row, other], 0.5):
+        assert torch.equal(matrix[3], before[3] / 2)
+        assert elsewhere[2, 5] == there[2, 5] / 2
+        changed = int((matrix != before).sum()), int((elsewhere != there).sum())
+    assert changed == (matrix.shape[1], 1)
+    assert torch.equal(matrix, before)
+    assert torch.equal(elsewhere, there)
 
 
 def test_the_search_is_deterministic():

@@ -11,7 +11,7 @@ from swlottery.find.controls import controls, largest_others, random_set
 from swlottery.find.verdicts import Verdict, critical_sets, verdicts
 from swlottery.find.verify import Ablation, paired
 from swlottery.models.architectures import Roles
-from swlottery.models.coordinates import Coordinate, zeroed
+from swlottery.models.coordinates import Coordinate, scaled
 from swlottery.models.lineage import weights_sha256
 from tiny import CONFIGS, VOCABULARY, tiny_model
 
@@ -38,7 +38,7 @@ def test_an_ablation_equals_a_plain_one_from_the_first_block(name):
         down.matrix(where.expert)[3, 5] = 40.0
         evaluator = Evaluator(model, roles, windows, layers=[2])
         got = evaluator.nll([where])
-        with zeroed(roles.downs, [where]):
+        with scaled(roles.downs, [where]):
             np.testing.assert_allclose(got, plain_nll(model, windows), rtol=1e-5)
         assert down.matrix(where.expert)[3, 5] == 40.0
     assert not any("forward" in block.__dict__ for block in roles.blocks)

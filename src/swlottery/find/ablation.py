@@ -14,7 +14,7 @@ from swlottery.errors import BadInput
 from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
-from swlottery.models.coordinates import Coordinate, zeroed
+from swlottery.models.coordinates import Coordinate, scaled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class Evaluator:
         with ExitStack() as stack:
             if restored:  # before the weight is zero: its value is needed
                 stack.enter_context(spike_restored(self.roles.downs[restored[0].layer], *restored))
-            stack.enter_context(zeroed(self.roles.downs, coordinates))
+            stack.enter_context(scaled(self.roles.downs, coordinates))
             return self._run([resumed(self.roles.blocks, resume, kept.get(resume)) for kept in self.kept])
 
     def _run(self, contexts: Sequence[Any]) -> np.ndarray:

@@ -20,7 +20,7 @@ from swlottery.find.probe import Probe
 from swlottery.find.scan import LayerScan, scan
 from swlottery.find.spikes import RHO, Entries, Spike, arrives
 from swlottery.models.architectures import DownProjection
-from swlottery.models.coordinates import Coordinate, zeroed
+from swlottery.models.coordinates import Coordinate, scaled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -123,7 +123,7 @@ def _search_layer(
         if len(result.removals) == limit:
             result.complete = False
             return
-        removed.enter_context(zeroed(downs, [removal.found.coordinate]))
+        removed.enter_context(scaled(downs, [removal.found.coordinate]))
         result.removals.append(removal)
         (now,) = activations(model, [down], probe, tokens)
 

@@ -1,4 +1,4 @@
-"""A coordinate, and taking weights out of a model for a while."""
+"""A coordinate, and changing weights of a model for a while."""
 
 from __future__ import annotations
 
@@ -45,15 +45,29 @@ def check_place(downs: Sequence[DownProjection], coordinate: Coordinate, model: 
     raise BadInput(f"{model} has no weight {coordinate}: it has {len(downs)} layers of {last.shape}{of}")
 
 
+def same_channel(downs: Sequence[DownProjection], coordinate: Coordinate) -> list[Coordinate]:
+    """The weights that feed the same output channel: the row of the matrix that this one is in."""
+    width = downs[coordinate.layer].shape[1]
+    return [coordinate._replace(in_=in_) for in_ in range(width)]
+
+
 @contextmanager
-def zeroed(downs: Sequence[DownProjection], coordinates: Iterable[Coordinate]) -> Iterator[None]:
-    """Set weights to zero inside a ``with`` block; afterwards, whatever happened, they are bit for bit as before."""
-    entries = [(downs[c.layer].matrix(c.expert), c.out, c.in_) for c in dict.fromkeys(coordinates)]
-    before = [matrix[out, in_].clone() for matrix, out, in_ in entries]
+def scaled(downs: Sequence[DownProjection], coordinates: Iterable[Coordinate], factor: float = 0.0) -> Iterator[None]:
+    """Multiply weights by ``factor`` inside a ``with`` block; by default they are set to zero.
+
+    Afterwards, whatever happened, they are bit for bit as before.
+    """
+    places: dict[tuple[int, int | None], tuple[list[int], list[int]]] = {}
+    for layer, out, in_, expert in dict.fromkeys(coordinates):
+        outs, ins = places.setdefault((layer, expert), ([], []))
+        outs.append(out)
+        ins.append(in_)
+    entries = [(downs[layer].matrix(expert), place) for (layer, expert), place in places.items()]
+    before = [matrix[place] for matrix, place in entries]
     try:
-        for matrix, out, in_ in entries:
-            matrix[out, in_] = 0
+        for (matrix, place), values in zip(entries, before, strict=True):
+            matrix[place] = values * factor if factor else 0.0
         yield
     finally:
-        for (matrix, out, in_), value in zip(entries, before, strict=True):
-            matrix[out, in_] = value
+        for (matrix, place), values in zip(entries, before, strict=True):
+            matrix[place] = values
