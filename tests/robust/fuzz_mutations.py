@@ -130,7 +130,7 @@ def _tweaked(draw: Draw, value: Any) -> Any:
     if isinstance(value, str) and value and draw(st.booleans()):
         return draw(
             st.sampled_from(
-                [value + " ", value[:-1], value.upper(), value * 1000, [value], {value: value}, value + "\0"]
+                [value + " ", value[:-1], value.upper(), value[:1000] * 1000, [value], {value: value}, value + "\0"]
             )
         )
     return odd(draw)
