@@ -1,4 +1,4 @@
-"""A weight looked up in a network: by hand, as the search finds it, and of an expert; the steps in checkpoints' names."""
+"""A weight looked up: by hand, as the search finds it, and of an expert; the steps in checkpoints' names."""
 
 from __future__ import annotations
 

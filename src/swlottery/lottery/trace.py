@@ -85,7 +85,7 @@ def looked_up(stored: Sequence[tuple[int, dict[str, Any], Sequence[str], Read]],
 
 
 def cost(
-    total: int, probe: int, evaluated: int, matrices: Iterable[Sequence[tuple[int, int]]]
+    total: int, probe: int, padded: int, evaluated: int, matrices: Iterable[Sequence[tuple[int, int]]]
 ) -> dict[str, int | list[int]]:
     """What tracing a round takes at most: steps, forward tokens and bytes on disk.
 
@@ -94,7 +94,7 @@ def cost(
     and one more is that of the intact network.
 
     Args:
-        total: steps of the round. probe: tokens of the probe, with padding. evaluated: tokens of the text.
+        total: steps of the round. probe, padded: tokens of the probe, without and with padding. evaluated: of the text.
         matrices: of each layer the shapes ``(out, in)`` of its down-projections.
     """
     layers = [list(shapes) for shapes in matrices]
@@ -105,7 +105,7 @@ def cost(
     looked = steps(total)
     return {
         "steps": looked,
-        "forward_tokens": len(looked) * (passes * probe + (1 + MAX_WEIGHTS) * evaluated),
+        "forward_tokens": len(looked) * (passes * padded + (1 + MAX_WEIGHTS) * evaluated),
         "bytes": len(looked) * 4 * (weights + activations),
     }
 
@@ -113,5 +113,5 @@ def cost(
 def cost_of(network: Network, total: int, sequences: int) -> dict[str, int | list[int]]:
     """`cost` for a network whose evaluations have so many sequences."""
     shapes = [[(len(matrix), matrix.shape[1]) for _, matrix in down.matrices()] for down in network.roles.downs]
-    evaluated = min(DOCUMENTS, sequences) * min(WINDOW, network.context + 1)
-    return cost(total, probe_of(network).ids.numel(), evaluated, shapes)
+    probe, evaluated = probe_of(network), min(DOCUMENTS, sequences) * min(WINDOW, network.context + 1)
+    return cost(total, int(probe.valid.sum()), probe.ids.numel(), evaluated, shapes)
