@@ -65,8 +65,8 @@ def trace(settings: TraceSettings, root: Path, asked: Asked = never) -> int:
 
     for name, _ in given:
         path_of(name)
-    first = given[0][0] if settings.revisions else str(Path(given[0][0]).absolute().parent)
-    out = Path(settings.out or root / "traces" / slug(first))
+    title = slug(given[0][0] if settings.revisions else str(Path(given[0][0]).absolute().parent))
+    out = Path(settings.out or root / "traces" / title)
     check_folder(out)
     text = read_text(settings.eval_text)
     hardware.make_current(hardware.pick_device(settings.device))
@@ -87,7 +87,7 @@ def trace(settings: TraceSettings, root: Path, asked: Asked = never) -> int:
 
         table = out / "trace.csv"
         tracing.write(table, rows)
-        log.footer(rows, table, draw(table, out, first, settings.kappa))
+        log.footer(rows, table, draw(table, out, title, settings.kappa))
     return DONE
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from swlottery.config import KAPPA
 from swlottery.find import trace as tracing
 from swlottery.models.coordinates import Coordinate
-from swlottery.report.figures.style import COLOURS, GREY, look, page, save
+from swlottery.report.figures.style import COLOURS, GREY, log_ticks, look, page, save
+from swlottery.report.words import tokens
 
 MARKS = "os^vDPX*"
 MOST_DRAWN = len(COLOURS)
@@ -37,21 +39,31 @@ def traced(rows: list[dict[str, Any]], title: str, kappa: float) -> Figure:
         f"The first {MOST_DRAWN} weights; {more} more are in trace.csv." if more > 0 else "",
     ]
     figure = page("When each weight forms", title, 8.2, [text for text in remarks if text])
-    names = {"ratio": "ratio", "share": "share (%)", "value": "|w|", "rank": "rank of |w|", "nll_difference": "ΔNLL"}
+    names = {
+        "ratio": "ratio",
+        "share": "share (%)",
+        "value": "|w|",
+        "rank": "rank of |w|",
+        "nll_difference": "ΔNLL (nats)",
+    }
     grid = figure.subplots(len(names), 1, sharex=True)
     for axes, (column, name) in zip(grid, names.items(), strict=True):
         for (_, own), colour, mark in zip(weights.items(), COLOURS, MARKS, strict=False):
             _line(axes, own, column, over, colour, mark)
         axes.set_ylabel(name)
     grid[0].axhline(kappa, color=GREY, lw=1, ls="--")
-    grid[0].set_yscale("log")
-    grid[3].set_yscale("log")
+    for axes in (grid[0], grid[3]):
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, "{x:,g}")
     grid[3].invert_yaxis()
     grid[4].axhline(0, color=GREY, lw=0.8)
     places = sorted({row[over] for row in rows})
     if places[-1] > 20 * max(places[1 if len(places) > 1 and places[0] == 0 else 0], 1):
         grid[0].set_xscale("symlog", linthresh=next(place for place in places if place > 0))
-        grid[0].set_xlim(places[0], places[-1] * 1.1)
+        grid[0].xaxis.set_minor_locator(NullLocator())
+    grid[0].xaxis.set_major_formatter(lambda place, _: tokens(round(place)) if place >= 0 else "")
+    left = min(places[0], next((place for place in places if place > 0), 0) / 1.3)
+    grid[0].set_xlim(left, places[-1] * 1.1)
     grid[-1].set_xlabel("tokens seen in training" if over == "tokens" else "step (of names without one: the order)")
     handles, labels = grid[0].get_legend_handles_labels()
     named = [str(weight) for weight in weights]

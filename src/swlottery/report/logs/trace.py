@@ -10,7 +10,7 @@ from swlottery.config import TraceSettings
 from swlottery.find.verify import CRITICAL, INERT
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.logs.log import Log
-from swlottery.report.words import NOTHING, count, one_line, table
+from swlottery.report.words import NOTHING, count, one_line, table, tokens
 from swlottery.version import __version__
 
 Row = Mapping[str, Any]
@@ -75,16 +75,6 @@ def _first(rows: Sequence[Row], holds: Callable[[Row], bool]) -> str:
 
 def _effect(row: Row) -> str:
     return NOTHING if row["nll_difference"] is None else f"{row['nll_difference']:+.4f}"
-
-
-def tokens(number: int | None) -> str:
-    """A number of tokens in three digits: 2.10B."""
-    if number is None:
-        return NOTHING
-    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
 
 
 class TraceLog(Log):
