@@ -16,9 +16,9 @@ STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.3, 2.0, 4.0)
 """Of the bar: the sixth is the first above it."""
 
 
-def grown(folder: Path) -> tuple[Any, Coordinate, list[float]]:
+def grown(folder: Path, **changes: Any) -> tuple[Any, Coordinate, list[float]]:
     """(the loaded model, the weight's coordinate, its values)."""
-    loaded = models.load(str(model(folder)), None, "float32", "cpu")
+    loaded = models.load(str(model(folder, **changes)), None, "float32", "cpu")
     network, roles = loaded.model, Roles(loaded.model)
     probe = probes.build(loaded.tokenizer, probes.DEFAULT_PROMPTS, loaded.context, rows=300)
     place, values = Coordinate(1, 7, 11), []

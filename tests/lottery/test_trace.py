@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import odd
 from growing import STRENGTHS, grown
 from lottery import test_resume
 from lottery.runs import events, flags, forked, only_run, traces
@@ -161,8 +162,8 @@ def test_two_ranks_trace_as_one(alone, tiny_gpt2, text, tmp_path):
 
 
 def test_the_first_step_above_the_bar(text, tmp_path):
-    """The network stays, but for a planted weight that has another size after each traced step."""
-    loaded, place, values = grown(tmp_path / "model")
+    """The network stays, but for a planted weight that has another size after each traced step. Its context is full."""
+    loaded, place, values = grown(tmp_path / "model", n_positions=64)
     loaded.model.save_pretrained(tmp_path / "model")
     at = dict(zip([1, 2, 4, 8, 16, 32, 64, 80], values, strict=True))
 
@@ -180,7 +181,7 @@ def test_the_first_step_above_the_bar(text, tmp_path):
         Lottery.take_step = step
 
     still = {"lr": 0.0, "weight_decay": 0.0, "steps": 80, "rounds": 1, "eval_steps": 80, "checkpoint_steps": 80}
-    arguments = flags(tmp_path / "model", text, tmp_path, trace="log", grad_accum=1, **still)
+    arguments = flags(tmp_path / "model", text, tmp_path, trace="log", grad_accum=1, context=64, **still)
     assert forked(arguments, tmp_path / "log", grow) == 0, (tmp_path / "log").read_text()
     own = [row for row in tracing.read(only_run(tmp_path) / "round_1" / "trace.csv") if Coordinate.of(row) == place]
     assert [row["step"] for row in own] == list(at)
@@ -189,3 +190,13 @@ def test_the_first_step_above_the_bar(text, tmp_path):
     summary = next(line for line in (tmp_path / "log").read_text().splitlines() if line.startswith(str(place)))
     assert "step32" in summary
     shutil.rmtree(tmp_path / "model")
+
+
+def test_a_mixture_is_traced_expert_by_expert(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = odd.train(odd.model(tmp_path / "m", "mixtral"), "--trace", "log", "--super-weights", "none")
+    assert said.code == 0, said
+    (row, *_), (run,) = tracing.read(next(tmp_path.glob("runs/*/round_1/trace.csv"))), tmp_path.glob("runs/*")
+    assert row["expert"] in range(4) and (row["step"], row["ratio"] > 0) == (1, True)
+    (event,) = events(run, "trace")
+    assert len(event["rows"]) == 3 and event["missing"] == []

@@ -34,8 +34,8 @@ def steps(total: int) -> list[int]:
 
 
 def text(windows: Tensor) -> Tensor:
-    """Of the windows of the evaluations what weights are set to zero on."""
-    return windows[:DOCUMENTS, :WINDOW]
+    """Of the evaluations' windows ``[n, context + 1]`` what weights are set to zero on; the model may take no more."""
+    return windows[:DOCUMENTS, : min(WINDOW, windows.shape[1] - 1)]
 
 
 def kept(network: Network, windows: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,5 +113,5 @@ def cost(
 def cost_of(network: Network, total: int, sequences: int) -> dict[str, int | list[int]]:
     """`cost` for a network whose evaluations have so many sequences."""
     shapes = [[(len(matrix), matrix.shape[1]) for _, matrix in down.matrices()] for down in network.roles.downs]
-    probe, evaluated = probe_of(network), min(DOCUMENTS, sequences) * min(WINDOW, network.context + 1)
+    probe, evaluated = probe_of(network), min(DOCUMENTS, sequences) * min(WINDOW, network.context)
     return cost(total, int(probe.valid.sum()), probe.ids.numel(), evaluated, shapes)

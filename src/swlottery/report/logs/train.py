@@ -119,7 +119,7 @@ class TrainLog(Log):
     def _traced(self, event: Event) -> None:
         if event["rows"] is None:
             self.paragraph(
-                "\ntrace: none. The run that this one branches from was trained without --trace log, and this one has "
+                "trace: none. The run that this one branches from was trained without --trace log, and this one has "
                 "its first training."
             )
             return
