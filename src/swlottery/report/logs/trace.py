@@ -39,7 +39,9 @@ def tables(rows: Sequence[Row]) -> list[str]:
     cells = []
     for weight, own in weights.items():
         firsts = [_first(own, lambda row: row["found"])]
-        firsts += [_first(own, lambda row, bar=bar: (row["low"] or 0) > bar) for bar in (INERT, CRITICAL)]  # type: ignore[misc]
+        unknown = all(row["low"] is None for row in own)
+        for bar in (INERT, CRITICAL):
+            firsts.append(NOTHING if unknown else _first(own, lambda row, bar=bar: (row["low"] or 0) > bar))  # type: ignore[misc]
         end = own[-1]
         cells.append([str(weight), *firsts, f"{end['ratio']:.3g}", f"{end['share']:.0%}", _effect(end)])
     lines += table(heads, cells)
@@ -70,7 +72,7 @@ def _first(rows: Sequence[Row], holds: Callable[[Row], bool]) -> str:
     for row in rows:
         if holds(row):
             return one_line(row["checkpoint"]) + (f" ({tokens(row['tokens'])})" if row["tokens"] is not None else "")
-    return NOTHING if any(row["low"] is None for row in rows) else "never"
+    return "never"
 
 
 def _effect(row: Row) -> str:

@@ -132,7 +132,6 @@ class TrainLog(Log):
                 f"  the trace took {event['forward_tokens']:,} forward tokens, and {event['bytes'] / 1e6:,.0f} MB on "
                 "disk until now; an effect is known where the weight is found"
             )
-        self.line()
 
     def _pruned(self, event: Event) -> None:
         self.end_bar()
