@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
-from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
 from swlottery.models.parts import Entered
+from swlottery.models.running import resumed
 
 if TYPE_CHECKING:
     import numpy as np
