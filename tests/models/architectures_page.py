@@ -78,7 +78,7 @@ def answer(kind: str) -> Answer:
 
 def _one_line(reason: str) -> str:
     reason = reason.rpartition("is not proved: ")[2] or reason
-    reason = reason.replace(" in swlottery/models/table.py", "").split("\n")[0].replace("|", "/")
+    reason = " ".join(reason.replace(" in swlottery/models/table.py", "").replace("|", "/").split())
     return reason if len(reason) < 200 else reason[:197] + "…"
 
 

@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SIZE = 0.1
-"""The root mean square of the random hidden states: small, so that rounding them hides nothing that is added."""
+"""The root mean square of the random hidden states: small, so that rounding them hides little of what is added."""
 
 TOKENS = 16
 ROUNDINGS = 4
 """So many units of the precision each term of a sum may be off."""
+
+SEEN = 0.1
+"""What is added is seen where a share of it as small as this would be."""
 
 PRODUCT = 1e-4
 """A product of matrices may be off by this share, or by twice ROUNDINGS where the precision is lower."""
@@ -62,6 +65,7 @@ def _wrong(model: Any, row: Row, blocks: Sequence[nn.Module], downs: Sequence[Do
         return "several blocks have the same down-projection"
     places = sorted({len(blocks) // 2, len(blocks) - 1} - {0})
     returned: dict[int, Any] = {}
+    seen: list[set[str]] = [set() for _ in downs]
     with torch.no_grad():
         for random in (generator, None):
             watched = [Watched(down, row, random) for down in downs]
@@ -75,6 +79,10 @@ def _wrong(model: Any, row: Row, blocks: Sequence[nn.Module], downs: Sequence[Do
             for nth, one in enumerate(watched):
                 if wrong := one.wrong():
                     return f"in block {nth} {wrong}"
+                seen[nth] |= one.seen
+        for nth, names in enumerate(seen):
+            if unseen := sorted({"attention", "the MLP", "the stream"} - names):
+                return f"in block {nth} what {unseen[0]} adds is not seen above rounding (--dtype float32 rounds less)"
         for place in places:
             with resumed(blocks, place, returned[place]):
                 again = model(input_ids=ids, use_cache=False).logits.float()
@@ -99,6 +107,7 @@ class Watched:
         self.mixers = [module for name in names if (module := has(down.block, name)) is not None]
         self.mixed: dict[int, tuple[Any, Tensor]] = {}  # by id: what each mixer returned, and what of it is added
         self.added: Tensor | None = None
+        self.seen: set[str] = set()  # of what is added
         self.silent: set[str] = set()  # the block's modules that are not called
 
     @contextmanager
@@ -180,15 +189,19 @@ class Watched:
         factor = self.down.multiplier
         terms = {"attention": factor * mixed, "the MLP": factor * self.added, "the stream": self.entered}
         rest = self.left - torch.stack([*terms.values()]).sum(dim=0)
-        room = torch.stack([term.abs() for term in terms.values()]).sum(dim=0)
+        room = torch.stack([term.abs() for term in terms.values()]).sum(dim=0).clamp_min(1e-30)
+        shares: dict[str, float] = {}
+        # As shares of the room for rounding all entries count alike, massive ones too. Rounding goes up as often as
+        # down, so that it hides less of a term in all than in a single entry.
         for name, term in terms.items():
-            if not float(term.norm()) >= 2 * ROUNDINGS * self.unit * float(room.norm()):
-                return f"what {name} adds is not seen above rounding (--dtype float32 rounds less)"
-        # Rounding is as often up as down, so that it hides less of a share than of a single entry.
-        shares = {name: _share(rest, term) for name, term in terms.items()}
-        worst = max(shares, key=lambda name: shares[name])
-        hidden = 2 * ROUNDINGS * float(room.norm() / terms[worst].norm()) / rest.numel() ** 0.5
-        if not shares[worst] <= self.unit * (1 + hidden):
+            size = float((term / room).norm())
+            hidden = self.unit * (1 + 2 * ROUNDINGS / max(size, 1e-30))
+            if hidden <= SEEN:
+                self.seen.add(name)
+                share = _share(rest / room, term / room)
+                shares[name] = share if not share <= hidden else 0.0
+        if any(shares.values()):
+            worst = max(shares, key=lambda name: shares[name])
             return f"what is added of {worst} is not once what it gives: there is a scale, or something else"
         if not bool((rest.abs() <= ROUNDINGS * self.unit * room).all()):
             return "something is added besides attention and the MLP"
