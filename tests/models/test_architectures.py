@@ -185,7 +185,7 @@ def test_the_bias_of_an_expert_counts_as_often_as_the_router_says():
     assert total.shape == now.output.shape and float(total.abs().max()) > 0
     for tokens, x, matrix in layer.parts:
         total.index_add_(0, tokens, (x @ matrix.t()).float())
-    torch.testing.assert_close(total, now.output, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(total, now.output, rtol=0, atol=5e-3)  # the null may multiply in bfloat16
 
 
 def test_a_mixture_may_begin_with_dense_layers():
