@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swlottery.errors import BadInput
 from swlottery.find.probe import Batch, Probe
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.parts import Entered
+from swlottery.models.running import ending_at, resumed, run_body
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,11 +39,11 @@ class LayerHooks(ABC):
         self.down = down
 
     @abstractmethod
-    def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
+    def measure(self, entered: Entered, output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Called for each batch at the end of the layer's block.
 
         Args:
-            args: what entered the down-projection's module.
+            entered: what entered the down-projection's parts.
             output, added, stream: what left it, what the residual stream received, and that stream afterwards, each
                 ``[valid tokens, channels]``. ``added`` is ``output`` itself where no norm follows.
         """
@@ -59,7 +61,7 @@ class LayerHooks(ABC):
         self.begin(batch)
         down = self.down
         with ExitStack() as stack:
-            stack.enter_context(down.module.register_forward_hook(self._output_hook))
+            stack.enter_context(down.hooked(self._output_hook))
             if down.post_norm is not None:
                 stack.enter_context(down.post_norm.register_forward_hook(self._norm_hook))
             if down.stream_norm is not None:
@@ -68,8 +70,8 @@ class LayerHooks(ABC):
                 stack.enter_context(down.block.register_forward_hook(self._block_hook))
             yield
 
-    def _output_hook(self, module: nn.Module, args: Sequence[Tensor], output: Tensor) -> None:
-        self.args, self.output = args, output.clone() if self.down.overwritten else output
+    def _output_hook(self, entered: Entered, output: Tensor) -> None:
+        self.entered, self.output = entered, output.clone() if self.down.overwritten else output
         self.version = self.output._version
 
     def _norm_hook(self, module: nn.Module, args: Any, output: Tensor) -> None:
@@ -93,8 +95,10 @@ class LayerHooks(ABC):
             )
         output = self.rows(self.output)
         added = output if self.normed is None else self.rows(self.normed)
-        self.measure(self.args, output, added, self.rows(stream))
-        del self.args, self.output, self.normed
+        if self.down.multiplier != 1:
+            added = added * self.down.multiplier
+        self.measure(self.entered, output, added, self.rows(stream))
+        del self.entered, self.output, self.normed
 
     def rows(self, activation: Any) -> Tensor:
         """``[valid tokens, channels]`` from ``[prompts, positions, channels]`` or ``[prompts · positions, channels]``.
@@ -130,55 +134,6 @@ def run_hooked(model: nn.Module, hooks: list[Hooks], batches: Sequence[Batch]) -
             returned[number] = output[0] if hooks else None
         start = last.layer + 1
         yield group
-
-
-def run_body(model: nn.Module, ids: Tensor) -> None:
-    """One forward pass without the head: the logits of a vocabulary are not needed to look at the MLPs."""
-    import torch
-
-    body: Any = model.base_model
-    with torch.no_grad():
-        body(input_ids=ids, use_cache=False)
-
-
-class _Reached(Exception):
-    """The last block that has to run has returned."""
-
-
-@contextmanager
-def ending_at(block: nn.Module) -> Iterator[list[Any]]:
-    """End the forward pass inside the ``with`` block as soon as ``block`` has returned; the list gets what it returned.
-
-    Hooks that were put on the block before this one still run.
-    """
-    returned: list[Any] = []
-
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        returned.append(output)
-        raise _Reached
-
-    with block.register_forward_hook(end), suppress(_Reached):
-        yield returned
-
-
-@contextmanager
-def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[None]:
-    """Run a model from block ``layer`` on: every block before it returns ``output``, what the last of them returned.
-
-    With ``output`` None every block is run.
-    """
-    skipped = blocks[:layer] if output is not None else []
-    before = [block.__dict__.get("forward") for block in skipped]  # accelerate puts its own there
-    try:
-        for block in skipped:
-            block.forward = lambda *args, **kwargs: output
-        yield
-    finally:
-        for block, forward in zip(skipped, before, strict=True):
-            if forward is None:
-                block.__dict__.pop("forward", None)
-            else:
-                block.forward = forward
 
 
 def layer_groups(model: nn.Module, hooks: Sequence[LayerHooks]) -> list[range]:

@@ -26,7 +26,8 @@ from swlottery.find.spikes import Spike
 from swlottery.find.verify import Ablation, cost, paired, verify
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, check_place
-from swlottery.models.loaded import Loaded, evaluating
+from swlottery.models.loaded import Loaded
+from swlottery.models.running import evaluating
 
 if TYPE_CHECKING:
     import numpy as np

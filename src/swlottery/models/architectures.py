@@ -7,99 +7,40 @@ The rest of the package speaks of ``(layer, out, in)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from swlottery.errors import BadInput
-from swlottery.models.table import row_of
+from swlottery.models.down import DownProjection as DownProjection
+from swlottery.models.parts import Part
+from swlottery.models.proof import prove
+from swlottery.models.table import ROWS, Row
+from swlottery.models.usual import has, usual_row
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """What enters one down-projection matrix: ``values[n, in]`` for the flat token positions ``tokens[n]``.
-
-    For an expert the router's weight is already multiplied in, so that contributions add up to the module's output.
-    """
-
-    expert: int | None
-    tokens: Tensor
-    values: Tensor
+_PROVED: WeakSet[nn.Module] = WeakSet()
 
 
-@dataclass(frozen=True)
-class DownProjection:
-    """The down-projection of one block, addressed as ``(out, in)`` whatever its storage order."""
-
-    layer: int
-    path: str
-    block: nn.Module
-    module: nn.Module
-    weight: nn.Parameter
-    in_out: bool
-    experts: int | None
-    post_norm: nn.Module | None
-    overwritten: bool
-    stream_norm: nn.Module | None
-    """A norm that the block applies after the addition (OPT-350M): the residual stream is what enters it."""
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias over output channels, without its gradient; or None."""
-        bias: Tensor | None = getattr(self.module, "bias", None)
-        return None if bias is None else bias.detach()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in): the channels of its matrix, or of each expert's."""
-        out, in_ = self.weight.shape[-2:]
-        return (in_, out) if self.in_out else (out, in_)
-
-    def matrix(self, expert: int | None = None) -> Tensor:
-        """The weight as ``[out, in]``: a view, so writing to it writes to the model."""
-        weight = self.weight.data if expert is None else self.weight.data[expert]
-        return weight.t() if self.in_out else weight
-
-    def matrices(self) -> list[tuple[int | None, Tensor]]:
-        """Every ``(expert, matrix)`` of this block; one pair with expert None where there are no experts."""
-        if self.experts is None:
-            return [(None, self.matrix())]
-        return [(expert, self.matrix(expert)) for expert in range(self.experts)]
-
-    def inputs(self, args: Sequence[Tensor], tokens: Tensor) -> list[Inputs]:
-        """What enters the matrices at the flat token positions ``tokens``, from the arguments of the hooked module.
-
-        The experts of a mixture are one parameter and have no module each. So what enters each of them is computed
-        again from what the experts' module was given: hidden states, chosen experts, router weights.
-        """
-        if self.experts is None:
-            return [Inputs(None, tokens, args[0].reshape(-1, args[0].shape[-1])[tokens])]
-        from torch.nn import functional
-
-        hidden, chosen, router = (argument.reshape(-1, argument.shape[-1])[tokens] for argument in args[:3])
-        found = []
-        for expert in range(self.experts):
-            rows, slot = (chosen == expert).nonzero(as_tuple=True)
-            if len(rows):
-                experts: Any = self.module
-                gate, up = functional.linear(hidden[rows], experts.gate_up_proj[expert]).chunk(2, dim=-1)
-                values = experts.act_fn(gate) * up * router[rows, slot, None]
-                found.append(Inputs(expert, tokens[rows], values))
-        return found
+def row_of(model: nn.Module) -> Row:
+    """The model's row: of the table, or by usual names. Raises `BadInput` where the names do not say what is where."""
+    config: Any = model.config
+    return ROWS.get(config.model_type) or usual_row(model)
 
 
 class Roles:
     """The blocks and down-projections of one model, and the role of each of its parameters.
 
-    Raises ``BadInput`` for an architecture without a row, or where the model does not look as its row says.
+    A model whose row is by usual names is proved the first time, by forward passes (see proof.py).
+
+    Raises `BadInput` for an architecture that is not known, and where the model does not look as its row says.
     """
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = model.config
-        self.row = row_of(config.model_type)
+        self.row = row_of(model)
+        self.in_table = config.model_type in ROWS
         try:
             blocks: Any = model.get_submodule(self.row.blocks)
             self.blocks: list[nn.Module] = list(blocks)
@@ -110,30 +51,69 @@ class Roles:
             ) from None
         text_config = config.get_text_config()
         self.hidden = int(text_config.hidden_size)
-        for down in self.downs:
-            if down.shape[0] != self.hidden:
+        for part in (part for down in self.downs for part in down.parts):
+            if part.shape[0] != self.hidden:
                 raise BadInput(
-                    f"{down.path} maps to {down.shape[0]} channels, but the hidden size is {self.hidden}: "
+                    f"{part.path} maps to {part.shape[0]} channels, but the hidden size is {self.hidden}: "
                     f"the row for '{config.model_type}' in swlottery/models/table.py does not fit this model"
                 )
+        for down in self.downs:
+            inside = set(down.output_module.modules())
+            if outside := [part.path for part in down.parts if part.module not in inside]:
+                raise BadInput(
+                    f"{outside[0]} is in another module than {down.path}: how the block adds them up is not known"
+                )
+        if not self.in_table and model not in _PROVED:
+            prove(model, self.row, self.blocks, self.downs)
+            _PROVED.add(model)
 
     def _down(self, layer: int, block: nn.Module, config: Any) -> DownProjection:
         row = self.row
-        module: Any = block.get_submodule(row.down)
         # OPT-350M alone puts its norms behind the additions; what a block returns is then no longer the stream.
         normed_after = config.model_type == "opt" and not config.do_layer_norm_before
+        parts = self._parts(layer, block, config.get_text_config())
+        alone = len(parts) == 1 and parts[0].experts is None
+        post_norm = row.post_norm if self.in_table or has(block, row.post_norm or ".") else ""
         return DownProjection(
             layer=layer,
-            path=f"{row.blocks}.{layer}.{row.down_matrix}",
             block=block,
-            module=module,
-            weight=module.down_proj if row.experts else module.weight,
-            in_out=row.in_out,
-            experts=int(module.down_proj.shape[0]) if row.experts else None,
-            post_norm=block.get_submodule(row.post_norm) if row.post_norm else None,
+            output_module=parts[0].module if alone else block.get_submodule(row.down[0].partition(".")[0]),
+            parts=parts,
+            multiplier=float(getattr(config, row.multiplier)) if row.multiplier else 1.0,
+            post_norm=block.get_submodule(post_norm) if post_norm else None,
             overwritten=row.overwritten,
             stream_norm=block.get_submodule("final_layer_norm") if normed_after else None,
         )
+
+    def _parts(self, layer: int, block: nn.Module, config: Any) -> list[Part]:
+        """The down-projections that this block has: some blocks of a mixture have no experts."""
+        from torch import nn
+
+        found = [(path, weight) for path in self.row.down if (weight := has(block, path)) is not None]
+        if not found:
+            block.get_submodule(self.row.down[0])  # raises what is missing
+        parts: list[Part] = []
+        number = 0
+        for path, weight in found:
+            single = isinstance(weight, nn.Module)
+            parent, _, name = path.rpartition(".")
+            module: Any = weight if single else block.get_submodule(parent)
+            if single and weight.weight.ndim != 2:
+                raise BadInput(f"{self.row.blocks}.{layer}.{path} is not one matrix: how it is used is not known")
+            count = 1 if single else len(weight)
+            parts.append(
+                Part(
+                    module=module,
+                    name="weight" if single else name,
+                    path=f"{self.row.blocks}.{layer}.{path}",
+                    experts=None if single and len(found) == 1 else range(number, number + count),
+                    entered=1 if single else int(getattr(config, "num_experts_per_tok", 2)),
+                    in_out=self.row.in_out if single else bool(getattr(module, "is_transposed", True)),
+                    gate=has(block, f"{parent}_gate") if single and len(found) > 1 else None,
+                )
+            )
+            number += count
+        return parts
 
     def role_of(self, name: str, parameter: Tensor) -> str:
         """The role of a parameter by its full name.
@@ -155,7 +135,7 @@ class Roles:
         if name.startswith(row.blocks + "."):
             inside = name.removeprefix(row.blocks + ".").partition(".")[2].removesuffix(".weight")
             known = {
-                row.down_matrix: "mlp-out",
+                **dict.fromkeys(row.down, "mlp-out"),
                 **dict.fromkeys(row.attention, "attention"),
                 **dict.fromkeys(row.mlp_in, "mlp-in"),
             }
