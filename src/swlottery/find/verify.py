@@ -34,9 +34,12 @@ Measure = Callable[[str, Sequence[Coordinate]], "Ablation"]
 
 @dataclass(frozen=True)
 class Ablation:
-    """One row: the effect of setting ``coordinates`` to zero, its 95 % interval, and each document's difference.
+    """One row: the effect of multiplying ``coordinates`` by ``factor``, and its interval over documents.
 
-    kind: intact, alone, restored, joint, left in, control, random set, largest others, canceller.
+    kind: intact, alone, restored, joint, left in, control, random set, largest others, canceller; dose, a weight that
+        is only made smaller; row, all weights of its output channel (``coordinates`` is the one that names it).
+    documents: the difference of each document that was looked at. chosen: which of the text's documents those are, in
+        the text's order; empty where all were looked at. level: of the interval.
     """
 
     kind: str
@@ -45,10 +48,13 @@ class Ablation:
     low: float
     high: float
     documents: tuple[float, ...]
+    factor: float = 0.0
+    level: float = 0.95
+    chosen: tuple[int, ...] = ()
 
     @property
     def perplexity_ratio(self) -> float:
-        """Perplexity with the weights at zero over perplexity without."""
+        """Perplexity with the change over perplexity without."""
         return math.exp(min(self.difference, 700.0))
 
 
