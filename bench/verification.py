@@ -47,17 +47,18 @@ def compare(arguments: argparse.Namespace) -> None:
 
     loaded = models.load(arguments.model, dtype=arguments.dtype, device=arguments.device)
     roles = Roles(loaded.model)
-    run, used, seconds, rows = Counter(now=0), Counter[str](), Counter[str](), Counter[str]()
-    clock = [0.0]
+    run, used, rows = Counter(now=0), Counter[str](), Counter[str]()
+    seconds, cpu, clock = Counter[str](), Counter[str](), [0.0, 0.0]
 
     def observe(event: Any) -> None:
         if isinstance(event, Ablation):
             what = "description" if event.kind in DESCRIPTION else "verdicts"
             used[what] += run["now"]
             seconds[what] += time.perf_counter() - clock[0]
+            cpu[what] += time.process_time() - clock[1]
             rows[event.kind] += 1
         if isinstance(event, Tested | Ablation):
-            run["now"], clock[0] = 0, time.perf_counter()
+            run["now"], clock[:] = 0, (time.perf_counter(), time.process_time())
 
     settings = FindSettings(eval_text=arguments.eval_text, eval_tokens=arguments.eval_tokens, null_draws=1)
     with counted(roles, loaded.model, run):
@@ -67,10 +68,10 @@ def compare(arguments: argparse.Namespace) -> None:
         low, high = weight["nll_difference_interval"]
         effect = f"{weight['nll_difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
         print(f"{Coordinate.of(weight)!s:<22}{weight['verdict']:<20}{effect}")
-    print(f"\n{'':<14}{'forward tokens':>15}{'passes':>9}{'seconds':>9}")
+    print(f"\n{'':<14}{'forward tokens':>15}{'passes':>9}{'seconds':>9}{'of CPU':>9}")
     for what in ("verdicts", "description"):
         tokens = used[what] / len(roles.blocks)
-        print(f"{what:<14}{tokens:>15,.0f}{tokens / record['eval_tokens']:>9.1f}{seconds[what]:>9.1f}")
+        print(f"{what:<14}{tokens:>15,.0f}{tokens / record['eval_tokens']:>9.1f}{seconds[what]:>9.1f}{cpu[what]:>9.1f}")
     print("\nrows: " + ", ".join(f"{count} {kind}" for kind, count in rows.items()))
 
 
