@@ -18,10 +18,10 @@ from swlottery.config import KAPPA, MAX_WEIGHTS
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import activations
 from swlottery.find.attribution import leader
+from swlottery.find.effects import paired
 from swlottery.find.probe import Probe
 from swlottery.find.search import search
 from swlottery.find.spikes import median_size
-from swlottery.find.verify import paired
 from swlottery.models.architectures import DownProjection, Inputs, Roles
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import files
@@ -111,7 +111,7 @@ def effects(
     those: Sequence[Coordinate],
     poll: Callable[[], None] = lambda: None,
 ) -> list[Entry]:
-    """What it costs to set each weight to zero, alone, on ``windows[documents, tokens]``: see `verify.paired`.
+    """What it costs to set each weight to zero, alone, on ``windows[documents, tokens]``: see `effects.paired`.
 
     poll: called before each weight; its exceptions end the work.
     """

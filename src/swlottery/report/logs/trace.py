@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.config import TraceSettings
-from swlottery.find.verify import CRITICAL, INERT
+from swlottery.find.effects import CRITICAL, INERT
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.logs.log import Log
 from swlottery.report.words import NOTHING, count, one_line, table, tokens
