@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.find.forward import resumed
+from swlottery.find.loss import token_losses
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
@@ -77,17 +78,11 @@ class Evaluator:
 
     def _run(self, contexts: Sequence[Any]) -> np.ndarray:
         import torch
-        from torch.nn import functional
 
         losses = []
         for ids, context in zip(self.batches, contexts, strict=True):
-            with torch.no_grad(), context:
-                logits = self.model(input_ids=ids, use_cache=False).logits
-            rows = [
-                functional.cross_entropy(row[:-1].float(), document[1:])
-                for row, document in zip(logits, ids, strict=True)
-            ]
-            losses.append(torch.stack(rows))
+            with context:
+                losses.append(token_losses(self.model, self.roles.blocks, ids).mean(dim=1))
         return torch.cat(losses).double().cpu().numpy()
 
     @contextmanager
@@ -95,7 +90,10 @@ class Evaluator:
         """Keep what enters each of `layers`: what the block before it returns."""
 
         def keep(layer: int) -> Callable[..., None]:
-            return lambda module, args, output: kept.__setitem__(layer, output)
+            def first(module: nn.Module, args: Any, output: Any) -> None:  # `token_losses` has it return others later
+                kept.setdefault(layer, output)
+
+            return first
 
         with ExitStack() as hooks:
             for layer in self.layers:

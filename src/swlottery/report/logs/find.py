@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
+from swlottery.find.generation import Generation
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.scan import LayerScan
@@ -16,7 +17,7 @@ from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
 from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
-from swlottery.report.logs.log import Log
+from swlottery.report.logs.verification import VerificationLog
 from swlottery.report.words import one_line, percent, table
 from swlottery.version import __version__
 
@@ -24,27 +25,14 @@ if TYPE_CHECKING:
     from swlottery.models.loaded import Loaded
 
 NULLS = {"entries": "entries: all of a matrix permuted", "rows": "rows: permuted within each row"}
-ABLATIONS = {
-    "alone": "alone",
-    "restored": "alone, spike put back",
-    "joint": "together",
-    "left in": "together, one left in",
-    "control": "control, nearest in |w|",
-    "random set": "random set",
-    "largest others": "largest other weights",
-    "canceller": "canceller's largest weight",
-}
-ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {}"
 
 
-class FindLog(Log):
+class FindLog(VerificationLog):
     """Prints the sections of the log as the events come."""
 
     probe: Probe
     kappa = 0.0
-    has_rows = False  # of the verification
     null = ""  # the kind of null that is being drawn
-    pass_tokens = 0  # of one pass of the verification
 
     def header(self, loaded: Loaded, prepared: Prepared, settings: FindSettings, seconds: float) -> None:
         """What is searched, with which prompts and which text."""
@@ -54,6 +42,12 @@ class FindLog(Log):
         self.probe, self.kappa = probe, settings.kappa
         prompts = len(dict.fromkeys(probe.prompts))
         modes = " and ".join(sorted({"with BOS" if flag else "without BOS" for flag in probe.with_bos}))
+        documents = f"{len(windows)} of {windows.shape[1]:,} tokens, evenly spread over the text"
+        if settings.protocol == "wikitext2":
+            documents = (
+                f"protocol wikitext2: {len(windows)} of {windows.shape[1]:,} tokens, the first of the text, one after "
+                "the other; BOS only where the tokenizer puts it, in front of the whole text"
+            )
         slow = settings.dtype == "auto" and loaded.dtype != loaded.stored_dtype
         why = f": this CPU is slow at {loaded.stored_dtype}" if slow else ""
         self.line(f"swlottery {__version__} find: where are the super weights, and do they matter?\n")
@@ -68,7 +62,7 @@ class FindLog(Log):
             "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
             "text": one_line(text.name) + _unknown(prepared.unknown),
             "left out": text.note,
-            "documents": f"{len(windows)} of {windows.shape[1]} tokens, evenly spread over the text",
+            "documents": documents,
             "seed": str(settings.seed),
             "loaded in": f"{seconds:.0f} s",
         }
@@ -87,6 +81,8 @@ class FindLog(Log):
                 self._plan(event)
             case Ablation():
                 self._ablation(event)
+            case Generation():
+                self._generation(event)
             case Finished():
                 self._verdicts(event.record)
 
@@ -176,40 +172,6 @@ class FindLog(Log):
         heads = ["null", "draws", "median", "largest", "observed", "p", "above the bar", "95 % interval"]
         self.lines(table(heads, cells))
         self.line("  median, largest: of the largest ratio in each draw; observed: the largest ratio of the network")
-
-    def _plan(self, event: Planned) -> None:
-        self.pass_tokens = event.documents * event.window
-        total = event.passes * self.pass_tokens
-        self.has_rows = False
-        what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
-        self.section(f"{what} Weights set to zero, on held-out text")
-        self.line(
-            f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
-            "each from the first changed block on\n"
-            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents"
-        )
-        self.start_bar(total, "verification", "token")
-
-    def _ablation(self, row: Ablation) -> None:
-        if row.kind == "intact":
-            return
-        if not self.has_rows:
-            self.has_rows = True
-            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights"))
-        effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        self.paragraph(ABLATION.format(ABLATIONS[row.kind], *effect, " ".join(map(str, row.coordinates))), 73)
-        self.move_bar(self.pass_tokens)
-
-    def _verdicts(self, record: Record) -> None:
-        self.end_bar()
-        self.line(
-            f"\nintact: perplexity {record['baseline_perplexity']:.2f} on {record['documents']} documents of "
-            f"{record['eval_tokens'] // record['documents']} tokens (short: not comparable with long context)"
-        )
-        self.section("Verdicts")
-        self.lines(verdicts.verdict_table(record))
-        for sentence in verdicts.sentences(record):
-            self.paragraph(sentence, 2)
 
     def compare(self, record: Record, before: Record | None) -> None:
         """Say whether the earlier record at the same path, if there was one, has the same super weights."""
