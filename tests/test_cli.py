@@ -91,7 +91,8 @@ def test_a_find_from_end_to_end(found_record, planted_gpt2):
     assert len([row for row in record["controls"] if row["kind"] == "control"]) == 4
     assert [null["draws"] for null in record["nulls"]] == [19, 19]
     plots = found_record.parent / "plots"
-    assert sorted(path.name for path in plots.iterdir()) == ["ablations.png", "activations.png", "contributions.png"]
+    names = ["ablations.png", "activations.png", "contributions.png", "dose.png"]
+    assert sorted(path.name for path in plots.iterdir()) == names
 
 
 def quick_in(folder, model):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from swlottery.find.effects import Ablation
 from swlottery.find.null import Null
 from swlottery.find.probe import Probe
 from swlottery.find.scan import LayerScan
 from swlottery.find.spikes import Spike
-from swlottery.find.verdicts import COMPARED
-from swlottery.find.verify import Ablation
+from swlottery.find.verify import COMPARED
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 

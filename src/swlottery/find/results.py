@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.find.attribution import Contribution
+from swlottery.find.effects import Ablation
 from swlottery.find.entries import (
     Entry,
     control_entries,
@@ -25,7 +26,6 @@ from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
 from swlottery.find.verdicts import Verdict, critical_sets, verdicts
-from swlottery.find.verify import Ablation
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 from swlottery.version import __version__
@@ -54,9 +54,9 @@ class Results:
     rows: Sequence[Ablation]
     asked: Sequence[Ablation]
     baseline: np.ndarray
+    forward_tokens: Mapping[str, float]
     generations: Sequence[Generation] = ()
     beginnings: Sequence[str] = ()
-    forward_tokens: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def words(self) -> dict[Coordinate, Verdict]:

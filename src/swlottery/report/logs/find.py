@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
+from swlottery.find.effects import Ablation
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.generation import Generation
 from swlottery.find.probe import Probe
@@ -15,7 +16,6 @@ from swlottery.find.record import Record
 from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
-from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.verification import VerificationLog
 from swlottery.report.words import one_line, percent, table
@@ -43,7 +43,9 @@ class FindLog(VerificationLog):
         prompts = len(dict.fromkeys(probe.prompts))
         modes = " and ".join(sorted({"with BOS" if flag else "without BOS" for flag in probe.with_bos}))
         documents = f"{len(windows)} of {windows.shape[1]:,} tokens, evenly spread over the text"
+        read_as = ""
         if settings.protocol == "wikitext2":
+            read_as = ", read as the raw test split of WikiText-2" * (settings.eval_text not in ("builtin", "wikitext"))
             documents = (
                 f"protocol wikitext2: {len(windows)} of {windows.shape[1]:,} tokens, the first of the text, one after "
                 "the other; BOS only where the tokenizer puts it, in front of the whole text"
@@ -60,7 +62,7 @@ class FindLog(VerificationLog):
             "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens" + _unknown(probe.unknown),
             "cut": f"{probe.cut} of the prompts, to the model's context of {loaded.context} tokens" * bool(probe.cut),
             "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
-            "text": one_line(text.name) + _unknown(prepared.unknown),
+            "text": one_line(text.name) + read_as + _unknown(prepared.unknown),
             "left out": text.note,
             "documents": documents,
             "seed": str(settings.seed),

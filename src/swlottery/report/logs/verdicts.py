@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from swlottery.find.effects import CRITICAL, INERT
 from swlottery.find.record import Record, not_found
-from swlottery.find.verify import CRITICAL, INERT
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.words import NOTHING, percent, table
 
@@ -33,7 +33,7 @@ def verdict_table(record: Record) -> list[str]:
         whole = f"× {row['perplexity_ratio']:.4g}" if row else NOTHING
         repeats = percent(repeated["repeated_4grams"]) if repeated else NOTHING
         cells.append([_named(weight), weight["verdict"], *effect, recovered, whole, repeats])
-    heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "95 % interval", "recovered", "its row", "repeats"]
+    heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "interval", "recovered", "its row", "repeats"]
     verdicts = {weight["verdict"] for weight in weights}
     legend = [text for verdict, text in MEANING.items() if verdict in verdicts]
     legend.append("recovered: how much of the loss, with the weight's spike alone put back")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from swlottery.data.evaluation import WIKITEXT2_CONTEXT
+from swlottery.find.effects import Ablation
 from swlottery.find.events import Planned
 from swlottery.find.generation import Generation
 from swlottery.find.record import Record
-from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
 from swlottery.report.words import WIDTH, one_line, percent, perplexity
@@ -20,10 +20,10 @@ ABLATIONS = {
     "random set": "random set",
     "largest others": "largest other weights",
     "canceller": "canceller's largest weight",
+    "dose": "alone, times",
     "row": "its whole output channel",
-    "dose": "times {:g}",
 }
-ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {}"
+ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {:<11}{}"
 GENERATION = "{:<27}{:>16}   {}"
 
 
@@ -31,31 +31,32 @@ class VerificationLog(Log):
     """Prints the rows as they come, and then what they say together."""
 
     has_rows = False
-    pass_tokens = 0  # of one pass over the text
 
     def _plan(self, event: Planned) -> None:
-        self.pass_tokens = event.documents * event.window
-        total = event.passes * self.pass_tokens
+        tokens = event.documents * event.window
+        total = event.passes + event.described
         self.has_rows = False
         what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
         self.section(f"{what} Weights set to zero, on held-out text")
         self.line(
-            f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
-            "each from the first changed block on\n"
-            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents"
+            f"cost: at most {event.passes:.1f} passes of {tokens:,} tokens for the verdicts, {event.described:.1f} to "
+            f"describe: {total * tokens:,.0f} forward tokens\n      (tokens × blocks run ÷ blocks of the model), about "
+            f"{total * event.seconds / 60:.0f} min. A row ends as soon as it can change no verdict\n"
+            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, with an interval over documents"
         )
-        self.start_bar(total, "verification", "token")
+        self.start_bar(None, "verification", "row")
 
     def _ablation(self, row: Ablation) -> None:
         if row.kind == "intact":
             return
         if not self.has_rows:
             self.has_rows = True
-            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights"))
+            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "interval", "documents", "weights"))
         effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        kind = ABLATIONS[row.kind].format(row.factor)
-        self.paragraph(ABLATION.format(kind, *effect, " ".join(map(str, row.coordinates))), 73)
-        self.move_bar(self.pass_tokens)
+        over = f"{len(row.documents)}, {100 * row.level:g} %"
+        what = ABLATIONS[row.kind] + (f" {row.factor:g}" if row.factor else "")
+        self.paragraph(ABLATION.format(what, *effect, over, " ".join(map(str, row.coordinates))), 84)
+        self.move_bar()
 
     def _generation(self, one: Generation) -> None:
         if not one.coordinates:
@@ -80,6 +81,8 @@ class VerificationLog(Log):
             f"{record['documents']} documents, protocol {record['protocol']}",
             8,
         )
+        used = record["forward_tokens"]
+        self.line("used: " + ", ".join(f"{tokens:,} forward tokens ({what})" for what, tokens in used.items()))
         self.line()
         self.lines(verdicts.verdict_table(record))
         self.lines(verdicts.dose_table(record))
