@@ -434,7 +434,9 @@ def test_the_doses_and_the_output_channels_of_schema_2(tmp_path: Path) -> None:
     record["super_weights"][1]["layer"] = record["super_weights"][0]["layer"]
     (axes,) = doses(record).axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[1, 0.75, 0.5, 0.25, 0]] * 3
-    assert axes.lines[0].get_ydata()[1:] == [dose["perplexity_ratio"] for dose in record["super_weights"][0]["dose"]]
+    assert list(axes.lines[0].get_ydata())[1:] == [
+        dose["perplexity_ratio"] for dose in record["super_weights"][0]["dose"]
+    ]
     assert axes.xaxis_inverted() and axes.get_yscale() == "log"
     labels = [row.label for row in forest(record)]
     at = labels.index("A whole output channel")

@@ -38,8 +38,9 @@ def doses(record: Record) -> Figure:
     axes.set_ylim(min(low, 0.9), max(high, 1.25))
     log_ticks(axes.yaxis, lambda y, _: f"×{y:,g}")
     axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.invert_xaxis()
     axes.set_xlabel("the weight, times")
     axes.set_ylabel("perplexity ÷ perplexity\nof the intact model")
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
