@@ -1,6 +1,7 @@
 """Ablations against plain ones, and verdicts from rows whose numbers are chosen."""
 
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ class Arithmetic:
     def nll(self, coordinates, restored=None, factor=0.0, documents=32):
         key = frozenset(coordinates)
         self.asked[key] = max(documents, self.asked.get(key, 0))
-        return (self.loss(key) + np.linspace(-1e-4, 1e-4, 32))[self.chosen(documents)]
+        return (self.loss(key) + np.linspace(-1e-5, 1e-5, 32) * (1 + len(key)))[self.chosen(documents)]
 
     def chosen(self, documents):
         return np.sort(self.order[:documents])
@@ -326,6 +327,46 @@ def test_what_describes_is_run_afterwards_on_the_first_look():
     assert len(evaluator.asked) == len(before) + 2 + 2 + 1, "two channels, two sets, a canceller: the rest is a factor"
     joints = [row.coordinates for row in critical_sets([*evaluator.rows, *described])]
     assert joints == [(A, B)], "of all three together it is not known who is idle"
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.03, 0.5]), min_size=4, max_size=4),
+    st.lists(st.sampled_from([0.0, 0.0, 1.0]), min_size=6, max_size=6),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_verdicts_are_those_of_one_look_at_the_whole_text(alone, pairs):
+    """Whatever the weights do alone and in pairs; A and B share a spike."""
+    found = [A, B, C, Coordinate(2, 5, 5)]
+
+    def loss(zero):
+        inside = [one in zero for one in found]
+        both = zip(pairs, combinations(inside, 2), strict=True)
+        return sum(effect * gone for effect, gone in zip(alone, inside, strict=True)) + sum(
+            effect * all(gone) for effect, gone in both
+        )
+
+    looks, whole = Arithmetic(loss), Arithmetic(loss)
+    whole.looks = (32,)
+    assert looks.words(found) == whole.words(found)
+    assert sum(looks.asked.values()) <= sum(whole.asked.values()) / 4
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
+def test_the_verdicts_on_planted_weights_are_those_of_one_look_at_the_whole_text(name):
+    model = tiny_model(name)
+    roles = Roles(model)
+    found = [Coordinate(1, 3, 5), Coordinate(1, 3, 6), Coordinate(2, 8, 9)]
+    found = [one._replace(expert=1) for one in found] if roles.downs[1].experts else found
+    for one, value in zip(found, (40.0, -30.0, 5.0), strict=True):
+        roles.downs[one.layer].matrix(one.expert)[one.out, one.in_] = value
+    words = []
+    for looks in (None, [32]):
+        evaluator = Evaluator(model, roles, documents(32, 24), layers=[1, 2])
+        evaluator.looks = looks or evaluator.looks
+        rows = verifying.latest(verifying.verify(evaluator, found, 4))
+        words.append([verdict.word for verdict in verdicts(found, rows, 24)])
+    assert words[0] == words[1]
+    assert name != "llama" or set(words[0]) != {"inert"}, "there they matter"
 
 
 def test_a_control_that_costs_as_much_is_looked_at_further():

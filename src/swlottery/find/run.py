@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Observer = Callable[[Event], None]
+
+RUN_FOR = ("intact", "verdicts", "description", "ablated verdicts", "ablated description")
+"""What forward tokens are run for: the intact network; what was found; what was asked for, if anything was."""
 
 CANCELLERS = 4
 """At most so many cancelling spikes are verified, the largest first."""
@@ -167,21 +171,20 @@ def _verification(
     layers = [coordinate.layer for coordinate in [*found, *asked, *cancelling]]
     evaluator = Evaluator(model, roles, windows, layers, settings.seed)
 
-    used = {"intact": evaluator.forward_tokens, "verdicts": 0.0, "description": 0.0}
+    done = [0.0, evaluator.forward_tokens]
 
     def rows(some: list[Coordinate], others: list[Coordinate], cancelling: list[Coordinate]) -> Iterator[Ablation]:
         """Those that the verdicts need, and then those that describe."""
-        needed, before = [], evaluator.forward_tokens
+        needed = []
         for row in verify(evaluator, some, settings.controls, settings.seed, others):
             observe(row)
             needed.append(row)
         yield from latest(needed)
-        used["verdicts"] += evaluator.forward_tokens - before
-        before = evaluator.forward_tokens
+        done.append(evaluator.forward_tokens)
         for row in describe(evaluator, some, latest(needed), cancelling, settings.kappa):
             observe(row)
             yield row
-        used["description"] += evaluator.forward_tokens - before
+        done.append(evaluator.forward_tokens)
 
     most = cost(evaluator, found, cancelling, settings.controls)
     observe(Planned(1 + most[0], most[1], len(windows), windows.shape[1], evaluator.seconds))
@@ -190,5 +193,6 @@ def _verification(
     if asked:
         most = cost(evaluator, asked, [], settings.controls)
         observe(Planned(*most, len(windows), windows.shape[1], evaluator.seconds, asked=True))
-    of_asked = list(rows(asked, found, []))
+    of_asked = list(rows(asked, found, [])) if asked else []
+    used = dict(zip(RUN_FOR, (after - before for before, after in pairwise(done)), strict=False))
     return of_found, of_asked, evaluator.baseline, used

@@ -70,24 +70,31 @@ def verify(
     """
     rows, downs = Rows(evaluator, seed), evaluator.roles.downs
 
-    def compare(kind: str, ordinary: Iterable[Sequence[Coordinate]]) -> Iterator[Ablation]:
-        for coordinates in [] if rows.of(kind) else ordinary:
-            rows.seen(kind, coordinates)
+    def compare_alone() -> Iterator[Ablation]:
+        for control in [] if rows.of("control") else controls(downs, found, count, never):
+            rows.seen("control", [control])
+            yield from rows.news()
+
+    def compare_sets() -> Iterator[Ablation]:
+        for nth in range(0 if rows.of("random set") else RANDOM_SETS):
+            rows.seen("random set", random_set(downs, found, seed + nth, never))
+            yield from rows.news()
+        if not rows.of("largest others"):
+            rows.seen("largest others", largest_others(downs, found, never))
             yield from rows.news()
 
     for coordinate in found:
         rows.settled("alone", [coordinate], is_clear)
         yield from rows.news()
     if any(row.low > CRITICAL for row in rows.of("alone")):
-        yield from compare("control", ([control] for control in controls(downs, found, count, never)))
+        yield from compare_alone()
     left = set(found) - rows.critical()
     for together in sets(found):
         members = yield from _needed(rows, together, left)
         if not members:
             continue
-        yield from compare("control", ([control] for control in controls(downs, found, count, never)))
-        yield from compare("random set", (random_set(downs, found, seed + nth, never) for nth in range(RANDOM_SETS)))
-        yield from compare("largest others", [largest_others(downs, found, never)])
+        yield from compare_alone()
+        yield from compare_sets()
         if rows.above(rows.seen("joint", members), COMPARED):
             left -= set(members)
     rows.critical()  # the controls may have been looked at further since
