@@ -14,6 +14,7 @@ from swlottery.data.evaluation import Text, evaluation_windows, read_text
 from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.find import null as nulls
 from swlottery.find import probe as probes
+from swlottery.find import published
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import AllActivations, activations
 from swlottery.find.attribution import Contribution, contributions, leader
@@ -29,7 +30,6 @@ from swlottery.models.coordinates import Coordinate, check_place
 from swlottery.models.loaded import Loaded, evaluating
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
 Observer = Callable[[Event], None]
@@ -89,8 +89,11 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
     observe(tested)
 
-    rows, asked, baseline = _verification(model, roles, prepared, searched, settings, observe)
-    record = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline).record()
+    rows, asked, evaluator = _verification(model, roles, prepared, searched, settings, observe)
+    results = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, evaluator.baseline)
+    record = results.record()
+    if known := published.known(loaded.name, settings, roles.downs):
+        record |= published.compare(known, record, evaluator, probe, result, settings, observe)
     observe(Finished(record, [*rows, *asked]))
     return record
 
@@ -137,8 +140,8 @@ def _nulls(
 
 def _verification(
     model: nn.Module, roles: Roles, prepared: Prepared, searched: Searched, settings: FindSettings, observe: Observer
-) -> tuple[list[Ablation], list[Ablation], np.ndarray]:
-    """The rows of the found weights, those of the weights asked for, and the intact network's loss of each document."""
+) -> tuple[list[Ablation], list[Ablation], Evaluator]:
+    """The rows of the found weights, those of the weights asked for, and what has measured them."""
     found, windows = searched.search.coordinates, prepared.windows
     asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
@@ -155,4 +158,4 @@ def _verification(
     of_found = list(rows(found, asked, cancelling))
     if asked:
         observe(Planned(cost(asked, 0, settings.controls) - 1, len(windows), windows.shape[1], asked=True))
-    return of_found, list(rows(asked, found, [])), evaluator.baseline
+    return of_found, list(rows(asked, found, [])), evaluator
