@@ -118,7 +118,7 @@ def run(model: str, place: str | None, flags: Sequence[str], out: Path) -> None:
 
 def linked(model: str, place: str, out: Path) -> str:
     """A link to a local copy which says by its path what model it is, as a folder of the hub's cache does."""
-    where = Path(place).expanduser().absolute()
+    where = Path(os.path.expanduser(place)).absolute()
     if not where.exists():
         return str(where)  # find says so
     link = out.absolute() / f"models--{model.replace('/', '--')}" / where.name
@@ -149,13 +149,15 @@ def reason(model: str, record: Record | None, out: Path) -> str:
 
 def show(done: Mapping[str, Record], missing: Mapping[str, str]) -> None:
     """The table of all models; of each what became of its published weights; and those that could not be had."""
-    rows = [cells(f"{model} (negative control)" if negative(model) else model, [done[model]]) for model in done]
+    rows = [cells(f"{model} (control)" if negative(model) else model, [done[model]]) for model in done]
     positive = [record for model, record in done.items() if not negative(model)]
     if len(positive) > 1:
         rows.append(cells("all but the negative controls", positive))
     heads = ["model", "published", "found", "recall", "extras", "critical", "alone", "together"]
     print("\n" + "\n".join(table(heads, rows)))
-    print("  extras: found, and not published; critical: of these, alone or jointly; perplexity × with weights at zero")
+    print(
+        "  extras: found, and not published; critical: of these, alone or jointly; alone, together: perplexity × at zero"
+    )
     for model, record in done.items():
         print(f"\n{model}, {record['dtype']}, {record['eval_tokens']:,} tokens of {record['eval_text']}")
         print("\n".join([*published_table(record), *(f"  {sentence}" for sentence in sentences(record))]))
@@ -237,12 +239,12 @@ def line(axes: Axes, y: float, record: Record) -> None:
             continue
         marker, colour, face = KINDS[kind]
         at = y + (0.2 if kind == "found, not published" else -0.2 if kind == "all published together" else 0)
-        ratio, *ends = (
-            math.exp(min(value, math.log(LARGEST)))
-            for value in (effect["nll_difference"], *effect["nll_difference_interval"])
-        )
+        end = math.log(LARGEST)
+        effects = (effect["nll_difference"], *effect["nll_difference_interval"])
+        ratio, *ends = (math.exp(min(value, end)) for value in effects)
+        marker = ">" if effects[0] > end else marker
         axes.plot(ends, [at, at], color=colour, lw=1.2)
-        axes.plot(ratio, at, ">" if ratio == LARGEST else marker, color=colour, mfc=face, zorder=3, clip_on=False)
+        axes.plot(ratio, at, marker, color=colour, mfc=face, zorder=3, clip_on=False)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_recall_extras_and_effects_as_planted(bench, planted_gpt2):
     assert "lab/planted: its record is there" in said
     assert (out / "lab__planted.json").read_text(encoding="utf-8") == record
     assert row(said, "lab/planted  ")[:5] == ["2", "1", "50%", "0", "0"]
-    assert row(said, "lab/control (negative control)")[:4] == ["1", "0", "0%", "1"]
+    assert row(said, "lab/control (control)")[:4] == ["1", "0", "0%", "1"]
     text = " ".join(said.split())
     assert "(1, 5, 61) was not found: removal 1, (1, 5, 60), makes the spike of its channel" in text
     assert "(0, 3, 7) was not found: its channel has no spike" in text

@@ -160,6 +160,14 @@ def test_nothing_else_changes(planted, monkeypatch):
     assert examined(planted)[0] == other, "of a model of which nothing is published nothing is said"
 
 
+def test_one_that_was_asked_for_too(planted, monkeypatch):
+    say(monkeypatch, NO_SPIKE)
+    record, _ = examined(planted, ablate=["0,3,7"])
+    (asked,), (weight,) = record["ablated"], record["published"]
+    assert not weight["found"] and weight["nll_difference"] == asked["nll_difference"]
+    assert weight["nll_difference_interval"] == asked["nll_difference_interval"]
+
+
 def test_a_spike_below_the_bar(planted, monkeypatch):
     say(monkeypatch, PLANTED)
     ratio = examined(planted)[0]["super_weights"][0]["ratio"]
