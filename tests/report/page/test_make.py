@@ -20,6 +20,7 @@ from swlottery.cli import main
 from swlottery.lottery import masks as masking
 from swlottery.report.page.facts import collect
 from swlottery.report.page.make import log_of
+from swlottery.report.page.stored import StoredRun
 from swlottery.report.page.verdict import RULE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -324,6 +325,19 @@ def test_a_run_that_has_pruned_and_follows_nothing_is_no_mistake(runs: Path, tmp
 def test_the_log_is_told_again_from_the_history(runs: Path) -> None:
     text = log_of(next((runs / "p20").glob("*/")))
     assert "2 rounds of train, prune, rewind" in text and "What became of" in text
+
+
+def test_only_masks_that_are_there_are_looked_for(runs: Path, tmp_path: Path) -> None:
+    """A history that says a billion prunes is damaged, but takes no time."""
+    whole = next((runs / "p20").glob("*/"))
+    run = tmp_path / whole.name
+    shutil.copytree(whole, run)
+    first, *rest = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([json.dumps({**json.loads(first), "prunes": 10**12}), *rest]))
+    stored = StoredRun(run)
+    assert (
+        [number for number, _ in stored.masks()] == [number for number, _ in StoredRun(whole).masks()] != []
+    )
 
 
 @pytest.mark.parametrize("given", [["nowhere"], []])
