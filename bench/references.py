@@ -156,7 +156,7 @@ def show(done: Mapping[str, Record], missing: Mapping[str, str]) -> None:
     heads = ["model", "published", "found", "recall", "extras", "critical", "alone", "together"]
     print("\n" + "\n".join(table(heads, rows)))
     print(
-        "  extras: found, and not published; critical: of these, alone or jointly; alone, together: perplexity × at zero"
+        "  extras: found and not published; critical: of these, alone or jointly; alone, together: perplexity × at zero"
     )
     for model, record in done.items():
         print(f"\n{model}, {record['dtype']}, {record['eval_tokens']:,} tokens of {record['eval_text']}")

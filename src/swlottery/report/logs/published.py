@@ -16,7 +16,6 @@ def announce(log: Log, event: Compared) -> None:
     total = event.passes * event.tokens
     log.section(f"Do those matter that are published of {event.model}? Alone if not found, and together")
     log.line(f"cost: at most {event.passes} passes × {event.tokens:,} tokens = {total:,} tokens, without controls")
-    log.start_bar(total, "published", "token")
 
 
 def section(log: Log, record: Record) -> None:
