@@ -68,8 +68,10 @@ def test_which_model_is_meant(name, answer):
 
 
 def test_the_working_folder_has_a_name_too(tmp_path, monkeypatch):
-    (tmp_path / "Qwen2.5-3B").mkdir()
-    monkeypatch.chdir(tmp_path / "Qwen2.5-3B")
+    (tmp_path / "Qwen" / "Qwen2.5-3B").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert identity("Qwen/Qwen2.5-3B") == ("Qwen/Qwen2.5-3B", True), "a folder here wins over the hub"
+    monkeypatch.chdir("Qwen/Qwen2.5-3B")
     assert identity(".") == ("Qwen/Qwen2.5-3B", True)
 
 
@@ -80,7 +82,6 @@ def test_a_name_alone_is_believed_only_where_there_is_room():
     assert known("openai-community/gpt2", by_id, small) is not None
     assert known("/data/gpt2", FindSettings(model="/data/gpt2"), small) is None
     assert known("openai-community/gpt2", FindSettings(model="a loaded model"), small) is None
-    assert known("gpt2", FindSettings(model="gpt2", start="scratch"), small) is None
     olmo = known("/data/OLMo-2-1124-7B", FindSettings(model="/data/OLMo-2-1124-7B"), small)
     assert olmo is not None and olmo.by_name and olmo.coordinates == []
 
@@ -89,6 +90,13 @@ def say(monkeypatch, *weights, model="lab/planted"):
     """Have these weights be published."""
     said = tuple(Published(weight, "somebody", f"a note on {weight}") for weight in weights)
     monkeypatch.setattr(published, "table", lambda: {model: said})
+
+
+def test_a_random_network_is_not_the_model_of_its_name(monkeypatch):
+    say(monkeypatch, NO_SPIKE, model="lab/gpt2")
+    downs = Roles(tiny_model("gpt2")).downs
+    assert known("gpt2", FindSettings(model="gpt2"), downs) is not None
+    assert known("gpt2", FindSettings(model="gpt2", start="scratch"), downs) is None
 
 
 @pytest.fixture

@@ -335,9 +335,7 @@ def test_only_masks_that_are_there_are_looked_for(runs: Path, tmp_path: Path) ->
     first, *rest = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([json.dumps({**json.loads(first), "prunes": 10**12}), *rest]))
     stored = StoredRun(run)
-    assert (
-        [number for number, _ in stored.masks()] == [number for number, _ in StoredRun(whole).masks()] != []
-    )
+    assert [number for number, _ in stored.masks()] == [number for number, _ in StoredRun(whole).masks()] != []
 
 
 @pytest.mark.parametrize("given", [["nowhere"], []])
