@@ -242,6 +242,23 @@ def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -
     assert (reports / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [("rounds.csv", "round,", "round,more,"), ("rounds.csv", "total,", ""), ("watch.csv", ",value", "")],
+)
+def test_a_row_with_more_or_fewer_cells_than_the_first_line_has_names(
+    runs: Path, tmp_path: Path, file: str, before: str, after: str
+) -> None:
+    shutil.copytree(runs / "twin", tmp_path / "twin")
+    (table,) = tmp_path.glob(f"*/*/{file}")
+    (table.parent / "SHA256SUMS").unlink()
+    head, *rest = table.read_text().splitlines(keepends=True)
+    assert before in head
+    table.write_text("".join([head.replace(before, after, 1), *rest]))
+    (row,) = collect([tmp_path]).tables["runs"].to_dict("records")
+    assert row["state"] == "damaged" and f"{file}: a row has not as many cells" in row["message"]
+
+
 @pytest.mark.parametrize("value", ['"x"', '"nan"', "[1]", "true", "9" * 30])
 def test_what_is_no_number_in_a_history(runs: Path, tmp_path: Path, value: str) -> None:
     shutil.copytree(runs / "twin", tmp_path / "twin")
