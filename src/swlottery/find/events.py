@@ -79,6 +79,15 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What is published of ``model`` will be verified: at most so many ``passes`` over ``tokens`` of text."""
+
+    model: str
+    passes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """Everything is known. rows: those of the verification, which came as events of their own."""
 
@@ -86,4 +95,4 @@ class Finished:
     rows: list[Ablation]
 
 
-Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Generation | Finished
+Event = Prepared | Searched | Drawn | Tested | Planned | Compared | Ablation | Generation | Finished

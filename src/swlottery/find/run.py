@@ -16,6 +16,7 @@ from swlottery.data.evaluation import QUICK_TOKENS, Text, evaluation_text, quick
 from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.find import null as nulls
 from swlottery.find import probe as probes
+from swlottery.find import published
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import AllActivations, activations
 from swlottery.find.attribution import Contribution, contributions, leader
@@ -34,7 +35,6 @@ from swlottery.models.loaded import Loaded
 from swlottery.models.running import evaluating
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
 Observer = Callable[[Event], None]
@@ -101,10 +101,13 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
     observe(tested)
 
-    verified = _verification(model, roles, prepared, searched, settings, observe)
-    results = Results(loaded, settings, roles.downs, prepared, searched, tested, *verified)
+    rows, asked, evaluator, used = _verification(model, roles, prepared, searched, settings, observe)
+    baseline = evaluator.baseline
+    results = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline, used)
     record = _continued(results, observe).record()
-    observe(Finished(record, [*results.rows, *results.asked]))
+    if known := published.known(loaded.name, settings, roles.downs):
+        record |= published.compare(known, record, evaluator, probe, result, settings, observe)
+    observe(Finished(record, [*rows, *asked]))
     return record
 
 
@@ -164,8 +167,8 @@ def _nulls(
 
 def _verification(
     model: nn.Module, roles: Roles, prepared: Prepared, searched: Searched, settings: FindSettings, observe: Observer
-) -> tuple[list[Ablation], list[Ablation], np.ndarray, dict[str, float]]:
-    """The rows of the found weights and of those asked for, the intact loss of each document, the forward tokens."""
+) -> tuple[list[Ablation], list[Ablation], Evaluator, dict[str, float]]:
+    """The rows of the found weights and of those asked for, what has measured them, and the forward tokens used."""
     found, windows = searched.search.coordinates, prepared.windows
     asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
@@ -196,4 +199,4 @@ def _verification(
         observe(Planned(*most, len(windows), windows.shape[1], evaluator.seconds, asked=True))
     of_asked = list(rows(asked, found, [])) if asked else []
     used = dict(zip(RUN_FOR, (after - before for before, after in pairwise(done)), strict=False))
-    return of_found, of_asked, evaluator.baseline, used
+    return of_found, of_asked, evaluator, used

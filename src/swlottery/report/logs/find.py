@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.find.effects import Ablation
-from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
+from swlottery.find.events import Compared, Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.generation import Generation
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
-from swlottery.report.logs import verdicts
+from swlottery.report.logs import published, verdicts
 from swlottery.report.logs.verification import VerificationLog
 from swlottery.report.words import one_line, percent, table
 from swlottery.version import __version__
@@ -81,12 +81,16 @@ class FindLog(VerificationLog):
                 self._nulls(event)
             case Planned():
                 self._plan(event)
+            case Compared():
+                self.has_rows = False
+                published.announce(self, event)
             case Ablation():
                 self._ablation(event)
             case Generation():
                 self._generation(event)
             case Finished():
                 self._verdicts(event.record)
+                published.section(self, event.record)
 
     def _layers(self, layers: Sequence[LayerScan]) -> None:
         self.section("The largest input and output of each layer's down-projection")
