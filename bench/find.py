@@ -51,7 +51,7 @@ def one_pass(kind: str, model: Any, downs: Any, probe: Any) -> None:
         scan(model, downs, probe, KAPPA / 2)
     elif kind == "keeping everything":
         kept = []
-        handles = [down.module.register_forward_hook(lambda _, a, o: kept.append((a[0], o))) for down in downs]
+        handles = [down.output_module.register_forward_hook(lambda _, a, o: kept.append((a[0], o))) for down in downs]
         run_body(model, probe.ids)
         for handle in handles:
             handle.remove()

@@ -98,7 +98,7 @@ def _mlp_input(model: nn.Module, roles: Roles, probe: Probe, down: DownProjectio
     """What enters the first mlp-in matrix, ``[tokens, hidden]``."""
     kept: list[Tensor] = []
     first = roles.row.mlp_in[0]
-    module = down.module if down.experts is not None else down.block.get_submodule(first)
+    module = down.output_module if down.experts is not None else down.block.get_submodule(first)
     handle = module.register_forward_pre_hook(lambda _, args: kept.append(args[0].detach()))
     try:
         run_body(model, probe.ids)
@@ -111,7 +111,7 @@ def _set_rows(roles: Roles, down: DownProjection, coordinate: Coordinate, row: T
     """Turn everything that leads into the intermediate channel towards ``row``, gate and up alike."""
     in_ = coordinate.in_
     if coordinate.expert is not None:
-        experts: Any = down.module
+        experts: Any = down.output_module
         fused = experts.gate_up_proj.data[coordinate.expert]
         fused[in_] = row
         fused[len(fused) // 2 + in_] = row

@@ -225,16 +225,15 @@ def track(model: nn.Module, coordinates: Sequence[Sequence[int]], masks: Masks |
         layer, out, in_, *rest = coordinate
         expert = rest[0] if rest else None
         try:
-            if min(coordinate) < 0 or (expert is None) != (downs[layer].experts is None):
+            if min(coordinate) < 0:
                 raise IndexError
-            matrix = downs[layer].matrix(expert)
+            part, matrix = downs[layer].part(expert), downs[layer].matrix(expert)
             value = matrix[out, in_]
         except IndexError:
             raise BadInput(f"the model has no weight {(layer, out, in_, *rest)}") from None
-        mask = (masks or {}).get(names[id(downs[layer].weight)])
+        mask = (masks or {}).get(names[id(part.weight)])
         if mask is not None:
-            mask = mask if expert is None else mask[expert]
-            mask = mask.t() if downs[layer].in_out else mask
+            mask = part.view(mask, expert)
         sizes = matrix.abs()
         rows.append(
             {

@@ -167,7 +167,7 @@ def test_a_canceller_is_not_hidden_by_a_smaller_spike_of_its_channel():
     output = torch.full((30, HIDDEN), 0.1)
     output[4, 5], output[9, 5] = first.value, near.value
     stream[4, 5], stream[9, 5] = first.stream, near.stream
-    hooks.measure([output], output, output, stream)
+    hooks.measure([[output]], output, output, stream)
     assert {spike.token for spike in hooks.result.spikes} == {4, 9}
 
 

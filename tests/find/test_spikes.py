@@ -107,7 +107,7 @@ def test_the_stream_before_the_addition_is_the_residual_stream(name):
     probe = random_probe(VOCABULARY)
     now = activations(model, [down], probe)[0]
     before = now.stream - now.added
-    silence = down.post_norm if down.post_norm is not None else down.module
+    silence = down.post_norm if down.post_norm is not None else down.output_module
     handle = silence.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
     silent = activations(model, [down], probe)[0].stream
     handle.remove()

@@ -1,6 +1,7 @@
 """The table of architectures, held against tiny models of every one."""
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -44,18 +45,19 @@ def test_the_down_projection_is_what_its_module_computes(name):
     model = tiny_model(name)
     roles = Roles(model)
     assert len(roles.downs) == LAYERS
-    seen = {}
+    seen, hooks = {}, ExitStack()
     for down in roles.downs:
-        down.module.register_forward_hook(
-            lambda _, args, output, down=down: seen.update({down.layer: (args, output.clone())})
+        hooks.enter_context(
+            down.hooked(lambda entered, output, down=down: seen.update({down.layer: (entered, output.clone())}))
         )
-    model(input_ids=torch.arange(1, 9)[None], use_cache=False)
+    with hooks:
+        model(input_ids=torch.arange(1, 9)[None], use_cache=False)
     for down in roles.downs:
-        args, output = seen[down.layer]
+        entered, output = seen[down.layer]
         expected = torch.zeros(8, HIDDEN)
-        if down.bias is not None:
-            expected += down.bias
-        for inputs in down.inputs(args, torch.arange(8)):
+        if down.experts is None and down.bias() is not None:
+            expected += down.bias()
+        for inputs in down.inputs(entered, torch.arange(8)):
             expected[inputs.tokens] += inputs.values @ down.matrix(inputs.expert).t()
         torch.testing.assert_close(output.reshape(8, HIDDEN), expected, rtol=1e-4, atol=1e-5)
 
@@ -68,7 +70,7 @@ def test_writing_to_the_matrix_writes_to_the_model(name):
     expert = 2 if down.experts else None
     down.matrix(expert)[3, 5] = 7.0
     stored = dict(model.named_parameters())[down.path if down.experts else down.path + ".weight"]
-    where = (2, 3, 5) if down.experts else (5, 3) if down.in_out else (3, 5)
+    where = (2, 3, 5) if down.experts else (5, 3) if down.parts[0].in_out else (3, 5)
     assert stored[where] == 7.0
     assert (stored == 7.0).sum() == 1
 

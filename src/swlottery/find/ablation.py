@@ -15,6 +15,7 @@ from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.parts import Entered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,10 +114,10 @@ def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float) -
 
     weight = down.matrix(coordinate.expert)[coordinate.out, coordinate.in_].item()
 
-    def put_back(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def put_back(entered: Entered, output: Tensor) -> Tensor:
         flat = output.reshape(-1, output.shape[-1]).clone()
         given = torch.zeros(len(flat), device=flat.device)
-        for inputs in down.inputs(args, torch.arange(len(flat), device=flat.device)):
+        for inputs in down.inputs(entered, torch.arange(len(flat), device=flat.device)):
             if inputs.expert == coordinate.expert:
                 given[inputs.tokens] = inputs.values[:, coordinate.in_].float() * weight
         intact = flat[:, coordinate.out].float() + given
@@ -125,5 +126,5 @@ def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float) -
         flat[:, coordinate.out] = torch.where(intact.abs() >= bar, intact, intact - given).to(flat.dtype)
         return flat.view_as(output)
 
-    with down.module.register_forward_hook(put_back):
+    with down.hooked(put_back):
         yield

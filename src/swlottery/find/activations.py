@@ -10,7 +10,8 @@ from swlottery.errors import BadInput
 from swlottery.find.forward import LayerHooks, batches_of, joined, layer_groups, run_hooked
 from swlottery.find.probe import Batch, Probe
 from swlottery.find.spikes import by_chunks, rms_before
-from swlottery.models.architectures import DownProjection, Inputs
+from swlottery.models.architectures import DownProjection
+from swlottery.models.parts import Entered, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,15 +84,15 @@ class ActivationHooks(LayerHooks):
         super().__init__(down)
         self.chosen = chosen
         count = sum(batch.count for batch in batches) if chosen is None else len(chosen)
-        out, in_ = down.shape
-        # float32; of a mixture, two experts a token. A norm behind the MLP gives one matrix more.
-        self.size = 4 * count * ((2 if down.experts else 1) * in_ + (2 if down.post_norm is None else 3) * out)
-        self.inputs: dict[int | None, tuple[list[Tensor], list[Tensor]]] = {}  # by expert the tokens and the values
+        entering = sum(part.entered * part.shape[1] for part in down.parts)
+        changed = down.post_norm is not None or down.multiplier != 1  # what is added is then another matrix
+        self.size = 4 * count * (entering + (3 if changed else 2) * down.parts[0].shape[0])  # float32
+        self.inputs: dict[int | None, list[Inputs]] = {}  # by expert
         self.output_parts: list[Tensor] = []
         self.added_parts: list[Tensor] = []
         self.stream_parts: list[Tensor] = []
 
-    def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
+    def measure(self, entered: Entered, output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Keep the inputs, the output, what is added where that is something else, and the stream."""
         import torch
 
@@ -99,10 +100,10 @@ class ActivationHooks(LayerHooks):
         rows = slice(None) if self.chosen is None else torch.isin(numbers, self.chosen)
         number_of = torch.full((len(self.batch.valid),), -1, device=self.tokens.device)
         number_of[self.tokens] = numbers
-        for inputs in self.down.inputs(args, self.tokens[rows]):
-            tokens, entering = self.inputs.setdefault(inputs.expert, ([], []))
-            tokens.append(number_of[inputs.tokens])
-            entering.append(inputs.values.float())
+        for one in self.down.inputs(entered, self.tokens[rows]):
+            scale = None if one.scale is None else one.scale.float()
+            kept = Inputs(one.expert, number_of[one.tokens], one.values.float(), scale)
+            self.inputs.setdefault(one.expert, []).append(kept)
         values = output[rows].to(torch.float32, copy=True)
         if not bool(torch.isfinite(values).all()):
             raise BadInput(f"the output of {self.down.path} is not finite: use --dtype bfloat16 or float32")
@@ -113,10 +114,17 @@ class ActivationHooks(LayerHooks):
 
     def result(self) -> Activations:
         """What was kept, after the last batch."""
-        inputs = [
-            Inputs(expert, joined(self.inputs[expert][0]), joined(self.inputs[expert][1]))
-            for expert in sorted(self.inputs, key=lambda expert: expert or 0)
-        ]
+        inputs = [_joined(self.inputs.pop(expert)) for expert in sorted(self.inputs, key=lambda expert: expert or 0)]
         output = joined(self.output_parts)
         added = joined(self.added_parts) if self.added_parts else output
         return Activations(self.down, inputs, output, added, joined(self.stream_parts))
+
+
+def _joined(parts: list[Inputs]) -> Inputs:
+    """The inputs of one matrix in several batches; the list is emptied."""
+    expert, tokens, values, scales = zip(
+        *((one.expert, one.tokens, one.values, one.scale) for one in parts), strict=True
+    )
+    parts.clear()
+    scale = joined([scale for scale in scales if scale is not None]) if scales[0] is not None else None
+    return Inputs(expert[0], joined(list(tokens)), joined(list(values)), scale)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from swlottery.find.activations import Activations
 from swlottery.find.spikes import RHO, Spike, median_size, rms_before
-from swlottery.models.architectures import Inputs
 from swlottery.models.coordinates import Coordinate
+from swlottery.models.parts import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +47,15 @@ def contributions(now: Activations, spike: Spike, count: int = 8) -> tuple[list[
     Weights that give nothing, or work against it, are left out.
     """
     down, sign = now.down, 1.0 if spike.value > 0 else -1.0
-    found = []
+    found, biases = [], []
     for inputs in now.inputs:
         at = (inputs.tokens == spike.token).nonzero().flatten()
         if not len(at):
             continue
         x = inputs.values[at[0]]
+        if (bias := down.bias(inputs.expert)) is not None:
+            scale = 1.0 if inputs.scale is None else float(inputs.scale[at[0]])
+            biases.append(float(bias[spike.out]) * scale * sign / abs(spike.value))
         weights = down.matrix(inputs.expert)[spike.out].float()
         amount = weights * x * sign
         for in_ in amount.topk(min(count, len(amount))).indices.tolist():
@@ -61,8 +64,7 @@ def contributions(now: Activations, spike: Spike, count: int = 8) -> tuple[list[
                 coordinate = Coordinate(down.layer, spike.out, in_, inputs.expert)
                 found.append(Contribution(coordinate, float(weights[in_]), float(x[in_]), c, c / abs(spike.value)))
     found.sort(key=lambda contribution: -contribution.amount)
-    bias = 0.0 if down.bias is None else float(down.bias[spike.out]) * sign / abs(spike.value)
-    return found[:count], bias
+    return found[:count], sum(biases[1:], biases[0]) if biases else 0.0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from swlottery.errors import BadInput
 from swlottery.find.probe import Batch, Probe
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.parts import Entered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,11 +38,11 @@ class LayerHooks(ABC):
         self.down = down
 
     @abstractmethod
-    def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
+    def measure(self, entered: Entered, output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Called for each batch at the end of the layer's block.
 
         Args:
-            args: what entered the down-projection's module.
+            entered: what entered the down-projection's parts.
             output, added, stream: what left it, what the residual stream received, and that stream afterwards, each
                 ``[valid tokens, channels]``. ``added`` is ``output`` itself where no norm follows.
         """
@@ -59,7 +60,7 @@ class LayerHooks(ABC):
         self.begin(batch)
         down = self.down
         with ExitStack() as stack:
-            stack.enter_context(down.module.register_forward_hook(self._output_hook))
+            stack.enter_context(down.hooked(self._output_hook))
             if down.post_norm is not None:
                 stack.enter_context(down.post_norm.register_forward_hook(self._norm_hook))
             if down.stream_norm is not None:
@@ -68,8 +69,8 @@ class LayerHooks(ABC):
                 stack.enter_context(down.block.register_forward_hook(self._block_hook))
             yield
 
-    def _output_hook(self, module: nn.Module, args: Sequence[Tensor], output: Tensor) -> None:
-        self.args, self.output = args, output.clone() if self.down.overwritten else output
+    def _output_hook(self, entered: Entered, output: Tensor) -> None:
+        self.entered, self.output = entered, output.clone() if self.down.overwritten else output
         self.version = self.output._version
 
     def _norm_hook(self, module: nn.Module, args: Any, output: Tensor) -> None:
@@ -93,8 +94,10 @@ class LayerHooks(ABC):
             )
         output = self.rows(self.output)
         added = output if self.normed is None else self.rows(self.normed)
-        self.measure(self.args, output, added, self.rows(stream))
-        del self.args, self.output, self.normed
+        if self.down.multiplier != 1:
+            added = added * self.down.multiplier
+        self.measure(self.entered, output, added, self.rows(stream))
+        del self.entered, self.output, self.normed
 
     def rows(self, activation: Any) -> Tensor:
         """``[valid tokens, channels]`` from ``[prompts, positions, channels]`` or ``[prompts · positions, channels]``.

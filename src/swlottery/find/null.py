@@ -70,7 +70,8 @@ def largest_ratio(output: Tensor, added: Tensor, rms: Tensor) -> float:
 class Layer:
     """What the draws need of one layer, its matrices in the precision of the products.
 
-    bias: ``[out]``. parts: for each matrix (tokens, what enters it at them, the matrix without the found weights).
+    bias: what the biases give, ``[out]`` or ``[tokens, out]``.
+    parts: for each matrix (tokens, what enters it at them, the matrix without the found weights).
     rms: of the stream before the addition, ``[tokens]``.
     """
 
@@ -82,19 +83,32 @@ class Layer:
 
 def prepare(everything: Iterable[Activations], found: Sequence[Coordinate]) -> list[Layer]:
     """Some layers with their real inputs and without the weights ``found``."""
-    import torch
-
     prepared = []
     for now in everything:
-        down, device = now.down, now.output.device
-        precision = _precision(device)
+        down = now.down
+        precision = _precision(now.output.device)
         parts = [
             (inputs.tokens, inputs.values.to(precision), _without(down, inputs.expert, found, precision))
             for inputs in now.inputs
         ]
-        bias = torch.zeros(now.output.shape[1], device=device) if down.bias is None else down.bias.float()
-        prepared.append(Layer(down, bias, parts, now.rms))
+        prepared.append(Layer(down, _biases(now), parts, now.rms))
     return prepared
+
+
+def _biases(now: Activations) -> Tensor:
+    """What the biases give a layer's output: ``[out]``, or ``[tokens, out]`` where experts have their own."""
+    import torch
+
+    down, out = now.down, now.output.shape[1]
+    if down.experts is None:
+        bias = down.bias()
+        return torch.zeros(out, device=now.output.device) if bias is None else bias.float()
+    biases = [(inputs, bias) for inputs in now.inputs if (bias := down.bias(inputs.expert)) is not None]
+    total = torch.zeros(*([len(now.output)] if biases else []), out, device=now.output.device)
+    for inputs, bias in biases:
+        scale = torch.ones(len(inputs.tokens), device=total.device) if inputs.scale is None else inputs.scale
+        total.index_add_(0, inputs.tokens, scale[:, None] * bias.float())
+    return total
 
 
 def draws(
@@ -139,7 +153,9 @@ def _drawn(layer: Layer, kind: str, permutations: dict[tuple[int, ...], Tensor])
     added = output
     if down.post_norm is not None:
         with torch.no_grad():
-            added = down.post_norm(output.to(down.weight.dtype)).float()
+            added = down.post_norm(output.to(down.dtype)).float()
+    if down.multiplier != 1:
+        added = added * down.multiplier
     return largest_ratio(output, added, layer.rms)
 
 

@@ -191,7 +191,7 @@ class Results:
         return {
             "layer": c.layer,
             "expert": c.expert,
-            "module": self.downs[c.layer].path,
+            "module": self.downs[c.layer].part(c.expert).path,
             "out": c.out,
             "in": c.in_,
             "value": float(matrix[c.out, c.in_]),

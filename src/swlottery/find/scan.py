@@ -25,6 +25,7 @@ from swlottery.find.spikes import (
     rms_before,
 )
 from swlottery.models.architectures import DownProjection
+from swlottery.models.parts import Entered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,12 +69,12 @@ class ScanHooks(LayerHooks):
         super().__init__(down)
         self.kappa, self.batches = kappa, len(batches)
         count = sum(batch.count for batch in batches)
-        self.size = count * down.shape[0] * down.weight.element_size() if len(batches) > 1 else 0
+        self.size = count * down.parts[0].shape[0] * down.dtype.itemsize if len(batches) > 1 else 0
         self.outputs: list[Tensor] = []
         self.candidates: list[Entries] = []
         self.peaks: list[tuple[Peak, Peak]] = []
 
-    def measure(self, args: Sequence[Tensor], output: Tensor, added: Tensor, stream: Tensor) -> None:
+    def measure(self, entered: Entered, output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Note the largest entries and the candidates, and keep the output; after the last batch, find the spikes."""
         import torch
 
@@ -82,9 +83,9 @@ class ScanHooks(LayerHooks):
         channel = int(output[row].abs().argmax())
         leaving = Peak(float(output[row, channel]), first + row, channel)
         if self.down.experts is None:
-            entering = _peak(self.rows(args[0]), first)
+            entering = _peak(self.rows(entered[0][0]), first)
         else:  # experts' inputs have to be computed again: at the token of the largest output alone
-            inputs = torch.cat([given.values for given in self.down.inputs(args, self.tokens[row : row + 1])])
+            inputs = torch.cat([given.values for given in self.down.inputs(entered, self.tokens[row : row + 1])])
             entering = replace(_peak(inputs), token=first + row)
         self.peaks.append((entering, leaving))
         self.outputs.append(output)

@@ -20,28 +20,27 @@ Place = tuple[int, int | None]
 
 
 class Layout:
-    """Where the down-projections of a network are stored. names: the parameter's, by layer."""
+    """Where the down-projections of a network of one part a block are stored. names: the parameter's, by layer."""
 
     def __init__(self, network: Network) -> None:
         by_id = {id(p): name for name, p in network.parameters.items()}
         self.downs = network.roles.downs
-        self.names = {down.layer: by_id[id(down.weight)] for down in self.downs}
+        self.names = {down.layer: by_id[id(down.parts[0].weight)] for down in self.downs}
 
     def matrices(self, tensors: Mapping[str, Tensor]) -> dict[Place, Tensor]:
         """Of tensors by parameter name those of the down-projections: views ``[out, in]``, by place."""
         found: dict[Place, Tensor] = {}
         for down in self.downs:
             tensor = tensors[self.names[down.layer]].detach()
-            for expert in [None] if down.experts is None else range(down.experts):
-                matrix = tensor if expert is None else tensor[expert]
-                found[down.layer, expert] = matrix.t() if down.in_out else matrix
+            for expert in down.numbers():
+                found[down.layer, expert] = down.part(expert).view(tensor, expert)
         return found
 
     def position(self, c: Coordinate) -> int:
         """The flat position of a weight in its parameter."""
         down = self.downs[c.layer]
         matrix = down.matrix(c.expert)  # a view of the parameter
-        offset = int(matrix.storage_offset() - down.weight.data.storage_offset())
+        offset = int(matrix.storage_offset() - down.parts[0].weight.data.storage_offset())
         return offset + c.out * matrix.stride(0) + c.in_ * matrix.stride(1)
 
 

@@ -7,88 +7,112 @@ The rest of the package speaks of ``(layer, out, in)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
+from swlottery.models.parts import Entered, Inputs, Part, stored
 from swlottery.models.table import row_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What enters one down-projection matrix: ``values[n, in]`` for the flat token positions ``tokens[n]``.
+class DownProjection:
+    """The down-projection of one block, addressed as ``(out, in)`` whatever its storage order.
 
-    For an expert the router's weight is already multiplied in, so that contributions add up to the module's output.
+    Most have one part with one matrix. A mixture has a matrix for each expert; experts that every token enters are
+    further parts, and their matrices are numbered after the routed ones.
+
+    output_module: its output is that of all parts together. multiplier: the stream receives so many times the output.
     """
 
-    expert: int | None
-    tokens: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True)
-class DownProjection:
-    """The down-projection of one block, addressed as ``(out, in)`` whatever its storage order."""
-
     layer: int
-    path: str
     block: nn.Module
-    module: nn.Module
-    weight: nn.Parameter
-    in_out: bool
-    experts: int | None
+    output_module: nn.Module
+    parts: Sequence[Part]
+    multiplier: float
     post_norm: nn.Module | None
     overwritten: bool
     stream_norm: nn.Module | None
     """A norm that the block applies after the addition (OPT-350M): the residual stream is what enters it."""
 
     @property
-    def bias(self) -> Tensor | None:
-        """The bias over output channels, without its gradient; or None."""
-        bias: Tensor | None = getattr(self.module, "bias", None)
-        return None if bias is None else bias.detach()
+    def path(self) -> str:
+        """The path of its matrix in the model; where there are several parts, of the first."""
+        return self.parts[0].path
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in): the channels of its matrix, or of each expert's."""
-        out, in_ = self.weight.shape[-2:]
-        return (in_, out) if self.in_out else (out, in_)
+    def experts(self) -> int | None:
+        """How many matrices it has; None where there are no experts."""
+        return None if self.parts[0].experts is None else sum(len(part.experts or ()) for part in self.parts)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its weights."""
+        return self.parts[0].weight.dtype
+
+    def part(self, expert: int | None = None) -> Part:
+        """The part that an expert's matrix is in. Raises IndexError where there is no such matrix."""
+        for part in self.parts:
+            if expert is None if part.experts is None else expert in part.experts:
+                return part
+        raise IndexError(f"{self.path} has no expert {expert}")
+
+    def bias(self, expert: int | None = None) -> Tensor | None:
+        """The bias of a matrix over output channels, without its gradient; or None."""
+        return self.part(expert).bias(expert)
+
+    def shape(self, expert: int | None = None) -> tuple[int, int]:
+        """(out, in): the channels of a matrix."""
+        return self.part(expert).shape
 
     def matrix(self, expert: int | None = None) -> Tensor:
         """The weight as ``[out, in]``: a view, so writing to it writes to the model."""
-        weight = self.weight.data if expert is None else self.weight.data[expert]
-        return weight.t() if self.in_out else weight
+        part = self.part(expert)
+        return part.view(stored(part.module, part.name), expert)
+
+    def numbers(self) -> list[int | None]:
+        """The expert of each matrix; one None where there are no experts."""
+        return [None] if self.experts is None else list(range(self.experts))
 
     def matrices(self) -> list[tuple[int | None, Tensor]]:
         """Every ``(expert, matrix)`` of this block; one pair with expert None where there are no experts."""
-        if self.experts is None:
-            return [(None, self.matrix())]
-        return [(expert, self.matrix(expert)) for expert in range(self.experts)]
+        return [(expert, self.matrix(expert)) for expert in self.numbers()]
 
-    def inputs(self, args: Sequence[Tensor], tokens: Tensor) -> list[Inputs]:
-        """What enters the matrices at the flat token positions ``tokens``, from the arguments of the hooked module.
+    def inputs(self, entered: Entered, tokens: Tensor) -> list[Inputs]:
+        """What enters the matrices at the flat token positions ``tokens``, from what `hooked` saw."""
+        pairs = zip(self.parts, entered, strict=True)
+        return [inputs for part, args in pairs for inputs in part.inputs(args, tokens)]
 
-        The experts of a mixture are one parameter and have no module each. So what enters each of them is computed
-        again from what the experts' module was given: hidden states, chosen experts, router weights.
-        """
-        if self.experts is None:
-            return [Inputs(None, tokens, args[0].reshape(-1, args[0].shape[-1])[tokens])]
-        from torch.nn import functional
+    @contextmanager
+    def hooked(self, see: Callable[[Entered, Tensor], Tensor | None]) -> Iterator[None]:
+        """Call ``see`` each time the output is there, with what entered; what it returns takes the output's place."""
+        entered: dict[nn.Module, tuple[Any, ...]] = {}
 
-        hidden, chosen, router = (argument.reshape(-1, argument.shape[-1])[tokens] for argument in args[:3])
-        found = []
-        for expert in range(self.experts):
-            rows, slot = (chosen == expert).nonzero(as_tuple=True)
-            if len(rows):
-                experts: Any = self.module
-                gate, up = functional.linear(hidden[rows], experts.gate_up_proj[expert]).chunk(2, dim=-1)
-                values = experts.act_fn(gate) * up * router[rows, slot, None]
-                found.append(Inputs(expert, tokens[rows], values))
-        return found
+        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            entered[module] = (*args, *kwargs.values())
+
+        def keep_gate(module: nn.Module, args: Any, output: Any) -> None:
+            entered[module] = (output,)
+
+        def end(module: nn.Module, args: Any, output: Any) -> Any:
+            found = [[*entered[part.module], *([] if part.gate is None else entered[part.gate])] for part in self.parts]
+            entered.clear()
+            changed = see(found, output[0] if isinstance(output, tuple) else output)
+            return (changed, *output[1:]) if isinstance(output, tuple) and changed is not None else changed
+
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part.module.register_forward_hook(keep, with_kwargs=True))
+                if part.gate is not None:
+                    stack.enter_context(part.gate.register_forward_hook(keep_gate))
+            stack.enter_context(self.output_module.register_forward_hook(end))
+            yield
 
 
 class Roles:
@@ -111,9 +135,11 @@ class Roles:
         text_config = config.get_text_config()
         self.hidden = int(text_config.hidden_size)
         for down in self.downs:
-            if down.shape[0] != self.hidden:
+            for part in down.parts:
+                if part.shape[0] == self.hidden:
+                    continue
                 raise BadInput(
-                    f"{down.path} maps to {down.shape[0]} channels, but the hidden size is {self.hidden}: "
+                    f"{part.path} maps to {part.shape[0]} channels, but the hidden size is {self.hidden}: "
                     f"the row for '{config.model_type}' in swlottery/models/table.py does not fit this model"
                 )
 
@@ -122,14 +148,20 @@ class Roles:
         module: Any = block.get_submodule(row.down)
         # OPT-350M alone puts its norms behind the additions; what a block returns is then no longer the stream.
         normed_after = config.model_type == "opt" and not config.do_layer_norm_before
+        part = Part(
+            module=module,
+            name="down_proj" if row.experts else "weight",
+            path=f"{row.blocks}.{layer}.{row.down_matrix}",
+            experts=range(len(module.down_proj)) if row.experts else None,
+            entered=2 if row.experts else 1,
+            in_out=row.in_out,
+        )
         return DownProjection(
             layer=layer,
-            path=f"{row.blocks}.{layer}.{row.down_matrix}",
             block=block,
-            module=module,
-            weight=module.down_proj if row.experts else module.weight,
-            in_out=row.in_out,
-            experts=int(module.down_proj.shape[0]) if row.experts else None,
+            output_module=module,
+            parts=(part,),
+            multiplier=1.0,
             post_norm=block.get_submodule(row.post_norm) if row.post_norm else None,
             overwritten=row.overwritten,
             stream_norm=block.get_submodule("final_layer_norm") if normed_after else None,

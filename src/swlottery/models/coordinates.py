@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from swlottery.errors import BadInput
@@ -36,18 +36,18 @@ def check_place(downs: Sequence[DownProjection], coordinate: Coordinate, model: 
     """Raise `BadInput` for a coordinate that the ``model`` with these down-projections does not have."""
     layer, out, in_, expert = coordinate
     if layer < len(downs):
-        experts, shape = downs[layer].experts, downs[layer].shape
-        fits = expert is None if experts is None else expert is not None and expert < experts
-        if fits and out < shape[0] and in_ < shape[1]:
-            return
+        with suppress(IndexError):
+            shape = downs[layer].shape(expert)
+            if out < shape[0] and in_ < shape[1]:
+                return
     last = downs[min(layer, len(downs) - 1)]
     of = "" if last.experts is None else f", each of {last.experts} experts (LAYER,OUT,IN,EXPERT)"
-    raise BadInput(f"{model} has no weight {coordinate}: it has {len(downs)} layers of {last.shape}{of}")
+    raise BadInput(f"{model} has no weight {coordinate}: it has {len(downs)} layers of {last.parts[0].shape}{of}")
 
 
 def same_channel(downs: Sequence[DownProjection], coordinate: Coordinate) -> list[Coordinate]:
     """The weights that feed the same output channel: the row of the matrix that this one is in."""
-    width = downs[coordinate.layer].shape[1]
+    width = downs[coordinate.layer].shape(coordinate.expert)[1]
     return [coordinate._replace(in_=in_) for in_ in range(width)]
 
 

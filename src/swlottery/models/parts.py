@@ -1,0 +1,115 @@
+"""The stored weights that a block's down-projection is made of, and what enters their matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Entered = Sequence[Any]
+"""For each part of a down-projection the arguments of its module, and behind them what its gate returned."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What enters one matrix of a down-projection: ``values[n, in]`` for the flat token positions ``tokens[n]``.
+
+    For an expert the router's weight is already multiplied in, so that contributions add up to the output.
+
+    scale: ``[n]``, what was multiplied in; None: nothing. An expert's bias counts so many times.
+    """
+
+    expert: int | None
+    tokens: Tensor
+    values: Tensor
+    scale: Tensor | None = None
+
+
+def stored(module: nn.Module, name: str) -> Tensor:
+    """A weight of a module by its name there: what the model holds, without its gradient."""
+    weight: Tensor = getattr(module, name).data
+    return weight
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored weight of a block's down-projection: one matrix, or a stack of one matrix for each expert.
+
+    module: what enters the matrices is read from its arguments. name: of the weight in the module.
+    path: of the matrices in the model, without ``.weight``.
+    experts: the numbers of its matrices in the block; None where the block has no experts.
+    entered: how many of its matrices a token enters.
+    in_out: a matrix is stored ``[in, out]``.
+    gate: a module whose output, through a sigmoid, is multiplied into the part's output; or None.
+    """
+
+    module: nn.Module
+    name: str
+    path: str
+    experts: range | None = None
+    entered: int = 1
+    in_out: bool = False
+    gate: nn.Module | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter."""
+        parameter: nn.Parameter = getattr(self.module, self.name)
+        return parameter
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of each matrix."""
+        out, in_ = self.weight.shape[-2:]
+        return (in_, out) if self.in_out else (out, in_)
+
+    def view(self, tensor: Tensor, expert: int | None) -> Tensor:
+        """Of a tensor that is laid out as the weight (the weight, a mask of it) the matrix of an expert: a view."""
+        if tensor.ndim == 3:
+            assert self.experts is not None and expert is not None
+            tensor = tensor[expert - self.experts.start]
+        return tensor.t() if self.in_out else tensor
+
+    def bias(self, expert: int | None) -> Tensor | None:
+        """The bias of a matrix over output channels; or None."""
+        name = "bias" if self.weight.ndim == 2 else f"{self.name}_bias"
+        if getattr(self.module, name, None) is None:
+            return None
+        bias = stored(self.module, name)
+        return bias if bias.ndim == 1 else bias[expert]
+
+    def inputs(self, args: Sequence[Tensor], tokens: Tensor) -> Iterator[Inputs]:
+        """What enters the matrices at the flat token positions ``tokens``.
+
+        The experts of a mixture are one parameter and have no module each. So what enters each of them is computed
+        again from what the experts' module was given: hidden states, chosen experts, router weights.
+        """
+        import torch
+
+        if self.weight.ndim == 2:
+            expert = None if self.experts is None else self.experts.start
+            values = args[0].reshape(-1, args[0].shape[-1])[tokens]
+            scale = None
+            if self.gate is not None:
+                scale = torch.sigmoid(args[-1].reshape(-1)[tokens])
+                values = values * scale[:, None]
+            yield Inputs(expert, tokens, values, scale)
+            return
+        assert self.experts is not None
+        hidden, chosen, router = (argument.reshape(-1, argument.shape[-1])[tokens] for argument in args[:3])
+        for expert in self.experts:
+            rows, slot = (chosen == expert - self.experts.start).nonzero(as_tuple=True)
+            if len(rows):
+                scale = router[rows, slot]
+                yield Inputs(expert, tokens[rows], self._expert(hidden[rows], expert) * scale[:, None], scale)
+
+    def _expert(self, hidden: Tensor, expert: int) -> Tensor:
+        """The intermediate channels of one expert."""
+        from torch.nn import functional
+
+        experts: Any = self.module
+        inner: Tensor = experts._apply_gate(functional.linear(hidden, stored(experts, "gate_up_proj")[expert]))
+        return inner
