@@ -15,6 +15,7 @@ from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.offload import device_of
 from swlottery.models.parts import Entered
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Evaluator:
         import numpy as np
 
         self.model, self.roles = model, roles
-        device = next(model.parameters()).device
+        device = device_of(model)
         rows = max(1, BATCH_TOKENS // windows.shape[1])
         self.batches = [windows[first : first + rows].to(device) for first in range(0, len(windows), rows)]
         width = next(model.parameters()).element_size()
