@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from odd import find, model, refused
 from swlottery.models import load as models
@@ -36,8 +38,6 @@ def room(here, monkeypatch) -> Path:
 
 def written(kind: str) -> Path:
     """A tiny model's folder; its norms are no ones, its biases no zeros."""
-    from safetensors.torch import load_file, save_file
-
     name, _, tied = kind.partition("-")
     folder = model(Path(kind), name, **({"tie_word_embeddings": True} if tied else {}))
     tensors = load_file(folder / "model.safetensors")
@@ -85,8 +85,6 @@ def test_it_is_the_same_network_whatever_is_taken_out(room, kind, limit):
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
 def test_weights_in_several_precisions(room, dtype):
     """Norms in float32 among matrices in bfloat16, and some experts of another precision than the others."""
-    from safetensors.torch import load_file, save_file
-
     folder = written("mixtral")
     tensors = load_file(folder / "model.safetensors")
     keep = {name for name, one in tensors.items() if one.ndim == 1 or ".experts.2." in name or name.startswith("lm_")}
@@ -95,9 +93,9 @@ def test_weights_in_several_precisions(room, dtype):
     here = models.load(str(folder), dtype=dtype, device="cpu")
     there = models.load(str(folder), None, dtype, "cpu", "disk")
     assert (there.weights_sha256, there.dtype) == (here.weights_sha256, here.dtype)
-    with scaled(Roles(here.model).downs, [Coordinate(0, 1, 2, 1)], 0.3):
-        with scaled(Roles(there.model).downs, [Coordinate(0, 1, 2, 1)], 0.3):
-            assert torch.equal(logits(there), logits(here))
+    one = [Coordinate(0, 1, 2, 1)]
+    with scaled(Roles(here.model).downs, one, 0.3), scaled(Roles(there.model).downs, one, 0.3):
+        assert torch.equal(logits(there), logits(here))
     assert torch.equal(logits(there), logits(here))
 
 
@@ -112,11 +110,8 @@ def test_the_record_of_a_find_is_the_same(room, kind):
     plant_weight(loaded.model, roles, probe, plant, 3.0)
     loaded.model.save_pretrained(folder)
     place = plant.coordinate
-    ablate = [
-        "--ablate",
-        ",".join(map(str, (place.layer, place.out, place.in_, *([place.expert] * (kind == "mixtral"))))),
-    ]
-    flags = ["--max-weights", "4", *ablate]
+    numbers = [one for one in (place.layer, place.out, place.in_, place.expert) if one is not None]
+    flags = ["--max-weights", "4", "--ablate", ",".join(map(str, numbers))]
     for out, where in (("in.json", []), ("on.json", ["--device-map", "disk", "--max-memory", "395KB"])):
         said = find(folder, "--out", out, "--plots", "plots", *flags, *where)
         assert said.code == 0, said.err
@@ -126,8 +121,6 @@ def test_the_record_of_a_find_is_the_same(room, kind):
     one, other = (json.loads(Path(name).read_text()) for name in ("in.json", "on.json"))
     assert one["leader"]["rank"] >= 1
     assert other == one
-    import gc
-
     gc.collect()
     assert list(room.iterdir()) == []
 
@@ -135,14 +128,10 @@ def test_the_record_of_a_find_is_the_same(room, kind):
 def test_a_folder_is_removed_after_an_error(room):
     folder = written("llama")
     text = folder / "model.safetensors"
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(text)
     tensors["lm_head.weight"][0, 0] = float("nan")
     save_file(tensors, text, metadata={"format": "pt"})
     refused(find(folder, "--device-map", "disk"), "not finite", "lm_head.weight")
-    import gc
-
     gc.collect()
     assert list(room.iterdir()) == []
 

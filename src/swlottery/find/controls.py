@@ -35,7 +35,7 @@ def controls(
 
 
 def nearest(sizes: Tensor, size: Tensor, count: int) -> list[int]:
-    """The flat places of the ``count`` entries nearest to ``size``, nearest first, ties by place. Without a full sort."""
+    """The flat places of the ``count`` entries nearest to ``size``, nearest first, ties by place."""
     import torch
 
     distances = (sizes - size).abs().flatten()
