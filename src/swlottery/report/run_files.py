@@ -26,8 +26,11 @@ def read_events(run: Path) -> Iterator[Event]:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a table."""
-    return csv.DictReader(_lines(path))
+    """The rows of a table. Raises `ValueError` for one that has not as many cells as the first line has names."""
+    for row in csv.DictReader(_lines(path)):
+        if None in row or None in row.values():
+            raise ValueError(f"{path.name}: a row has not as many cells as the first line has names")
+        yield row
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -20,6 +20,7 @@ from swlottery.cli import main
 from swlottery.lottery import masks as masking
 from swlottery.report.page.facts import collect
 from swlottery.report.page.make import log_of
+from swlottery.report.page.stored import StoredRun
 from swlottery.report.page.verdict import RULE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -241,6 +242,23 @@ def test_a_report_on_its_own_tables_is_the_same(reports: Path, tmp_path: Path) -
     assert (reports / "a.md").read_text().replace("(a/", "(b/") == (tmp_path / "b.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [("rounds.csv", "round,", "round,more,"), ("rounds.csv", "total,", ""), ("watch.csv", ",value", "")],
+)
+def test_a_row_with_more_or_fewer_cells_than_the_first_line_has_names(
+    runs: Path, tmp_path: Path, file: str, before: str, after: str
+) -> None:
+    shutil.copytree(runs / "twin", tmp_path / "twin")
+    (table,) = tmp_path.glob(f"*/*/{file}")
+    (table.parent / "SHA256SUMS").unlink()
+    head, *rest = table.read_text().splitlines(keepends=True)
+    assert before in head
+    table.write_text("".join([head.replace(before, after, 1), *rest]))
+    (row,) = collect([tmp_path]).tables["runs"].to_dict("records")
+    assert row["state"] == "damaged" and f"{file}: a row has not as many cells" in row["message"]
+
+
 @pytest.mark.parametrize("value", ['"x"', '"nan"', "[1]", "true", "9" * 30])
 def test_what_is_no_number_in_a_history(runs: Path, tmp_path: Path, value: str) -> None:
     shutil.copytree(runs / "twin", tmp_path / "twin")
@@ -324,6 +342,17 @@ def test_a_run_that_has_pruned_and_follows_nothing_is_no_mistake(runs: Path, tmp
 def test_the_log_is_told_again_from_the_history(runs: Path) -> None:
     text = log_of(next((runs / "p20").glob("*/")))
     assert "2 rounds of train, prune, rewind" in text and "What became of" in text
+
+
+def test_only_masks_that_are_there_are_looked_for(runs: Path, tmp_path: Path) -> None:
+    """A history that says a billion prunes is damaged, but takes no time."""
+    whole = next((runs / "p20").glob("*/"))
+    run = tmp_path / whole.name
+    shutil.copytree(whole, run)
+    first, *rest = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([json.dumps({**json.loads(first), "prunes": 10**12}), *rest]))
+    stored = StoredRun(run)
+    assert [number for number, _ in stored.masks()] == [number for number, _ in StoredRun(whole).masks()] != []
 
 
 @pytest.mark.parametrize("given", [["nowhere"], []])

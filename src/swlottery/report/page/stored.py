@@ -9,7 +9,7 @@ networks trained from one initialisation in another order of the batches: is the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,16 +81,18 @@ class StoredRun:
         with safe_open(path, framework="np") as stored:
             return {name: stored.get_tensor(name).astype(np.float32, copy=False) for name in self.names}
 
-    def mask(self, number: int) -> dict[str, NDArray[np.bool_]]:
-        """m_number of those down-projections that are in scope; none where the run has not come so far."""
+    def masks(self) -> Iterator[tuple[int, dict[str, NDArray[np.bool_]]]]:
+        """(r, m_r of those down-projections that are in scope) of each prune r, as far as the run has come."""
         from swlottery.lottery import masks
 
-        path = self.folder / "masks" / f"round_{number}.safetensors"
-        if not path.exists():
-            return {}
-        sums.check(path)
-        mask = masks.load(path)
-        return {name: mask[name].numpy() for name in self.names if name in mask}
+        for number in range(1, int(self.start["prunes"]) + 1):
+            path = self.folder / "masks" / f"round_{number}.safetensors"
+            if not path.exists():
+                return
+            sums.check(path)
+            mask = masks.load(path)
+            if here := {name: mask[name].numpy() for name in self.names if name in mask}:
+                yield number, here
 
     def entry(self, tensor: NDArray[Any], at: At) -> Any:
         """The entry of one down-projection; IndexError where it has none there."""
@@ -124,9 +126,8 @@ def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[di
             problems[run.name] = f"its weights or masks are damaged ({error})"
     of_one_start: dict[str, dict[str, StoredRun]] = {}
     for run in runs:
-        for number in range(1, int(run.start["prunes"]) + 1):
-            if mask := run.mask(number):
-                found["elsewhere"] += elsewhere(run, number, mask, list({**known, **tracked}.values()))
+        for number, mask in run.masks():
+            found["elsewhere"] += elsewhere(run, number, mask, list({**known, **tracked}.values()))
         settings = read_settings(run.folder)
         if run.network and settings.get("super_weights") == "discover":  # what it tracks is of its own network alone
             training = [run.lineage, {name: value for name, value in settings.items() if name not in FREE}]
@@ -140,11 +141,10 @@ def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[di
 def _of_one(run: StoredRun) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {"fixed": [], "predicted": [], "regression": []}
     initial, trained = run.tensors("theta_0.safetensors"), run.tensors("round_1/model.safetensors")
-    for number in range(1, int(run.start["prunes"]) + 1):
-        if mask := run.mask(number):
-            found["fixed"] += fixed(run.name, number, mask)
-            aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
-            found["predicted"].append({"run": run.name, "round": number, **aucs})
+    for number, mask in run.masks():
+        found["fixed"] += fixed(run.name, number, mask)
+        aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
+        found["predicted"].append({"run": run.name, "round": number, **aucs})
     final = run.tensors("final/model.safetensors")
     if final and trained and initial:
         where = {"run": run.name, "prunes": run.start["prunes"]}
@@ -230,7 +230,7 @@ def twins(first: StoredRun, other: StoredRun) -> list[Row]:
     matrix = first.names[own[0]]
     sizes = np.abs(weights[matrix])
     value = float(other.entry(sizes, own))
-    kept = other.mask(1).get(matrix)
+    kept = next(other.masks(), (1, {}))[1].get(matrix)
     return [
         {
             "run": first.name,
