@@ -24,7 +24,7 @@ from swlottery.models.coordinates import Coordinate, scaled
 from swlottery.runtime import hardware
 
 IDS = torch.arange(20)[None]
-KINDS = ["llama", "llama-tied", "mixtral", "gemma3_text", "gpt2", "falcon"]
+KINDS = ["llama", "llama-tied", "llama-tied-twice", "llama-tied-other", "mixtral", "gemma3_text", "gpt2", "falcon"]
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def written(kind: str) -> Path:
     tensors = load_file(folder / "model.safetensors")
     torch.manual_seed(1)
     changed = {key: one + 0.1 * torch.randn(one.shape) if one.ndim == 1 else one for key, one in tensors.items()}
+    if tied.endswith(("twice", "other")):  # the head is stored too: the same again, or another
+        changed["lm_head.weight"] = changed["model.embed_tokens.weight"] * (1.0 if tied.endswith("twice") else 1.5)
     save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -23,12 +23,16 @@ class Weights(Mapping[str, "Tensor"]):
 
     Norms and biases stay in memory once they were loaded.
 
-    names: for each name of a tied weight the one that it is stored under. dtype: the precision to load in; None: as
-    stored. changes: by name what differs from what is stored, each (index, values).
+    tied: the names of all parameters, those of one weight together. names: for each the one that it is stored under.
+    dtype: the precision to load in; None: as stored. changes: by name what differs from what is stored, each (index,
+    values).
     """
 
-    def __init__(self, stored: Any, names: Mapping[str, str], room: Room | None) -> None:
-        self.stored, self.names, self.room = stored, names, room
+    def __init__(self, stored: Any, tied: list[list[str]], room: Room | None) -> None:
+        self.stored, self.tied, self.room = stored, tied, room
+        there = set(stored)
+        groups = [(group, name) for group in tied if (name := next((one for one in group if one in there), None))]
+        self.names = {name: under for group, under in groups for name in group}
         self.dtype: torch.dtype | None = None
         self.changes: dict[str, list[tuple[Any, Tensor]]] = {}
         self.small: dict[str, Tensor] = {}
@@ -64,9 +68,7 @@ def take_over(model: Any, room: Room | None = None) -> None:
     if not hooks or isinstance(hooks[0].weights_map.dataset, Weights):
         return
     stored = hooks[0].weights_map.dataset
-    there, groups = set(stored), _tied(model)
-    names = {name: next(one for one in group if one in there) for group in groups if there & {*group} for name in group}
-    weights = Weights(stored, names, room)
+    weights = Weights(stored, _tied(model, stored), room)
     for hook in hooks:
         hook.weights_map.dataset = weights
 
@@ -86,12 +88,22 @@ def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     save_file({entry["weight_name"]: tensor.contiguous()}, entry["safetensors_file"])
 
 
-def _tied(model: nn.Module) -> list[list[str]]:
-    """The names of all parameters, those of one weight together. accelerate unties weights; transformers remembers."""
-    ties: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
-    groups: dict[str, list[str]] = {}
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        groups.setdefault(ties.get(name, name), []).append(name)
+def _tied(model: nn.Module, stored: Any = None) -> list[list[str]]:
+    """The names of all parameters, those of one weight together.
+
+    stored: what is not in place. Of that transformers ties nothing that is stored twice, and accelerate's passes untie.
+    """
+    if (weights := weights_of(model)) is not None:
+        return weights.tied
+    import torch
+
+    ties: dict[str, str] = getattr(model, "all_tied_weights_keys", {}) if stored is not None else {}
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = ties.get(name, name)
+        both = parameter.is_meta and other != name and other in stored.index
+        once = both and (name not in stored.index or torch.equal(stored[name], stored[other]))
+        groups.setdefault(id(model.get_parameter(other) if once else parameter), []).append(name)
     return list(groups.values())
 
 
@@ -105,7 +117,7 @@ def _hook(module: nn.Module) -> Any:
 def weights_of(model: nn.Module) -> Weights | None:
     """The weights that are not in place; None where all are."""
     hook = next((hook for module in model.modules() if (hook := _hook(module))), None)
-    return None if hook is None else hook.weights_map.dataset
+    return hook.weights_map.dataset if hook is not None and isinstance(hook.weights_map.dataset, Weights) else None
 
 
 def stored_weight(module: nn.Module, name: str, number: int | None = None) -> Tensor:
