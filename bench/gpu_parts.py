@@ -465,7 +465,7 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     from swlottery.config import FindSettings
     from swlottery.data.evaluation import Text
     from swlottery.find import events, probe, run
-    from swlottery.find.verify import Ablation
+    from swlottery.find.effects import Ablation
     from swlottery.models.architectures import Roles
     from swlottery.models.coordinates import Coordinate
 

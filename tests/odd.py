@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swlottery.cli import main
-from tiny import CONFIGS
+from tiny import CONFIGS, shrunk_model
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again.\n\n" * 100
 
@@ -23,14 +23,18 @@ class Said(NamedTuple):
 
 
 def model(folder: Path, kind: str = "gpt2", tokenizer: bool = True, **changes: Any) -> Path:
-    """A tiny random model of an architecture in tiny.py, with a tokenizer that has one token a byte, <s> and </s>."""
+    """A tiny random model of any architecture, with a tokenizer that has one token a byte, <s> and </s>."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    name, shape = CONFIGS[kind]
-    torch.manual_seed(0)
-    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**shape, "vocab_size": 300, **changes}))
+    changes = {"vocab_size": 300, **changes}
+    if kind in CONFIGS:
+        name, shape = CONFIGS[kind]
+        torch.manual_seed(0)
+        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**shape, **changes}))
+    else:
+        network = shrunk_model(kind, **changes)
     network.save_pretrained(folder)
     if tokenizer:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

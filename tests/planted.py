@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import KAPPA
 from swlottery.find.activations import activations
-from swlottery.find.forward import run_body
 from swlottery.find.probe import Probe
 from swlottery.find.spikes import RHO, median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate
+from swlottery.models.running import run_body
+from swlottery.models.usual import has
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,19 +49,28 @@ def random_probe(vocabulary: int, prompts: int = 3, length: int = 10, seed: int 
 
 
 def plant_input(
-    model: nn.Module, roles: Roles, probe: Probe, coordinate: Coordinate, token: int, size: float = 100.0
+    model: nn.Module,
+    roles: Roles,
+    probe: Probe,
+    coordinate: Coordinate,
+    token: int,
+    size: float = 100.0,
+    shared: bool = False,
 ) -> Plant:
     """Make x_i(t) about ``size`` times the typical input of this layer at one token, and near zero at all others.
 
     The coordinate's expert, where there are experts, is replaced by one that the router chooses for the token.
+
+    shared: by the last instead, which every token enters where there is such a one.
     """
     import torch
 
     down = roles.downs[coordinate.layer]
     now = activations(model, [down], probe)[0]
     at = [inputs for inputs in now.inputs if bool((inputs.tokens == token).any())]
-    coordinate = coordinate._replace(expert=at[0].expert)
-    typical = float(at[0].values.abs().median())
+    chosen = at[-1 if shared else 0]
+    coordinate = coordinate._replace(expert=chosen.expert)
+    typical = float(chosen.values.abs().median())
     hidden = _mlp_input(model, roles, probe, down)
     direction = torch.linalg.pinv(hidden.double())[:, token].float()  # 1 at the token, 0 at every other
     target = size * max(typical, 1e-3)
@@ -85,7 +95,7 @@ def plant_weight(model: nn.Module, roles: Roles, probe: Probe, plant: Plant, str
     over_channels, over_tokens = medians(now.output)
     bound = KAPPA * max(float(over_channels[plant.token, 0]), float(over_tokens[0, out]))
     if down.post_norm is None:
-        bound = max(bound, RHO * float(now.rms[plant.token]))
+        bound = max(bound, RHO * float(now.rms[plant.token]) / down.multiplier)
     rest = float(now.output[plant.token, out])
     matrix[out, in_] = (strength * bound - rest) / plant.input
 
@@ -94,12 +104,22 @@ def _scales(target: float) -> list[float]:
     return [target**0.5 * 1.25**step for step in range(60)]
 
 
+def _into(roles: Roles, down: DownProjection, expert: int | None) -> list[str]:
+    """The paths in the block of the mlp-in matrices that lead into an expert's down-projection."""
+    beside = down.part(expert).path.removeprefix(f"{roles.row.blocks}.{down.layer}.").rpartition(".")[0]
+    return [
+        name for name in roles.row.mlp_in if name.rpartition(".")[0] == beside and has(down.block, name) is not None
+    ]
+
+
 def _mlp_input(model: nn.Module, roles: Roles, probe: Probe, down: DownProjection) -> Tensor:
-    """What enters the first mlp-in matrix, ``[tokens, hidden]``."""
+    """What enters the first mlp-in matrix, ``[tokens, hidden]``; of a mixture what enters all of it."""
     kept: list[Tensor] = []
-    first = roles.row.mlp_in[0]
-    module = down.output_module if down.experts is not None else down.block.get_submodule(first)
-    handle = module.register_forward_pre_hook(lambda _, args: kept.append(args[0].detach()))
+    alone = down.experts is None
+    module = has(down.block, _into(roles, down, None)[0]) if alone else down.output_module
+    handle = module.register_forward_pre_hook(
+        lambda _, args, kwargs: kept.append((*args, *kwargs.values())[0].detach()), with_kwargs=True
+    )
     try:
         run_body(model, probe.ids)
     finally:
@@ -109,17 +129,20 @@ def _mlp_input(model: nn.Module, roles: Roles, probe: Probe, down: DownProjectio
 
 def _set_rows(roles: Roles, down: DownProjection, coordinate: Coordinate, row: Tensor) -> None:
     """Turn everything that leads into the intermediate channel towards ``row``, gate and up alike."""
-    in_ = coordinate.in_
-    if coordinate.expert is not None:
-        experts: Any = down.output_module
-        fused = experts.gate_up_proj.data[coordinate.expert]
-        fused[in_] = row
-        fused[len(fused) // 2 + in_] = row
+    in_, part = coordinate.in_, down.part(coordinate.expert)
+    width = part.shape[1]
+    if part.weight.ndim == 3:
+        experts: Any = part.module
+        number = coordinate.expert - part.experts.start  # type: ignore[operator,union-attr]
+        fused = experts.gate_up_proj.data[number]
+        places = [in_, width + in_] if getattr(experts, "is_concatenated", True) else [2 * in_, 2 * in_ + 1]
+        (fused.t() if part.in_out else fused)[places] = row
+        if getattr(experts, "gate_up_proj_bias", None) is not None:
+            experts.gate_up_proj_bias.data[number, places] = 0
         return
-    for name in roles.row.mlp_in:
-        module: Any = down.block.get_submodule(name)
+    for name in _into(roles, down, coordinate.expert):
+        module: Any = has(down.block, name)
         weight = module.weight.data.t() if roles.row.in_out else module.weight.data
-        width = down.matrix().shape[1]
         for index in range(in_, len(weight), width):  # phi3 keeps gate and up in one matrix
             weight[index] = row
             if getattr(module, "bias", None) is not None:

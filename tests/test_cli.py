@@ -88,7 +88,7 @@ def test_a_find_from_end_to_end(found_record, planted_gpt2):
     token = weight["token"]
     if not token["bos"]:
         assert token["prompt"][token["position"]] == token["text"], "the tiny model's tokens are bytes"
-    assert len([row for row in record["controls"] if row["kind"] == "control"]) == 4
+    assert weight["verdict"] == "weak" and record["controls"] == [], "what cannot be critical is compared with nothing"
     assert [null["draws"] for null in record["nulls"]] == [19, 19]
     plots = found_record.parent / "plots"
     assert sorted(path.name for path in plots.iterdir()) == ["ablations.png", "activations.png", "contributions.png"]

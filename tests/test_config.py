@@ -13,7 +13,7 @@ import pytest
 
 from swlottery import config
 from swlottery.cli import main
-from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of, from_file
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of, from_file
 from swlottery.errors import BadInput
 from swlottery.yaml_file import read_yaml
 
@@ -26,7 +26,7 @@ def test_the_defaults_are_sound():
 FROM_1 = "micro_batch grad_accum steps rounds eval_steps eval_sequences checkpoint_steps".split()  # noqa: SIM905
 FROM_0 = """lr warmup weight_decay clip seed data_seed threads context vocabulary data_tokens checkpoint_seconds
     beta1 beta2""".split()  # noqa: SIM905
-CHOICES = "start init data_order scope criterion rewind protect force_prune lr_schedule dtype".split()  # noqa: SIM905
+CHOICES = "start init data_order scope criterion rewind protect force_prune trace lr_schedule dtype".split()  # noqa: SIM905
 BAD = [
     ({"prune_rate": "0"}, "--prune-rate 0: a fraction between 0 and 1"),
     ({"prune_rate": "1e-999999999"}, "--prune-rate 1e-999999999: a fraction between 0 and 1"),
@@ -144,7 +144,11 @@ def test_every_setting_says_what_it_does_and_its_limits_are_checked() -> None:
     with pytest.raises(BadInput, match="--bos never: choose from both, with, without"):
         FindSettings(bos="never").check_limits()
     FindSettings().check_limits()
-    for field in [*dataclasses.fields(FindSettings), *dataclasses.fields(TrainSettings)]:
+    for field in [
+        *dataclasses.fields(FindSettings),
+        *dataclasses.fields(TrainSettings),
+        *dataclasses.fields(TraceSettings),
+    ]:
         is_number = field.type in ("int", "float") and "seed" not in field.name
         assert not is_number or field.metadata["unit"] or field.name in NO_UNIT, field.name
 
@@ -155,7 +159,7 @@ NO_UNIT = {"grad_accum", "lr", "weight_decay", "beta1", "beta2", "clip"}
 def test_what_affects_only_later_rounds_is_what_a_branch_may_change() -> None:
     assert {"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"} == config.OPERATIONAL
     settings = """rounds prune_rate schedule one_shot data_order scope criterion rewind rewind_step from_round_1
-        super_weights allow_foreign follow protect force_prune eval_steps eval_sequences compile"""
+        super_weights allow_foreign follow protect force_prune trace eval_steps eval_sequences compile"""
     assert {*settings.split()} | config.OPERATIONAL == config.AFTER_ROUND_1
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from swlottery import cli
-from swlottery.config import TrainSettings, from_file
+from swlottery.commands.trace import placed
+from swlottery.config import TraceSettings, TrainSettings, from_file
 from swlottery.lottery.prune import planned
 from swlottery.study.grid import read
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES))
+TRACES = sorted((CONFIGS / "trace").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(TRACES))
 SEEDS = {path.stem: path for path in sorted((CONFIGS / "seed").glob("*.yaml"))}
 IN_SCOPE = 124_373_760
 LEFT = {
@@ -184,3 +186,37 @@ def test_the_study_of_the_mini_is_the_design() -> None:
     assert {point.settings.get("rewind_step", 0) for label, point in points.items() if label.endswith("late20")} == {5}
     pilot = {point.settings["seed"] for point in read(CONFIGS / "study" / "pilot.yaml", CONFIGS.parent).points}
     assert pilot == {101, 102} and not pilot & {point.settings["seed"] for point in points.values()}
+
+
+# --- the traces
+
+
+def test_there_are_three_pythias_and_five_gpt2s() -> None:
+    seeds = ("alias", 21), ("battlestar", 49), ("caprica", 81), ("darkmatter", 343), ("expanse", 777)
+    assert {path.stem for path in TRACES} == {
+        *(f"pythia-{size}" for size in ("70m", "160m", "410m")),
+        *(f"{name}-gpt2-small-x{seed}" for name, seed in seeds),
+    }
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_a_trace_has_revisions_that_there_are(path: Path) -> None:
+    """As far as their authors say: the steps at which they were saved, in order; the command in the file runs it."""
+    own = TraceSettings(**from_file(path, TraceSettings))
+    checkpoints = placed(own.checkpoints(), own.tokens_per_step)
+    steps = [one.step for one in checkpoints]
+    assert steps == sorted(steps) and [one.revision for one in checkpoints] == own.revisions.split(",")
+    pythia = path.stem.startswith("pythia")
+    assert own.model == [("EleutherAI/" if pythia else "stanford-crfm/") + path.stem]
+    if pythia:
+        there = {0, *(2**n for n in range(10)), *range(1000, 143_001, 1000)}
+        assert {0, 1, 2, 512, 1000, 143_000} <= set(steps) <= there and own.tokens_per_step == 2_097_152
+        assert {one.revision for one in checkpoints} == {f"step{step}" for step in steps}
+        assert checkpoints[-1].tokens == 299_892_736_000
+    else:
+        there = {*range(10, 101, 10), *range(100, 2001, 50), *range(2000, 20_001, 100), *range(20_000, 400_001, 1000)}
+        assert {10, 400_000} <= set(steps) <= there and own.tokens_per_step == 512 * 1024
+        assert {one.revision for one in checkpoints} == {f"checkpoint-{step}" for step in steps}
+    (command,) = re.findall(r"--wrap 'exec \.venv/bin/swlottery (.*)'", path.read_text())
+    assert CONFIGS.parent / cli.parser().parse_args(command.split()).config == path
+    assert "could not be checked here" in comment(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swlottery import cli
-from swlottery.config import FindSettings, SweepSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, from_file
 from swlottery.lottery import matching
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
@@ -102,8 +102,12 @@ def test_the_study_in_it_is_one(tmp_path: Path) -> None:
 )
 def test_its_commands_parse(line: str) -> None:
     given = shlex.split(line.strip().removeprefix("job=$(").rstrip(")"))
+    if "--wrap" in given:
+        given = shlex.split(given[given.index("--wrap") + 1].removeprefix("exec "))
+        parsed = cli.parser().parse_args(given[1:])
+        from_file(REPOSITORY / parsed.config, TraceSettings)
     if given[0] != "sbatch":
-        assert cli.parser().parse_args(given[1:]).command in ("prepare", "sweep", "status")
+        assert cli.parser().parse_args(given[1:]).command in ("prepare", "sweep", "status", "trace")
         return
     at = next(i for i, word in enumerate(given) if word.endswith(".sh"))
     assert (REPOSITORY / given[at]).is_file()

@@ -16,7 +16,7 @@ import pytest
 
 from swlottery import cli
 from swlottery.commands import find
-from swlottery.config import FindSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, TraceSettings, TrainSettings, from_file
 from swlottery.data import builtin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -26,7 +26,9 @@ LOGS = (REPOSITORY / "docs" / "logs.md").read_text(encoding="utf-8")
 TEXT = README + FLAGS + LOGS
 COMMANDS = {"find_sw.sh": ("find", FindSettings), "func_train.sh": ("train", TrainSettings)}
 OWN = {
-    f"--{field.name.replace('_', '-')}" for kind in (FindSettings, TrainSettings) for field in dataclasses.fields(kind)
+    f"--{field.name.replace('_', '-')}"
+    for kind in (FindSettings, TrainSettings, TraceSettings)
+    for field in dataclasses.fields(kind)
 }
 SBATCH = {"--parsable", "--dependency", "--gres", "--ntasks", "--gpus-per-node", "-p"}
 
@@ -78,7 +80,7 @@ def test_a_command_is_good(line):
     """The script is there, the flags in front of it are sbatch's, and those behind it make settings that pass."""
     first, *rest = words(line)
     if first == ".venv/bin/swlottery":
-        assert cli.parser().parse_args(rest).command in ("prepare", "status", "sweep", "report")
+        assert cli.parser().parse_args(rest).command in ("prepare", "status", "sweep", "report", "trace")
         return
     if first.startswith("./"):
         assert (REPOSITORY / first).stat().st_mode & 0o100
@@ -210,9 +212,9 @@ def test_the_configs_it_names_are_those_there_are():
 
 
 def test_there_are_as_many_architectures_as_it_says():
-    from swlottery.models.table import ROWS
-
-    assert f"of {len(ROWS)}\narchitectures" in README or f"of {len(ROWS)} architectures" in README
+    page = (REPOSITORY / "docs" / "architectures.md").read_text(encoding="utf-8")
+    covered = re.findall(r"^\| \S+ \| (?:row|proof) \|", page, re.MULTILINE)
+    assert f"[{len(covered)} architectures](docs/architectures.md)" in README
 
 
 def test_the_log_reads_as_it_says():

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import FindSettings, SweepSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, from_file
 from swlottery.errors import BAD_INPUT, FAILED, BadInput, complain
 from swlottery.flags import parser
 from swlottery.runtime import stop, terminal
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if place.rank == 0:
             what = f"cannot use {error.filename} ({error.strerror})" if error.filename else error.strerror or str(error)
-            goes_on = parsed.command in ("train", "prepare", "sweep")
+            goes_on = parsed.command in ("train", "prepare", "sweep", "trace")
             complain(
                 f"{what}: see to that, {'and run the same again, it goes on' if goes_on else 'or give another path'}"
             )
@@ -103,6 +103,13 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
             from swlottery.commands.sweep import sweep
 
             return sweep(_settings(SweepSettings, parsed), root)
+        case "trace":
+            with stop.flag(last=own) as asked:
+                from swlottery.commands.trace import trace
+
+                parsed.model = parsed.model or None
+                stored = from_file(Path(parsed.config), TraceSettings) if parsed.config else {}
+                return trace(_settings(TraceSettings, parsed, stored), root, asked)
         case "report":
             from swlottery.commands.report import report
 

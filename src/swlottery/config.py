@@ -236,6 +236,11 @@ class TrainSettings(Settings):
         "sw: masked from the start; controls: as many matched controls instead",
         choices=("none", "sw", "controls"),
     )
+    trace: str = later(
+        "none",
+        "log: look for super weights after steps 1, 2, 4, … of round 1, and follow each through all of them",
+        choices=("none", "log"),
+    )
     # the optimiser
     lr: float = setting(6e-4, "peak learning rate")
     lr_schedule: str = setting(
@@ -320,6 +325,38 @@ class TrainSettings(Settings):
 
 
 @dataclass
+class TraceSettings(Settings):
+    """The settings of ``swlottery trace``; ``model`` is its argument, and a config file holds the same names."""
+
+    model: list[str] = field(default_factory=list)
+    revisions: str = setting("", "branches, tags or commits of the one MODEL on the hub, in order", metavar="A,B,…")
+    tokens_per_step: int = setting(0, "of the training, where its checkpoints' names do not say", unit="tokens")
+    dtype: str = setting("auto", "precision to run in, as for find", choices=("auto", "float32", "bfloat16", "float16"))
+    device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
+    kappa: float = setting(KAPPA, "a spike is so many times as large as both medians (κ)", unit="× median", least=2)
+    max_weights: int = setting(MAX_WEIGHTS, "the most weights to take out of a checkpoint", unit="weights", least=1)
+    eval_text: str = setting("builtin", "held-out text: builtin, a file, a folder, or a hub data set", metavar="SRC")
+    eval_tokens: int = setting(2048, "how much of it to set each weight to zero on", unit="tokens", least=1)
+    out: str | None = setting(
+        None, "folder of the tables and the figure (default: traces/<model>)", metavar="FOLDER", path=True
+    )
+
+    def checkpoints(self) -> list[tuple[str, str | None]]:
+        """(model, revision) of each checkpoint. Raises `BadInput` for less than two, and for one that stands twice."""
+        self.check_limits()
+        revisions: list[str | None] = [name.strip() for name in self.revisions.split(",")] if self.revisions else [None]
+        if self.revisions and len(self.model) != 1:
+            raise BadInput("--revisions are those of one model: give one MODEL, or folders without --revisions")
+        found = [(model, revision) for model in self.model for revision in revisions]
+        if "" in revisions or len(found) < 2:
+            raise BadInput("nothing to follow: give a MODEL with --revisions A,B,…, or two folders or more")
+        for model, revision in found:
+            if found.count((model, revision)) > 1:
+                raise BadInput(f"{revision or model} stands twice: give each checkpoint once")
+        return found
+
+
+@dataclass
 class SweepSettings(Settings):
     """The settings of ``swlottery sweep``; ``study`` is its only argument."""
 
@@ -370,22 +407,22 @@ def _rate(flag: str, text: str) -> Decimal:
 # Files of settings
 
 
-def from_file(path: Path) -> dict[str, Any]:
-    """The settings of training in a config file: a flat YAML mapping of setting names to values.
+def from_file(path: Path, kind: type[Settings] = TrainSettings) -> dict[str, Any]:
+    """The settings of a ``kind`` (training) in a config file: a flat YAML mapping of setting names to values.
 
     Raises `BadInput` for a file that cannot be read, an unknown name (with the nearest known one), a value of another
     type.
     """
     content = read_yaml(path, "config", "settings: write one 'name: value' a line")
     try:
-        return check_values(content)
+        return check_values(content, kind)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
 
-def check_values(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Settings of training as a file gives them, of their types. `BadInput` for those that cannot be."""
-    hints = get_type_hints(TrainSettings)
+def check_values(values: Mapping[Any, Any], kind: type[Settings] = TrainSettings) -> dict[str, Any]:
+    """Settings of a ``kind`` as a file gives them, of their types. `BadInput` for those that cannot be."""
+    hints = get_type_hints(kind)
     return {name: _value(name, value, hints) for name, value in values.items()}
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, NoReturn, get_type_hints
 
-from swlottery.config import FindSettings, SweepSettings, TrainSettings, flag_of
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of
 from swlottery.errors import BAD_INPUT, complain
 from swlottery.version import __version__
 
@@ -65,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
     sweep = command("sweep", "run every point of a study, as an array job or in turn")
     sweep.add_argument("study", metavar="STUDY.yaml", help="the study: see docs/slurm.md")
     _add_flags(sweep, SweepSettings, "study")
+    trace = command("trace", "when super weights form: find them in the checkpoints of one training, and follow them")
+    what = "one model on the hub with --revisions, or the folders of its checkpoints in their order"
+    trace.add_argument("model", nargs="*", type=home, metavar="MODEL", help=what)
+    trace.add_argument("--config", type=home, metavar="FILE", help="a file of these settings; a flag wins")
+    _add_flags(trace, TraceSettings, "model")
     status = command("status", "the state of all runs, or of all points of a study")
     status.add_argument("folder", nargs="?", type=home, metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     report = command("report", "one page on many runs: the answers, tables, figures")

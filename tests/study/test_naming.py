@@ -36,6 +36,7 @@ CHANGES = {
     "follow": ["0,1,2"],
     "protect": "sw",
     "force_prune": "controls",
+    "trace": "log",
     "lr": 1e-3,
     "lr_schedule": "cosine",
     "warmup": 3,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swlottery.commands.traces import TraceKeeper
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lottery import branch
@@ -32,7 +33,7 @@ SCHEMA = 2
 """Of the manifest of a checkpoint. 1 has no hashes of tables and files. Those of version 0.2 and before have none."""
 
 
-class FolderKeeper:
+class FolderKeeper(TraceKeeper):
     """The `Keeper` of a run's folder. Every rank has one; only the lead's writes files.
 
     network: at step 0.
@@ -54,7 +55,7 @@ class FolderKeeper:
         asked: Asked = never,
     ) -> None:
         self.folder, self.settings, self.device = folder, settings, network.device
-        self._network, self._complain = network, complain
+        self.network, self._complain = network, complain
         self.ranks, self.asked = ranks or Ranks(), asked
         for kind in ("masks", "checkpoints"):
             (folder / kind).mkdir(exist_ok=True)
@@ -149,7 +150,7 @@ class FolderKeeper:
         name = sums.damaged(self.folder, known, state["tables"])
         if name == theta_0.name:
             with contextlib.suppress(ValueError):
-                files.write_tensors(theta_0, self._network.parameters, sha256=known[name])
+                files.write_tensors(theta_0, self.network.parameters, sha256=known[name])
                 self._complain(f"{theta_0} was damaged, and is made again from the network")
                 name = sums.damaged(self.folder, known, state["tables"])
         return name
@@ -179,12 +180,14 @@ class FolderKeeper:
         with safe_open(self._theta(step), framework="pt", device=str(self.device)) as file:
             return {name: file.get_tensor(name) for name in names}
 
-    def write_round_1(self, network: Network, now: Snapshot, losses: list[float]) -> None:
+    def write_round_1(
+        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None = None
+    ) -> None:
         """Store the trained network of round 1; a branch has its own copy."""
 
         def write() -> None:
             if "round_1/round.json" not in self._files:
-                branch.write(self.folder / "round_1", network, now, losses)
+                branch.write(self.folder / "round_1", network, now, losses, (traced or {}).get("rows"))
                 self._wrote("round_1/**")
 
         self.ranks.decide(write)

@@ -73,7 +73,7 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     stop.raise_if_asked(asked)
     network = start.network(settings)
     stop.raise_if_asked(asked)
-    if settings.super_weights != "none":
+    if (settings.super_weights, settings.trace) != ("none", "none"):
         probe_of(network)  # refused now, not after the first round
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)

@@ -217,6 +217,11 @@ def _draw(folder: Path, plots: Path, settings: TrainSettings, event: dict[str, A
     """The figures that a prune, or the end of the run, calls for."""
     from swlottery.report.figures.train import draw_round, draw_run
 
+    if event["event"] == "trace":
+        from swlottery.report.figures.trace import draw
+
+        title = f"{settings.model}, round 1 of {folder.name}"
+        return [draw(folder / "round_1" / "trace.csv", plots, title)] if event["rows"] else []
     final = 2 if settings.one_shot else len(settings.rates()) + 1
     drawn = [draw_round(folder, plots, event.get("round", final))] if event["weights"] else []
     return drawn + (draw_run(folder, plots) if event["event"] == "finished" else [])

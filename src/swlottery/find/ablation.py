@@ -1,4 +1,4 @@
-"""The loss of a model on held-out text with some weights set to zero.
+"""The loss of a model on held-out text with some weights changed.
 
 An ablation changes nothing in front of the first changed block. So what enters that block is kept from the intact
 network, and only the blocks from there on are run again.
@@ -6,17 +6,18 @@ network, and only the blocks from there on are run again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
-from swlottery.find.forward import resumed
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
 from swlottery.models.offload import device_of
 from swlottery.models.parts import Entered
+from swlottery.models.running import resumed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,72 +26,117 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 1024
 """Tokens a forward pass: bounds the memory of the logits."""
 
+LOSS_TOKENS = 512
+"""Tokens whose logits are in float32 at a time: with a large vocabulary those of a long document take gigabytes."""
+
 CACHE_BYTES = 2 << 30
-"""What may be kept of the intact network's hidden states; beyond it ablations run from the first block."""
+"""What may be kept of the intact network's hidden states; the layers for which there is no room run from an earlier
+block."""
+
+LOOKS = (4, 2, 1)
+"""The documents are looked at in growing numbers: a quarter, a half, all."""
 
 
 class Evaluator:
     """Per-document mean negative log-likelihood (nats a token) of a model on equally long windows of text.
 
+    The documents run in a random order, in batches of one shape (the last may have fewer rows). So the first of them
+    are a sample of the text, and every number of a document comes from the same batch.
+
     Args:
         windows: token ids ``[documents, tokens]``; each row is a document.
-        layers: the layers in which weights will be changed (their inputs are kept from the intact network).
+        layers: the layers in which weights will be changed, the most important first. Their inputs are kept from the
+            intact network, as far as they fit.
 
-    No set of weights is evaluated twice.
+    Attributes:
+        baseline: the loss of each document in the intact network. seconds: what that pass took.
+        looks: the numbers of documents to look at, ascending; the last is all of them.
+        forward_tokens: what was run so far: tokens × blocks run ÷ blocks of the model, the intact pass included.
+
+    No set of weights is evaluated twice on a document.
     """
 
-    def __init__(self, model: nn.Module, roles: Roles, windows: Tensor, layers: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, roles: Roles, windows: Tensor, layers: Sequence[int], seed: int = 0) -> None:
         import numpy as np
 
         self.model, self.roles = model, roles
-        device = device_of(model)
-        rows = max(1, BATCH_TOKENS // windows.shape[1])
-        self.batches = [windows[first : first + rows].to(device) for first in range(0, len(windows), rows)]
-        width = next(model.parameters()).element_size()
-        fits = windows.numel() * roles.hidden * width * len(set(layers)) <= CACHE_BYTES
+        device, count = device_of(model), len(windows)
+        self.order = np.random.default_rng(seed).permutation(count)
+        self.rows = min(max(1, BATCH_TOKENS // windows.shape[1]), -(-count // LOOKS[0]))
+        starts = range(0, count, self.rows)
+        self.batches = [windows[self.order[first : first + self.rows]].to(device) for first in starts]
+        self.looks = sorted({min(-(-len(starts) // part) * self.rows, count) for part in LOOKS})
+        size = windows.numel() * roles.hidden * next(model.parameters()).element_size()
+        self.layers = sorted([layer for layer in dict.fromkeys(layers) if layer > 0][: CACHE_BYTES // size])
         self.kept: list[dict[int, Any]] = [{} for _ in self.batches]
-        self.layers = sorted({layer for layer in layers if layer > 0}) if fits else []
-        self.baseline = self._run([self._keeping(kept) for kept in self.kept])
+        self.forward_tokens = 0.0
+        started = time.perf_counter()
+        losses = [self._loss(nth, self._keeping(kept)) for nth, kept in enumerate(self.kept)]
+        self.seconds = time.perf_counter() - started
+        self.baseline = self._in_text_order(losses)
         if not np.isfinite(self.baseline).all():
             raise BadInput("the intact model's loss is not finite in this precision: use --dtype bfloat16 or float32")
-        self.known: dict[tuple[frozenset[Coordinate], Any], np.ndarray] = {}
+        self.known: dict[tuple[frozenset[Coordinate], Any, float], list[np.ndarray]] = {}
 
-    def nll(self, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None = None) -> np.ndarray:
-        """The loss of each document with ``coordinates`` at zero.
+    def nll(
+        self,
+        coordinates: Sequence[Coordinate],
+        restored: tuple[Coordinate, float] | None = None,
+        factor: float = 0.0,
+        documents: int | None = None,
+    ) -> np.ndarray:
+        """The loss of each document with ``coordinates`` multiplied by ``factor``.
 
         Args:
             restored: a coordinate among them and κ: what the weight gives its output channel is put back at the tokens
                 where the intact network has a spike there, and only there. (Put back at every token, it would be the
                 weight itself.)
+            documents: how many of them, one of `looks`; their losses are in the order of `chosen`. All by default.
         """
-        key = (frozenset(coordinates), restored)
-        if key not in self.known:
-            self.known[key] = self._ablated(coordinates, restored)
-        return self.known[key]
+        batches = -(-(documents or len(self.order)) // self.rows)
+        done = self.known.setdefault((frozenset(coordinates), restored, factor), [])
+        if len(done) < batches:
+            resume = self._resume(coordinates)
+            with ExitStack() as stack:
+                if restored:  # before the weight is zero: its value is needed
+                    stack.enter_context(spike_restored(self.roles.downs[restored[0].layer], *restored))
+                stack.enter_context(scaled(self.roles.downs, coordinates, factor))
+                for nth in range(len(done), batches):
+                    context = resumed(self.roles.blocks, resume, self.kept[nth].get(resume))
+                    done.append(self._loss(nth, context, resume))
+        return self._in_text_order(done[:batches])
 
-    def _ablated(self, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None) -> np.ndarray:
+    def chosen(self, documents: int) -> np.ndarray:
+        """Which documents the first so many are, in the text's order."""
+        import numpy as np
+
+        return np.sort(self.order[:documents])
+
+    def share(self, coordinates: Sequence[Coordinate]) -> float:
+        """The part of the blocks that run when ``coordinates`` are changed."""
+        return 1 - self._resume(coordinates) / len(self.roles.blocks)
+
+    def _resume(self, coordinates: Sequence[Coordinate]) -> int:
+        """The block that is run first: what enters it is kept."""
         first = min(coordinate.layer for coordinate in coordinates)
-        resume = max((layer for layer in self.layers if layer <= first), default=0)
-        with ExitStack() as stack:
-            if restored:  # before the weight is zero: its value is needed
-                stack.enter_context(spike_restored(self.roles.downs[restored[0].layer], *restored))
-            stack.enter_context(scaled(self.roles.downs, coordinates))
-            return self._run([resumed(self.roles.blocks, resume, kept.get(resume)) for kept in self.kept])
+        return max((layer for layer in self.layers if layer <= first), default=0)
 
-    def _run(self, contexts: Sequence[Any]) -> np.ndarray:
+    def _in_text_order(self, losses: Sequence[np.ndarray]) -> np.ndarray:
+        import numpy as np
+
+        joined = np.concatenate(losses)
+        return joined[np.argsort(self.order[: len(joined)])]
+
+    def _loss(self, nth: int, context: Any, resume: int = 0) -> np.ndarray:
+        """The loss of each document of a batch, run from block ``resume`` on."""
         import torch
-        from torch.nn import functional
 
-        losses = []
-        for ids, context in zip(self.batches, contexts, strict=True):
-            with torch.no_grad(), context:
-                logits = self.model(input_ids=ids, use_cache=False).logits
-            rows = [
-                functional.cross_entropy(row[:-1].float(), document[1:])
-                for row, document in zip(logits, ids, strict=True)
-            ]
-            losses.append(torch.stack(rows))
-        return torch.cat(losses).double().cpu().numpy()
+        ids = self.batches[nth]
+        with torch.no_grad(), context:
+            logits = self.model(input_ids=ids, use_cache=False).logits
+        self.forward_tokens += ids.numel() * (1 - resume / len(self.roles.blocks))
+        losses = [document_loss(row[:-1], document[1:]) for row, document in zip(logits, ids, strict=True)]
+        return torch.stack(losses).double().cpu().numpy()
 
     @contextmanager
     def _keeping(self, kept: dict[int, Any]) -> Iterator[None]:
@@ -103,6 +149,15 @@ class Evaluator:
             for layer in self.layers:
                 hooks.enter_context(self.roles.blocks[layer - 1].register_forward_hook(keep(layer)))
             yield
+
+
+def document_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean negative log-likelihood of ``targets`` ``[tokens]`` under ``logits`` ``[tokens, vocabulary]``."""
+    import torch
+    from torch.nn import functional
+
+    parts = zip(torch.split(logits, LOSS_TOKENS), torch.split(targets, LOSS_TOKENS), strict=True)
+    return torch.cat([functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts]).mean()
 
 
 @contextmanager

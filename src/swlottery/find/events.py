@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from swlottery.data.evaluation import Text
 from swlottery.find.attribution import Contribution, Leader
+from swlottery.find.effects import Ablation
 from swlottery.find.null import Null
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.search import Search
 from swlottery.find.spikes import Spike
-from swlottery.find.verify import Ablation
 from swlottery.models.coordinates import Coordinate
 
 if TYPE_CHECKING:
@@ -61,14 +61,17 @@ class Tested:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the verification will cost at most: passes over ``documents`` × ``window`` tokens of text.
+    """What the verification will cost at most, in passes of the whole network over ``documents`` × ``window`` tokens.
 
-    asked: whether it is that of the weights that were asked for and not found.
+    passes: for the verdicts. described: for the rows that describe. seconds: what the intact pass took. asked: whether
+    it is that of the weights that were asked for and not found.
     """
 
-    passes: int
+    passes: float
+    described: float
     documents: int
     window: int
+    seconds: float
     asked: bool = False
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from swlottery.find.probe import Batch, Probe
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.offload import device_of
 from swlottery.models.parts import Entered
+from swlottery.models.running import ending_at, resumed, run_body
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,55 +136,6 @@ def run_hooked(model: nn.Module, hooks: list[Hooks], batches: Sequence[Batch]) -
             returned[number] = output[0] if hooks else None
         start = last.layer + 1
         yield group
-
-
-def run_body(model: nn.Module, ids: Tensor) -> None:
-    """One forward pass without the head: the logits of a vocabulary are not needed to look at the MLPs."""
-    import torch
-
-    body: Any = model.base_model
-    with torch.no_grad():
-        body(input_ids=ids, use_cache=False)
-
-
-class _Reached(Exception):
-    """The last block that has to run has returned."""
-
-
-@contextmanager
-def ending_at(block: nn.Module) -> Iterator[list[Any]]:
-    """End the forward pass inside the ``with`` block as soon as ``block`` has returned; the list gets what it returned.
-
-    Hooks that were put on the block before this one still run.
-    """
-    returned: list[Any] = []
-
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        returned.append(output)
-        raise _Reached
-
-    with block.register_forward_hook(end), suppress(_Reached):
-        yield returned
-
-
-@contextmanager
-def resumed(blocks: Sequence[nn.Module], layer: int, output: Any) -> Iterator[None]:
-    """Run a model from block ``layer`` on: every block before it returns ``output``, what the last of them returned.
-
-    With ``output`` None every block is run.
-    """
-    skipped = blocks[:layer] if output is not None else []
-    before = [block.__dict__.get("forward") for block in skipped]  # accelerate puts its own there
-    try:
-        for block in skipped:
-            block.forward = lambda *args, **kwargs: output
-        yield
-    finally:
-        for block, forward in zip(skipped, before, strict=True):
-            if forward is None:
-                block.__dict__.pop("forward", None)
-            else:
-                block.forward = forward
 
 
 def layer_groups(model: nn.Module, hooks: Sequence[LayerHooks]) -> list[range]:

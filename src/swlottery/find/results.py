@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.config import FindSettings
 from swlottery.find.attribution import Contribution
+from swlottery.find.effects import Ablation
 from swlottery.find.events import Prepared, Searched, Tested
 from swlottery.find.null import Null
 from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO, Spike
-from swlottery.find.verdicts import COMPARED, Verdict, critical_sets, verdicts
-from swlottery.find.verify import Ablation
+from swlottery.find.verdicts import Verdict, critical_sets, verdicts
+from swlottery.find.verify import COMPARED
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 from swlottery.version import __version__
@@ -34,7 +35,7 @@ class Results:
     """All that a find has measured.
 
     rows: of the verification. asked: its rows of the weights that were asked for and not found. baseline: the intact
-    loss of each document, in nats.
+    loss of each document, in nats. forward_tokens: what was run, by what it was run for.
     """
 
     loaded: Loaded
@@ -46,6 +47,7 @@ class Results:
     rows: Sequence[Ablation]
     asked: Sequence[Ablation]
     baseline: np.ndarray
+    forward_tokens: Mapping[str, float]
 
     def record(self) -> Record:
         """The record, as record.schema.json says."""
@@ -131,6 +133,7 @@ class Results:
             "baseline_perplexity": math.exp(loss),
             "joint": self._joint(self.searched.search.coordinates, self.rows),
             "controls": _controls(self.rows),
+            "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
         }
 
     def _ablated(self) -> _Entry:

@@ -7,6 +7,7 @@ The model's weights are intact whenever the observer is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
@@ -17,6 +18,7 @@ from swlottery.find import probe as probes
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import AllActivations, activations
 from swlottery.find.attribution import Contribution, contributions, leader
+from swlottery.find.effects import Ablation, paired
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.forward import budget, groups
 from swlottery.find.probe import Probe
@@ -24,16 +26,20 @@ from swlottery.find.record import Record
 from swlottery.find.results import Results
 from swlottery.find.search import Search, search
 from swlottery.find.spikes import Spike
-from swlottery.find.verify import Ablation, cost, paired, verify
+from swlottery.find.verify import cost, describe, latest, verify
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, check_place
-from swlottery.models.loaded import Loaded, evaluating
+from swlottery.models.loaded import Loaded
+from swlottery.models.running import evaluating
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
 Observer = Callable[[Event], None]
+
+RUN_FOR = ("intact", "verdicts", "description", "ablated verdicts", "ablated description")
+"""What forward tokens are run for: the intact network; what was found; what was asked for, if anything was."""
 
 CANCELLERS = 4
 """At most so many cancelling spikes are verified, the largest first."""
@@ -90,8 +96,9 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
     observe(tested)
 
-    rows, asked, baseline = _verification(model, roles, prepared, searched, settings, observe)
-    record = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline).record()
+    verified = _verification(model, roles, prepared, searched, settings, observe)
+    rows, asked, _, _ = verified
+    record = Results(loaded, settings, roles.downs, prepared, searched, tested, *verified).record()
     observe(Finished(record, [*rows, *asked]))
     return record
 
@@ -144,22 +151,36 @@ def _nulls(
 
 def _verification(
     model: nn.Module, roles: Roles, prepared: Prepared, searched: Searched, settings: FindSettings, observe: Observer
-) -> tuple[list[Ablation], list[Ablation], np.ndarray]:
-    """The rows of the found weights, those of the weights asked for, and the intact network's loss of each document."""
+) -> tuple[list[Ablation], list[Ablation], np.ndarray, dict[str, float]]:
+    """The rows of the found weights and of those asked for, the intact loss of each document, the forward tokens."""
     found, windows = searched.search.coordinates, prepared.windows
     asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
-    observe(Planned(cost(found, len(cancelling), settings.controls), *windows.shape))
-    layers = sorted({coordinate.layer for coordinate in [*found, *asked, *cancelling]})
-    evaluator = Evaluator(model, roles, windows, layers)
-    observe(paired("intact", (), evaluator.baseline, evaluator.baseline))
+    layers = [coordinate.layer for coordinate in [*found, *asked, *cancelling]]
+    evaluator = Evaluator(model, roles, windows, layers, settings.seed)
+
+    done = [0.0, evaluator.forward_tokens]
 
     def rows(some: list[Coordinate], others: list[Coordinate], cancelling: list[Coordinate]) -> Iterator[Ablation]:
-        for row in verify(evaluator, some, cancelling, settings.controls, settings.kappa, settings.seed, others):
+        """Those that the verdicts need, and then those that describe."""
+        needed = []
+        for row in verify(evaluator, some, settings.controls, settings.seed, others):
+            observe(row)
+            needed.append(row)
+        yield from latest(needed)
+        done.append(evaluator.forward_tokens)
+        for row in describe(evaluator, some, latest(needed), cancelling, settings.kappa):
             observe(row)
             yield row
+        done.append(evaluator.forward_tokens)
 
+    most = cost(evaluator, found, cancelling, settings.controls)
+    observe(Planned(1 + most[0], most[1], len(windows), windows.shape[1], evaluator.seconds))
+    observe(paired("intact", (), evaluator.baseline, evaluator.baseline))
     of_found = list(rows(found, asked, cancelling))
     if asked:
-        observe(Planned(cost(asked, 0, settings.controls) - 1, len(windows), windows.shape[1], asked=True))
-    return of_found, list(rows(asked, found, [])), evaluator.baseline
+        most = cost(evaluator, asked, [], settings.controls)
+        observe(Planned(*most, len(windows), windows.shape[1], evaluator.seconds, asked=True))
+    of_asked = list(rows(asked, found, [])) if asked else []
+    used = dict(zip(RUN_FOR, (after - before for before, after in pairwise(done)), strict=False))
+    return of_found, of_asked, evaluator.baseline, used

@@ -76,8 +76,6 @@ class ScanHooks(LayerHooks):
 
     def measure(self, entered: Entered, output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Note the largest entries and the candidates, and keep the output; after the last batch, find the spikes."""
-        import torch
-
         first, sizes = self.batch.first, _sizes(output)
         row = int(sizes.argmax())
         channel = int(output[row].abs().argmax())
@@ -85,8 +83,8 @@ class ScanHooks(LayerHooks):
         if self.down.experts is None:
             entering = _peak(self.rows(entered[0][0]), first)
         else:  # experts' inputs have to be computed again: at the token of the largest output alone
-            inputs = torch.cat([given.values for given in self.down.inputs(entered, self.tokens[row : row + 1])])
-            entering = replace(_peak(inputs), token=first + row)
+            peaks = [_peak(given.values) for given in self.down.inputs(entered, self.tokens[row : row + 1])]
+            entering = replace(max(peaks, key=lambda peak: abs(peak.value)), token=first + row)
         self.peaks.append((entering, leaving))
         self.outputs.append(output)
         reaching = above_stream(added, stream, sizes if added is output else _sizes(added))

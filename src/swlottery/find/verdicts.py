@@ -14,11 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swlottery.find.verify import CRITICAL, INERT, Ablation, is_idle
+from swlottery.find.effects import CRITICAL, INERT, Ablation, is_idle
+from swlottery.find.verify import COMPARED
 from swlottery.models.coordinates import Coordinate
-
-COMPARED = ("control", "random set", "largest others")
-"""The kinds of ablation that a candidate or a set of them is compared with."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,15 @@ def _verdict(row: Ablation, largest_control: float, in_critical_set: bool, windo
 
 
 def critical_sets(rows: Sequence[Ablation], seed: int = 0) -> list[Ablation]:
-    """The joint ablations that are critical as sets and have no idle member."""
+    """The joint ablations that are critical as sets, and whose members were all shown not to be idle."""
     compared = [row.high for row in rows if row.kind in COMPARED]
     bar = max(CRITICAL, *compared, 0.0)
-    smaller = {frozenset(row.coordinates): row for row in rows if row.kind in ("left in", "alone", "joint")}
+    parts = [row for row in rows if row.kind in ("left in", "alone", "joint")]
+    known = {frozenset(row.coordinates): row for row in sorted(parts, key=lambda row: len(row.documents))}
 
-    def has_idle_member(joint: Ablation) -> bool:
-        parts = [frozenset(joint.coordinates) - {member} for member in joint.coordinates]
-        return any(part in smaller and is_idle(joint, smaller[part], seed) for part in parts)
+    def needed(joint: Ablation, member: Coordinate) -> bool:
+        without = known.get(frozenset(joint.coordinates) - {member})
+        return without is not None and not is_idle(joint, without, seed)
 
-    return [row for row in rows if row.kind == "joint" and row.low > bar and not has_idle_member(row)]
+    joints = [row for row in rows if row.kind == "joint" and row.low > bar]
+    return [joint for joint in joints if all(needed(joint, member) for member in joint.coordinates)]

@@ -1,87 +1,27 @@
 """Do the candidates matter? Ablations on held-out text, paired with the intact network, against controls.
 
-Every row is an effect: the mean over documents of NLL(ablated) − NLL(intact), in nats a token, with a 95 % bootstrap
-interval over documents.
+Each row is looked at on as few documents as settle its question (looks.py). One that can no longer change a verdict is
+not run. Rows that describe come after the verdicts, on few documents.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 
 from swlottery.find.ablation import Evaluator
 from swlottery.find.controls import controls, largest_others, random_set
-from swlottery.models.coordinates import Coordinate
+from swlottery.find.effects import CRITICAL, Ablation, part
+from swlottery.find.looks import Rows, is_clear
+from swlottery.models.coordinates import Coordinate, same_channel
 
-if TYPE_CHECKING:
-    import numpy as np
-
-CRITICAL = 0.1
-"""An effect of so many nats a token, a perplexity ratio of 1.105, is large."""
-
-INERT = 0.01
-"""A smaller effect, in nats a token, is none."""
+COMPARED = ("control", "random set", "largest others")
+"""The kinds of ablation that a candidate or a set of them is compared with."""
 
 RANDOM_SETS = 3
-RESAMPLES = 9999
 
-Measure = Callable[[str, Sequence[Coordinate]], "Ablation"]
-"""From a kind and the coordinates to set to zero to the row."""
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """One row: the effect of setting ``coordinates`` to zero, its 95 % interval, and each document's difference.
-
-    kind: intact, alone, restored, joint, left in, control, random set, largest others, canceller.
-    """
-
-    kind: str
-    coordinates: tuple[Coordinate, ...]
-    difference: float
-    low: float
-    high: float
-    documents: tuple[float, ...]
-
-    @property
-    def perplexity_ratio(self) -> float:
-        """Perplexity with the weights at zero over perplexity without."""
-        return math.exp(min(self.difference, 700.0))
-
-
-def paired(
-    kind: str, coordinates: Sequence[Coordinate], nll: np.ndarray, baseline: np.ndarray, seed: int = 0
-) -> Ablation:
-    """The mean of paired differences over documents and its bias-corrected bootstrap interval (Efron 1987)."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    differences = nll - baseline
-    mean = low = high = float(differences.mean())
-    methods = ("BCa", "percentile") if float(np.ptp(differences)) > 0 else ()
-    for method in methods:  # BCa has no value where all differences are the same but for rounding
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            generator = np.random.default_rng(seed)
-            result = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method=method, rng=generator)
-        low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-        if math.isfinite(low) and math.isfinite(high):
-            break
-    return Ablation(kind, tuple(coordinates), mean, low, high, tuple(differences.tolist()))
-
-
-def cost(found: Sequence[Coordinate], cancelling: int, count: int) -> int:
-    """The largest number of passes over the text that verifying can take, the intact one included.
-
-    The set of all weights is taken with each member left in; dropping idle members can go on for as many rows again.
-    """
-    if not found:
-        return 1 + cancelling
-    together = 2 * len(found) + 2 + len(shared_spikes(found)) + RANDOM_SETS + 1 if len(found) > 1 else 0
-    return 1 + 2 * len(found) + count + together + cancelling
+DOSES = (0.75, 0.5, 0.25)
+"""What a weight is multiplied by, to see how its effect grows; 0 is the row of the weight alone."""
 
 
 def shared_spikes(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
@@ -92,82 +32,145 @@ def shared_spikes(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
     return [members for members in by_channel.values() if len(members) > 1]
 
 
+def sets(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
+    """What is taken together: the weights that share a spike, and all weights."""
+    shared = [members for members in shared_spikes(found) if len(members) < len(found)]
+    return [*shared, list(found)] if len(found) > 1 else []
+
+
+def cost(
+    evaluator: Evaluator, found: Sequence[Coordinate], cancelling: Sequence[Coordinate], count: int
+) -> tuple[float, float]:
+    """The most that the rows of `verify` and of `describe` can take, in passes of the whole network over all documents.
+
+    A set of n weights is taken with each member left in. Dropping idle members can go on for as many rows again.
+    """
+    alone = sum(evaluator.share([coordinate]) for coordinate in found)
+    together = [(len(members), evaluator.share(members)) for members in sets(found)]
+    verdicts = alone + math.ceil(count / max(len(found), 1)) * alone
+    verdicts += sum((1 if size == 2 else 2 * size + 2) * share for size, share in together)
+    verdicts += (RANDOM_SETS + 1) * evaluator.share(found) if together else 0
+    described = (2 + len(DOSES)) * alone + sum(share for _, share in together)
+    described += sum(evaluator.share([coordinate]) for coordinate in cancelling)
+    return verdicts, described * evaluator.looks[0] / evaluator.looks[-1]
+
+
 def verify(
-    evaluator: Evaluator,
-    found: Sequence[Coordinate],
-    cancelling: Sequence[Coordinate],
-    count: int,
-    kappa: float,
-    seed: int,
-    never: Collection[Coordinate] = (),
+    evaluator: Evaluator, found: Sequence[Coordinate], count: int, seed: int = 0, never: Collection[Coordinate] = ()
 ) -> Iterator[Ablation]:
-    """Yield the rows of the verification; the weights are intact at every yield.
+    """Yield the rows that the verdicts need; the weights are intact at every yield.
+
+    A row is yielded again when more documents were looked at for it: `latest` has each once.
 
     Args:
-        found: the candidates. cancelling: the largest weights of the cancellers that are verified.
-        count: how many controls in all. kappa: the bar of a spike, for the rows with the spike restored.
-        never: what no ``found`` weight is compared with.
+        found: the candidates. count: how many controls in all. never: what no ``found`` weight is compared with.
 
-    Order: each weight alone; each again with its spike restored, where losing it costs anything; the set jointly, with
-    each member left in, and the set that is left when idle members are dropped; controls; random sets of the same size;
-    the largest other weights; the cancellers' largest weights.
+    Order: each weight alone; controls, if one may be critical; the sets with a weight that is not critical yet, with
+    each member left in; random sets and the largest other weights, if a set may be critical.
     """
-    downs = evaluator.roles.downs
+    rows, downs = Rows(evaluator, seed), evaluator.roles.downs
 
-    def row(kind: str, coordinates: Sequence[Coordinate], restored: tuple[Coordinate, float] | None = None) -> Ablation:
-        return paired(kind, coordinates, evaluator.nll(coordinates, restored), evaluator.baseline, seed)
+    def compare_alone() -> Iterator[Ablation]:
+        for control in [] if rows.of("control") else controls(downs, found, count, never):
+            rows.seen("control", [control])
+            yield from rows.news()
 
-    costly = []
+    def compare_sets() -> Iterator[Ablation]:
+        for nth in range(0 if rows.of("random set") else RANDOM_SETS):
+            rows.seen("random set", random_set(downs, found, seed + nth, never))
+            yield from rows.news()
+        if not rows.of("largest others"):
+            rows.seen("largest others", largest_others(downs, found, never))
+            yield from rows.news()
+
     for coordinate in found:
-        alone = row("alone", [coordinate])
-        costly += [coordinate] if alone.low > 0 else []
-        yield alone
-    for coordinate in costly:
-        yield row("restored", [coordinate], (coordinate, kappa))
-    if len(found) > 1:
-        yield from _together(row, found, seed)
-    for control in controls(downs, found, count, never) if found else []:
-        yield row("control", [control])
-    if len(found) > 1:
-        for nth in range(RANDOM_SETS):
-            yield row("random set", random_set(downs, found, seed + nth, never))
-        yield row("largest others", largest_others(downs, found, never))
+        rows.settled("alone", [coordinate], is_clear)
+        yield from rows.news()
+    if any(row.low > CRITICAL for row in rows.of("alone")):
+        yield from compare_alone()
+    left = set(found) - rows.critical()
+    for together in sets(found):
+        members = yield from _needed(rows, together, left)
+        if not members:
+            continue
+        yield from compare_alone()
+        yield from compare_sets()
+        if rows.above(rows.seen("joint", members), COMPARED):
+            left -= set(members)
+    rows.critical()  # the controls may have been looked at further since
+    yield from rows.news()
+
+
+def describe(
+    evaluator: Evaluator,
+    found: Sequence[Coordinate],
+    rows: Sequence[Ablation],
+    cancelling: Sequence[Coordinate],
+    kappa: float,
+) -> Iterator[Ablation]:
+    """Yield rows that show what the weights do, and change no verdict. They are at the documents of the first look.
+
+    Args:
+        rows: of `verify`. cancelling: the largest weights of the cancellers. kappa: the bar of a spike.
+
+    Order: each weight with its spike put back, where losing it costs anything; at each dose; its output channel; the
+    sets whose effect is not known yet; the cancellers' largest weights.
+    """
+    count = evaluator.looks[0]
+    chosen = evaluator.chosen(count)
+
+    def row(
+        kind: str,
+        coordinates: Sequence[Coordinate],
+        changed: Sequence[Coordinate] = (),
+        factor: float = 0.0,
+        restored: tuple[Coordinate, float] | None = None,
+    ) -> Ablation:
+        nll = evaluator.nll(changed or coordinates, restored, factor, count)
+        return part(kind, coordinates, nll - evaluator.baseline[chosen], chosen, 0.95, factor)
+
+    for coordinate in [row.coordinates[0] for row in rows if row.kind == "alone" and row.low > 0]:
+        yield row("restored", [coordinate], restored=(coordinate, kappa))
+    for coordinate in found:
+        for factor in DOSES:
+            yield row("dose", [coordinate], factor=factor)
+    for coordinate in found:
+        yield row("row", [coordinate], same_channel(evaluator.roles.downs, coordinate))
+    known = {frozenset(row.coordinates) for row in rows if row.kind == "joint"}
+    for members in sets(found):
+        if frozenset(members) not in known:
+            yield row("joint", members)
     for coordinate in cancelling:
         yield row("canceller", [coordinate])
 
 
-def _together(row: Measure, found: Sequence[Coordinate], seed: int) -> Iterator[Ablation]:
-    """Sets at zero: the weights that share a spike, all weights, and all weights without the idle ones.
+def latest(rows: Iterable[Ablation]) -> list[Ablation]:
+    """Each row as of its last look."""
+    return list({(row.kind, frozenset(row.coordinates), row.factor): row for row in rows}.values())
 
-    Each set is taken again with each member left in, which shows who is idle. Idle members are dropped until there is
-    none. This goes on for at most as many rows again as there are weights.
+
+def _needed(
+    rows: Rows, together: Sequence[Coordinate], left: Collection[Coordinate]
+) -> Generator[Ablation, None, list[Coordinate]]:
+    """The members of a set that are needed in it, where its effect is large and one of ``left`` is among them; or none.
+
+    Each member is left in, which shows who is idle. Idle members are dropped until there is none. This goes on for at
+    most as many rows again as there are weights.
     """
-    shared = shared_spikes(found)
-    for members in shared:
-        if len(members) < len(found):
-            yield row("joint", members)
-    members = list(found)
-    allowed = 2 * len(found) + 2
-    while len(members) > 1:
+    members, allowed = list(together), 2 * len(together) + 2
+    while len(members) > 1 and not set(members).isdisjoint(left):
         allowed -= 1 + len(members)
-        if allowed < 0:
-            return
-        joint = row("joint", members)
-        if len(members) == len(found) or members not in shared:
-            yield joint
-        without = {member: row("left in", [c for c in members if c != member]) for member in members}
-        yield from without.values()
-        idle = [member for member in members if is_idle(joint, without[member], seed)]
+        joint = rows.settled("joint", members, lambda row: row.low > CRITICAL or row.high < CRITICAL)
+        yield from rows.news()
+        if allowed < 0 or joint.low <= CRITICAL:
+            return []
+        idle, without = [], {member: [c for c in members if c != member] for member in members}
+        for member in members:
+            idle += [member] if rows.is_idle(members, without[member]) else []
+            yield from rows.news()
         if not idle:
-            return
+            return members
         if len(members) - len(idle) < 2:  # each may be idle only because the others are at zero: drop one
-            idle = [max(idle, key=lambda member: without[member].difference)]
+            idle = [max(idle, key=lambda member: rows.seen("left in", without[member]).difference)]
         members = [member for member in members if member not in idle]
-
-
-def is_idle(joint: Ablation, without: Ablation, seed: int = 0) -> bool:
-    """Whether a member adds nothing to a set: the loss is not shown to be over 0.01 nat higher with it in the set."""
-    import numpy as np
-
-    added = paired("", (), np.array(joint.documents), np.array(without.documents), seed)
-    return added.low <= INERT
+    return []

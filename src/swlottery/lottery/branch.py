@@ -13,6 +13,7 @@ from typing import Any
 from swlottery.config import AFTER_ROUND_1, TrainSettings
 from swlottery.data.tokens import Tokens
 from swlottery.errors import BadInput
+from swlottery.find import trace as tracing
 from swlottery.lottery import masks as masking
 from swlottery.lottery import resolved
 from swlottery.lottery.position import Interval, Position
@@ -22,9 +23,16 @@ from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files, sums
 
 
-def write(target: Path, network: Network, now: Snapshot, losses: list[float]) -> None:
-    """Store the trained network of round 1 in the folder ``target``. round.json comes last: with it all is there."""
+def write(
+    target: Path, network: Network, now: Snapshot, losses: list[float], trace: list[dict[str, Any]] | None = None
+) -> None:
+    """Store the trained network of round 1 in the folder ``target``. round.json comes last: with it all is there.
+
+    trace: the rows of trace.csv, where round 1 was traced.
+    """
     network.save(target)
+    if trace is not None:
+        tracing.write(target / "trace.csv", trace)
     kinds = {"g": now.gradients, "v": now.moments, "s": now.since}
     tensors = {f"{kind}/{name}": tensor for kind, named in kinds.items() for name, tensor in (named or {}).items()}
     files.write_tensors(target / "last_step.safetensors", tensors)

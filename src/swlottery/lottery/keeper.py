@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
@@ -45,8 +45,19 @@ class Keeper(Protocol):
     def theta(self, step: int, names: Collection[str]) -> dict[str, Tensor]:
         """These tensors of θ_0, or of θ_k for any other ``step``, on the run's device."""
 
-    def write_round_1(self, network: Network, now: Snapshot, losses: list[float]) -> None:
-        """Store the trained network of round 1, for other runs to branch from."""
+    def write_trace(self, step: int, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+        """Keep what `trace.kept` says of a step until `drop_traces`; a step that is done again overwrites it."""
+
+    def traces(self, steps: Sequence[int]) -> dict[str, Any] | None:
+        """The rows of the trace of these steps, and what it cost; of a branch (none) its parent's. None: no trace."""
+
+    def drop_traces(self) -> None:
+        """Remove what `write_trace` has kept."""
+
+    def write_round_1(
+        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store the trained network of round 1 and its trace, for other runs to branch from."""
 
     def read_round_1(self, source: Path, progress: Progress) -> None:
         """Set ``progress`` to the end of the first training that ``source`` holds."""

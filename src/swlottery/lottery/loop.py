@@ -15,7 +15,7 @@ from typing import Any
 from swlottery.config import TrainSettings
 from swlottery.data.batches import validation_windows
 from swlottery.data.tokens import Tokens
-from swlottery.lottery import arms
+from swlottery.lottery import arms, trace
 from swlottery.lottery import masks as masking
 from swlottery.lottery.arms import Arms
 from swlottery.lottery.entries import Layout
@@ -127,6 +127,8 @@ class Lottery:
             self.take_step(step, round, see=due or last)
             if round == 1 and step + 1 == settings.rewind_step:
                 self.keeper.write_theta(step + 1, self.parameters)
+            if round == 1 and step + 1 in self.traced_steps:  # before the checkpoint of this step
+                self.keeper.write_trace(step + 1, *trace.kept(self.network, self.judge.windows))
             self.recorder.stepped(round, step + 1, settings.steps)
             position.evaluation_due = due or last
             self.keeper.boundary(self.progress, only_if_asked=due or last)
@@ -171,7 +173,10 @@ class Lottery:
         now, kind, found = self.trained(round)
         self.keeper.leave_if_asked()
         if round == 1:
-            self.keeper.write_round_1(self.network, now, self.interval.losses)
+            traced = self.keeper.traces(self.traced_steps)
+            self.keeper.write_round_1(self.network, now, self.interval.losses, traced)
+            if traced is not None:
+                self.recorder.traced(traced)
             if self.settings.super_weights == "discover":
                 now = self.discover(kind, found, now)
         self.recorder.pruned(replace(now, alive=now.proposed))
@@ -203,6 +208,7 @@ class Lottery:
         self.position.round, self.position.step, self.position.evaluation_due = round, self.first_step(round), False
         self.clock.start_round()
         self.keeper.save(self.progress)
+        self.drop_traces()
 
     def finish(self, round: int) -> None:
         """The final ticket: its losses, the network itself, and what became of every tracked weight."""
@@ -210,7 +216,20 @@ class Lottery:
         self.training.check_masked()
         self.keeper.write_final(self.network)
         self.keeper.settle()
+        self.drop_traces()
         self.recorder.finished(now, self.clock.tick(), self.clock.busy)
+
+    def drop_traces(self) -> None:
+        """What was kept of round 1 is no longer needed: the checkpoint of a later step is on disk."""
+        if self.traced_steps:
+            self.keeper.settle()
+            self.keeper.drop_traces()
+
+    @cached_property
+    def traced_steps(self) -> list[int]:
+        """The steps of round 1 that are traced; none in a branch, which has its parent's trace."""
+        traces = self.settings.trace == "log" and not self.settings.from_round_1
+        return trace.steps(self.settings.steps) if traces else []
 
     @cached_property
     def counts(self) -> list[int]:

@@ -34,6 +34,9 @@ class Recorder(Protocol):
     def looked(self, round: int, kind: str, weights: list[dict[str, Any]]) -> None:
         """What the finder says of the trained network: see `look`."""
 
+    def traced(self, trace: Mapping[str, Any]) -> None:
+        """When the super weights of round 1 formed: what `Keeper.traces` says."""
+
     def discovered(self, kind: str, weights: list[dict[str, Any]], now: Snapshot) -> None:
         """From now on these weights are tracked. Only in round 1."""
 

@@ -82,6 +82,7 @@ def network(settings: TrainSettings) -> Network:
         loaded = models.load(settings.model, settings.revision, "float32", settings.device)
     fuse_activation(loaded.model)
     roles = Roles(loaded.model)
+    _check_roles(loaded.model, loaded.name, roles)
     if settings.vocabulary and settings.start == "scratch" and len(loaded.tokenizer) > settings.vocabulary:
         has = f"the tokenizer has {len(loaded.tokenizer)} tokens"
         raise BadInput(f"--vocabulary {settings.vocabulary}: {has}; give as many or more, or leave it away")
@@ -103,6 +104,23 @@ def _check_scratch(settings: TrainSettings) -> None:
             f"--start scratch builds {', '.join(models.GPT2_SIZES)} from their configs; for --model "
             f"{settings.model} use --start pretrained"
         )
+
+
+def _check_roles(model: nn.Module, name: str, roles: Roles) -> None:
+    """Raise `BadInput` for a network that can be examined, but whose matrices have no roles to prune them by."""
+    if any(len(down.parts) > 1 for down in roles.downs):
+        raise BadInput(
+            f"{name} has experts that every token enters beside others: train prunes one kind; find takes it"
+        )
+    if roles.in_table:
+        return
+    for path, parameter in model.named_parameters():
+        module = path.removesuffix(".weight").rpartition(".")[2]
+        if roles.role_of(path, parameter) == "router" and module not in ("gate", "router"):
+            raise BadInput(
+                f"{name} has no row in swlottery/models/table.py, and {path} no usual name: train does not know what "
+                "it is; find takes the model"
+            )
 
 
 def training_context(settings: TrainSettings, longest: int) -> int:

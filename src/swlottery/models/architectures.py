@@ -7,122 +7,40 @@ The rest of the package speaks of ``(layer, out, in)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from swlottery.errors import BadInput
-from swlottery.models.parts import Entered, Inputs, Part
-from swlottery.models.table import row_of
+from swlottery.models.down import DownProjection as DownProjection
+from swlottery.models.parts import Part
+from swlottery.models.proof import prove
+from swlottery.models.table import ROWS, Row
+from swlottery.models.usual import has, usual_row
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
+_PROVED: WeakSet[nn.Module] = WeakSet()
 
-@dataclass(frozen=True)
-class DownProjection:
-    """The down-projection of one block, addressed as ``(out, in)`` whatever its storage order.
 
-    Most have one part with one matrix. A mixture has a matrix for each expert; experts that every token enters are
-    further parts, and their matrices are numbered after the routed ones.
-
-    output_module: its output is that of all parts together. multiplier: the stream receives so many times the output.
-    """
-
-    layer: int
-    block: nn.Module
-    output_module: nn.Module
-    parts: Sequence[Part]
-    multiplier: float
-    post_norm: nn.Module | None
-    overwritten: bool
-    stream_norm: nn.Module | None
-    """A norm that the block applies after the addition (OPT-350M): the residual stream is what enters it."""
-
-    @property
-    def path(self) -> str:
-        """The path of its matrix in the model; where there are several parts, of the first."""
-        return self.parts[0].path
-
-    @property
-    def experts(self) -> int | None:
-        """How many matrices it has; None where there are no experts."""
-        return None if self.parts[0].experts is None else sum(len(part.experts or ()) for part in self.parts)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of its weights."""
-        return self.parts[0].weight.dtype
-
-    def part(self, expert: int | None = None) -> Part:
-        """The part that an expert's matrix is in. Raises IndexError where there is no such matrix."""
-        for part in self.parts:
-            if expert is None if part.experts is None else expert in part.experts:
-                return part
-        raise IndexError(f"{self.path} has no expert {expert}")
-
-    def bias(self, expert: int | None = None) -> Tensor | None:
-        """The bias of a matrix over output channels, without its gradient; or None."""
-        return self.part(expert).bias(expert)
-
-    def shape(self, expert: int | None = None) -> tuple[int, int]:
-        """(out, in): the channels of a matrix."""
-        return self.part(expert).shape
-
-    def matrix(self, expert: int | None = None) -> Tensor:
-        """The weight as ``[out, in]``: a view, or loaded for the caller (see offload.py)."""
-        return self.part(expert).matrix(expert)
-
-    def numbers(self) -> list[int | None]:
-        """The expert of each matrix; one None where there are no experts."""
-        return [None] if self.experts is None else list(range(self.experts))
-
-    def matrices(self) -> list[tuple[int | None, Tensor]]:
-        """Every ``(expert, matrix)`` of this block; one pair with expert None where there are no experts."""
-        return [(expert, self.matrix(expert)) for expert in self.numbers()]
-
-    def inputs(self, entered: Entered, tokens: Tensor) -> list[Inputs]:
-        """What enters the matrices at the flat token positions ``tokens``, from what `hooked` saw."""
-        pairs = zip(self.parts, entered, strict=True)
-        return [inputs for part, args in pairs for inputs in part.inputs(args, tokens)]
-
-    @contextmanager
-    def hooked(self, see: Callable[[Entered, Tensor], Tensor | None]) -> Iterator[None]:
-        """Call ``see`` each time the output is there, with what entered; what it returns takes the output's place."""
-        entered: dict[nn.Module, tuple[Any, ...]] = {}
-
-        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            entered[module] = (*args, *kwargs.values())
-
-        def keep_gate(module: nn.Module, args: Any, output: Any) -> None:
-            entered[module] = (output,)
-
-        def end(module: nn.Module, args: Any, output: Any) -> Any:
-            found = [[*entered[part.module], *([] if part.gate is None else entered[part.gate])] for part in self.parts]
-            entered.clear()
-            changed = see(found, output[0] if isinstance(output, tuple) else output)
-            return (changed, *output[1:]) if isinstance(output, tuple) and changed is not None else changed
-
-        with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.module.register_forward_hook(keep, with_kwargs=True))
-                if part.gate is not None:
-                    stack.enter_context(part.gate.register_forward_hook(keep_gate))
-            stack.enter_context(self.output_module.register_forward_hook(end))
-            yield
+def row_of(model: nn.Module) -> Row:
+    """The model's row: of the table, or by usual names. Raises `BadInput` where the names do not say what is where."""
+    config: Any = model.config
+    return ROWS.get(config.model_type) or usual_row(model)
 
 
 class Roles:
     """The blocks and down-projections of one model, and the role of each of its parameters.
 
-    Raises ``BadInput`` for an architecture without a row, or where the model does not look as its row says.
+    A model whose row is by usual names is proved the first time, by forward passes (see proof.py).
+
+    Raises `BadInput` for an architecture that is not known, and where the model does not look as its row says.
     """
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = model.config
-        self.row = row_of(config.model_type)
+        self.row = row_of(model)
+        self.in_table = config.model_type in ROWS
         try:
             blocks: Any = model.get_submodule(self.row.blocks)
             self.blocks: list[nn.Module] = list(blocks)
@@ -133,38 +51,69 @@ class Roles:
             ) from None
         text_config = config.get_text_config()
         self.hidden = int(text_config.hidden_size)
-        for down in self.downs:
-            for part in down.parts:
-                if part.shape[0] == self.hidden:
-                    continue
+        for part in (part for down in self.downs for part in down.parts):
+            if part.shape[0] != self.hidden:
                 raise BadInput(
                     f"{part.path} maps to {part.shape[0]} channels, but the hidden size is {self.hidden}: "
                     f"the row for '{config.model_type}' in swlottery/models/table.py does not fit this model"
                 )
+        for down in self.downs:
+            inside = set(down.output_module.modules())
+            if outside := [part.path for part in down.parts if part.module not in inside]:
+                raise BadInput(
+                    f"{outside[0]} is in another module than {down.path}: how the block adds them up is not known"
+                )
+        if not self.in_table and model not in _PROVED:
+            prove(model, self.row, self.blocks, self.downs)
+            _PROVED.add(model)
 
     def _down(self, layer: int, block: nn.Module, config: Any) -> DownProjection:
         row = self.row
-        module: Any = block.get_submodule(row.down)
         # OPT-350M alone puts its norms behind the additions; what a block returns is then no longer the stream.
         normed_after = config.model_type == "opt" and not config.do_layer_norm_before
-        part = Part(
-            module=module,
-            name="down_proj" if row.experts else "weight",
-            path=f"{row.blocks}.{layer}.{row.down_matrix}",
-            experts=range(len(module.down_proj)) if row.experts else None,
-            entered=2 if row.experts else 1,
-            in_out=row.in_out,
-        )
+        parts = self._parts(layer, block, config.get_text_config())
+        alone = len(parts) == 1 and parts[0].experts is None
+        post_norm = row.post_norm if self.in_table or has(block, row.post_norm or ".") else ""
         return DownProjection(
             layer=layer,
             block=block,
-            output_module=module,
-            parts=(part,),
-            multiplier=1.0,
-            post_norm=block.get_submodule(row.post_norm) if row.post_norm else None,
+            output_module=parts[0].module if alone else block.get_submodule(row.down[0].partition(".")[0]),
+            parts=parts,
+            multiplier=float(getattr(config, row.multiplier)) if row.multiplier else 1.0,
+            post_norm=block.get_submodule(post_norm) if post_norm else None,
             overwritten=row.overwritten,
             stream_norm=block.get_submodule("final_layer_norm") if normed_after else None,
         )
+
+    def _parts(self, layer: int, block: nn.Module, config: Any) -> list[Part]:
+        """The down-projections that this block has: some blocks of a mixture have no experts."""
+        from torch import nn
+
+        found = [(path, weight) for path in self.row.down if (weight := has(block, path)) is not None]
+        if not found:
+            block.get_submodule(self.row.down[0])  # raises what is missing
+        parts: list[Part] = []
+        number = 0
+        for path, weight in found:
+            single = isinstance(weight, nn.Module)
+            parent, _, name = path.rpartition(".")
+            module: Any = weight if single else block.get_submodule(parent)
+            if single and weight.weight.ndim != 2:
+                raise BadInput(f"{self.row.blocks}.{layer}.{path} is not one matrix: how it is used is not known")
+            count = 1 if single else len(weight)
+            parts.append(
+                Part(
+                    module=module,
+                    name="weight" if single else name,
+                    path=f"{self.row.blocks}.{layer}.{path}",
+                    experts=None if single and len(found) == 1 else range(number, number + count),
+                    entered=1 if single else int(getattr(config, "num_experts_per_tok", 2)),
+                    in_out=self.row.in_out if single else bool(getattr(module, "is_transposed", True)),
+                    gate=has(block, f"{parent}_gate") if single and len(found) > 1 else None,
+                )
+            )
+            number += count
+        return parts
 
     def role_of(self, name: str, parameter: Tensor) -> str:
         """The role of a parameter by its full name.
@@ -186,7 +135,7 @@ class Roles:
         if name.startswith(row.blocks + "."):
             inside = name.removeprefix(row.blocks + ".").partition(".")[2].removesuffix(".weight")
             known = {
-                row.down_matrix: "mlp-out",
+                **dict.fromkeys(row.down, "mlp-out"),
                 **dict.fromkeys(row.attention, "attention"),
                 **dict.fromkeys(row.mlp_in, "mlp-in"),
             }

@@ -6,7 +6,6 @@ Causal: it predicts each token from the earlier ones alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from swlottery.models import offload
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import sha256
 from swlottery.models.names import slug
+from swlottery.models.running import evaluating
 from swlottery.models.stored import most_frequent
 from swlottery.runtime import hardware
 
@@ -68,7 +68,8 @@ def wrap(model: Any, tokenizer: Any, name: str = "") -> Loaded:
         name: what the record calls it; the name that it was loaded by unless given.
 
     Raises:
-        BadInput: weights that are not finite, not a causal LM, an architecture without a row in models/table.py.
+        BadInput: weights that are not finite, not a causal LM, an architecture that is neither in models/table.py nor
+            proved (see proof.py).
     """
     name = name or str(getattr(model.config, "_name_or_path", "")) or str(model.config.model_type)
     offload.take_over(model)
@@ -107,18 +108,6 @@ def prepare(
         model.to(device)
     _check_behaviour(model, name, run_dtype)
     return Loaded(model, tokenizer, name, slug(name), revision, lineage, stored, run_dtype, str(device), note)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without dropout; afterwards each module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _dtype_of(model: Any) -> str:

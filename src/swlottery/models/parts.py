@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from swlottery.models.offload import changed, stored_weight
 
@@ -111,18 +111,34 @@ class Part:
             yield Inputs(expert, tokens, values, scale)
             return
         assert self.experts is not None
+        if len(args) == 1:
+            yield from self._batched(args[0], tokens)
+            return
         hidden, chosen, router = (argument.reshape(-1, argument.shape[-1])[tokens] for argument in args[:3])
-        for expert in self.experts:
-            rows, slot = (chosen == expert - self.experts.start).nonzero(as_tuple=True)
+        for number, expert in enumerate(self.experts):
+            rows, slot = (chosen == number).nonzero(as_tuple=True)
             if len(rows):
-                scale = router[rows, slot]
-                yield Inputs(expert, tokens[rows], self._expert(hidden[rows], expert) * scale[:, None], scale)
+                scale, experts = router[rows, slot], cast("Any", self.module)
+                inner = experts._apply_gate(self._into(hidden[rows], number))
+                yield Inputs(expert, tokens[rows], inner * scale[:, None], scale)
 
-    def _expert(self, hidden: Tensor, expert: int) -> Tensor:
-        """The intermediate channels of one expert."""
+    def _batched(self, given: Tensor, tokens: Tensor) -> Iterator[Inputs]:
+        """Llama 4: its experts are given every token for each of them, times the router's weight, which is mostly 0."""
+        assert self.experts is not None
+        experts: Any = self.module
+        of_each = given.reshape(len(self.experts), -1, given.shape[-1])
+        for number, expert in enumerate(self.experts):
+            hidden = of_each[number][tokens]
+            (rows,) = hidden.any(dim=1).nonzero(as_tuple=True)
+            if len(rows):
+                gate, up = self._into(hidden[rows], number).chunk(2, dim=-1)
+                yield Inputs(expert, tokens[rows], up * experts.act_fn(gate))
+
+    def _into(self, hidden: Tensor, number: int) -> Tensor:
+        """What leads into one expert's intermediate channels."""
         from torch.nn import functional
 
-        experts: Any = self.module
-        gate_up = stored_weight(experts, "gate_up_proj", self._number(expert))
-        inner: Tensor = experts._apply_gate(functional.linear(hidden, gate_up))
-        return inner
+        weight = stored_weight(self.module, "gate_up_proj", number)
+        biased = getattr(self.module, "gate_up_proj_bias", None) is not None
+        bias = stored_weight(self.module, "gate_up_proj_bias", number) if biased else None
+        return functional.linear(hidden, weight.t() if self.in_out else weight, bias)

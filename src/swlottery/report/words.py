@@ -66,6 +66,16 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
+def tokens(number: int | None) -> str:
+    """A number of tokens in three digits: 2.1B."""
+    if number is None:
+        return NOTHING
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
 def perplexity(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.2f}" if value < 1e7 or math.isnan(value) else f"{value:.2e}"
 

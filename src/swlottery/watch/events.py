@@ -14,6 +14,7 @@ from swlottery.lottery.matching import Controls
 from swlottery.lottery.position import Position
 from swlottery.lottery.snapshot import Snapshot, Start
 from swlottery.lottery.start import Network
+from swlottery.lottery.trace import cost_of
 from swlottery.models.coordinates import Coordinate
 from swlottery.watch import rows
 from swlottery.watch.outcomes import Survivors, entry, mask_size
@@ -38,6 +39,7 @@ def start(
     remaining = [masking.remaining(start.masks)]
     for count in start.counts:
         remaining.append(remaining[-1] - count)
+    traces = settings.trace == "log" and not settings.from_round_1
     rates = [str(1 - remaining[1] / remaining[0])] if settings.one_shot else [str(rate) for rate in settings.rates()]
     return {
         "event": "start",
@@ -71,6 +73,7 @@ def start(
         "in_out": network.roles.row.in_out,
         "from_round_1": settings.from_round_1,
         "followed": [entry(one) for one in tracked],
+        **({"trace": cost_of(network, settings.steps, settings.eval_sequences)} if traces else {}),
     }
 
 

@@ -110,6 +110,10 @@ class WatchRecorder:
         """Record which super weights the finder sees."""
         self.sink.event(events.found(round, kind, weights, self.tracked))
 
+    def traced(self, trace: Mapping[str, Any]) -> None:
+        """Record when the super weights of round 1 formed."""
+        self.sink.event({"event": "trace", **trace})
+
     def discovered(self, kind: str, weights: list[dict[str, Any]], now: Snapshot) -> None:
         """Track these weights from now on. What is known of them before is their place at step 0, from θ_0."""
         found = [Tracked(kind, Coordinate.of(weight)) for weight in weights]

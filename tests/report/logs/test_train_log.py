@@ -145,6 +145,48 @@ def full_log(**shape: Any) -> list[str]:
     return lines
 
 
+def test_a_training_from_scratch_says_whether_its_tokens_are_known_to_be_enough() -> None:
+    """GPT-2 124M of configs/gpt2-scratch.yaml has too few in a round; with three times the steps it has not."""
+    for start, steps, words_ in (
+        ("pretrained", 3000, None),
+        ("scratch", 3000, "737,280,000 tokens in all; so few are not known to be enough for a super weight to form"),
+        ("scratch", 9000, "2,211,840,000 tokens in all"),
+    ):
+        lines: list[str] = []
+        TrainLog(False, lines.append).header(
+            {"start": start}, START | {"steps": steps, "tokens_per_step": 245_760}, {"start": "pretrained"}
+        )
+        said = [line.strip() for line in lines if "tokens in all" in line]
+        assert [line.startswith(words_ or "") for line in said] == [True] * (start == "scratch")
+        assert all(("so few" in line) == (steps == 3000) for line in said)
+
+
+def test_the_trace_of_round_1() -> None:
+    """Its cost beforehand, the first steps of each weight, and that a branch's parent may have none."""
+    lines: list[str] = []
+    log, cost = TrainLog(False, lines.append), {"steps": [1, 2, 4, 8, 10], "forward_tokens": 16, "bytes": 2_000_000}
+    log.header({}, START | {"trace": cost})
+    said = " ".join(" ".join(lines).split())
+    assert "at most 16 forward tokens, 5.00 % of those of the round" in said and "and 2 MB on disk" in said
+    log, lines = opened()
+    place = {"layer": 2, "expert": None, "out": 447, "in": 666, "value": 1.5, "rank": 3, "share": 0.9}
+    effects = {"nll_difference": 0.3, "low": 0.2, "high": 0.4}
+    nothing = dict.fromkeys(effects)
+    rows = [
+        {"checkpoint": "step1", "step": 1, "tokens": 32, "ratio": 3.0, "found": False, **place, **nothing},
+        {"checkpoint": "step2", "step": 2, "tokens": 64, "ratio": 50.0, "found": True, **place, **effects},
+        {"checkpoint": "step4", "step": 4, "tokens": 128, "ratio": 9.0, "found": False, **place, **nothing},
+    ]
+    log.event({"event": "trace", "rows": rows, "forward_tokens": 12, "bytes": 1_000_000, "missing": [8]})
+    said = "\n".join(lines)
+    (summary,) = (line for line in lines if line.startswith("(2, 447, 666)") and "step" in line)
+    assert summary.split()[3:9] == ["step2", "(64)", "step2", "(64)", "step2", "(64)"]
+    assert "left out: what was kept after steps 8" in said and "took 12 forward tokens" in said
+    log, lines = opened()
+    log.event({"event": "trace", "rows": None})
+    assert "was trained without --trace log" in " ".join(lines)
+
+
 def test_the_header_says_what_is_trained_and_what_each_prune_will_leave() -> None:
     lines: list[str] = []
     TrainLog(False, lines.append).header({"lr": 6e-4, "rounds": 2}, START, {"lr": 6e-4, "rounds": 5})

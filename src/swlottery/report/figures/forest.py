@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from swlottery.find.effects import CRITICAL
 from swlottery.find.record import Record, not_found
-from swlottery.find.verify import CRITICAL
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.figures.style import BLUE, GREY, OCHRE, VERMILLION, VIOLET, log_ticks, page
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
+from swlottery.find.effects import Ablation
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
-from swlottery.find.verify import Ablation
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
 from swlottery.report.words import one_line, percent, table
@@ -34,8 +34,10 @@ ABLATIONS = {
     "random set": "random set",
     "largest others": "largest other weights",
     "canceller": "canceller's largest weight",
+    "dose": "alone, times",
+    "row": "its whole output channel",
 }
-ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {}"
+ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {:<11}{}"
 
 
 class FindLog(Log):
@@ -45,7 +47,6 @@ class FindLog(Log):
     kappa = 0.0
     has_rows = False  # of the verification
     null = ""  # the kind of null that is being drawn
-    pass_tokens = 0  # of one pass of the verification
 
     def header(self, loaded: Loaded, prepared: Prepared, settings: FindSettings, seconds: float) -> None:
         """What is searched, with which prompts and which text."""
@@ -182,27 +183,30 @@ class FindLog(Log):
         self.line("  median, largest: of the largest ratio in each draw; observed: the largest ratio of the network")
 
     def _plan(self, event: Planned) -> None:
-        self.pass_tokens = event.documents * event.window
-        total = event.passes * self.pass_tokens
+        tokens = event.documents * event.window
+        total = event.passes + event.described
         self.has_rows = False
         what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
         self.section(f"{what} Weights set to zero, on held-out text")
         self.line(
-            f"cost: at most {event.passes} passes × {self.pass_tokens:,} tokens = {total:,} tokens, "
-            "each from the first changed block on\n"
-            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, 95 % bootstrap over documents"
+            f"cost: at most {event.passes:.1f} passes of {tokens:,} tokens for the verdicts, {event.described:.1f} to "
+            f"describe: {total * tokens:,.0f} forward tokens\n      (tokens × blocks run ÷ blocks of the model), about "
+            f"{total * event.seconds / 60:.0f} min. A row ends as soon as it can change no verdict\n"
+            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, with an interval over documents"
         )
-        self.start_bar(total, "verification", "token")
+        self.start_bar(None, "verification", "row")
 
     def _ablation(self, row: Ablation) -> None:
         if row.kind == "intact":
             return
         if not self.has_rows:
             self.has_rows = True
-            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "95 % interval", "weights"))
+            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "interval", "documents", "weights"))
         effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        self.paragraph(ABLATION.format(ABLATIONS[row.kind], *effect, " ".join(map(str, row.coordinates))), 73)
-        self.move_bar(self.pass_tokens)
+        over = f"{len(row.documents)}, {100 * row.level:g} %"
+        what = ABLATIONS[row.kind] + (f" {row.factor:g}" if row.factor else "")
+        self.paragraph(ABLATION.format(what, *effect, over, " ".join(map(str, row.coordinates))), 84)
+        self.move_bar()
 
     def _verdicts(self, record: Record) -> None:
         self.end_bar()
@@ -210,6 +214,8 @@ class FindLog(Log):
             f"\nintact: perplexity {record['baseline_perplexity']:.2f} on {record['documents']} documents of "
             f"{record['eval_tokens'] // record['documents']} tokens (short: not comparable with long context)"
         )
+        used = record["forward_tokens"]
+        self.line("used: " + ", ".join(f"{tokens:,} forward tokens ({what})" for what, tokens in used.items()))
         self.section("Verdicts")
         self.lines(verdicts.verdict_table(record))
         for sentence in verdicts.sentences(record):

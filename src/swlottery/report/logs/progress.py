@@ -96,7 +96,7 @@ class Output:
         if event["event"] == "evaluation":
             self.last = event
             self.status("running")
-        if event["event"] in ("prune", "finished"):
+        if event["event"] in ("prune", "trace", "finished"):
             self.figures += self.draw(event)
 
     def _print(self, event: Event, quiet: bool) -> None:

@@ -33,10 +33,12 @@ GROUPS = {
     "training": "steps lr lr_schedule warmup weight_decay beta1 beta2 clip dtype device compile threads",
     "pruning": "rounds prune_rate schedule one_shot scope criterion rewind rewind_step from_round_1 "
     "protect force_prune",
-    "tracking": "super_weights allow_foreign follow eval_steps eval_sequences",
+    "tracking": "super_weights allow_foreign follow trace eval_steps eval_sequences",
     "running": "",
 }
 """The groups of settings in the header. A setting that none of them names is one of ``running``."""
+ENOUGH = 2_100_000_000
+"""Tokens before which GPT-2 124M has next to no massive activations (docs/method.md, section 17)."""
 
 
 def settings_lines(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -85,7 +87,9 @@ def header(settings: Mapping[str, Any], start: Event) -> dict[str, str]:
         "in scope": f"{start['total']:,} of {start['parameters']:,} parameters ({in_scope}), "
         f"in {count(start['matrices'], 'tensor')}: {start['scope']}",
         "text": text + (f"\nsha256 {data['sha256']}" if data["sha256"] else ""),
-        "a round": f"{steps:,} steps of {tokens:,} tokens = {steps * tokens / data['train_tokens']:.3g} times the text",
+        "a round": f"{steps:,} steps of {tokens:,} tokens = {steps * tokens / data['train_tokens']:.3g} times the text"
+        + (_in_all(steps * tokens) if settings.get("start") == "scratch" else ""),
+        "trace": _trace(start["trace"], steps * tokens) if "trace" in start else "",
         "round 1": f"branches from {one_line(start['from_round_1'])}" if start.get("from_round_1") else "",
         "device": start["device"]
         + (f" ({gpu['name']}, CUDA {gpu['cuda']})" if gpu else "")
@@ -93,6 +97,21 @@ def header(settings: Mapping[str, Any], start: Event) -> dict[str, str]:
         "precision": f"{start['dtype']} ({start['why']})" if start.get("dtype") else "",
         "versions": ", ".join(f"{name} {version}" for name, version in start["versions"].items()),
     }
+
+
+def _in_all(tokens: int) -> str:
+    """How many tokens a round has from scratch, and whether super weights are known to form within so many."""
+    few = "; so few are not known to be enough for a super weight to form (docs/method.md, section 17)"
+    return f"\n{tokens:,} tokens in all{few if tokens < ENOUGH else ''}"
+
+
+def _trace(cost: Event, tokens: int) -> str:
+    """What --trace log will take at most."""
+    return (
+        f"after {len(cost['steps'])} of round 1's steps (1, 2, 4, … and the last): at most {cost['forward_tokens']:,} "
+        f"forward tokens, {percent(cost['forward_tokens'] / tokens)} of those of the round (whose backward passes "
+        f"come on top), and {cost['bytes'] / 1e6:,.0f} MB on disk until round 1 ends"
+    )
 
 
 def plan(start: Event) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.lottery.criteria import CRITERIA
-from swlottery.report.logs import tables
+from swlottery.report.logs import tables, trace
 from swlottery.report.logs.log import Log, print_line
 from swlottery.report.logs.survival import Survival
 from swlottery.report.logs.tables import Event
@@ -79,6 +79,8 @@ class TrainLog(Log):
             case "found":
                 for line in tables.found(event):
                     self.paragraph(line)
+            case "trace":
+                self._traced(event)
             case "followed":
                 self.lines(["", *self.survival.follow(event)] if event["weights"] else ["no weight is tracked"])
             case "prune":
@@ -113,6 +115,23 @@ class TrainLog(Log):
             f"perplexity {perplexity(row['val_perplexity'])}, at {percent(row['remaining_fraction'])} remaining, "
             f"in {duration(row['seconds'])}"
         )
+
+    def _traced(self, event: Event) -> None:
+        if event["rows"] is None:
+            self.paragraph(
+                "trace: none. The run that this one branches from was trained without --trace log, and this one has "
+                "its first training."
+            )
+            return
+        self.line("\nWhen did they form? (--trace log)")
+        if missing := event.get("missing"):
+            self.paragraph(f"damaged, and left out: what was kept after steps {', '.join(map(str, missing))}")
+        self.lines(trace.tables(event["rows"]) if event["rows"] else [])
+        if "forward_tokens" in event:
+            self.line(
+                f"  the trace took {event['forward_tokens']:,} forward tokens, and {event['bytes'] / 1e6:,.0f} MB on "
+                "disk until now; an effect is known where the weight is found"
+            )
 
     def _pruned(self, event: Event) -> None:
         self.end_bar()

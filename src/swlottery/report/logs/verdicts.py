@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from swlottery.find.effects import CRITICAL, INERT
 from swlottery.find.record import Record, not_found
-from swlottery.find.verify import CRITICAL, INERT
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.words import NOTHING, table
 

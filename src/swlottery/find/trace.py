@@ -1,0 +1,175 @@
+"""Following weights through the checkpoints of one training: one look at a network, and given weights looked up in it.
+
+A weight is looked up at the token where what it gives, W[o,i] · x_i(t) · sign(y_o(t)), stands furthest above the larger
+of the entry's two medians. There its ratio and its share are measured, whether or not it is a spike.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swlottery.config import KAPPA, MAX_WEIGHTS
+from swlottery.find.ablation import Evaluator
+from swlottery.find.activations import activations
+from swlottery.find.attribution import leader
+from swlottery.find.effects import paired
+from swlottery.find.probe import Probe
+from swlottery.find.search import search
+from swlottery.find.spikes import median_size
+from swlottery.models.architectures import DownProjection, Inputs, Roles
+from swlottery.models.coordinates import Coordinate
+from swlottery.runtime import files
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+COLUMNS = (
+    *("checkpoint", "step", "tokens", "layer", "expert", "out", "in"),
+    *("value", "rank", "ratio", "share", "found", "nll_difference", "low", "high"),
+)
+"""Of trace.csv: a row a checkpoint and weight."""
+
+Entry = dict[str, Any]
+
+
+def found_in(
+    model: nn.Module, downs: Sequence[DownProjection], probe: Probe, kappa: float = KAPPA, limit: int = MAX_WEIGHTS
+) -> tuple[str, list[Entry]]:
+    """Search a network as it is: (``super_weight``, those found) or (``leader``, the one).
+
+    Each with layer, expert, out, in, value, spike ratio, share, and what it lacks to be a super weight.
+    """
+    result = search(model, downs, probe, kappa, limit)
+    if result.removals:
+        given = [(removal.found, removal.spike, list[str]()) for removal in result.removals]
+    else:
+        led = leader(activations(model, downs, probe))
+        given = [(led.contribution, led.entry, led.lacks(kappa))]
+    return "super_weight" if result.removals else "leader", [
+        {**one.coordinate.entry(), "value": one.value, "ratio": spike.ratio, "share": one.share, "lacks": lacks}
+        for one, spike, lacks in given
+    ]
+
+
+def followed(looks: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[Coordinate]:
+    """The weights found in any of the checkpoints, in the order of their first; where there are none, the last leader.
+
+    looks: of each checkpoint what `found_in` says.
+    """
+    found = [Coordinate.of(weight) for kind, weights in looks if kind == "super_weight" for weight in weights]
+    return list(dict.fromkeys(found)) or [Coordinate.of(weight) for weight in looks[-1][1]]
+
+
+def measured(coordinate: Coordinate, matrix: Tensor, entering: Inputs | None, output: Tensor) -> Entry:
+    """One weight in one network: its value, the rank of |w| in its matrix, its ratio and share (see above).
+
+    Args:
+        matrix: its down-projection, ``[out, in]``. entering: what enters that, None where no token goes there.
+        output: the layer's output ``[tokens, out]``, in float32.
+    """
+    import torch
+
+    out, in_ = coordinate.out, coordinate.in_
+    size, y = matrix.abs(), output[:, out]
+    given = torch.zeros_like(y)
+    if entering is not None:
+        given[entering.tokens] = entering.values[:, in_].float() * matrix[out, in_].float() * y[entering.tokens].sign()
+    medians = torch.maximum(median_size(output, 1)[:, 0], median_size(y[:, None], 0)[0])
+    at = int((given / medians).argmax())
+    return {
+        "value": float(matrix[out, in_]),
+        "rank": 1 + int((size > size[out, in_]).sum()),
+        "ratio": float(y[at].abs() / medians[at]),
+        "share": float(given[at] / y[at].abs().clamp_min(1e-30)),
+    }
+
+
+def look_up(
+    model: nn.Module, downs: Sequence[DownProjection], probe: Probe, those: Sequence[Coordinate]
+) -> list[Entry]:
+    """`measured` of each weight, in a network as it is."""
+    layers = [downs[layer] for layer in sorted({one.layer for one in those})]
+    now = {one.down.layer: one for one in activations(model, layers, probe)}
+    found = []
+    for one in those:
+        entering = {inputs.expert: inputs for inputs in now[one.layer].inputs}
+        matrix = downs[one.layer].matrix(one.expert)
+        found.append(measured(one, matrix, entering.get(one.expert), now[one.layer].output))
+    return found
+
+
+def effects(
+    model: nn.Module,
+    roles: Roles,
+    windows: Tensor,
+    those: Sequence[Coordinate],
+    poll: Callable[[], None] = lambda: None,
+) -> list[Entry]:
+    """What it costs to set each weight to zero, alone, on ``windows[documents, tokens]``: see `effects.paired`.
+
+    poll: called before each weight; its exceptions end the work.
+    """
+    if not those:
+        return []
+    evaluator, found = Evaluator(model, roles, windows, [one.layer for one in those]), []
+    for one in those:
+        poll()
+        row = paired("alone", [one], evaluator.nll([one]), evaluator.baseline)
+        found.append({"nll_difference": row.difference, "low": row.low, "high": row.high})
+    return found
+
+
+@contextmanager
+def counted(downs: Sequence[DownProjection]) -> Iterator[Callable[[], int]]:
+    """Count forward tokens inside the ``with`` block: tokens × blocks that ran ÷ blocks of the model."""
+    seen = 0
+
+    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        seen += args[0].numel() // args[0].shape[-1]
+
+    with ExitStack() as hooks:
+        for down in downs:
+            hooks.enter_context(down.module.register_forward_pre_hook(see))
+        yield lambda: -(-seen // len(downs))
+
+
+def step_of(name: str) -> int | None:
+    """The step in a checkpoint's name: ``step1000``, ``checkpoint-1000``, ``stage1-step1000-tokens4B``; else None."""
+    number = re.search(r"(?:step|checkpoint)[-_]?(\d{1,15})(?!\d)", name, re.IGNORECASE)
+    return int(number[1]) if number else None
+
+
+def tokens_of(name: str) -> int | None:
+    """The tokens in a checkpoint's name: 4,000,000,000 of ``step1000-tokens4B``; else None."""
+    number = re.search(r"tokens[-_]?(\d{1,9}(?:\.\d{1,6})?)([KMBT])(?![A-Za-z0-9])", name, re.IGNORECASE)
+    return round(float(number[1]) * 1000 ** (" KMBT".index(number[2].upper()))) if number else None
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write trace.csv. What is not known is empty; ``found`` is 0 or 1."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows({**row, "found": int(row["found"])} for row in rows)
+    files.write_text(path, text.getvalue())
+
+
+def read(path: Path) -> list[Entry]:
+    """The rows of a trace.csv: the inverse of `write`."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{name: _cell(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+    return [{**row, "found": bool(row["found"])} for row in rows]
+
+
+def _cell(name: str, text: str) -> Any:
+    if name == "checkpoint":
+        return text
+    is_real = name in ("value", "ratio", "share", "nll_difference", "low", "high")
+    return (float(text) if is_real else int(text)) if text else None
