@@ -36,7 +36,7 @@ def read(where: str | Path, revision: str | None, room: Room | None = None) -> t
         config = configuration.read(where, options)
         options["revision"] = config._commit_hash  # all from one commit
         tokenizer = tokenizers.read(where, config, options)
-        with stored.tensors(where, options) as tensors:
+        with stored.tensors(where, options, copied=room is not None) as tensors:
             model = _model(str(where), config, tensors, room)
         _take_generation_config(model, where, options)
     return model, tokenizer
