@@ -4,9 +4,9 @@
 
 A random Llama in float32, one weight planted, is searched and verified twice, each in a process of its own: as usual,
 and with `--device-map disk --max-memory LIMIT`. The records must be the same but for the device. Of each process the
-peaks of its own memory (RssAnon) and of mapped files (RssFile) are taken every 10 ms. The first cannot be taken from a
-process and is what `--max-memory` bounds, above what the libraries and the computation take; the second are pages of
-files, which the system takes back when it needs them. `--gguf` converts the same model from a GGUF file in float32.
+peaks of its own memory (RssAnon) and of mapped files (RssFile), and of both together, are taken every 10 ms, above their
+level with the libraries imported. Mapped pages are taken back by the system when it needs them: weights in memory are
+such where they run as they are stored. `--gguf` converts the same model from a GGUF file in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from transformers.models.llama import modeling_llama
 
 def now():
     with open("/proc/self/status") as file:
-        return {line.split(":")[0]: int(line.split()[1]) / 1e6 for line in file if line.startswith("Rss")}
+        found = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e9 for line in file if line.startswith("Rss")}
+    return {**found, "both": found["RssAnon"] + found["RssFile"]}
 
 base, peaks, done = now(), now(), threading.Event()
 
@@ -90,14 +91,9 @@ def child(program: str, arguments: list[str], threads: int) -> str:
 def row(what: str, told: str) -> dict[str, Any]:
     """A row of the table from what a child told, in GB above the level that its imports left."""
     found = json.loads(told)
-    peak = found["peaks"]["RssAnon"] - found["base"]["RssAnon"]
-    return {
-        "what": what,
-        "seconds": found["seconds"],
-        "own": peak,
-        "mapped": found["peaks"]["RssFile"],
-        "gpu": found["gpu"],
-    }
+    own, mapped, both = (found["peaks"][name] - found["base"][name] for name in ("RssAnon", "RssFile", "both"))
+    seconds, gpu = found["seconds"], found["gpu"]
+    return {"what": what, "seconds": seconds, "own": own, "mapped": mapped, "both": both, "gpu": gpu}
 
 
 def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
@@ -129,7 +125,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         told = child(CHILD.replace("DO", CONVERT), [str(file), str(work / "where")], arguments.threads)
         rows.append(row("GGUF, converted", told))
     for one in rows:
-        one["of the weights"] = one["own"] / (size / 1e9)
+        one["of the weights"] = one["both"] / (size / 1e9)
     return rows
 
 
@@ -144,12 +140,10 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="swlottery-memory-") as work:
         rows = measure(arguments, Path(work))
-    print(f"\n{'':<24}{'seconds':>9}{'own, GB':>9}{'× weights':>11}{'mapped, GB':>12}{'GPU, GB':>9}")
+    print(f"\n{'':<24}{'seconds':>9}{'own, GB':>9}{'mapped, GB':>12}{'both, GB':>10}{'× weights':>11}{'GPU, GB':>9}")
     for one in rows:
-        print(
-            f"{one['what']:<24}{one['seconds']:>9.0f}{one['own']:>9.2f}{one['of the weights']:>11.2f}"
-            f"{one['mapped']:>12.2f}{one['gpu']:>9.2f}"
-        )
+        numbers = f"{one['seconds']:>9.0f}{one['own']:>9.2f}{one['mapped']:>12.2f}{one['both']:>10.2f}"
+        print(f"{one['what']:<24}{numbers}{one['of the weights']:>11.2f}{one['gpu']:>9.2f}")
     return 0
 
 
