@@ -4,7 +4,7 @@
 
 A random Llama in float32, one weight planted, is searched and verified twice, each in a process of its own: as usual,
 and with `--device-map disk --max-memory LIMIT`. The records must be the same but for the device. Of each process the
-peaks of its own memory (RssAnon) and of mapped files (RssFile), and of both together, are taken every 10 ms, above their
+peaks of its own memory (RssAnon), of mapped files (RssFile), and of both together are taken every 10 ms, above their
 level with the libraries imported. Mapped pages are taken back by the system when it needs them: weights in memory are
 such where they run as they are stored. `--gguf` converts the same model from a GGUF file in float32.
 """
