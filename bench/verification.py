@@ -87,7 +87,7 @@ def simulate(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from swlottery.config import KAPPA
-    from swlottery.data.evaluation import evaluation_windows, read_text
+    from swlottery.data.evaluation import quick, read_text
     from swlottery.find import effects
     from swlottery.find import probe as probes
     from swlottery.find.ablation import LOOKS, Evaluator
@@ -106,7 +106,7 @@ def simulate(arguments: argparse.Namespace) -> None:
         probe = probes.build(loaded.tokenizer, probes.DEFAULT_PROMPTS, loaded.context, "both", loaded.device)
         found = search(loaded.model, roles.downs, probe, KAPPA).coordinates
         text = read_text(arguments.eval_text)
-        windows = evaluation_windows(text, loaded.tokenizer, arguments.eval_tokens, loaded.context)
+        windows = quick(text, loaded.tokenizer, arguments.eval_tokens, loaded.context).windows
         evaluator = Evaluator(loaded.model, roles, windows, [coordinate.layer for coordinate in found])
         rows = [("found", one) for one in found] + [
             ("control", one) for one in controls(roles.downs, found, len(found))

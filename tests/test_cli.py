@@ -91,7 +91,8 @@ def test_a_find_from_end_to_end(found_record, planted_gpt2):
     assert weight["verdict"] == "weak" and record["controls"] == [], "what cannot be critical is compared with nothing"
     assert [null["draws"] for null in record["nulls"]] == [19, 19]
     plots = found_record.parent / "plots"
-    assert sorted(path.name for path in plots.iterdir()) == ["ablations.png", "activations.png", "contributions.png"]
+    names = ["ablations.png", "activations.png", "contributions.png", "dose.png"]
+    assert sorted(path.name for path in plots.iterdir()) == names
 
 
 def quick_in(folder, model):

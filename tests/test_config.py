@@ -382,3 +382,12 @@ def test_every_flag_of_the_page_is_there():
         warmup lr_schedule weight_decay dtype device compile seed data_seed runs
     """
     assert set(settled.split()) <= {field.name for field in dataclasses.fields(config.TrainSettings)}
+
+
+def test_a_protocol_that_fixes_the_text_leaves_no_room_for_other_lengths() -> None:
+    FindSettings(protocol="wikitext2").validate()
+    for name, value in (("eval_tokens", 640), ("eval_context", 256)):
+        with pytest.raises(BadInput, match=f"--eval-{name[5:]} {value} changes nothing with --protocol wikitext2"):
+            FindSettings(protocol="wikitext2", **{name: value}).validate()
+    with pytest.raises(BadInput, match="choose from quick, wikitext2"):
+        FindSettings(protocol="ptb").validate()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import sources
 from sources import FakeHub, answer, python, tokenizer_with
 from swlottery.data import evaluation as texts
-from swlottery.data.evaluation import Text, evaluation_windows, read_text, windows
+from swlottery.data.evaluation import Text, evaluation_text, quick, read_text, wikitext2, windows
 
 
 def refusal(*args: Any, of: Any = read_text, **kwargs: Any) -> str:
@@ -317,21 +317,21 @@ def test_the_test_tokenizer_has_a_token_a_byte() -> None:
     ],
 )
 def test_how_many_documents_of_what_length(tokens: int, context: int, shape: tuple[int, int]) -> None:
-    rows = evaluation_windows(text_of(WORDS), tokenizer_with(), tokens, context)
+    rows = quick(text_of(WORDS), tokenizer_with(), tokens, context).windows
     assert rows.shape == shape and rows.dtype == torch.long
 
 
 def test_too_few_tokens_are_refused_with_the_smallest_number() -> None:
-    message = refusal(text_of(WORDS), tokenizer_with(), 511, 1024, of=evaluation_windows)
+    message = refusal(text_of(WORDS), tokenizer_with(), 511, 1024, of=quick)
     assert "set --eval-tokens to 512 or more" in message
-    assert evaluation_windows(text_of(WORDS), tokenizer_with(), 512, 1024).numel() == 512
+    assert quick(text_of(WORDS), tokenizer_with(), 512, 1024).windows.numel() == 512
 
 
 def test_a_text_too_short_is_refused_with_both_numbers() -> None:
     tokenizer = tokenizer_with("<s>")
-    message = refusal(text_of("x" * 3167), tokenizer, 3200, 1024, of=evaluation_windows)
+    message = refusal(text_of("x" * 3167), tokenizer, 3200, 1024, of=quick)
     assert "3167 tokens" in message and "need 3168" in message  # 32 windows of 99 and BOS
-    assert evaluation_windows(text_of("x" * 3168), tokenizer, 3200, 1024).shape == (32, 100)
+    assert quick(text_of("x" * 3168), tokenizer, 3200, 1024).windows.shape == (32, 100)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_text_too_short_is_refused_with_both_numbers() -> None:
 )
 def test_documents_begin_as_the_tokenizer_begins_a_text(before: str, after: str, prefix: list[int]) -> None:
     tokenizer = tokenizer_with(before, after, bos_token="<s>", eos_token="</s>")
-    rows = evaluation_windows(text_of(WORDS), tokenizer, 640, 1024)
+    rows = quick(text_of(WORDS), tokenizer, 640, 1024).windows
     assert rows.shape == (32, 20)
     assert rows[:, : len(prefix)].tolist() == [prefix] * 32
     texts = [tokenizer.decode(row) for row in rows[:, len(prefix) :].tolist()]
@@ -358,14 +358,16 @@ def test_documents_begin_as_the_tokenizer_begins_a_text(before: str, after: str,
 
 def test_a_long_text_is_not_tokenised_whole_yet_read_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, seen = tokenizer_with(), []
+    call = type(tokenizer).__call__
 
-    def watched(content: str, **settings: Any) -> Any:
+    def watched(self: Any, content: str, **settings: Any) -> Any:
         seen.append(len(content))
-        return tokenizer(content, **settings)
+        return call(self, content, **settings)
 
+    monkeypatch.setattr(type(tokenizer), "__call__", watched)
     tokens, documents = 512, texts.DOCUMENTS
     assert len(WORDS) > 10 * texts.CHARACTERS_PER_TOKEN * tokens
-    rows = evaluation_windows(text_of(WORDS), watched, tokens, 1024)
+    rows = quick(text_of(WORDS), tokenizer, tokens, 1024).windows
     assert max(seen) <= texts.CHARACTERS_PER_TOKEN * tokens + len("\n\n") * documents
     places = [WORDS.find(tokenizer.decode(row)) for row in rows.tolist()]
     found = [place for place in places if place >= 0]  # a window may hold the seam of two passages
@@ -378,7 +380,7 @@ def test_a_long_text_is_not_tokenised_whole_yet_read_all_over(monkeypatch: pytes
 def test_a_text_just_below_the_bar_is_tokenised_whole() -> None:
     tokens = 512
     content = WORDS[: texts.CHARACTERS_PER_TOKEN * tokens]
-    rows = evaluation_windows(text_of(content), tokenizer_with(), tokens, 1024)
+    rows = quick(text_of(content), tokenizer_with(), tokens, 1024).windows
     whole = tokenizer_with()(content)["input_ids"]
     assert torch.equal(rows, windows(whole, 32, 16))
 
@@ -386,7 +388,111 @@ def test_a_text_just_below_the_bar_is_tokenised_whole() -> None:
 def test_no_warning_of_a_text_longer_than_the_context(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "transformers")  # a command that another test ran may have asked for less
     tokenizer = tokenizer_with(model_max_length=64)
-    evaluation_windows(text_of(WORDS), tokenizer, 640, 64)
+    quick(text_of(WORDS), tokenizer, 640, 64)
     assert "longer than" not in caplog.text
     tokenizer(WORDS)  # it would have been seen
     assert "longer than" in caplog.text
+
+
+# --- The scored text -----------------------------------------------------------------------------------------------
+
+ODD = "Grüße, Welt:  zwei Lücken\n\nund   œuvre 漢字 " * 2000
+
+
+@pytest.mark.parametrize("before", ["", "<s>"])
+@pytest.mark.parametrize("content", [WORDS, ODD], ids=["ascii", "odd"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_words_and_bytes_are_those_of_the_tokens_whose_loss_is_counted(before: str, content: str, fast: bool) -> None:
+    """A token is a byte here. Of a window without BOS the first one is not scored."""
+    tokenizer = tokenizer_with(before)
+    if not fast:
+        tokenizer = Slow(tokenizer)
+    documents = quick(text_of(content), tokenizer, 3200, 1024)
+    scored = [tokenizer.decode(row[1:]) for row in documents.windows.tolist()]
+    assert documents.words == pytest.approx(sum(len(text.split()) for text in scored), abs=0 if content == WORDS else 8)
+    exact = documents.windows[:, 1:].numel()
+    cut = 0 if content == WORDS else 2 * len(scored)  # letters of which a window has a part
+    assert abs(documents.bytes - exact) <= cut
+
+
+class Slow:
+    """A tokenizer that cannot say where in the text its tokens are."""
+
+    is_fast = False
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.decode = inner, inner.decode
+
+    def __call__(self, content: str, return_offsets_mapping: bool = False, **settings: Any) -> Any:
+        assert not return_offsets_mapping
+        return self.inner(content, **settings)
+
+
+def test_text_that_the_tokenizer_does_not_know_is_scored_text_too() -> None:
+    """What a decoder makes of unknown tokens is another text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"[UNK]": 0, "known": 1}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    content = "known verylongunknownword " * 400
+    documents = quick(text_of(content), PreTrainedTokenizerFast(tokenizer_object=inner), 640, 1024)
+    unknown = int((documents.windows[:, 1:] == 0).sum())
+    assert documents.words == 32 * 19
+    assert documents.bytes == len(" known") * (32 * 19 - unknown) + len(" verylongunknownword") * unknown
+
+
+# --- The protocol wikitext2 ----------------------------------------------------------------------------------------
+
+
+def article(tokens: int) -> str:
+    """Lines as in the files of WikiText, blank ones too, of so many bytes at least."""
+    lines = [" \n", " = A heading = \n", " \n", " Some words @-@ and <unk> , and a number 12 @.@ 5 . \n", "\n"]
+    return "".join(lines) * (tokens // 60)
+
+
+@pytest.mark.parametrize("before", ["", "<s>"])
+def test_the_first_32_windows_of_2048_tokens_one_after_the_other(before: str) -> None:
+    tokenizer, text = tokenizer_with(before), text_of(WORDS)
+    documents = wikitext2(text, tokenizer, 8192)
+    assert documents.windows.shape == (32, 2048)
+    whole = tokenizer(WORDS)["input_ids"]  # what a few lines of transformers take
+    assert documents.windows.flatten().tolist() == whole[:65536]
+    assert (documents.windows == 0).sum() == (before == "<s>"), "BOS once, where the tokenizer puts it"
+    assert documents.bytes == 32 * 2047
+
+
+def test_a_shorter_context_has_the_same_tokens_in_more_windows() -> None:
+    whole = torch.tensor(tokenizer_with()(WORDS)["input_ids"])
+    for context, count in ((1024, 64), (1000, 65), (64, 1024)):
+        rows = wikitext2(text_of(WORDS), tokenizer_with(), context).windows
+        assert rows.shape == (count, context) and torch.equal(rows.flatten(), whole[: count * context])
+
+
+def test_a_text_too_short_for_the_protocol_is_refused() -> None:
+    assert wikitext2(text_of("x" * 65536), tokenizer_with(), 2048).words == 32
+    message = refusal(text_of("x" * 65535), tokenizer_with(), 2048, of=wikitext2)
+    assert "65535 tokens" in message and "takes 65536" in message
+
+
+def test_a_file_of_the_split_is_the_text_of_the_hubs_rows(here: Path, hub: FakeHub) -> None:
+    """As the data set's own script makes rows of the file: a line each, a blank one empty."""
+    content = article(600)
+    (here / "wiki.test.raw").write_bytes(content.encode())
+    (here / "windows.txt").write_bytes(content.replace("\n", "\r\n").encode())
+    with open("wiki.test.raw", encoding="utf-8") as file:
+        hub.splits = {"test": [{"text": row if row.strip() else ""} for row in file], "train": [{"text": "no"}]}
+    streamed = evaluation_text("builtin", "wikitext2")
+    assert hub.asked == [("Salesforce/wikitext", "wikitext-2-raw-v1")]
+    assert streamed.content.startswith("\n\n = A heading = \n\n\n\n\n")
+    for name in ("wiki.test.raw", "windows.txt"):
+        local = evaluation_text(name, "wikitext2")
+        assert (local.content, local.sha256) == (streamed.content, streamed.sha256)
+    assert evaluation_text("wiki.test.raw", "quick").content == content
+
+
+@pytest.mark.parametrize(("source", "words"), [("folder", "is a folder"), ("a/b", "is about wikitext, not a/b")])
+def test_the_protocol_reads_nothing_else(here: Path, hub: FakeHub, source: str, words: str) -> None:
+    (here / "folder").mkdir()
+    assert words in refusal(source, "wikitext2", of=evaluation_text)
+    assert hub.asked == []

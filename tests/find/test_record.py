@@ -3,11 +3,14 @@
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from swlottery.errors import BadInput
 from swlottery.find import record as records
+
+FIRST = Path(__file__).with_name("schema_1.json")  # written by the release before schema 2
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,11 @@ def test_the_record_of_a_real_run_is_valid_and_comes_back_as_it_was(record, tmp_
         "super_weights",
         "joint",
         "controls",
+        "protocol",
+        "context",
+        "word_perplexity",
+        "bits_per_byte",
+        "forward_tokens",
     ]:
         assert name in record
 
@@ -56,7 +64,7 @@ def spoil(record, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (["schema"], 2, "schema version 2"),
+        (["schema"], 3, "schema version 3; this swlottery reads versions 1 and 2"),
         (["schema"], KeyError, "schema version None"),
         (["weights_sha256"], "abc", "weights_sha256"),
         (["super_weights", 0, "verdict"], "super", "super_weights/0"),
@@ -66,6 +74,12 @@ def spoil(record, path, value):
         (["nulls", 0, "p_value"], 0, "nulls/0"),
         (["documents"], 20, "documents"),
         (["joint"], {}, "joint"),
+        (["protocol"], "slow", "protocol"),
+        (["bits_per_byte"], KeyError, "bits_per_byte"),
+        (["generation"], KeyError, "generation"),
+        (["super_weights", 0, "dose"], KeyError, "super_weights/0"),
+        (["super_weights", 0, "row"], [], "super_weights/0"),
+        (["generation", "intact", "repeated_4grams"], 1.5, "generation"),
     ],
 )
 def test_a_record_that_is_not_as_the_schema_says(record, tmp_path, path, value, words):
@@ -103,3 +117,31 @@ def test_the_lineage_is_checked(record):
     records.check_lineage(record, record["weights_sha256"], "it")
     with pytest.raises(BadInput, match="a coordinate means nothing in another network"):
         records.check_lineage(record, "0" * 64, "another")
+
+
+def test_a_record_of_schema_1_is_read_as_it_was(record, tmp_path):
+    first = records.load(FIRST)
+    assert first["schema"] == 1 and "generation" not in first
+    assert [weight["verdict"] for weight in first["super_weights"]] == ["weak"] and records.not_found(first)
+    records.save(first, tmp_path / "copy.json")
+    assert records.load(tmp_path / "copy.json") == first
+    (tmp_path / "copy.json").write_text(json.dumps({**first, "schema": 2}))
+    with pytest.raises(BadInput, match="not a valid record"):
+        records.load(tmp_path / "copy.json")
+    assert record["schema"] == 2 and record["generation"]["joint"]["text"]
+
+
+def test_logs_figures_and_training_read_schema_1_too(here, planted_gpt2):
+    from swlottery.config import TrainSettings
+    from swlottery.lottery.start import network
+    from swlottery.report.figures.find import draw
+    from swlottery.report.logs import verdicts
+    from swlottery.watch.tracked import beforehand
+
+    first = records.load(FIRST)
+    assert "(1, 5, 60)" in "".join(verdicts.verdict_table(first)) and verdicts.dose_table(first) == []
+    assert "The 2 controls" in "".join(verdicts.sentences(first))
+    assert all(path.stat().st_size > 5000 for path in draw(first, here))
+    settings = TrainSettings(model=str(planted_gpt2[0]), super_weights=str(FIRST), device="cpu", allow_foreign=True)
+    (tracked,) = beforehand(network(settings), settings)
+    assert tuple(tracked.coordinate)[:3] == (1, 5, 60)

@@ -9,6 +9,7 @@ from swlottery.data.evaluation import Text
 from swlottery.errors import BadInput
 from swlottery.find import record as records
 from swlottery.find import run as finder
+from swlottery.find.generation import Generation
 from swlottery.models import load as models
 from swlottery.models.coordinates import Coordinate
 from swlottery.models.lineage import weights_sha256
@@ -37,7 +38,7 @@ def test_a_loaded_model_has_the_record_of_its_name_and_stays_as_it_is(planted_gp
     assert weights_sha256(mine) == before == record["weights_sha256"]
 
     parts = [event for event in events if not isinstance(event, finder.Drawn | finder.Ablation)]
-    kinds = [finder.Prepared, finder.Searched, finder.Tested, finder.Planned, finder.Finished]
+    kinds = [finder.Prepared, finder.Searched, finder.Tested, finder.Planned, Generation, Generation, finder.Finished]
     assert [type(event) for event in parts] == kinds
     assert sum(isinstance(event, finder.Drawn) for event in events) == 2 * SETTINGS.null_draws
     assert events[-1].record == record

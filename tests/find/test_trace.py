@@ -7,8 +7,9 @@ import torch
 
 from planted import plant_input, plant_weight, random_probe
 from swlottery.find import trace
-from swlottery.models.architectures import Inputs, Roles
+from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
+from swlottery.models.parts import Inputs
 from tiny import VOCABULARY, tiny_model
 
 

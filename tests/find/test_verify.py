@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swlottery.config import KAPPA
 from swlottery.find import ablation
 from swlottery.find import verify as verifying
-from swlottery.find.ablation import LOSS_TOKENS, Evaluator, document_loss
+from swlottery.find.ablation import Evaluator
 from swlottery.find.controls import controls, largest_others, random_set
 from swlottery.find.effects import CRITICAL, INERT, Ablation, paired, part
 from swlottery.find.looks import is_clear
@@ -97,13 +97,6 @@ def test_what_does_not_fit_runs_from_an_earlier_block_and_the_share_says_so(monk
     before = evaluator.forward_tokens
     evaluator.nll([Coordinate(2, 1, 1)])
     assert evaluator.forward_tokens - before == pytest.approx(windows.numel() * 2 / 3)
-
-
-def test_the_loss_of_a_long_document_is_taken_a_part_at_a_time():
-    draw = torch.Generator().manual_seed(0)
-    logits = torch.randn(2 * LOSS_TOKENS + 5, 7, generator=draw)
-    targets = torch.randint(7, (len(logits),), generator=draw)
-    torch.testing.assert_close(document_loss(logits, targets), torch.nn.functional.cross_entropy(logits, targets))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "opt"])

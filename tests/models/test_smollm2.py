@@ -114,3 +114,27 @@ def test_the_quickstart_ends_with_verdicts_and_a_lottery(script_root, script_env
         assert re.search(rf"super weight {re.escape(str(place))} .* kept ", said), "one row for each"
     for name in ("round_1", "round_6", "magnitude", "perplexity"):
         assert (script_root / "plots" / run.name / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_protocol_wikitext2_has_the_perplexity_of_a_few_lines_of_transformers(loaded):
+    """32 windows of 2,048 tokens, by the model and tokenizer alone; the file is no part of the project."""
+    from swlottery.data.evaluation import evaluation_text, wikitext2
+    from swlottery.find.ablation import Evaluator
+    from swlottery.models.architectures import Roles
+
+    places = [folder / "shared" / "data" / "wikitext-2" / "test.txt" for folder in Path(__file__).resolve().parents]
+    if not (file := next(filter(Path.is_file, places), None)):
+        pytest.skip("../shared/data/wikitext-2/test.txt is not there: it is no part of the project")
+    one = loaded["float32"]
+    documents = wikitext2(evaluation_text(str(file), "wikitext2"), one.tokenizer, one.context)
+    found = Evaluator(one.model, Roles(one.model), documents.windows, []).baseline.mean()
+
+    rows = [line if line.strip() else "" for line in file.read_text(encoding="utf-8").splitlines(keepends=True)]
+    ids = one.tokenizer("\n\n".join(rows), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        losses = [
+            one.model(input_ids=window, labels=window).loss.item() for window in ids[:, : 32 * 2048].view(32, 1, 2048)
+        ]
+    assert torch.tensor(found).exp().item() == pytest.approx(
+        torch.tensor(losses).double().mean().exp().item(), rel=1e-4
+    )

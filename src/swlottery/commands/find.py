@@ -41,14 +41,15 @@ def find(settings: FindSettings, root: Path) -> int:
     _check_outputs(settings.out, settings.plots)
     started = time.monotonic()
 
-    from swlottery.data.evaluation import read_text
+    from swlottery.data.evaluation import evaluation_text
     from swlottery.find import record as records
     from swlottery.find.events import Prepared
     from swlottery.find.run import examine
     from swlottery.runtime import hardware
 
     # A missing text is refused before torch is imported, a GPU that cannot be used before anything is written.
-    text = None if settings.eval_text == "builtin" else read_text(settings.eval_text)
+    builtin = (settings.eval_text, settings.protocol) == ("builtin", "quick")
+    text = None if builtin else evaluation_text(settings.eval_text, settings.protocol)
     hardware.make_current(hardware.pick_device(settings.device))
     loaded = load(settings)
     usual = root / "super_weights" / f"{loaded.slug}.json"

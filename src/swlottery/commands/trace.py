@@ -118,7 +118,7 @@ def check(checkpoints: Sequence[Checkpoint], text: Text, tokens: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from swlottery.data.evaluation import evaluation_windows
+    from swlottery.data.evaluation import quick
     from swlottery.models import tokenizers
     from swlottery.models.architectures import Roles
     from swlottery.models.loaded import context_of
@@ -129,11 +129,15 @@ def check(checkpoints: Sequence[Checkpoint], text: Text, tokens: int) -> None:
         tokenizer, config = tokenizers.load(locate(one.name, one.revision)[0], one.revision, one.name)
         key = config.to_json_string()
         if not shapes:
-            evaluation_windows(text, tokenizer, tokens, min(LONGEST, context_of(config)))
+            quick(text, tokenizer, tokens, min(LONGEST, context_of(config)))
         if key not in shapes:
             with torch.device("meta"):
                 downs = Roles(AutoModelForCausalLM.from_config(config, trust_remote_code=False)).downs
-            shapes[key] = config.model_type, len(downs), *dict.fromkeys(tuple(down.weight.shape) for down in downs)
+            shapes[key] = (
+                config.model_type,
+                len(downs),
+                *dict.fromkeys(down.shape(number) for down in downs for number in down.numbers()),
+            )
         first, here = next(iter(shapes.values())), shapes[key]
         if here != first:
             described = ["{}, {} layers of {}".format(*shape[:3]) for shape in (here, first)]
@@ -199,7 +203,7 @@ class Tracing:
         """Look up what is not in the checkpoint's ``content`` yet, and keep it there."""
         if not missing:
             return
-        from swlottery.data.evaluation import evaluation_windows
+        from swlottery.data.evaluation import quick
         from swlottery.data.vocabulary import check_rows
         from swlottery.find.trace import effects, look_up
         from swlottery.models.architectures import Roles
@@ -209,7 +213,7 @@ class Tracing:
                 raise BadInput(f"the weights of {one.label} were changed just now: run the same again")
             roles = Roles(loaded.model)
             context = min(LONGEST, loaded.context)
-            windows = evaluation_windows(self.text, loaded.tokenizer, self.settings.eval_tokens, context)
+            windows = quick(self.text, loaded.tokenizer, self.settings.eval_tokens, context).windows
             check_rows(int(windows.max()), _rows(loaded), loaded.tokenizer, f"the text {self.text.name}")
             seen = look_up(loaded.model, roles.downs, _probe(loaded), missing)
             worth = effects(loaded.model, roles, windows, missing, lambda: raise_if_asked(self.asked))
@@ -221,7 +225,7 @@ class Tracing:
     def _loaded(self, one: Checkpoint) -> Iterator[Loaded]:
         """The checkpoint in evaluation mode. Afterwards nothing holds it, before the next is loaded."""
         from swlottery.models import load as models
-        from swlottery.models.loaded import evaluating
+        from swlottery.models.running import evaluating
 
         loaded = models.load(one.name, one.revision, self.settings.dtype, self.settings.device)
         with evaluating(loaded.model):

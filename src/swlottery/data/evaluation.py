@@ -7,8 +7,11 @@ windows of tokens. The windows of an evaluation are its *documents*: the units t
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from swlottery.data import builtin, hub
@@ -23,6 +26,8 @@ MAX_CHARACTERS = 8_000_000  # of a hub data set, see `read_text`
 DOCUMENTS = 32  # of an evaluation, at least; fewer than 30 show too little of their spread for a bootstrap
 MIN_WINDOW = 16  # tokens; less context says little about a model made for much more
 CHARACTERS_PER_TOKEN = 40  # ten times the usual four, so that a text of this length has enough tokens
+QUICK_TOKENS = {"cpu": 1024, "gpu": 65_536}  # of the protocol quick, unless another number is asked for
+WIKITEXT2_CONTEXT, WIKITEXT2_TOKENS = 2048, 65_536  # of the protocol wikitext2: 32 windows
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,19 @@ class Text:
     content: str
     sha256: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The windows of an evaluation, ``[documents, tokens]``, and the size of the text that is scored in them.
+
+    Scored is each token but the first of a window, which has nothing in front of it. words: separated by white space,
+    where a part of a word at the end of a window counts as one. bytes: of its UTF-8.
+    """
+
+    windows: Tensor
+    words: int
+    bytes: int
 
 
 def _text(name: str, content: str, note: str = "") -> Text:
@@ -65,6 +83,25 @@ def read_text(source: str) -> Text:
     content = _join(hub.Texts(name, splits[chosen]).read())
     cut = f", first {MAX_CHARACTERS:,} characters" if len(content) == MAX_CHARACTERS else ""
     return _text(f"{name} ({chosen}{cut})", content)
+
+
+def evaluation_text(source: str, protocol: str) -> Text:
+    """The text that a protocol evaluates on: `read_text`'s; under ``wikitext2`` the raw test split of WikiText-2.
+
+    It is streamed from the hub, or read from a file of it that ``source`` names. A line of the file is a row of the
+    data set there, and a blank line an empty row; so both give the same text. Raises `BadInput` for other sources.
+    """
+    if protocol == "quick":
+        return read_text(source)
+    name = "wikitext" if source == "builtin" else source
+    if os.path.isdir(os.path.expanduser(name)) and name != "wikitext":
+        raise BadInput(f"--protocol wikitext2 reads one text, and {name} is a folder: give --eval-text the test file")
+    if (local := local_files(name)) is not None:
+        content = "".join(read_pieces(local[1][0]))
+        return _text(name, BLANK_LINE.join(row if row.strip() else "" for row in io.StringIO(content, newline=None)))
+    if hub.hub_id(name) != hub.HUB_SETS["wikitext"]:
+        raise BadInput(f"--protocol wikitext2 is about wikitext, not {name}: leave --eval-text away, or give its file")
+    return read_text(name)
 
 
 def builtin_text() -> Text:
@@ -112,12 +149,12 @@ def evenly(total: int, size: int, count: int) -> list[int]:
     return [i * (total - size) // max(count - 1, 1) for i in range(count)]
 
 
-def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int) -> Tensor:
-    """The documents of an evaluation: a LongTensor (documents, length) of at most ``tokens`` tokens.
+def quick(text: Text, tokenizer: Any, tokens: int, context: int) -> Documents:
+    """The documents of an evaluation: at most ``tokens`` tokens, evenly spread over the text.
 
     There are `DOCUMENTS`, as long as ``tokens`` and the model's ``context`` allow. There are more where ``tokens`` fill
-    more windows of the full context. Raises `BadInput` for windows under `MIN_WINDOW` tokens, and for a text that is
-    too short, or of which the tokenizer knows nothing.
+    more windows of the full context. Each begins as the tokenizer begins a text. Raises `BadInput` for windows under
+    `MIN_WINDOW` tokens, and for a text that is too short, or of which the tokenizer knows nothing.
     """
     length, shortest = min(context, tokens // DOCUMENTS), min(context, MIN_WINDOW)
     if length < shortest:
@@ -132,16 +169,64 @@ def evaluation_windows(text: Text, tokenizer: Any, tokens: int, context: int) ->
     content, size = text.content, CHARACTERS_PER_TOKEN * length
     if len(content) > count * size:
         content = BLANK_LINE.join(content[start : start + size] for start in evenly(len(content), size, count))
-    # verbose=False: no warning that the text is longer than the model's context.
-    with tokenizing(text.name):
-        ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
-        start = _start_tokens(tokenizer)[: length - 1]
-    if unknown_share(ids, tokenizer) == 1:
-        raise BadInput(f"the tokenizer knows nothing of {text.name}: give --eval-text a text that it knows")
-    return windows(ids, count, length, start)
+    encoded = _Encoded(Text(text.name, content, text.sha256), tokenizer, special=False)
+    prefix = start_tokens(tokenizer)[: length - 1]
+    made, body = windows(encoded.ids, count, length, prefix), length - len(prefix)
+    return encoded.documents(made, [range(start, start + body) for start in evenly(len(encoded.ids), body, count)])
 
 
-def _start_tokens(tokenizer: Any) -> list[int]:
+def wikitext2(text: Text, tokenizer: Any, context: int) -> Documents:
+    """The documents of the protocol ``wikitext2``: the first 32 windows of 2,048 tokens, one after the other.
+
+    The text is tokenized once and as a whole, so a tokenizer that puts BOS in front does so once, in the first window
+    (as transformers' guide to perplexity does). A shorter ``context`` has the same tokens in more windows, less what
+    does not fill one. Raises `BadInput` for a text that is too short, or of which the tokenizer knows nothing.
+    """
+    import torch
+
+    encoded, length = _Encoded(text, tokenizer, special=True), min(context, WIKITEXT2_CONTEXT)
+    if len(encoded.ids) < WIKITEXT2_TOKENS:
+        raise BadInput(
+            f"{text.name} has {len(encoded.ids)} tokens, but --protocol wikitext2 takes {WIKITEXT2_TOKENS}: "
+            "give --eval-text the whole test file"
+        )
+    places = [range(start, start + length) for start in range(0, WIKITEXT2_TOKENS - length + 1, length)]
+    return encoded.documents(torch.tensor([encoded.ids[place.start : place.stop] for place in places]), places)
+
+
+class _Encoded:
+    """A text's tokens. special: with the tokens that the tokenizer puts around a text."""
+
+    def __init__(self, text: Text, tokenizer: Any, special: bool) -> None:
+        fast = bool(getattr(tokenizer, "is_fast", False))
+        # verbose=False: no warning that the text is longer than the model's context.
+        with tokenizing(text.name):
+            made = tokenizer(
+                text.content,
+                add_special_tokens=special,
+                verbose=False,
+                **({"return_offsets_mapping": True} if fast else {}),
+            )
+        self.content, self.tokenizer, self.ids = text.content, tokenizer, made["input_ids"]
+        # Where each token ends in the text; a special token, which has no place there, where the one before it ends.
+        self.ends = list(accumulate((end for _, end in made["offset_mapping"]), max)) if fast else []
+        if unknown_share(self.ids, tokenizer) == 1:
+            raise BadInput(f"the tokenizer knows nothing of {text.name}: give --eval-text a text that it knows")
+
+    def documents(self, windows: Tensor, places: Sequence[range]) -> Documents:
+        """places: of the text's tokens in each window. The first is scored only behind a prefix."""
+        prefixed = windows.shape[1] > len(places[0])
+        texts = [self._text(place.start + (not prefixed), place.stop) for place in places]
+        return Documents(windows, sum(len(one.split()) for one in texts), sum(len(one.encode()) for one in texts))
+
+    def _text(self, first: int, end: int) -> str:
+        if self.ends:  # from the end of the token before: some tokenizers leave the space in front of a token out
+            return self.content[self.ends[first - 1] if first else 0 : self.ends[end - 1]]
+        decoded: str = self.tokenizer.decode(self.ids[first:end])
+        return decoded
+
+
+def start_tokens(tokenizer: Any) -> list[int]:
     """The special tokens before a text, without those after it (OPT has the same one): what comes before a letter."""
     letter, text = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     return list(text[: next((i for i in range(len(text)) if text[i : i + len(letter)] == letter), 0)])

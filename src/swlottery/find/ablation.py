@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
+from swlottery.find.loss import token_losses
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 1024
 """Tokens a forward pass: bounds the memory of the logits."""
-
-LOSS_TOKENS = 512
-"""Tokens whose logits are in float32 at a time: with a large vocabulary those of a long document take gigabytes."""
 
 CACHE_BYTES = 2 << 30
 """What may be kept of the intact network's hidden states; the layers for which there is no room run from an earlier
@@ -129,35 +127,26 @@ class Evaluator:
 
     def _loss(self, nth: int, context: Any, resume: int = 0) -> np.ndarray:
         """The loss of each document of a batch, run from block ``resume`` on."""
-        import torch
-
         ids = self.batches[nth]
-        with torch.no_grad(), context:
-            logits = self.model(input_ids=ids, use_cache=False).logits
+        with context:
+            losses = token_losses(self.model, self.roles.blocks, ids).mean(dim=1)
         self.forward_tokens += ids.numel() * (1 - resume / len(self.roles.blocks))
-        losses = [document_loss(row[:-1], document[1:]) for row, document in zip(logits, ids, strict=True)]
-        return torch.stack(losses).double().cpu().numpy()
+        return losses.double().cpu().numpy()
 
     @contextmanager
     def _keeping(self, kept: dict[int, Any]) -> Iterator[None]:
         """Keep what enters each of `layers`: what the block before it returns."""
 
         def keep(layer: int) -> Callable[..., None]:
-            return lambda module, args, output: kept.__setitem__(layer, output)
+            def first(module: nn.Module, args: Any, output: Any) -> None:  # `token_losses` has it return others later
+                kept.setdefault(layer, output)
+
+            return first
 
         with ExitStack() as hooks:
             for layer in self.layers:
                 hooks.enter_context(self.roles.blocks[layer - 1].register_forward_hook(keep(layer)))
             yield
-
-
-def document_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean negative log-likelihood of ``targets`` ``[tokens]`` under ``logits`` ``[tokens, vocabulary]``."""
-    import torch
-    from torch.nn import functional
-
-    parts = zip(torch.split(logits, LOSS_TOKENS), torch.split(targets, LOSS_TOKENS), strict=True)
-    return torch.cat([functional.cross_entropy(part.float(), ids, reduction="none") for part, ids in parts]).mean()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from swlottery.data.evaluation import Text
 from swlottery.find.attribution import Contribution, Leader
 from swlottery.find.effects import Ablation
+from swlottery.find.generation import Generation
 from swlottery.find.null import Null
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Prepared:
     """What the finder will look at.
 
-    windows: the documents to verify on, ``[documents, tokens]``. unknown: the fraction of their tokens that the
-    tokenizer does not know. asked: weights to verify, found or not.
+    windows: the documents to verify on, ``[documents, tokens]``. words, bytes: of the text that is scored in them.
+    unknown: the fraction of their tokens that the tokenizer does not know. asked: weights to verify, found or not.
     """
 
     probe: Probe
@@ -32,6 +33,8 @@ class Prepared:
     windows: Tensor
     unknown: float = 0.0
     asked: tuple[Coordinate, ...] = ()
+    words: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,15 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What is published of ``model`` will be verified: at most so many ``passes`` over ``tokens`` of text."""
+
+    model: str
+    passes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """Everything is known. rows: those of the verification, which came as events of their own."""
 
@@ -83,4 +95,4 @@ class Finished:
     rows: list[Ablation]
 
 
-Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Finished
+Event = Prepared | Searched | Drawn | Tested | Planned | Compared | Ablation | Generation | Finished

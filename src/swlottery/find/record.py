@@ -14,7 +14,8 @@ from swlottery.errors import BadInput
 from swlottery.models.coordinates import Coordinate
 from swlottery.runtime import files
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the records that are written; those of version 1 are read too."""
 
 Record = dict[str, Any]
 
@@ -58,9 +59,9 @@ def _check(record: Any, path: Path) -> None:
     import jsonschema
 
     version = record.get("schema") if isinstance(record, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise BadInput(
-            f"{path} is a record of schema version {version!r}; this swlottery reads version {SCHEMA_VERSION}: "
+            f"{path} is a record of schema version {version!r}; this swlottery reads versions 1 and {SCHEMA_VERSION}: "
             "run find_sw.sh again"
         )
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(record))

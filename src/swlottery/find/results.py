@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.find.attribution import Contribution
 from swlottery.find.effects import Ablation
+from swlottery.find.entries import (
+    Entry,
+    control_entries,
+    effect_entry,
+    layer_entry,
+    null_entry,
+    place_entry,
+    spike_entry,
+)
 from swlottery.find.events import Prepared, Searched, Tested
-from swlottery.find.null import Null
+from swlottery.find.generation import Generation
 from swlottery.find.record import SCHEMA_VERSION, Record
-from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
-from swlottery.find.spikes import RHO, Spike
+from swlottery.find.spikes import RHO
 from swlottery.find.verdicts import Verdict, critical_sets, verdicts
-from swlottery.find.verify import COMPARED
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 from swlottery.version import __version__
@@ -27,15 +35,14 @@ if TYPE_CHECKING:
 
     from swlottery.models.loaded import Loaded
 
-_Entry = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Results:
     """All that a find has measured.
 
     rows: of the verification. asked: its rows of the weights that were asked for and not found. baseline: the intact
-    loss of each document, in nats. forward_tokens: what was run, by what it was run for.
+    loss of each document, in nats. generations: of the sets of `to_continue`, behind the ``beginnings``.
+    forward_tokens: what was run, by what it was run for.
     """
 
     loaded: Loaded
@@ -48,13 +55,35 @@ class Results:
     asked: Sequence[Ablation]
     baseline: np.ndarray
     forward_tokens: Mapping[str, float]
+    generations: Sequence[Generation] = ()
+    beginnings: Sequence[str] = ()
+
+    @cached_property
+    def words(self) -> dict[Coordinate, Verdict]:
+        """The verdict on each weight that was found or asked for."""
+        found, window, seed = self.searched.search.coordinates, self.prepared.windows.shape[1], self.settings.seed
+        others = [coordinate for coordinate in self.prepared.asked if coordinate not in found]
+        both = [*verdicts(found, self.rows, window, seed), *verdicts(others, self.asked, window, seed)]
+        return dict(zip([*found, *others], both, strict=True))
+
+    def to_continue(self) -> list[tuple[Coordinate, ...]]:
+        """The sets of weights without which the network has to write: none, all, and each that matters.
+
+        All are the super weights; those that were asked for where there is none.
+        """
+        if not self.words:
+            return []
+        together = tuple(self.searched.search.coordinates or self.prepared.asked)
+        alone = [(one,) for one, verdict in self.words.items() if verdict.word in ("critical", "jointly critical")]
+        return list(dict.fromkeys([(), together, *alone]))
 
     def record(self) -> Record:
         """The record, as record.schema.json says."""
-        parts = (self._origin(), self._search(), self._nulls(), self._weights(), self._verification(), self._ablated())
+        parts = [self._origin(), self._search(), self._nulls(), self._weights(), self._loss(), self._verification()]
+        parts += [self._continued(), self._ablated()]
         return {key: value for part in parts for key, value in part.items()}
 
-    def _origin(self) -> _Entry:
+    def _origin(self) -> Entry:
         """Which network was looked at, and with what."""
         import torch
         import transformers
@@ -79,13 +108,13 @@ class Results:
             "seed": self.settings.seed,
         }
 
-    def _search(self) -> _Entry:
+    def _search(self) -> Entry:
         search = self.searched.search
-        before, after = ([_layer(scan) for scan in scans] for scans in (search.before, search.after))
+        before, after = ([layer_entry(scan) for scan in scans] for scans in (search.before, search.after))
         return {"complete": search.complete, "layers": {"before": before, "after": after}}
 
-    def _nulls(self) -> _Entry:
-        nulls = [_null(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
+    def _nulls(self) -> Entry:
+        nulls = [null_entry(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
         first = nulls[0]
         rate = {
             "rate": first["firing_rate"],
@@ -95,27 +124,27 @@ class Results:
         }
         return {"nulls": nulls, "false_positive_rate": rate}
 
-    def _weights(self) -> _Entry:
+    def _weights(self) -> Entry:
         """The leader, the super weights, and the spikes that have none."""
-        search, led = self.searched.search, self.searched.leader
+        search, led, probe = self.searched.search, self.searched.leader, self.prepared.probe
         lacks = led.lacks(self.settings.kappa)
-        text, words = self.prepared.text, self._verdicts(search.coordinates, self.rows)
         return {
-            "leader": {**self._spike(led.entry), **self._weight(led.contribution), "lacks": lacks},
-            "eval_text": text.name,
-            "eval_text_sha256": text.sha256,
+            "leader": {**spike_entry(probe, led.entry), **self._weight(led.contribution), "lacks": lacks},
             "super_weights": [
-                {**self._removal(removal), **self._verified(removal.found.coordinate, words)}
-                for removal in search.removals
+                {**self._removal(removal), **self._verified(removal.found.coordinate)} for removal in search.removals
             ],
             "cancellers": [
-                {**self._spike(spike), **self._weight(given), **_effect(self._row("canceller", given.coordinate))}
+                {
+                    **spike_entry(probe, spike),
+                    **self._weight(given),
+                    **effect_entry(self._of("canceller", given.coordinate)[0]),
+                }
                 for spike, given in self.searched.cancelling
             ],
-            "near_misses": [self._spike(spike) for spike in sorted(search.near, key=lambda spike: -spike.ratio)],
+            "near_misses": [spike_entry(probe, spike) for spike in sorted(search.near, key=lambda spike: -spike.ratio)],
             "diffuse": [
                 {
-                    **self._spike(removal.spike),
+                    **spike_entry(self.prepared.probe, removal.spike),
                     "bias_share": removal.bias_share,
                     "largest_share": removal.largest[0].share if removal.largest else 0.0,
                 }
@@ -123,87 +152,85 @@ class Results:
             ],
         }
 
-    def _verification(self) -> _Entry:
-        """The text and the loss on it, and the rows of sets and controls."""
-        loss = float(self.baseline.mean())
+    def _loss(self) -> Entry:
+        """The text, and the intact network's loss on it: a token, a word and a byte."""
+        prepared, loss = self.prepared, float(self.baseline.mean())
+        documents, context = prepared.windows.shape
+        total = loss * documents * (context - 1)
         return {
-            "documents": len(self.baseline),
-            "eval_tokens": self.prepared.windows.numel(),
+            "protocol": self.settings.protocol,
+            "eval_text": prepared.text.name,
+            "eval_text_sha256": prepared.text.sha256,
+            "eval_tokens": documents * context,
+            "documents": documents,
+            "context": context,
             "baseline_nll": loss,
             "baseline_perplexity": math.exp(loss),
+            "word_perplexity": math.exp(min(total / max(prepared.words, 1), 700.0)),  # a text may be one long word
+            "bits_per_byte": total / max(prepared.bytes, 1) / math.log(2),
+        }
+
+    def _verification(self) -> Entry:
+        """The rows of sets and controls, and what all rows took."""
+        return {
             "joint": self._joint(self.searched.search.coordinates, self.rows),
-            "controls": _controls(self.rows),
+            "controls": control_entries(self.rows),
             "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
         }
 
-    def _ablated(self) -> _Entry:
-        """The weights that were asked for: those that were found too have the numbers that they have there."""
-        asked, found = self.prepared.asked, self.searched.search.coordinates
-        if not asked:
-            return {}
-        words = self._verdicts(found, self.rows)
-        words |= self._verdicts([coordinate for coordinate in asked if coordinate not in found], self.asked)
+    def _continued(self) -> Entry:
+        if not self.generations:
+            return {"generation": None}
+        intact, together = self.to_continue()[:2]
         return {
-            "ablated": [{**self._place(coordinate), **self._verified(coordinate, words)} for coordinate in asked],
-            "ablated_joint": self._joint(asked, self.asked),
-            "ablated_controls": _controls(self.asked),
+            "generation": {
+                "prompts": list(self.beginnings),
+                "tokens": self.generations[0].tokens,
+                "intact": self._written(intact),
+                "joint": self._written(together),
+            }
         }
 
-    def _verdicts(self, weights: Sequence[Coordinate], rows: Sequence[Ablation]) -> dict[Coordinate, Verdict]:
-        words = verdicts(weights, rows, self.prepared.windows.shape[1], self.settings.seed)
-        return dict(zip(weights, words, strict=True))
+    def _written(self, coordinates: tuple[Coordinate, ...]) -> Entry | None:
+        for one in self.generations:
+            if one.coordinates == coordinates:
+                return {"repeated_4grams": one.repeated_4grams, "text": one.text}
+        return None
 
-    def _joint(self, weights: Sequence[Coordinate], rows: Sequence[Ablation]) -> list[_Entry]:
+    def _ablated(self) -> Entry:
+        """The weights that were asked for: those that were found too have the numbers that they have there."""
+        asked = self.prepared.asked
+        if not asked:
+            return {}
+        return {
+            "ablated": [{**place_entry(self.downs, coordinate), **self._verified(coordinate)} for coordinate in asked],
+            "ablated_joint": self._joint(asked, self.asked),
+            "ablated_controls": control_entries(self.asked),
+        }
+
+    def _joint(self, weights: Sequence[Coordinate], rows: Sequence[Ablation]) -> list[Entry]:
         critical = critical_sets(rows, self.settings.seed)
         return [
             {
                 "kind": row.kind,
                 "members": [weights.index(coordinate) for coordinate in row.coordinates],
                 "critical": row in critical,
-                **_effect(row),
+                **effect_entry(row),
             }
             for row in rows
             if row.kind in ("joint", "left in")
         ]
 
-    def _spike(self, spike: Spike) -> _Entry:
-        probe = self.prepared.probe
-        prompt, position = probe.place(spike.token)
+    def _weight(self, contribution: Contribution) -> Entry:
         return {
-            "layer": spike.layer,
-            "out": spike.out,
-            "spike": spike.value,
-            "ratio": spike.ratio,
-            "added": spike.added,
-            "rms_ratio": spike.rms_ratio,
-            "stream": spike.stream,
-            "token": {
-                "prompt": probe.prompts[prompt],
-                "bos": probe.with_bos[prompt],
-                "position": position,
-                "text": probe.tokens[prompt][position],
-            },
+            **place_entry(self.downs, contribution.coordinate),
+            "input": contribution.input,
+            "share": contribution.share,
         }
 
-    def _weight(self, contribution: Contribution) -> _Entry:
-        return {**self._place(contribution.coordinate), "input": contribution.input, "share": contribution.share}
-
-    def _place(self, c: Coordinate) -> _Entry:
-        matrix = self.downs[c.layer].matrix(c.expert)
-        size = matrix.abs()
+    def _removal(self, removal: Removal) -> Entry:
         return {
-            "layer": c.layer,
-            "expert": c.expert,
-            "module": self.downs[c.layer].part(c.expert).path,
-            "out": c.out,
-            "in": c.in_,
-            "value": float(matrix[c.out, c.in_]),
-            "rank": 1 + int((size > size[c.out, c.in_]).sum()),
-        }
-
-    def _removal(self, removal: Removal) -> _Entry:
-        return {
-            **self._spike(removal.spike),
+            **spike_entry(self.prepared.probe, removal.spike),
             **self._weight(removal.found),
             "removal": removal.order,
             "bias_share": removal.bias_share,
@@ -213,61 +240,24 @@ class Results:
             ],
         }
 
-    def _verified(self, coordinate: Coordinate, words: Mapping[Coordinate, Verdict]) -> _Entry:
-        alone, restored = (self._row(kind, coordinate) for kind in ("alone", "restored"))
-        verdict = words[coordinate]
+    def _verified(self, coordinate: Coordinate) -> Entry:
+        alone, doses = self._of("alone", coordinate), self._of("dose", coordinate)
+        verdict = self.words[coordinate]
         return {
-            **_effect(alone),
-            "restored": _effect(restored) or None,
+            **effect_entry(alone[0]),
+            "restored": self._effect("restored", coordinate) or None,
             "verdict": verdict.word,
             "tokens_to_decide": verdict.tokens,
+            "dose": [{"factor": row.factor, **effect_entry(row)} for row in [*doses, *alone[: len(doses)]]],
+            "row": self._effect("row", coordinate) or None,
+            "generation": self._written((coordinate,)),
         }
 
-    def _row(self, kind: str, coordinate: Coordinate) -> Ablation | None:
-        """The row of one weight, if there is one."""
+    def _effect(self, kind: str, coordinate: Coordinate) -> Entry:
+        """The first row of a weight; nothing where there is none."""
+        return next(map(effect_entry, self._of(kind, coordinate)), {})
+
+    def _of(self, kind: str, coordinate: Coordinate) -> list[Ablation]:
+        """The rows of one weight."""
         rows = [*self.rows, *self.asked]
-        return next((row for row in rows if (row.kind, row.coordinates) == (kind, (coordinate,))), None)
-
-
-def _controls(rows: Sequence[Ablation]) -> list[_Entry]:
-    return [
-        {"kind": row.kind, "coordinates": [c.entry() for c in row.coordinates], **_effect(row)}
-        for row in rows
-        if row.kind in COMPARED
-    ]
-
-
-def _effect(row: Ablation | None) -> _Entry:
-    """The numbers of a row; none where there is no row."""
-    if row is None:
-        return {}
-    return {
-        "perplexity_ratio": row.perplexity_ratio,
-        "nll_difference": row.difference,
-        "nll_difference_interval": [row.low, row.high],
-    }
-
-
-def _layer(scan: LayerScan) -> _Entry:
-    return {
-        "layer": scan.layer,
-        "input": {"value": scan.input.value, "channel": scan.input.channel},
-        "output": {"value": scan.output.value, "channel": scan.output.channel},
-    }
-
-
-def _null(null: Null, observed: float, kappa: float) -> _Entry:
-    import numpy as np
-
-    rate, *interval = null.firing(kappa)
-    return {
-        "kind": null.kind,
-        "draws": len(null.largest),
-        "observed": observed,
-        "p_value": null.p_value(observed),
-        "median": float(np.median(null.largest)),
-        "quantile_95": float(np.quantile(null.largest, 0.95)),
-        "largest": max(null.largest),
-        "firing_rate": rate,
-        "firing_interval": interval,
-    }
+        return [row for row in rows if (row.kind, row.coordinates) == (kind, (coordinate,))]

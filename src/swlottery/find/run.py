@@ -7,20 +7,23 @@ The model's weights are intact whenever the observer is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
-from swlottery.data.evaluation import Text, evaluation_windows, read_text
+from swlottery.data.evaluation import QUICK_TOKENS, Text, evaluation_text, quick, wikitext2
 from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.find import null as nulls
 from swlottery.find import probe as probes
+from swlottery.find import published
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import AllActivations, activations
 from swlottery.find.attribution import Contribution, contributions, leader
 from swlottery.find.effects import Ablation, paired
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.forward import budget, groups
+from swlottery.find.generation import beginnings, generations
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.results import Results
@@ -33,7 +36,6 @@ from swlottery.models.loaded import Loaded
 from swlottery.models.running import evaluating
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
 Observer = Callable[[Event], None]
@@ -68,15 +70,19 @@ def examine(
     asked = tuple(Coordinate(*one) for one in settings.coordinates())
     for coordinate in asked:
         check_place(Roles(loaded.model).downs, coordinate, loaded.name)
-    text = text or read_text(settings.eval_text)
+    text = text or evaluation_text(settings.eval_text, settings.protocol)
     rows = int(loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
     probe = probes.build(
         loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device, rows
     )
-    context = min(settings.eval_context, loaded.context)
-    windows = evaluation_windows(text, loaded.tokenizer, settings.eval_tokens, context)
-    check_rows(int(windows.max()), rows, loaded.tokenizer, f"the text {text.name}")
-    prepared = Prepared(probe, text, windows, unknown_share(windows, loaded.tokenizer), asked)
+    if settings.protocol == "wikitext2":
+        documents = wikitext2(text, loaded.tokenizer, loaded.context)
+    else:
+        tokens = settings.eval_tokens or QUICK_TOKENS["cpu" if loaded.device == "cpu" else "gpu"]
+        documents = quick(text, loaded.tokenizer, tokens, min(settings.eval_context, loaded.context))
+    check_rows(int(documents.windows.max()), rows, loaded.tokenizer, f"the text {text.name}")
+    unknown = unknown_share(documents.windows, loaded.tokenizer)
+    prepared = Prepared(probe, text, documents.windows, unknown, asked, documents.words, documents.bytes)
     observe(prepared)
     with evaluating(loaded.model):
         return find(loaded, prepared, settings, observe)
@@ -96,11 +102,28 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
     observe(tested)
 
-    verified = _verification(model, roles, prepared, searched, settings, observe)
-    rows, asked, _, _ = verified
-    record = Results(loaded, settings, roles.downs, prepared, searched, tested, *verified).record()
+    rows, asked, evaluator, used = _verification(model, roles, prepared, searched, settings, observe)
+    baseline = evaluator.baseline
+    results = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline, used)
+    record = _continued(results, observe).record()
+    if known := published.known(loaded.name, settings, roles.downs):
+        record |= published.compare(known, record, evaluator, probe, result, settings, observe)
     observe(Finished(record, [*rows, *asked]))
     return record
+
+
+def _continued(results: Results, observe: Observer) -> Results:
+    """The results with what the network writes, where there is a weight to take from it."""
+    loaded, made = results.loaded, []
+    if not (sets := results.to_continue()):
+        return results
+    ids = beginnings(loaded.tokenizer, results.prepared.probe.prompts, loaded.context).to(loaded.device)
+    for one in generations(loaded.model, results.downs, loaded.tokenizer, ids, loaded.context, sets):
+        observe(one)
+        made.append(one)
+    prompts = [loaded.tokenizer.decode(row) for row in ids.tolist()]
+    tokens = {**results.forward_tokens, "generation": sum(one.forward_tokens for one in made)}
+    return replace(results, generations=made, beginnings=prompts, forward_tokens=tokens)
 
 
 def _cancelling(
@@ -151,8 +174,8 @@ def _nulls(
 
 def _verification(
     model: nn.Module, roles: Roles, prepared: Prepared, searched: Searched, settings: FindSettings, observe: Observer
-) -> tuple[list[Ablation], list[Ablation], np.ndarray, dict[str, float]]:
-    """The rows of the found weights and of those asked for, the intact loss of each document, the forward tokens."""
+) -> tuple[list[Ablation], list[Ablation], Evaluator, dict[str, float]]:
+    """The rows of the found weights and of those asked for, what has measured them, and the forward tokens used."""
     found, windows = searched.search.coordinates, prepared.windows
     asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
@@ -183,4 +206,4 @@ def _verification(
         observe(Planned(*most, len(windows), windows.shape[1], evaluator.seconds, asked=True))
     of_asked = list(rows(asked, found, [])) if asked else []
     used = dict(zip(RUN_FOR, (after - before for before, after in pairwise(done)), strict=False))
-    return of_found, of_asked, evaluator.baseline, used
+    return of_found, of_asked, evaluator, used

@@ -22,8 +22,9 @@ from swlottery.find.effects import paired
 from swlottery.find.probe import Probe
 from swlottery.find.search import search
 from swlottery.find.spikes import median_size
-from swlottery.models.architectures import DownProjection, Inputs, Roles
+from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate
+from swlottery.models.parts import Entered, Inputs
 from swlottery.runtime import files
 
 if TYPE_CHECKING:
@@ -130,13 +131,13 @@ def counted(downs: Sequence[DownProjection]) -> Iterator[Callable[[], int]]:
     """Count forward tokens inside the ``with`` block: tokens × blocks that ran ÷ blocks of the model."""
     seen = 0
 
-    def see(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def see(entered: Entered, output: Tensor) -> None:
         nonlocal seen
-        seen += args[0].numel() // args[0].shape[-1]
+        seen += output.numel() // output.shape[-1]
 
     with ExitStack() as hooks:
         for down in downs:
-            hooks.enter_context(down.module.register_forward_pre_hook(see))
+            hooks.enter_context(down.hooked(see))
         yield lambda: -(-seen // len(downs))
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from swlottery.find.record import Record, schema
+from swlottery.report.figures.dose import doses
 from swlottery.report.figures.find import activations, contributions, draw
 from swlottery.report.figures.forest import ablations, forest
 from swlottery.report.figures.style import DPI, VERMILLION, look
@@ -139,6 +140,17 @@ def synthetic(layers: int = 30, weights: int = 6, experts: bool = False, huge: b
         "near_misses": [],
     }
     jsonschema.validate(record, schema())
+    return record
+
+
+def with_doses(record: Record) -> Record:
+    """The same with what schema 2 adds to each weight."""
+    for nth, weight in enumerate(record["super_weights"]):
+        weight["dose"] = [
+            {"factor": factor, "level": 0.95, "documents": 8, **ablation((1 - factor) * 2 / (nth + 1))}
+            for factor in (0.75, 0.5, 0.25, 0)
+        ]
+        weight["row"] = ablation(1.5)
     return record
 
 
@@ -414,3 +426,22 @@ def test_names_are_drawn_as_they_are_but_short(tmp_path: Path, name: str, shown:
     assert shown in title.get_text() and len(title.get_text()) <= 75
     assert not title.get_parse_math() and not note.get_parse_math()
     assert note.get_text().count("\n") <= 3
+
+
+def test_the_doses_and_the_output_channels_of_schema_2(tmp_path: Path) -> None:
+    record = with_doses(synthetic(weights=3))
+    record["super_weights"][1]["out"] = record["super_weights"][0]["out"]
+    record["super_weights"][1]["layer"] = record["super_weights"][0]["layer"]
+    (axes,) = doses(record).axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 0.75, 0.5, 0.25, 0]] * 3
+    assert list(axes.lines[0].get_ydata())[1:] == [
+        dose["perplexity_ratio"] for dose in record["super_weights"][0]["dose"]
+    ]
+    assert axes.xaxis_inverted() and axes.get_yscale() == "log"
+    labels = [row.label for row in forest(record)]
+    at = labels.index("A whole output channel")
+    assert labels[at + 1 : at + 3] == ["layer 0, out 507", "layer 6, out 509"], "each channel once"
+    assert [path.name for path in draw(record, tmp_path)][3:] == ["dose.png"]
+    many = with_doses(synthetic(weights=20, huge=True))
+    (axes,) = doses(many).axes
+    assert len(axes.lines) == 16 and "The first 16 of 20 weights." in " ".join(written(axes.figure))

@@ -2,7 +2,8 @@
 
 ``activations.png``: the largest input and output of each layer's down-projection, before and after the super weights
 are taken out (figure 3 of Yu et al. 2024, arXiv:2411.07191). ``contributions.png``: what makes each spike.
-``ablations.png``: what zeroing each weight or set costs, as a forest plot beside ordinary weights.
+``ablations.png``: what zeroing each weight or set costs, as a forest plot beside ordinary weights. ``dose.png``: what
+it costs to make a weight smaller, where that was looked at.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from swlottery.find.record import Record
 from swlottery.models.coordinates import Coordinate
+from swlottery.report.figures.dose import dosed, doses
 from swlottery.report.figures.forest import ablations
 from swlottery.report.figures.style import BLUE, GREY, LINE, VERMILLION, VIOLET, log_ticks, look, page, panels, save
 
@@ -24,8 +26,9 @@ MOST_NAMED = 12
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
-    """Write the three figures into ``folder`` (made where missing), each whole or not at all; returns their paths."""
+    """Write the figures into ``folder`` (made where missing), each whole or not at all; returns their paths."""
     drawings = {"activations.png": activations, "contributions.png": contributions, "ablations.png": ablations}
+    drawings |= {"dose.png": doses} if dosed(record) else {}
     with look():
         return [save(drawing(record), folder / name) for name, drawing in drawings.items()]
 

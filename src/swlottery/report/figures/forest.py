@@ -47,6 +47,12 @@ def forest(record: Record) -> list[Row]:
         Row(f"{Coordinate.of(weight)}, {weight['verdict']}", [weight], *VERDICTS[weight["verdict"]])
         for weight in not_found(record)
     ]
+    rows: dict[str, Row] = {}
+    for weight in [*weights, *not_found(record)]:
+        if weight.get("row"):  # none in a record of schema 1
+            where = f"layer {weight['layer']}, out {weight['out']}"
+            where += "" if weight["expert"] is None else f", expert {weight['expert']}"
+            rows[where] = Row(where, [weight["row"]], "P")
     together = {}  # by set: the verification may come back to one
     for row in record["joint"]:
         if row["kind"] == "joint":
@@ -64,6 +70,7 @@ def forest(record: Record) -> list[Row]:
         "A super weight alone": alone,
         "Super weights together": list(together.values()),
         "Asked for, and not found": asked,
+        "A whole output channel": list(rows.values()),
         "A canceller's largest weight": cancelling,
         "Ordinary weights": ordinary,
     }

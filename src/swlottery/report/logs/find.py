@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.find.effects import Ablation
-from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
+from swlottery.find.events import Compared, Drawn, Event, Finished, Planned, Prepared, Searched, Tested
+from swlottery.find.generation import Generation
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.scan import LayerScan
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
-from swlottery.report.logs import verdicts
-from swlottery.report.logs.log import Log
+from swlottery.report.logs import published, verdicts
+from swlottery.report.logs.verification import VerificationLog
 from swlottery.report.words import one_line, percent, table
 from swlottery.version import __version__
 
@@ -25,27 +26,13 @@ if TYPE_CHECKING:
     from swlottery.models.loaded import Loaded
 
 NULLS = {"entries": "entries: all of a matrix permuted", "rows": "rows: permuted within each row"}
-ABLATIONS = {
-    "alone": "alone",
-    "restored": "alone, spike put back",
-    "joint": "together",
-    "left in": "together, one left in",
-    "control": "control, nearest in |w|",
-    "random set": "random set",
-    "largest others": "largest other weights",
-    "canceller": "canceller's largest weight",
-    "dose": "alone, times",
-    "row": "its whole output channel",
-}
-ABLATION = "{:<27}{:<13}{:>8}  {:<21}  {:<11}{}"
 
 
-class FindLog(Log):
+class FindLog(VerificationLog):
     """Prints the sections of the log as the events come."""
 
     probe: Probe
     kappa = 0.0
-    has_rows = False  # of the verification
     null = ""  # the kind of null that is being drawn
 
     def header(self, loaded: Loaded, prepared: Prepared, settings: FindSettings, seconds: float) -> None:
@@ -58,6 +45,14 @@ class FindLog(Log):
         self.probe, self.kappa = probe, settings.kappa
         prompts = len(dict.fromkeys(probe.prompts))
         modes = " and ".join(sorted({"with BOS" if flag else "without BOS" for flag in probe.with_bos}))
+        documents = f"{len(windows)} of {windows.shape[1]:,} tokens, evenly spread over the text"
+        read_as = ""
+        if settings.protocol == "wikitext2":
+            read_as = ", read as the raw test split of WikiText-2" * (settings.eval_text not in ("builtin", "wikitext"))
+            documents = (
+                f"protocol wikitext2: {len(windows)} of {windows.shape[1]:,} tokens, the first of the text, one after "
+                "the other; BOS only where the tokenizer puts it, in front of the whole text"
+            )
         slow = settings.dtype == "auto" and loaded.dtype != loaded.stored_dtype
         why = f": this CPU is slow at {loaded.stored_dtype}" if slow else ""
         self.line(f"swlottery {__version__} find: where are the super weights, and do they matter?\n")
@@ -71,9 +66,9 @@ class FindLog(Log):
             "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens" + _unknown(probe.unknown),
             "cut": f"{probe.cut} of the prompts, to the model's context of {loaded.context} tokens" * bool(probe.cut),
             "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
-            "text": one_line(text.name) + _unknown(prepared.unknown),
+            "text": one_line(text.name) + read_as + _unknown(prepared.unknown),
             "left out": text.note,
-            "documents": f"{len(windows)} of {windows.shape[1]} tokens, evenly spread over the text",
+            "documents": documents,
             "seed": str(settings.seed),
             "loaded in": f"{seconds:.0f} s",
         }
@@ -90,10 +85,16 @@ class FindLog(Log):
                 self._nulls(event)
             case Planned():
                 self._plan(event)
+            case Compared():
+                self.has_rows = False
+                published.announce(self, event)
             case Ablation():
                 self._ablation(event)
+            case Generation():
+                self._generation(event)
             case Finished():
                 self._verdicts(event.record)
+                published.section(self, event.record)
 
     def _layers(self, layers: Sequence[LayerScan]) -> None:
         self.section("The largest input and output of each layer's down-projection")
@@ -181,45 +182,6 @@ class FindLog(Log):
         heads = ["null", "draws", "median", "largest", "observed", "p", "above the bar", "95 % interval"]
         self.lines(table(heads, cells))
         self.line("  median, largest: of the largest ratio in each draw; observed: the largest ratio of the network")
-
-    def _plan(self, event: Planned) -> None:
-        tokens = event.documents * event.window
-        total = event.passes + event.described
-        self.has_rows = False
-        what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
-        self.section(f"{what} Weights set to zero, on held-out text")
-        self.line(
-            f"cost: at most {event.passes:.1f} passes of {tokens:,} tokens for the verdicts, {event.described:.1f} to "
-            f"describe: {total * tokens:,.0f} forward tokens\n      (tokens × blocks run ÷ blocks of the model), about "
-            f"{total * event.seconds / 60:.0f} min. A row ends as soon as it can change no verdict\n"
-            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, with an interval over documents"
-        )
-        self.start_bar(None, "verification", "row")
-
-    def _ablation(self, row: Ablation) -> None:
-        if row.kind == "intact":
-            return
-        if not self.has_rows:
-            self.has_rows = True
-            self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "interval", "documents", "weights"))
-        effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        over = f"{len(row.documents)}, {100 * row.level:g} %"
-        what = ABLATIONS[row.kind] + (f" {row.factor:g}" if row.factor else "")
-        self.paragraph(ABLATION.format(what, *effect, over, " ".join(map(str, row.coordinates))), 84)
-        self.move_bar()
-
-    def _verdicts(self, record: Record) -> None:
-        self.end_bar()
-        self.line(
-            f"\nintact: perplexity {record['baseline_perplexity']:.2f} on {record['documents']} documents of "
-            f"{record['eval_tokens'] // record['documents']} tokens (short: not comparable with long context)"
-        )
-        used = record["forward_tokens"]
-        self.line("used: " + ", ".join(f"{tokens:,} forward tokens ({what})" for what, tokens in used.items()))
-        self.section("Verdicts")
-        self.lines(verdicts.verdict_table(record))
-        for sentence in verdicts.sentences(record):
-            self.paragraph(sentence, 2)
 
     def compare(self, record: Record, before: Record | None) -> None:
         """Say whether the earlier record at the same path, if there was one, has the same super weights."""

@@ -7,7 +7,7 @@ from typing import Any
 from swlottery.find.effects import CRITICAL, INERT
 from swlottery.find.record import Record, not_found
 from swlottery.models.coordinates import Coordinate
-from swlottery.report.words import NOTHING, table
+from swlottery.report.words import NOTHING, percent, table
 
 MEANING = {
     "critical": f"critical: alone, its interval is above {CRITICAL} nat and it costs more than any control",
@@ -29,13 +29,33 @@ def verdict_table(record: Record) -> list[str]:
         difference, restored = weight["nll_difference"], weight["restored"]
         recovered = f"{1 - restored['nll_difference'] / difference:.0%}" if restored and difference > 0 else NOTHING
         effect = [f"× {weight['perplexity_ratio']:.4g}", f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        name = f"{Coordinate.of(weight)}{'' if 'removal' in weight else ' (not found)'}"
-        cells.append([name, weight["verdict"], *effect, recovered])
-    heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "95 % interval", "recovered"]
+        row, repeated = weight.get("row"), weight.get("generation")
+        whole = f"× {row['perplexity_ratio']:.4g}" if row else NOTHING
+        repeats = percent(repeated["repeated_4grams"]) if repeated else NOTHING
+        cells.append([_named(weight), weight["verdict"], *effect, recovered, whole, repeats])
+    heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "interval", "recovered", "its row", "repeats"]
     verdicts = {weight["verdict"] for weight in weights}
     legend = [text for verdict, text in MEANING.items() if verdict in verdicts]
     legend.append("recovered: how much of the loss, with the weight's spike alone put back")
+    legend.append("its row: perplexity with its whole output channel at zero")
+    if written := record.get("generation"):
+        intact, joint = (percent(written[name]["repeated_4grams"]) for name in ("intact", "joint"))
+        legend.append(f"repeats: repeated 4-grams of what it writes; intact {intact}, without all {joint}")
     return [*table(heads, cells, left=2), *(f"  {text}" for text in legend)]
+
+
+def dose_table(record: Record) -> list[str]:
+    """The perplexity with each weight made smaller by steps."""
+    weights = [weight for weight in [*record["super_weights"], *not_found(record)] if weight.get("dose")]
+    if not weights:
+        return []
+    heads = ["perplexity with the weight", *(f"× {dose['factor']:g}" for dose in weights[0]["dose"])]
+    cells = [[_named(weight), *(f"× {dose['perplexity_ratio']:.4g}" for dose in weight["dose"])] for weight in weights]
+    return ["", *table(heads, cells)]
+
+
+def _named(weight: Record) -> str:
+    return f"{Coordinate.of(weight)}{'' if 'removal' in weight else ' (not found)'}"
 
 
 def sentences(record: Record) -> list[str]:

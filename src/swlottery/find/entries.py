@@ -1,0 +1,93 @@
+"""Entries of a record: a spike, a weight's place, the effect of an ablation, a layer, a null."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swlottery.find.effects import Ablation
+from swlottery.find.null import Null
+from swlottery.find.probe import Probe
+from swlottery.find.scan import LayerScan
+from swlottery.find.spikes import Spike
+from swlottery.find.verify import COMPARED
+from swlottery.models.architectures import DownProjection
+from swlottery.models.coordinates import Coordinate
+
+Entry = dict[str, Any]
+
+
+def spike_entry(probe: Probe, spike: Spike) -> Entry:
+    prompt, position = probe.place(spike.token)
+    return {
+        "layer": spike.layer,
+        "out": spike.out,
+        "spike": spike.value,
+        "ratio": spike.ratio,
+        "added": spike.added,
+        "rms_ratio": spike.rms_ratio,
+        "stream": spike.stream,
+        "token": {
+            "prompt": probe.prompts[prompt],
+            "bos": probe.with_bos[prompt],
+            "position": position,
+            "text": probe.tokens[prompt][position],
+        },
+    }
+
+
+def place_entry(downs: Sequence[DownProjection], c: Coordinate) -> Entry:
+    matrix = downs[c.layer].matrix(c.expert)
+    size = matrix.abs()
+    return {
+        "layer": c.layer,
+        "expert": c.expert,
+        "module": downs[c.layer].part(c.expert).path,
+        "out": c.out,
+        "in": c.in_,
+        "value": float(matrix[c.out, c.in_]),
+        "rank": 1 + int((size > size[c.out, c.in_]).sum()),
+    }
+
+
+def control_entries(rows: Sequence[Ablation]) -> list[Entry]:
+    return [
+        {"kind": row.kind, "coordinates": [c.entry() for c in row.coordinates], **effect_entry(row)}
+        for row in rows
+        if row.kind in COMPARED
+    ]
+
+
+def effect_entry(row: Ablation) -> Entry:
+    return {
+        "perplexity_ratio": row.perplexity_ratio,
+        "nll_difference": row.difference,
+        "nll_difference_interval": [row.low, row.high],
+        "level": row.level,
+        "documents": len(row.documents),
+    }
+
+
+def layer_entry(scan: LayerScan) -> Entry:
+    return {
+        "layer": scan.layer,
+        "input": {"value": scan.input.value, "channel": scan.input.channel},
+        "output": {"value": scan.output.value, "channel": scan.output.channel},
+    }
+
+
+def null_entry(null: Null, observed: float, kappa: float) -> Entry:
+    import numpy as np
+
+    rate, *interval = null.firing(kappa)
+    return {
+        "kind": null.kind,
+        "draws": len(null.largest),
+        "observed": observed,
+        "p_value": null.p_value(observed),
+        "median": float(np.median(null.largest)),
+        "quantile_95": float(np.quantile(null.largest, 0.95)),
+        "largest": max(null.largest),
+        "firing_rate": rate,
+        "firing_interval": interval,
+    }
