@@ -10,6 +10,7 @@ At most nine minutes on one H100, the parts in the order of their importance:
     speed     tokens a second of GPT-2 124M, ours and nanoGPT's step (`bench/nanogpt.py`), eager and compiled
     finder    forward pass, search, nulls, verification: GPT-2 124M and a 7B Llama, both random with one planted weight
     prune     selection and watch at 124M and 1.5B weights
+    offload   a Llama of 1.1B weights on the GPU, in CPU memory, and on disk (`--device-map`): time, memory, same logits
     seed      configs/seed/876812.yaml at its full batch on the built-in text, a few steps a round
 
 Each part is a process of its own and has a time limit; one that fails or is killed at its limit stops no other. After

@@ -45,6 +45,7 @@ class Size:
     prompts: tuple[int, int] = (16, 512)
     documents: tuple[int, int] = (32, 512)
     draws: int = 199
+    offloaded: str = "Llama 1.1B"
     weights: tuple[int, ...] = (124_000_000, 1_500_000_000)
     seed: tuple[str, ...] = ("--data", "builtin", "--steps", "3", "--device", "cuda")
     backend: str = ""  # of torch.compile; the default one needs minutes of a CPU
@@ -62,6 +63,7 @@ SMALL = Size(
     timed=1,
     resume=(4, 32, 2, 2),
     finder=("tiny GPT-2", "tiny Llama"),
+    offloaded="tiny Llama",
     prompts=(2, 32),
     documents=(30, 32),
     draws=3,
@@ -437,6 +439,7 @@ def random_model(name: str, size: Size) -> Any:
     config = {
         "GPT-2 124M": lambda: GPT2Config(),
         "Llama 7B": lambda: LlamaConfig(),  # that of the first LLaMA 7B
+        "Llama 1.1B": lambda: LlamaConfig(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22),
         "tiny GPT-2": lambda: GPT2Config(**tiny),
         "tiny Llama": lambda: LlamaConfig(**tiny, intermediate_size=128),
     }[name]()
@@ -510,8 +513,49 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     }
     for (phase, note), begun, ended in zip(phases.items(), times, times[1:], strict=False):
         yield {"what": f"{title}: {phase}", "seconds": f"{ended - begun:.2f}", "": note}
+    if torch.device(size.device).type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        yield {"what": f"{title}: peak of the GPU's memory", "seconds": "", "": f"{peak:.1f} GiB"}
     found = [(one["layer"], one["out"], one["in"]) for one in record["super_weights"]]
     yield {"what": f"{title}: found", "seconds": "", "": f"{found}, planted {tuple(plant.coordinate[:3])}"}
+
+
+def offload(size: Size, work: Path) -> Iterator[Row]:
+    """A model on the device, then in CPU memory, then on disk: the same logits, also with a weight at zero?"""
+    import torch
+
+    from swlottery.models import load
+    from swlottery.models.architectures import Roles
+    from swlottery.models.coordinates import Coordinate, scaled
+
+    if importlib.util.find_spec("accelerate") is None:
+        yield {"note": "skipped: without the package accelerate no weights are kept elsewhere"}
+        return
+    random = random_model(size.offloaded, size)
+    random.model.save_pretrained(work / "model")
+    random.tokenizer.save_pretrained(work / "model")
+    del random
+    ids = torch.arange(256, device=size.device)[None]
+    wanted: list[Any] = []
+    for kind in (None, "cpu", "disk"):
+        if torch.device(size.device).type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        model = load.load(str(work / "model"), None, "auto", size.device, kind).model
+        with torch.no_grad():
+            seconds = [timed(lambda model=model: model(ids, use_cache=False)) for _ in range(4)][1:]
+            got = [model(ids, use_cache=False).logits]
+            with scaled(Roles(model).downs, [Coordinate(1, 5, 60)]):
+                got.append(model(ids, use_cache=False).logits)
+        wanted = wanted or got
+        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.device(size.device).type == "cuda" else 0.0
+        yield {
+            "what": f"{size.offloaded}, weights {'in place' if kind is None else f'with --device-map {kind}'}",
+            "seconds a pass": of(seconds, 4),
+            "peak, GiB": f"{peak:.2f}",
+            "logits": "the same" if all(map(torch.equal, got, wanted)) else "OTHERS",
+        }
+        del model, got
 
 
 def prune(size: Size, work: Path) -> Iterator[Row]:
@@ -642,6 +686,7 @@ PARTS: dict[str, tuple[Callable[[Size, Path], Iterator[Row]], float]] = {
     "speed": (speed, 130),
     "finder": (finder, 75),
     "prune": (prune, 25),
+    "offload": (offload, 60),
     "seed": (seed, 75),
 }
 """What a part is, and its limit in seconds. The last ones may need what others leave: the limits add up to too much."""

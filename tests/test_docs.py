@@ -118,7 +118,7 @@ def test_its_commands_parse(line: str) -> None:
 
 
 def test_every_flag_and_variable_of_it_exists() -> None:
-    ours = {*FLAGS, *(field.name for field in dataclasses.fields(SweepSettings))}
+    ours = {*FLAGS, *(field.name for one in (SweepSettings, FindSettings) for field in dataclasses.fields(one))}
     scripts = "".join(path.read_text() for path in (REPOSITORY / "scripts").iterdir())
     text = scripts + (REPOSITORY / "src" / "swlottery" / "runtime" / "files.py").read_text()
     for name in set(re.findall(r"`(?:--)([a-z][a-z-]*)`", SLURM)) - {"requeue"}:  # that is sbatch's

@@ -59,7 +59,7 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
     elif tokenizer is None:
         raise BadInput("a loaded model needs its tokenizer: find(model, tokenizer)")
     else:
-        chosen.check_idle(("revision start dtype device", True, "for a model that is loaded already"))
+        chosen.check_idle(("revision start dtype device device_map", True, "for a model that is loaded already"))
         loaded = wrap(model, tokenizer)
     return examine(loaded, chosen, prompts=find_command.prompts(chosen))
 

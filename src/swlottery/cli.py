@@ -168,6 +168,7 @@ def _be_quiet() -> None:
     for library, level in (("TRANSFORMERS", "error"), ("DATASETS", "critical"), ("HF_HUB", "critical")):
         os.environ.setdefault(f"{library}_VERBOSITY", level)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home cannot be written to
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of what --device-map asks for
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HOME", str(home()))  # without one, libraries write into a folder that is called `~`

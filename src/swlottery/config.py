@@ -88,7 +88,7 @@ class Settings:
                 if isinstance(text, str) and re.search("[\0\ud800-\udfff]", text):
                     raise BadInput(f"{flag} {text!a}: is not UTF-8, or holds a zero byte")
             choices = about.get("flag", {}).get("choices")
-            if choices and value not in choices:
+            if choices and value not in (*choices, one.default):
                 raise BadInput(f"{flag} {value}: choose from {', '.join(choices)}")
             if isinstance(value, int | float) and not isinstance(value, bool):
                 if not about["least"] <= value < 2**63:
@@ -128,6 +128,15 @@ class FindSettings(Settings):
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, … or auto", metavar="DEVICE")
+    device_map: str | None = setting(
+        None,
+        "for a model that does not fit on the device. auto: on all GPUs, then in CPU memory, then on disk (in TMPDIR); "
+        "cpu: in CPU memory, then on disk; disk: on disk. It is computed on the device",
+        choices=("auto", "cpu", "disk"),
+    )
+    max_memory: str | None = setting(
+        None, "with --device-map: the most weights in memory, such as 600MB or 24GiB; on GPUs on each", metavar="SIZE"
+    )
     prompt: list[str] = setting([], "look for spikes with this one, not with the six; repeatable", metavar="TEXT")
     prompt_file: str | None = setting(None, "a file of prompts, one a line", metavar="FILE", path=True)
     bos: str = setting(
@@ -168,7 +177,8 @@ class FindSettings(Settings):
         self.check_limits()
         self.coordinates()
         self.check_idle(
-            ("revision", self.start == "scratch", "with --start scratch"),
+            ("revision device_map", self.start == "scratch", "with --start scratch"),
+            ("max_memory", self.device_map is None, "without --device-map"),
             ("eval_tokens eval_context", self.protocol == "wikitext2", "with --protocol wikitext2, which fixes it"),
         )
 

@@ -125,7 +125,7 @@ def looked(model, roles, probe, found):
     for kind in null.KINDS:
         drawn = [list(null.draws(null.prepare(group, found.coordinates), kind, 7, 3, shapes)) for group in everything]
         ratios[kind] = [max(column) for column in zip(*drawn, strict=True)]
-    return led, (ratios, everything.groups)
+    return led, (ratios, len(everything.stretches))
 
 
 def test_only_one_group_is_held_and_no_batch_is_larger_than_it_may_be(in_pieces):

@@ -1,11 +1,15 @@
 """The nulls: what is permuted, what is kept, and the p-value by hand."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+import odd
 from planted import plant_input, plant_weight, random_probe
 from swlottery.config import KAPPA
-from swlottery.find import null
+from swlottery.find import null, run
 from swlottery.find.activations import activations
 from swlottery.find.search import search
 from swlottery.models.architectures import Roles
@@ -83,3 +87,20 @@ def test_the_draws_are_made_in_what_the_hardware_is_fast_at(fast, precision, mon
     layers = null.prepare(activations(model, downs, random_probe(VOCABULARY)), [Coordinate(0, 1, 2)])
     assert {tensor.dtype for layer in layers for _, x, matrix in layer.parts for tensor in (x, matrix)} == {precision}
     assert layers[0].parts[0][2][1, 2] == 0 != downs[0].matrix()[1, 2]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral"])
+def test_layer_by_layer_the_draws_are_the_same(tmp_path, monkeypatch, kind):
+    """Where there is room for the copies of one layer's matrices alone: GPT-2's are stored in the other order."""
+    monkeypatch.chdir(tmp_path)
+    odd.model(Path(kind), kind)
+    odd.find(kind, "--out", "together.json", "--plots", "plots")
+    prepared = []
+    monkeypatch.setattr(run, "budget", lambda network: 1)
+    monkeypatch.setattr(null, "copied", lambda down: 1)
+    prepare = null.prepare
+    monkeypatch.setattr(null, "prepare", lambda layers, found: prepared.append(len(layers)) or prepare(layers, found))
+    odd.find(kind, "--out", "apart.json", "--plots", "plots")
+    assert prepared == [1] * 6, "three layers, two nulls"
+    together, apart = (json.loads(Path(name).read_text()) for name in ("together.json", "apart.json"))
+    assert together == apart

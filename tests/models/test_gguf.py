@@ -75,6 +75,13 @@ def test_a_gguf_file_is_the_model_that_was_written(written, here):
             assert torch.equal(parameter, stored[name]), name
 
 
+def test_no_second_model_is_made_on_the_way(written):
+    """It would be a random one, in float32, of no use but as large again."""
+    before = torch.get_rng_state()
+    gguf.converted_folder(written)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(("high", "known"), [(4.0, True), (5.0, False)])
 def test_the_rotary_frequencies_of_llama_3(here, high, known):
     """They are scaled; the file has that as a table alone."""

@@ -120,7 +120,8 @@ def load(settings: FindSettings) -> Loaded:
 
     if settings.start == "scratch":
         return models.from_config(settings.model, settings.seed, settings.dtype, settings.device)
-    return models.load(settings.model, settings.revision, settings.dtype, settings.device)
+    place = (settings.device, settings.device_map, settings.max_memory)
+    return models.load(settings.model, settings.revision, settings.dtype, *place)
 
 
 def _earlier(path: Path) -> Record | None:

@@ -16,6 +16,7 @@ from swlottery.find.loss import token_losses
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.offload import device_of
 from swlottery.models.parts import Entered
 from swlottery.models.running import resumed
 
@@ -57,7 +58,7 @@ class Evaluator:
         import numpy as np
 
         self.model, self.roles = model, roles
-        device, count = next(model.parameters()).device, len(windows)
+        device, count = device_of(model), len(windows)
         self.order = np.random.default_rng(seed).permutation(count)
         self.rows = min(max(1, BATCH_TOKENS // windows.shape[1]), -(-count // LOOKS[0]))
         starts = range(0, count, self.rows)

@@ -61,14 +61,14 @@ def by_groups(
 class AllActivations:
     """The activations of all layers: held where they fit, made again a group of layers at a time where they do not.
 
-    groups: how many groups there are.
+    stretches: the numbers of the layers of each group.
     """
 
     def __init__(self, model: nn.Module, downs: Sequence[DownProjection], probe: Probe) -> None:
         self.model, self.downs, self.probe = model, downs, probe
         batches = batches_of(probe)
-        self.groups = len(layer_groups(model, [ActivationHooks(down, batches) for down in downs]))
-        self.held = activations(model, downs, probe) if self.groups == 1 else []
+        self.stretches = layer_groups(model, [ActivationHooks(down, batches) for down in downs])
+        self.held = activations(model, downs, probe) if len(self.stretches) == 1 else []
 
     def __iter__(self) -> Iterator[list[Activations]]:
         """Each group's activations; the list is emptied when the next one is asked for."""
@@ -97,7 +97,7 @@ class ActivationHooks(LayerHooks):
         import torch
 
         numbers = self.batch.first + torch.arange(len(self.tokens), device=self.tokens.device)  # as the probe's tokens
-        rows = slice(None) if self.chosen is None else torch.isin(numbers, self.chosen)
+        rows = slice(None) if self.chosen is None else torch.isin(numbers, self.chosen.to(numbers.device))
         number_of = torch.full((len(self.batch.valid),), -1, device=self.tokens.device)
         number_of[self.tokens] = numbers
         for one in self.down.inputs(entered, self.tokens[rows]):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def controls(
@@ -18,18 +22,27 @@ def controls(
     ``count`` in all, shared evenly among the found weights and in their order. Where magnitudes tie, as they do in
     quantised checkpoints, the place in the matrix decides.
     """
-    import torch
-
     chosen: list[Coordinate] = []
     for nth, coordinate in enumerate(found):
         layer, out, in_, expert = coordinate
         size = downs[layer].matrix(expert).float().abs()
         wanted = count // len(found) + (nth < count % len(found))
         taken = {*found, *never, *chosen}
-        order = torch.sort((size - size[out, in_]).abs().flatten(), stable=True).indices[: wanted + len(taken)]
-        near = (_at(place, size.shape[1], coordinate) for place in order.tolist())
+        places = nearest(size, size[out, in_], wanted + len(taken))
+        near = (_at(place, size.shape[1], coordinate) for place in places)
         chosen += islice((other for other in near if other not in taken), wanted)
     return chosen
+
+
+def nearest(sizes: Tensor, size: Tensor, count: int) -> list[int]:
+    """The flat places of the ``count`` entries nearest to ``size``, nearest first, ties by place."""
+    import torch
+
+    distances = (sizes - size).abs().flatten()
+    farthest = distances.topk(min(count, len(distances)), largest=False).values[-1]
+    places = (distances <= farthest).nonzero().flatten()
+    order: list[int] = places[torch.sort(distances[places], stable=True).indices][:count].tolist()
+    return order
 
 
 def random_set(

@@ -12,11 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from swlottery.errors import BadInput
 from swlottery.find.probe import Batch, Probe
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.offload import device_of
 from swlottery.models.parts import Entered
 from swlottery.models.running import ending_at, resumed, run_body
 
@@ -50,8 +52,8 @@ class LayerHooks(ABC):
 
     def begin(self, batch: Batch) -> None:
         """Called before each batch."""
-        self.batch = batch
-        self.tokens = batch.valid.nonzero().flatten()
+        self.batch = replace(batch, valid=batch.valid.to(device_of(self.down.block)))
+        self.tokens = self.batch.valid.nonzero().flatten()
         self.output: Tensor | None = None
         self.normed: Tensor | None = None
 
@@ -153,8 +155,8 @@ def groups(sizes: Sequence[int], limit: int) -> list[range]:
 
 
 def budget(model: nn.Module) -> int:
-    """The bytes that may be kept of a network's activations: a sixth of its weights, or 64 MB if that is more."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    """The bytes that may be kept of a network's activations: a sixth of its weights in place, or 64 MB if more."""
+    weights = sum(0 if parameter.is_meta else parameter.nbytes for parameter in model.parameters())
     return int(max(weights // 6, 64 << 20))
 
 

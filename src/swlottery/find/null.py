@@ -14,6 +14,7 @@ To permute every matrix and run the network again would be no null: it destroys 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from swlottery.find.activations import Activations
 from swlottery.find.spikes import RHO, by_chunks, larger_median, median_size
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
+from swlottery.models.offload import device_of
 from swlottery.runtime import hardware
 
 if TYPE_CHECKING:
@@ -82,17 +84,34 @@ class Layer:
 
 
 def prepare(everything: Iterable[Activations], found: Sequence[Coordinate]) -> list[Layer]:
-    """Some layers with their real inputs and without the weights ``found``."""
-    prepared = []
+    """Some layers with their real inputs and without the weights ``found``, all on the device of the first."""
+    prepared: list[Layer] = []
     for now in everything:
         down = now.down
-        precision = _precision(now.output.device)
+        device = prepared[0].rms.device if prepared else now.output.device
+        precision = _precision(device)
         parts = [
-            (inputs.tokens, inputs.values.to(precision), _without(down, inputs.expert, found, precision))
+            (
+                inputs.tokens.to(device),
+                inputs.values.to(device, precision),
+                _without(down, inputs.expert, found, precision).to(device),
+            )
             for inputs in now.inputs
         ]
-        prepared.append(Layer(down, _biases(now), parts, now.rms))
+        prepared.append(Layer(down, _biases(now).to(device), parts, now.rms.to(device)))
     return prepared
+
+
+def copied(down: DownProjection) -> int:
+    """The bytes of the copies that `prepare` makes of a layer's matrices: of those that it cannot take as they are."""
+    device = device_of(down.block)
+    precision = _precision(device)
+    size = 0
+    for expert in down.numbers():
+        part = down.part(expert)
+        taken = part.weight.device == device and part.weight.dtype == precision and not part.in_out
+        size += 0 if taken else math.prod(part.shape) * precision.itemsize
+    return size
 
 
 def _biases(now: Activations) -> Tensor:
@@ -153,7 +172,7 @@ def _drawn(layer: Layer, kind: str, permutations: dict[tuple[int, ...], Tensor])
     added = output
     if down.post_norm is not None:
         with torch.no_grad():
-            added = down.post_norm(output.to(down.dtype)).float()
+            added = down.post_norm(output.to(down.dtype)).to(output)
     if down.multiplier != 1:
         added = added * down.multiplier
     return largest_ratio(output, added, layer.rms)

@@ -22,6 +22,7 @@ from swlottery.find.activations import AllActivations, activations
 from swlottery.find.attribution import Contribution, contributions, leader
 from swlottery.find.effects import Ablation, paired
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
+from swlottery.find.forward import budget, groups
 from swlottery.find.generation import beginnings, generations
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
@@ -150,17 +151,23 @@ def _nulls(
 ) -> list[nulls.Null]:
     """Both nulls: of each draw the largest ratio over all layers. The n-th draw is the same in each group of layers."""
     count = settings.null_draws
-    shapes = [tuple(matrix.shape) for down in everything.downs for _, matrix in down.matrices()]
+    downs, limit = everything.downs, budget(everything.model)
+    shapes = [down.shape(expert) for down in downs for expert in down.numbers()]
+    # As many layers at a time as there is room for copies of their matrices; where none are made, all.
+    pieces = [groups([nulls.copied(downs[n]) for n in stretch], limit) for stretch in everything.stretches]
+    passes = count * sum(map(len, pieces))
     drawn = []
     for kind in nulls.KINDS:
         largest = [0.0] * count
-        for group in everything:
-            prepared = nulls.prepare(group, found)
-            group.clear()  # the inputs are all that is needed
-            for nth, ratio in enumerate(nulls.draws(prepared, kind, count, settings.seed, shapes)):
-                largest[nth] = max(largest[nth], ratio)
-                observe(Drawn(kind, count * everything.groups))
-            del prepared
+        for group, stretches in zip(everything, pieces, strict=True):
+            for stretch in stretches:
+                part = [group.pop(0) for _ in stretch]
+                prepared = nulls.prepare(part, found)
+                part.clear()  # the inputs are all that is needed
+                for nth, ratio in enumerate(nulls.draws(prepared, kind, count, settings.seed, shapes)):
+                    largest[nth] = max(largest[nth], ratio)
+                    observe(Drawn(kind, passes))
+                del prepared
         drawn.append(nulls.Null(kind, tuple(largest)))
     return drawn
 

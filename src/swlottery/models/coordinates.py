@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from swlottery.errors import BadInput
@@ -57,17 +57,16 @@ def scaled(downs: Sequence[DownProjection], coordinates: Iterable[Coordinate], f
 
     Afterwards, whatever happened, they are bit for bit as before.
     """
+    import torch
+
     places: dict[tuple[int, int | None], tuple[list[int], list[int]]] = {}
     for layer, out, in_, expert in dict.fromkeys(coordinates):
         outs, ins = places.setdefault((layer, expert), ([], []))
         outs.append(out)
         ins.append(in_)
-    entries = [(downs[layer].matrix(expert), place) for (layer, expert), place in places.items()]
-    before = [matrix[place] for matrix, place in entries]
-    try:
-        for (matrix, place), values in zip(entries, before, strict=True):
-            matrix[place] = values * factor if factor else 0.0
+    with ExitStack() as stack:
+        for (layer, expert), place in places.items():
+            values = downs[layer].matrix(expert)[place]
+            values = values * factor if factor else torch.zeros_like(values)
+            stack.enter_context(downs[layer].part(expert).changed(expert, place, values))
         yield
-    finally:
-        for (matrix, place), values in zip(entries, before, strict=True):
-            matrix[place] = values

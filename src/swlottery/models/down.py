@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swlottery.models.parts import Entered, Inputs, Part, stored
+from swlottery.models.parts import Entered, Inputs, Part
 
 if TYPE_CHECKING:
     import torch
@@ -65,9 +65,8 @@ class DownProjection:
         return self.part(expert).shape
 
     def matrix(self, expert: int | None = None) -> Tensor:
-        """The weight as ``[out, in]``: a view, so writing to it writes to the model."""
-        part = self.part(expert)
-        return part.view(stored(part.module, part.name), expert)
+        """The weight as ``[out, in]``: a view, or loaded for the caller (see offload.py)."""
+        return self.part(expert).matrix(expert)
 
     def numbers(self) -> list[int | None]:
         """The expert of each matrix; one None where there are no experts."""

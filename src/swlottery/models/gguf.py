@@ -91,6 +91,7 @@ def read_tokenizer(path: Path) -> tuple[Any, Any]:
 
 
 def _convert(path: Path, folder: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _reading(path):
@@ -102,7 +103,8 @@ def _convert(path: Path, folder: Path) -> None:
         _scale_frequencies(path, quantised.config)
     config = quantised.config
     del config.quantization_config
-    plain = type(quantised)(config)
+    with torch.device("meta"):  # no second model: it gets the tensors of the first
+        plain = type(quantised)(config)
     plain.load_state_dict(quantised.state_dict(), assign=True)
     plain.tie_weights()
     plain.save_pretrained(folder)

@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from swlottery.models.offload import stored_parameters
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -20,15 +22,20 @@ def weights_sha256(model: nn.Module) -> str:
 
     Tied parameters count once. Two copies of one checkpoint agree however their files are split into shards.
     """
-    return tensors_sha256(model.named_parameters())
+    return sha256(stored_parameters(model))
 
 
 def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """The same of any tensors with different names."""
+    return sha256(sorted(tensors, key=lambda pair: pair[0]))
+
+
+def sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The same of tensors that come in the order of their names, each needed only while it is read."""
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+    for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         stored = tensor.detach().cpu().contiguous().flatten()
         digest.update(stored.view(torch.uint8).numpy().data)

@@ -13,6 +13,7 @@ from swlottery.errors import BadInput
 from swlottery.models import pretrained, tokenizers
 from swlottery.models.loaded import Loaded, context_of, prepare
 from swlottery.models.names import locate, slug
+from swlottery.models.room import Room
 from swlottery.runtime.hardware import pick_device
 
 GPT2_SIZES = {
@@ -25,7 +26,14 @@ GPT2_SIZES = {
 """The shapes of OpenAI's GPT-2 (Radford et al. 2019), and a small one for a CPU."""
 
 
-def load(name: str, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
+def load(
+    name: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    max_memory: str | None = None,
+) -> Loaded:
     """Load a pretrained model.
 
     Args:
@@ -34,6 +42,9 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
         dtype: the precision to run in; ``auto`` is the one that the weights are stored in, or float32 on a CPU without
             units for 16 bits.
         device: ``cpu``, ``cuda``, ``cuda:1``, … or ``auto``.
+        device_map: where the weights are; None: all on the device. ``auto``: on the GPUs, then in CPU memory, then on
+            disk. ``cpu``: in CPU memory, then on disk. ``disk``: on disk.
+        max_memory: the bytes of weights in memory (on GPUs on each), as ``600MB`` or ``24GiB``.
 
     Raises:
         BadInput: no such model, no network, damaged or incomplete or non-finite weights, not a causal LM.
@@ -44,9 +55,10 @@ def load(name: str, revision: str | None = None, dtype: str = "auto", device: st
         from swlottery.models import gguf
 
         where = gguf.converted_folder(where)
-    model, tokenizer = pretrained.read(where, revision)
+    room = Room(device_map, max_memory, picked, dtype) if device_map else None
+    model, tokenizer = pretrained.read(where, revision, room)
     commit = getattr(model.config, "_commit_hash", None) or revision
-    return prepare(model, tokenizer, name, commit, dtype, picked, note)
+    return prepare(model, tokenizer, name, commit, room.dtype if room else dtype, picked, note, placed=room is not None)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> tuple[Any, int]:

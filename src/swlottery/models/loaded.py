@@ -5,12 +5,14 @@ Causal: it predicts each token from the earlier ones alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
+from swlottery.models import offload
 from swlottery.models.architectures import Roles
-from swlottery.models.lineage import weights_sha256
+from swlottery.models.lineage import sha256
 from swlottery.models.names import slug
 from swlottery.models.running import evaluating
 from swlottery.models.stored import most_frequent
@@ -61,7 +63,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "") -> Loaded:
     The model stays as it is: neither its weights nor its mode or its device change.
 
     Args:
-        model: a transformers causal language model with all its parameters on one device.
+        model: a transformers causal language model; its parameters on one device, or where accelerate put them.
         tokenizer: the tokenizer that it was trained with.
         name: what the record calls it; the name that it was loaded by unless given.
 
@@ -70,28 +72,40 @@ def wrap(model: Any, tokenizer: Any, name: str = "") -> Loaded:
             proved (see proof.py).
     """
     name = name or str(getattr(model.config, "_name_or_path", "")) or str(model.config.model_type)
-    _check_weights(model, name)
+    offload.take_over(model)
+    lineage = _lineage(model, name)
     dtype = _dtype_of(model)
     with evaluating(model):
         _check_behaviour(model, name, dtype)
-    lineage = weights_sha256(model)
-    return Loaded(model, tokenizer, name, slug(name), None, lineage, dtype, dtype, str(model.device))
+    return Loaded(model, tokenizer, name, slug(name), None, lineage, dtype, dtype, str(offload.device_of(model)))
 
 
 def prepare(
-    model: Any, tokenizer: Any, name: str, revision: str | None, dtype: str, device: torch.device, note: str
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    revision: str | None,
+    dtype: str,
+    device: torch.device,
+    note: str,
+    placed: bool = False,
 ) -> Loaded:
-    """As `wrap`, for a model that was read just now: frozen, cast to ``dtype``, and moved to ``device``."""
+    """As `wrap`, for a model that was read just now: frozen, cast to ``dtype``, and moved to ``device``.
+
+    placed: its weights are where they are to be.
+    """
     import torch
 
     model.eval().requires_grad_(False)
     stored = _dtype_of(model)
-    _check_weights(model, name)
-    lineage = weights_sha256(model)
+    lineage = _lineage(model, name)
     run_dtype = _fast_dtype(model, stored, device) if dtype == "auto" else dtype
     for parameter in model.parameters():  # buffers keep their precision: rotary frequencies in bfloat16 are wrong
         parameter.data = parameter.data.to(getattr(torch, run_dtype))
-    model.to(device)
+    if (elsewhere := offload.weights_of(model)) is not None:
+        elsewhere.dtype = getattr(torch, run_dtype)
+    elif not placed:
+        model.to(device)
     _check_behaviour(model, name, run_dtype)
     return Loaded(model, tokenizer, name, slug(name), revision, lineage, stored, run_dtype, str(device), note)
 
@@ -101,12 +115,17 @@ def _dtype_of(model: Any) -> str:
     return str(found).removeprefix("torch.")
 
 
-def _check_weights(model: Any, name: str) -> None:
+def _lineage(model: Any, name: str) -> str:
+    """The hash of the weights, each read once. Raises `BadInput` for one that is not finite."""
     import torch
 
-    for parameter_name, parameter in model.named_parameters():
-        if not all(torch.isfinite(end) for end in torch.aminmax(parameter.detach())):
-            raise BadInput(f"the weights of {name} are not finite: {parameter_name} holds NaN or infinity")
+    def finite() -> Iterator[tuple[str, torch.Tensor]]:
+        for parameter_name, values in offload.stored_parameters(model):
+            if not all(torch.isfinite(end) for end in torch.aminmax(values)):
+                raise BadInput(f"the weights of {name} are not finite: {parameter_name} holds NaN or infinity")
+            yield parameter_name, values
+
+    return sha256(finite())
 
 
 def _check_behaviour(model: Any, name: str, dtype: str) -> None:
@@ -119,7 +138,7 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
     vocabulary, context = model.config.get_text_config().vocab_size, context_of(model.config)
     if context < 2:
         raise BadInput(f"{name} takes {context} token at a time: nothing can be predicted from the token before")
-    tokens = torch.arange(min(8, context), device=model.device).remainder(vocabulary).repeat(2, 1)
+    tokens = torch.arange(min(8, context), device=offload.device_of(model)).remainder(vocabulary).repeat(2, 1)
     tokens[1, -1] = vocabulary - 1
     with torch.no_grad():
         logits = model(tokens, use_cache=False).logits.float()
@@ -141,13 +160,7 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
 def _fast_dtype(model: Any, stored: str, device: torch.device) -> str:
     """The stored precision; float32 in place of 16 bits that a CPU has no units for, if the memory is there for it."""
     import psutil
-    import torch
 
-    if device.type != "cpu" or stored not in ("bfloat16", "float16"):
-        return stored
-    if stored == "bfloat16" and hardware.bfloat16(device)[0]:
-        return stored
-    if stored == "float16" and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()):
-        return stored
+    fast = hardware.fast_dtype(stored, device)
     needed = 4 * sum(parameter.numel() for parameter in model.parameters())
-    return "float32" if needed < 0.8 * psutil.virtual_memory().available else stored
+    return fast if fast == stored or needed < 0.8 * psutil.virtual_memory().available else stored

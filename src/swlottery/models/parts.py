@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from swlottery.models.offload import changed, stored_weight
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -26,12 +28,6 @@ class Inputs:
     tokens: Tensor
     values: Tensor
     scale: Tensor | None = None
-
-
-def stored(module: nn.Module, name: str) -> Tensor:
-    """A weight of a module by its name there: what the model holds, without its gradient."""
-    weight: Tensor = getattr(module, name).data
-    return weight
 
 
 @dataclass(frozen=True)
@@ -66,11 +62,28 @@ class Part:
         out, in_ = self.weight.shape[-2:]
         return (in_, out) if self.in_out else (out, in_)
 
+    def matrix(self, expert: int | None) -> Tensor:
+        """The weight of an expert as ``[out, in]``: a view, or loaded for the caller (see offload.py)."""
+        matrix = stored_weight(self.module, self.name, self._number(expert))
+        return matrix.t() if self.in_out else matrix
+
+    def changed(self, expert: int | None, place: tuple[list[int], list[int]], values: Tensor) -> Any:
+        """The matrix with other ``values`` at ``place`` (outs, ins), inside a ``with`` block."""
+        index = (place[1], place[0]) if self.in_out else place
+        number = self._number(expert)
+        return changed(self.module, self.name, index if number is None else (number, *index), values)
+
+    def _number(self, expert: int | None) -> int | None:
+        """Which of the stacked matrices is an expert's; None where there is one matrix."""
+        if self.weight.ndim == 2:
+            return None
+        assert self.experts is not None and expert is not None
+        return expert - self.experts.start
+
     def view(self, tensor: Tensor, expert: int | None) -> Tensor:
         """Of a tensor that is laid out as the weight (the weight, a mask of it) the matrix of an expert: a view."""
-        if tensor.ndim == 3:
-            assert self.experts is not None and expert is not None
-            tensor = tensor[expert - self.experts.start]
+        number = self._number(expert)
+        tensor = tensor if number is None else tensor[number]
         return tensor.t() if self.in_out else tensor
 
     def bias(self, expert: int | None) -> Tensor | None:
@@ -78,8 +91,7 @@ class Part:
         name = "bias" if self.weight.ndim == 2 else f"{self.name}_bias"
         if getattr(self.module, name, None) is None:
             return None
-        bias = stored(self.module, name)
-        return bias if bias.ndim == 1 else bias[expert]
+        return stored_weight(self.module, name, self._number(expert))
 
     def inputs(self, args: Sequence[Tensor], tokens: Tensor) -> Iterator[Inputs]:
         """What enters the matrices at the flat token positions ``tokens``.
@@ -126,6 +138,7 @@ class Part:
         """What leads into one expert's intermediate channels."""
         from torch.nn import functional
 
-        weight = stored(self.module, "gate_up_proj")[number]
-        bias = getattr(self.module, "gate_up_proj_bias", None)
-        return functional.linear(hidden, weight.t() if self.in_out else weight, None if bias is None else bias[number])
+        weight = stored_weight(self.module, "gate_up_proj", number)
+        biased = getattr(self.module, "gate_up_proj_bias", None) is not None
+        bias = stored_weight(self.module, "gate_up_proj_bias", number) if biased else None
+        return functional.linear(hidden, weight.t() if self.in_out else weight, bias)

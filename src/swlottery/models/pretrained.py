@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
-from swlottery.models import configuration, stored, tokenizers
+from swlottery.models import configuration, offload, stored, tokenizers
 from swlottery.models.refusals import in_one_line, words
+from swlottery.models.room import Room
 
 if TYPE_CHECKING:
     import torch
 
 
-def read(where: str | Path, revision: str | None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder or a hub id, each weight as it is stored.
+def read(where: str | Path, revision: str | None, room: Room | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a folder or a hub id, each weight as it is stored, and in the ``room`` that is given.
 
     Raises `BadInput` for what cannot be had, is damaged or quantised, or does not hold exactly the model's weights.
     """
@@ -35,13 +36,13 @@ def read(where: str | Path, revision: str | None) -> tuple[Any, Any]:
         config = configuration.read(where, options)
         options["revision"] = config._commit_hash  # all from one commit
         tokenizer = tokenizers.read(where, config, options)
-        with stored.tensors(where, options) as tensors:
-            model = _model(str(where), config, tensors)
+        with stored.tensors(where, options, copied=room is not None) as tensors:
+            model = _model(str(where), config, tensors, room)
         _take_generation_config(model, where, options)
     return model, tokenizer
 
 
-def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
+def _model(where: str, config: Any, tensors: dict[str, Any], room: Room | None) -> Any:
     """The model with exactly these tensors, each in the precision that it is stored in.
 
     transformers loads all in one precision: that of most entries, so that loading needs no more memory than the model.
@@ -75,6 +76,8 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
     if any(several != {dtype} for several in merged.values()):
         dtype = functools.reduce(torch.promote_types, kinds.values())
     options = {"config": empty.config, "state_dict": tensors, "dtype": dtype, "output_loading_info": True}
+    if room is not None:
+        options |= room.options(empty, dtype)
     model, info = type(empty).from_pretrained(None, **options)
     model.config.name_or_path = where
     if missing := [*sorted(info["missing_keys"]), *sorted(map(str, info["mismatched_keys"]))]:
@@ -83,9 +86,13 @@ def _model(where: str, config: Any, tensors: dict[str, Any]) -> Any:
             "language model"
         )
     as_stored = {target: name for name, (target, _) in targets.items() if target not in merged and kinds[name] != dtype}
+    offload.take_over(model, room)
     for target, parameter in model.named_parameters(remove_duplicate=False):  # a tied one is stored under either name
         if target in as_stored:
-            parameter.data = tensors[as_stored[target]][...]
+            tensor = tensors[as_stored[target]][...]
+            if parameter.is_meta:
+                offload.put(model, target, tensor)
+            parameter.data = tensor.to(parameter.device)
         elif target in merged:
             parameter.data = parameter.data.to(functools.reduce(torch.promote_types, merged[target]))
     return model

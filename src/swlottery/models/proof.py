@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.models.down import DownProjection
+from swlottery.models.offload import device_of
 from swlottery.models.parts import Entered
 from swlottery.models.running import evaluating, resumed
 from swlottery.models.table import Row
@@ -57,9 +58,9 @@ def _wrong(model: Any, row: Row, blocks: Sequence[nn.Module], downs: Sequence[Do
     """What does not hold; nothing where all holds."""
     import torch
 
-    vocabulary, device = model.config.get_text_config().vocab_size, model.get_input_embeddings().weight.device
+    vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (2, TOKENS), generator=generator).to(device if device.type != "meta" else "cpu")
+    ids = torch.randint(vocabulary, (2, TOKENS), generator=generator).to(device_of(model))
     weights = [id(part.weight) for down in downs for part in down.parts]
     if len(set(weights)) < len(weights):
         return "several blocks have the same down-projection"

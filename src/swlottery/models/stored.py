@@ -25,12 +25,29 @@ _NOT_WEIGHTS = re.compile(
 """What older versions of transformers stored beside the weights: causal masks, and tables of positions."""
 
 
+class Copied:
+    """A tensor of a safetensors file that is copied out of it each time: no page of the file stays mapped."""
+
+    def __init__(self, path: Path, tensor: Any, name: str) -> None:
+        self.path, self.name = path, name
+        self.get_shape, self.get_dtype = tensor.get_shape, tensor.get_dtype
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            tensor: torch.Tensor = file.get_slice(self.name)[index].clone()
+        return tensor
+
+
 @contextmanager
-def tensors(where: str | Path, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def tensors(where: str | Path, options: dict[str, Any], copied: bool = False) -> Iterator[dict[str, Any]]:
     """The tensors of a folder or a hub id by name, while the files are open; each is read when indexed with ``[...]``.
 
     Only from safetensors files, or from pickles that hold nothing but tensors: other pickles can run code. Causal masks
     and the like are left out. Raises `BadInput` for files that are missing, damaged, or not in the folder.
+
+    copied: no views of mapped files, where memory is scarce.
     """
     with ExitStack() as stack:
         found: dict[str, Any] = {}
@@ -38,7 +55,7 @@ def tensors(where: str | Path, options: dict[str, Any]) -> Iterator[dict[str, An
             if isinstance(where, Path):
                 refuse_pointer(path)
             with in_one_line(f"{path.name} of {where}", local=True):
-                content = _safetensors(path, stack) if path.suffix == ".safetensors" else _pickled(path)
+                content = _safetensors(path, stack, copied) if path.suffix == ".safetensors" else _pickled(path)
             found |= {name: tensor for name, tensor in content.items() if name not in elsewhere}
         yield {name: tensor for name, tensor in sorted(found.items()) if not _is_no_weight(name, shape(tensor))}
 
@@ -89,11 +106,12 @@ def _shards(where: str | Path, index: Path, find: Callable[[str], str | None]) -
     return shards
 
 
-def _safetensors(path: Path, stack: ExitStack) -> dict[str, Any]:
+def _safetensors(path: Path, stack: ExitStack, copied: bool) -> dict[str, Any]:
     from safetensors import safe_open
 
     file = stack.enter_context(safe_open(path, framework="pt"))
-    return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return {name: Copied(path, tensor, name) for name, tensor in found.items()} if copied else found
 
 
 def _pickled(path: Path) -> dict[str, Any]:

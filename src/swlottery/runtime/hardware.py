@@ -5,6 +5,7 @@ There is no list of processors: torch, oneDNN and the driver are asked.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
@@ -77,6 +79,32 @@ def precision(asked: str, device: torch.device) -> tuple[str, str]:
     if asked == "auto":
         return ("bfloat16" if fast else "float32"), why
     return asked, f"asked for; {how_slow(device)}" if asked == "bfloat16" and not fast else "asked for"
+
+
+def fast_dtype(stored: str, device: torch.device) -> str:
+    """The precision that weights are stored in; float32 in place of 16 bits that a CPU has no units for."""
+    import torch
+
+    if device.type != "cpu" or stored not in ("bfloat16", "float16"):
+        return stored
+    has_units = bfloat16(device)[0] if stored == "bfloat16" else bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return stored if has_units else "float32"
+
+
+def available_memory() -> int:
+    """The bytes that this process may still take: what the machine has left, and what its cgroup (a job's) allows."""
+    import psutil
+
+    free = [int(psutil.virtual_memory().available)]
+    with contextlib.suppress(OSError):
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::/")[2].strip()
+        group = Path("/sys/fs/cgroup", own.lstrip("/"))
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # without a limit a word stands there
+                most, now = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+                cached = re.search(r"^file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+                free.append(most - now + int(cached[1] if cached else 0))
+    return max(0, min(free))
 
 
 def how_slow(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ class FindLog(VerificationLog):
         """What is searched, with which prompts and which text."""
         import torch
 
+        from swlottery.models.offload import where
+
         probe, text, windows = prepared.probe, prepared.text, prepared.windows
         self.probe, self.kappa = probe, settings.kappa
         prompts = len(dict.fromkeys(probe.prompts))
@@ -59,6 +62,7 @@ class FindLog(VerificationLog):
             "weights": f"sha256 {loaded.weights_sha256}",
             "precision": f"stored {loaded.stored_dtype}, run in {loaded.dtype}{why}",
             "device": f"{loaded.device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+            "weights in": _places(where(loaded.model)) if settings.device_map else "",
             "probe": f"{prompts} prompts, {modes}: {int(probe.valid.sum())} tokens" + _unknown(probe.unknown),
             "cut": f"{probe.cut} of the prompts, to the model's context of {loaded.context} tokens" * bool(probe.cut),
             "bar": f"a spike: κ = {settings.kappa:g} times both medians, ρ = {RHO:g} times the residual stream's RMS",
@@ -202,6 +206,12 @@ class FindLog(VerificationLog):
         self.line(f"\nrecord   {one_line(out)}")
         self.lines(f"figure   {one_line(figure)}" for figure in figures)
         self.line(f"done in {seconds:.0f} s")
+
+
+def _places(bytes_of: dict[str, int]) -> str:
+    """Where the weights are."""
+    words = {"cpu": "in CPU memory", "disk": f"in a folder under {tempfile.gettempdir()}, read at each pass"}
+    return ", ".join(f"{size / 1e9:.2f} GB {words.get(place, f'on {place}')}" for place, size in bytes_of.items())
 
 
 def _unknown(share: float) -> str:
