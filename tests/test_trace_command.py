@@ -125,6 +125,14 @@ def test_the_folder_of_results_is_named_after_the_checkpoints(grown, here):
     assert said.code == 0 and Path("traces/my_run/trace.csv").exists(), said
 
 
+@pytest.mark.parametrize("kind", ["olmo", "deepseek_v3"])
+def test_a_model_without_a_row(kind, grown, here):
+    """Before any weights are read it has the shapes that are compared; it is proved when it is loaded."""
+    said = traced(grown, models=[model(here / name, kind) for name in ("step1", "step2")])
+    assert said.code == 0, said
+    assert [row["step"] for row in tracing.read(Path("out/trace.csv"))] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -142,11 +150,13 @@ def test_the_folder_of_results_is_named_after_the_checkpoints(grown, here):
         (["./a", "./b", "--eval-tokens", "10"], "--eval-tokens"),
         (
             ["./a", "./wide"],
-            "wide is another network than a (gpt2, 3 layers of (160, 64); gpt2, 3 layers of (128, ",
+            "wide is another network than a (gpt2, 3 layers of (64, 160); gpt2, 3 layers of (64, 128)",
         ),
         (["./a", "./deep"], "give checkpoints of one training"),
         (["./a", "./llama"], "(llama, 3 layers of"),
+        (["./mixture", "./more"], "of (64, 128), 15 matrices; mixtral, 3 layers of (64, 128), 12 matrices)"),
         (["./a", "./empty"], "holds no model"),
+        (["./a", "./t5"], "makes no model that transformers knows"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -154,6 +164,9 @@ def test_what_is_refused(arguments, words, here, tmp_path):
     """In one line, and nothing is written."""
     model(here / "a"), model(here / "b"), (here / "empty").mkdir()
     model(here / "wide", n_inner=160), model(here / "deep", n_layer=4), model(here / "llama", "llama")
+    model(here / "mixture", "mixtral"), model(here / "more", "mixtral", num_local_experts=5)
+    shutil.copytree(here / "a", here / "t5")
+    (here / "t5" / "config.json").write_text('{"model_type": "t5"}')
     before = sorted(here.rglob("*"))
     refused(run("trace", *arguments, "--device", "cpu"), words)
     assert sorted(here.rglob("*")) == before

@@ -115,36 +115,33 @@ def placed(given: Sequence[tuple[str, str | None]], tokens_per_step: int = 0) ->
 def check(checkpoints: Sequence[Checkpoint], text: Text, tokens: int) -> None:
     """Raise `BadInput` where a checkpoint has down-projections of another shape than the first, or where ``tokens`` of
     the text cannot be had. Loads no weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from swlottery.data.evaluation import quick
-    from swlottery.models import tokenizers
+    from swlottery.models import pretrained, tokenizers
     from swlottery.models.architectures import Roles
     from swlottery.models.loaded import context_of
     from swlottery.models.names import locate
 
-    shapes: dict[str, Any] = {}
+    known: dict[str, tuple[str, int, list[tuple[int, int]]]] = {}
     for one in checkpoints:
         tokenizer, config = tokenizers.load(locate(one.name, one.revision)[0], one.revision, one.name)
         key = config.to_json_string()
-        if not shapes:
+        if not known:
             quick(text, tokenizer, tokens, min(LONGEST, context_of(config)))
-        if key not in shapes:
-            with torch.device("meta"):
-                downs = Roles(AutoModelForCausalLM.from_config(config, trust_remote_code=False)).downs
-            shapes[key] = (
-                config.model_type,
-                len(downs),
-                *dict.fromkeys(down.shape(number) for down in downs for number in down.numbers()),
-            )
-        first, here = next(iter(shapes.values())), shapes[key]
+        if key not in known:
+            downs = Roles(pretrained.empty(one.name, config)).downs
+            shapes = [down.shape(number) for down in downs for number in down.numbers()]
+            known[key] = config.model_type, len(downs), shapes
+        first, here = next(iter(known.values())), known[key]
         if here != first:
-            described = ["{}, {} layers of {}".format(*shape[:3]) for shape in (here, first)]
             raise BadInput(
-                f"{one.label} is another network than {checkpoints[0].label} ({described[0]}; {described[1]}): give "
-                "checkpoints of one training"
+                f"{one.label} is another network than {checkpoints[0].label} ({_described(*here)}; "
+                f"{_described(*first)}): give checkpoints of one training"
             )
+
+
+def _described(kind: str, layers: int, shapes: Sequence[tuple[int, int]]) -> str:
+    matrices = f", {len(shapes)} matrices" if len(shapes) > layers else ""
+    return f"{kind}, {layers} layers of {shapes[0]}{matrices}"
 
 
 class Tracing:

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from swlottery.errors import BadInput
 from swlottery.models.down import DownProjection as DownProjection
+from swlottery.models.offload import device_of
 from swlottery.models.parts import Part
 from swlottery.models.proof import prove
 from swlottery.models.table import ROWS, Row
@@ -32,7 +33,8 @@ def row_of(model: nn.Module) -> Row:
 class Roles:
     """The blocks and down-projections of one model, and the role of each of its parameters.
 
-    A model whose row is by usual names is proved the first time, by forward passes (see proof.py).
+    A model whose row is by usual names is proved the first time, by forward passes (see proof.py); one without weights
+    cannot run, and is not.
 
     Raises `BadInput` for an architecture that is not known, and where the model does not look as its row says.
     """
@@ -63,7 +65,7 @@ class Roles:
                 raise BadInput(
                     f"{outside[0]} is in another module than {down.path}: how the block adds them up is not known"
                 )
-        if not self.in_table and model not in _PROVED:
+        if not self.in_table and model not in _PROVED and device_of(model).type != "meta":
             prove(model, self.row, self.blocks, self.downs)
             _PROVED.add(model)
 

@@ -42,6 +42,21 @@ def read(where: str | Path, revision: str | None, room: Room | None = None) -> t
     return model, tokenizer
 
 
+def empty(where: str, config: Any) -> Any:
+    """The causal language model of a config, without weights: on the device ``meta``.
+
+    Raises `BadInput` where there is none.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise BadInput(f"config.json of {where} makes no model that transformers knows: {words(error)}") from None
+
+
 def _model(where: str, config: Any, tensors: dict[str, Any], room: Room | None) -> Any:
     """The model with exactly these tensors, each in the precision that it is stored in.
 
@@ -51,18 +66,13 @@ def _model(where: str, config: Any, tensors: dict[str, Any], room: Room | None) 
     own.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > len(tensors):  # billions of them would be built
         raise BadInput(f"config.json of {where} says {layers} layers, but its weights are {len(tensors)} tensors")
-    try:
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:
-        raise BadInput(f"config.json of {where} makes no model that transformers knows: {words(error)}") from None
+    bare = empty(where, config)
     kinds = stored.dtypes(tensors)
-    targets = _targets(empty, tensors)
+    targets = _targets(bare, tensors)
     if unused := [name for name, (target, _) in targets.items() if not target]:
         raise BadInput(
             f"the checkpoint {where} holds weights that the model of its config.json does not have ({_some(unused)}): "
@@ -75,10 +85,10 @@ def _model(where: str, config: Any, tensors: dict[str, Any], room: Room | None) 
             merged[target].add(kinds[name])
     if any(several != {dtype} for several in merged.values()):
         dtype = functools.reduce(torch.promote_types, kinds.values())
-    options = {"config": empty.config, "state_dict": tensors, "dtype": dtype, "output_loading_info": True}
+    options = {"config": bare.config, "state_dict": tensors, "dtype": dtype, "output_loading_info": True}
     if room is not None:
-        options |= room.options(empty, dtype)
-    model, info = type(empty).from_pretrained(None, **options)
+        options |= room.options(bare, dtype)
+    model, info = type(bare).from_pretrained(None, **options)
     model.config.name_or_path = where
     if missing := [*sorted(info["missing_keys"]), *sorted(map(str, info["mismatched_keys"]))]:
         raise BadInput(
