@@ -42,7 +42,7 @@ def test_the_steps():
 
 def test_a_trace_costs_little_of_gpt2s_round():
     """GPT-2 124M, 3,000 steps of 245,760 tokens: under 2 % of its forward tokens, and about two gigabytes on disk."""
-    cost = trace.cost(3000, 250, 12 * 32, 32 * 128, [[(768, 3072)]] * 12)
+    cost = trace.cost(3000, 250, 12 * 32, 32 * 128, [(768 * 3072, 768 + 3072)] * 12)
     assert cost["steps"] == trace.steps(3000)
     assert cost["forward_tokens"] == 13 * ((4 + 12 + 32) * 384 + 33 * 4096) == 1_996_800
     assert cost["forward_tokens"] / (3000 * 245_760) < 0.003
@@ -200,3 +200,5 @@ def test_a_mixture_is_traced_expert_by_expert(tmp_path, monkeypatch):
     assert row["expert"] in range(4) and (row["step"], row["ratio"] > 0) == (1, True)
     (event,) = events(run, "trace")
     assert len(event["rows"]) == 3 and event["missing"] == []
+    (said,) = events(run, "start")
+    assert 0.98 < event["bytes"] / said["trace"]["bytes"] < 1.02, "two of four experts work on a token"

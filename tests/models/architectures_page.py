@@ -22,10 +22,11 @@ causal language model, and what the finder answers to a small random model of it
   adds; that output is Σ W·x + b of the matrices that are addressed; and the network, run from a block in its middle on,
   predicts the same. A checkpoint whose config switches on something else is refused where another of its type is not.
 - **refused**: neither; the table says why. Nothing is guessed.
-- **not tried**: no small model of it could be made here. When one is loaded, the proof decides.
+- **not tried**: no small model of it could be made here. When one is loaded, it is proved or refused.
 
 "Experts" has the number of matrices of one block in the small model; `+ shared` are experts that every token enters,
-numbered after the routed ones. `train` takes models with one stored down-projection a block.
+numbered after the routed ones. `train` takes models that store one down-projection a block, and whose
+other matrices have usual names too.
 
 Only weights that are stored as numbers of 16 or 32 bits are read. gpt_oss is published in MXFP4 and DeepSeek-V3 in FP8:
 their structure is covered, but a checkpoint has to be dequantised first.

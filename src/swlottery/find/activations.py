@@ -84,9 +84,8 @@ class ActivationHooks(LayerHooks):
         super().__init__(down)
         self.chosen = chosen
         count = sum(batch.count for batch in batches) if chosen is None else len(chosen)
-        entering = sum(part.entered * part.shape[1] for part in down.parts)
         changed = down.post_norm is not None or down.multiplier != 1  # what is added is then another matrix
-        self.size = 4 * count * (entering + (3 if changed else 2) * down.parts[0].shape[0])  # float32
+        self.size = 4 * count * (down.entering + (3 if changed else 2) * down.parts[0].shape[0])  # float32
         self.inputs: dict[int | None, list[Inputs]] = {}  # by expert
         self.output_parts: list[Tensor] = []
         self.added_parts: list[Tensor] = []

@@ -7,7 +7,7 @@ is looked up in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import MAX_WEIGHTS
@@ -85,7 +85,7 @@ def looked_up(stored: Sequence[tuple[int, dict[str, Any], Sequence[str], Read]],
 
 
 def cost(
-    total: int, probe: int, padded: int, evaluated: int, matrices: Iterable[Sequence[tuple[int, int]]]
+    total: int, probe: int, padded: int, evaluated: int, layers: Sequence[tuple[int, int]]
 ) -> dict[str, int | list[int]]:
     """What tracing a round takes at most: steps, forward tokens and bytes on disk.
 
@@ -95,23 +95,20 @@ def cost(
 
     Args:
         total: steps of the round. probe, padded: tokens of the probe, without and with padding. evaluated: of the text.
-        matrices: of each layer the shapes ``(out, in)`` of its down-projections.
+        layers: of each the weights in its down-projection, and the values that enter and leave that at a token.
     """
-    layers = [list(shapes) for shapes in matrices]
     passes = 4 + len(layers) + MAX_WEIGHTS
-    # Two experts work on a token, as a rule.
-    activations = sum(probe * (shapes[0][0] + shapes[0][1] * min(len(shapes), 2)) for shapes in layers)
-    weights = sum(out * in_ for shapes in layers for out, in_ in shapes)
     looked = steps(total)
     return {
         "steps": looked,
         "forward_tokens": len(looked) * (passes * padded + (1 + MAX_WEIGHTS) * evaluated),
-        "bytes": len(looked) * 4 * (weights + activations),
+        "bytes": len(looked) * 4 * sum(weights + probe * values for weights, values in layers),
     }
 
 
 def cost_of(network: Network, total: int, sequences: int) -> dict[str, int | list[int]]:
     """`cost` for a network whose evaluations have so many sequences."""
-    shapes = [[(len(matrix), matrix.shape[1]) for _, matrix in down.matrices()] for down in network.roles.downs]
+    downs = network.roles.downs
+    layers = [(sum(part.weight.numel() for part in down.parts), down.entering + network.roles.hidden) for down in downs]
     probe, evaluated = probe_of(network), min(DOCUMENTS, sequences) * min(WINDOW, network.context)
-    return cost(total, int(probe.valid.sum()), probe.ids.numel(), evaluated, shapes)
+    return cost(total, int(probe.valid.sum()), probe.ids.numel(), evaluated, layers)

@@ -8,7 +8,7 @@ The rest of the package speaks of ``(layer, out, in)``.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from swlottery.errors import BadInput
 from swlottery.models.down import DownProjection as DownProjection
@@ -21,13 +21,14 @@ from swlottery.models.usual import has, usual_row
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_PROVED: WeakSet[nn.Module] = WeakSet()
+_PROVED: WeakKeyDictionary[nn.Module, Row] = WeakKeyDictionary()
+"""The rows by usual names of the models at hand: making one takes as long as a pass of a small model."""
 
 
 def row_of(model: nn.Module) -> Row:
     """The model's row: of the table, or by usual names. Raises `BadInput` where the names do not say what is where."""
     config: Any = model.config
-    return ROWS.get(config.model_type) or usual_row(model)
+    return ROWS.get(config.model_type) or _PROVED.get(model) or usual_row(model)
 
 
 class Roles:
@@ -67,7 +68,7 @@ class Roles:
                 )
         if not self.in_table and model not in _PROVED and device_of(model).type != "meta":
             prove(model, self.row, self.blocks, self.downs)
-            _PROVED.add(model)
+            _PROVED[model] = self.row
 
     def _down(self, layer: int, block: nn.Module, config: Any) -> DownProjection:
         row = self.row

@@ -49,6 +49,11 @@ class DownProjection:
         """The precision of its weights."""
         return self.parts[0].weight.dtype
 
+    @property
+    def entering(self) -> int:
+        """How many values enter its matrices at a token."""
+        return sum(part.entered * part.shape[1] for part in self.parts)
+
     def part(self, expert: int | None = None) -> Part:
         """The part that an expert's matrix is in. Raises IndexError where there is no such matrix."""
         for part in self.parts:
