@@ -11,6 +11,7 @@ from swlottery.errors import BadInput
 from swlottery.models import gguf, names
 from swlottery.models import load as model
 from swlottery.models.lineage import weights_sha256
+from swlottery.models.loaded import wrap
 from swlottery.runtime.hardware import pick_device
 from tiny import tiny_model
 
@@ -152,6 +153,23 @@ def test_bert_loads_as_a_causal_lm_and_is_refused(tmp_path, tiny_gpt2):
         shutil.copy(file, tmp_path)
     with pytest.raises(BadInput, match=r"\(bert\) is not a causal language model"):
         model.load(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2", "musicgen"])
+def test_a_loaded_model_that_predicts_no_tokens_from_tokens_is_refused(kind):
+    """One that needs an encoder's text, a body without a head, and one whose config has two texts."""
+    import transformers as hf
+
+    small = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    network = hf.GPT2Model(hf.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50))
+    if kind != "gpt2":
+        network = hf.T5ForConditionalGeneration(hf.T5Config(**small))
+    if kind == "musicgen":
+        network.config = hf.MusicgenConfig(
+            text_encoder=hf.T5Config(**small), audio_encoder=hf.EncodecConfig(), decoder=hf.MusicgenDecoderConfig()
+        )
+    with pytest.raises(BadInput, match=f"{kind} does not predict tokens from tokens alone"):
+        wrap(network, None, kind)
 
 
 def test_a_causal_architecture_that_cannot_be_known_is_refused(tmp_path, tiny_gpt2):

@@ -14,6 +14,7 @@ from swlottery.models import offload
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import sha256
 from swlottery.models.names import slug
+from swlottery.models.refusals import words
 from swlottery.models.running import evaluating
 from swlottery.models.stored import most_frequent
 from swlottery.runtime import hardware
@@ -135,13 +136,16 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
     """
     import torch
 
-    vocabulary, context = model.config.get_text_config().vocab_size, context_of(model.config)
-    if context < 2:
-        raise BadInput(f"{name} takes {context} token at a time: nothing can be predicted from the token before")
-    tokens = torch.arange(min(8, context), device=offload.device_of(model)).remainder(vocabulary).repeat(2, 1)
-    tokens[1, -1] = vocabulary - 1
-    with torch.no_grad():
-        logits = model(tokens, use_cache=False).logits.float()
+    try:
+        vocabulary, context = model.config.get_text_config().vocab_size, context_of(model.config)
+        if context < 2:
+            raise BadInput(f"{name} takes {context} token at a time: nothing can be predicted from the token before")
+        tokens = torch.arange(min(8, context), device=offload.device_of(model)).remainder(vocabulary).repeat(2, 1)
+        tokens[1, -1] = vocabulary - 1
+        with torch.no_grad():
+            logits = model(tokens, use_cache=False).logits.float()
+    except (AttributeError, ValueError) as error:  # an encoder, a body without a head, a model of sound
+        raise BadInput(f"{name} does not predict tokens from tokens alone ({words(error)})") from None
     if not bool(torch.isfinite(logits).all()):
         if dtype == "float16":
             raise BadInput(f"{name} overflows in float16: use --dtype bfloat16 or float32")
