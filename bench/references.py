@@ -191,7 +191,7 @@ def draw(done: Mapping[str, Record]) -> Figure:
     weights = [weight for record in some for weight in record["published"]]
     number = count(len(weights), "published weight")
     name = f"{sum(weight['found'] for weight in weights)} of {number} found, negative controls aside"
-    remark = "Weights at zero, bars: 95 % intervals. At the right: how many of the published are found, and others."
+    remark = "Weights at zero, with intervals (levels: see the table). Right: how many published are found, and others."
     with style.look():
         figure = style.page(
             "Published super weights, and what the finder finds", name, 1.1 + 0.42 * len(done), [remark]

@@ -165,7 +165,7 @@ def test_the_log_compares_the_record_with_the_one_that_stood_there(searched, qui
     layer, out, in_, _ = planted_gpt2[1]
     (tmp_path / "r.json").write_text(json.dumps(searched.record))
     again = here(*quick("--dtype", "bfloat16"))
-    assert "The same 1 super weights as in the earlier record (dtype float32 → bfloat16)." in again.stdout
+    assert "The same 1 super weight as in the earlier record (dtype float32 → bfloat16)." in again.stdout
     other = here(*quick("--kappa", "1000"))
     assert f"gone: ({layer}, {out}, {in_})" in other.stdout and "kappa 40.0 → 1000.0" in other.stdout
 

@@ -16,7 +16,7 @@ from swlottery.find import published
 from swlottery.find import record as records
 from swlottery.find import run as finder
 from swlottery.find.activations import Activations
-from swlottery.find.events import Compared
+from swlottery.find.events import Planned
 from swlottery.find.missed import why, why_missed
 from swlottery.find.published import Published, identity, known, table
 from swlottery.find.search import Search, search
@@ -132,8 +132,13 @@ def test_what_became_of_each(planted, monkeypatch):
         assert (one["found"], one["removal"], one["verdict"]) == (False, None, None)
     assert same["why"].startswith(f"removal 1, {PLANTED}, makes the spike of its channel (share ")
     assert none["why"].startswith("its channel has no spike: its largest ratio is ")
-    compared = [event for event in events if isinstance(event, Compared)]
-    assert [(one.passes, one.tokens) for one in compared] == [(3, record["eval_tokens"])]
+    planned = [event for event in events if isinstance(event, Planned)]
+    compared = [event for event in planned if event.published]
+    assert [one.published for one in compared] == ["lab/planted"]
+    most = {name: passes * one.tokens for one in planned for name, passes in one.passes.items()}
+    assert most.keys() == record["forward_tokens"].keys()
+    assert all(tokens <= most[name] + 0.5 for name, tokens in record["forward_tokens"].items())
+    assert record["forward_tokens"]["published"] == round(most["published"]), "all documents, from the first block on"
     rows = events[events.index(compared[0]) + 1 :]
     kinds = [(row.kind, row.coordinates) for row in rows if isinstance(row, finder.Ablation)]
     assert kinds == [("alone", (SAME_SPIKE,)), ("alone", (NO_SPIKE,)), ("joint", (PLANTED, SAME_SPIKE, NO_SPIKE))]
@@ -253,7 +258,7 @@ def test_the_log(planted, monkeypatch):
     said = find(planted, "--out", "r.json")
     assert said.code == 0, said
     plan = said.out.index("Do those matter that are published of lab/planted?")
-    assert "cost: at most 3 passes × " in said.out[plan:]
+    assert "cost: at most " in said.out[plan:] and "(published)" in said.out[plan:]
     text = " ".join(said.out[said.out.index("What is published of lab/planted") :].split())
     assert "said to be lab/planted by its name" in text
     assert f"{SAME_SPIKE} was not found: removal 1, {PLANTED}, makes the spike" in text

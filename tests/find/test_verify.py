@@ -1,7 +1,7 @@
 """Ablations against plain ones, and verdicts from rows whose numbers are chosen."""
 
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -285,6 +285,22 @@ def test_an_idle_weight_of_a_shared_spike_is_not_called_jointly_critical():
     assert evaluator.words([A, B, d, e]) == ["jointly critical", "jointly critical", "inert", "inert"]
 
 
+def test_a_pair_that_is_left_after_many_drops_is_still_compared_and_the_cost_bound_holds():
+    """Each group of idle members is idle only when those before it are dropped; the last two make the loss."""
+    found = [Coordinate(nth % 3, nth, nth) for nth in range(11)]
+    groups = [set(found[:5]), set(found[5:7]), set(found[7:9]), set(found[9:])]
+
+    def loss(zero):
+        chained = sum(0.2 * len(now & zero) * bool(before & zero) for before, now in pairwise(groups[:3]))
+        return chained + 1.0 * (groups[3] <= zero)
+
+    for looks in ((8, 16, 32), (32,)):
+        evaluator = Arithmetic(loss)
+        evaluator.looks = looks
+        assert evaluator.words(found, 11) == ["inert"] * 9 + ["jointly critical"] * 2
+        assert evaluator.kinds()["random set", looks[0]] == 3
+
+
 @pytest.mark.parametrize(
     ("loss", "found", "words", "kinds"),
     [
@@ -310,8 +326,9 @@ def test_an_idle_weight_of_a_shared_spike_is_not_called_jointly_critical():
 def test_a_row_that_can_change_no_verdict_is_not_run(loss, found, words, kinds):
     evaluator = Arithmetic(loss)
     assert evaluator.words(found) == words
-    assert evaluator.kinds() == {(kind, 8): count for kind, count in kinds.items()}
-    assert set(evaluator.asked.values()) == {8}
+    last = 32 if words == ["inert"] else 8  # what is never seen to do anything is looked at to the end
+    assert evaluator.kinds() == {(kind, last): count for kind, count in kinds.items()}
+    assert set(evaluator.asked.values()) == {last}
 
 
 def test_what_describes_is_run_afterwards_on_the_first_look():
@@ -320,11 +337,12 @@ def test_what_describes_is_run_afterwards_on_the_first_look():
     before = dict(evaluator.asked)
     described = list(verifying.describe(evaluator, [A, B, C], evaluator.rows, [Coordinate(2, 7, 7)], KAPPA))
     kinds = Counter(row.kind for row in described)
-    assert kinds == {"restored": 3, "dose": 9, "row": 3, "joint": 2, "canceller": 1}
+    assert kinds == {"restored": 3, "dose": 12, "row": 3, "joint": 2, "canceller": 1}
     assert {len(row.documents) for row in described} == {8}
-    assert [row.factor for row in described if row.kind == "dose"] == [0.75, 0.5, 0.25] * 3
+    assert [row.factor for row in described if row.kind == "dose"] == [0.75, 0.5, 0.25, 0.0] * 3
     assert all(evaluator.asked[key] == count for key, count in before.items())
     assert len(evaluator.asked) == len(before) + 2 + 2 + 1, "two channels, two sets, a canceller: the rest is a factor"
+    assert {row.level for row in described if row.kind == "joint"} == {0.998}, "they may be called critical"
     joints = [row.coordinates for row in critical_sets([*evaluator.rows, *described])]
     assert joints == [(A, B)], "of all three together it is not known who is idle"
 
@@ -348,7 +366,8 @@ def test_the_verdicts_are_those_of_one_look_at_the_whole_text(alone, pairs):
     looks, whole = Arithmetic(loss), Arithmetic(loss)
     whole.looks = (32,)
     assert looks.words(found) == whole.words(found)
-    assert sum(looks.asked.values()) <= sum(whole.asked.values()) / 4
+    assert {count for zero, count in looks.asked.items() if len(zero) > 1 or not zero <= set(found)} <= {8}
+    assert sum(looks.asked.values()) <= sum(whole.asked.values())
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
@@ -392,13 +411,14 @@ def test_documents_that_are_all_alike_settle_nothing_early():
     assert len(rows[0].documents) == 32 and rows[0].difference == 0.5
 
 
-REGIONS = {"critical": (CRITICAL, 9.0), "weak": (0.0, CRITICAL), "inert": (-INERT, 0.0), "undetermined": (-9.0, -INERT)}
+REGIONS = [(CRITICAL, 9.0), (0.0, CRITICAL), (0.0, INERT), (-INERT, 0.0), (-9.0, -INERT)]
 
 
-@given(st.sampled_from(sorted(REGIONS)), st.data())
-@settings(max_examples=80, deadline=None)
-def test_where_every_document_agrees_the_early_verdict_is_that_of_the_whole_text(word, data):
-    low, high = REGIONS[word]
+@given(st.sampled_from(REGIONS), st.data())
+@settings(max_examples=120, deadline=None)
+def test_where_every_document_agrees_the_early_verdict_is_that_of_the_whole_text(region, data):
+    """A small effect above 0 is weak, as all documents show, and not inert; inert is said by the last look only."""
+    low, high = region
     inside = st.floats(low, high, exclude_min=True, exclude_max=True, allow_subnormal=False)
     losses = np.array(data.draw(st.lists(inside, min_size=32, max_size=32)))
     evaluator = Arithmetic(lambda zero: losses * (A in zero))
@@ -406,7 +426,9 @@ def test_where_every_document_agrees_the_early_verdict_is_that_of_the_whole_text
         losses[evaluator.chosen(documents)] * (A in coordinates)
     )
     whole = paired("alone", [A], losses, np.zeros(32))
-    assert evaluator.words([A], 0) == [verdicts([A], [whole], 100)[0].word]
+    word = verdicts([A], [whole], 100)[0].word
+    assert evaluator.words([A], 0) == [word]
+    assert word not in ("inert", "undetermined") or len(evaluator.rows[0].documents) == 32
 
 
 @given(st.lists(st.floats(-0.2, 0.6), min_size=32, max_size=32), st.floats(-0.1, 0.3))

@@ -30,7 +30,7 @@ class Ablation:
     """One row: the effect of multiplying ``coordinates`` by ``factor``, and its interval over documents.
 
     kind: intact, alone, restored, joint, left in, control, random set, largest others, canceller; dose, a weight that
-        is only made smaller; row, all weights of its output channel (``coordinates`` is the one that names it).
+        is made smaller; row, all weights of its output channel (``coordinates`` is the one that names it).
     documents: the difference of each document that was looked at. chosen: which of the text's documents those are, in
         the text's order; empty where all were looked at. level: of the interval.
     """

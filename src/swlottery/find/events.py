@@ -64,27 +64,18 @@ class Tested:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the verification will cost at most, in passes of the whole network over ``documents`` × ``window`` tokens.
+    """What the verification will cost at most, in passes of the whole network over ``tokens`` tokens.
 
-    passes: for the verdicts. described: for the rows that describe. seconds: what the intact pass took. asked: whether
-    it is that of the weights that were asked for and not found.
+    passes: by what they are for, named as in the record's ``forward_tokens``. seconds: what the intact pass took.
+    asked: whether it is that of the weights that were asked for and not found. published: the model whose published
+    weights it is about.
     """
 
-    passes: float
-    described: float
-    documents: int
-    window: int
+    passes: dict[str, float]
+    tokens: int
     seconds: float
     asked: bool = False
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What is published of ``model`` will be verified: at most so many ``passes`` over ``tokens`` of text."""
-
-    model: str
-    passes: int
-    tokens: int
+    published: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,4 +86,4 @@ class Finished:
     rows: list[Ablation]
 
 
-Event = Prepared | Searched | Drawn | Tested | Planned | Compared | Ablation | Generation | Finished
+Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Generation | Finished

@@ -52,6 +52,15 @@ def beginnings(tokenizer: Any, prompts: Iterable[str], context: int) -> Tensor:
     return torch.tensor([row[:length] for row in ids])
 
 
+def taken(ids: Tensor, context: int) -> int:
+    """The forward tokens of one continuation of the ``ids`` of `beginnings`: the last token that is made is not run."""
+    return ids.numel() + len(ids) * (_count(ids, context) - 1)
+
+
+def _count(ids: Tensor, context: int) -> int:
+    return min(TOKENS, context - ids.shape[1])
+
+
 def generations(
     model: Any,
     downs: Sequence[DownProjection],
@@ -61,14 +70,13 @@ def generations(
     sets: Iterable[Sequence[Coordinate]],
 ) -> Iterator[Generation]:
     """One after the other with each of the ``sets`` of weights at zero; the weights are intact at every yield."""
-    count = min(TOKENS, context - ids.shape[1])
+    count = _count(ids, context)
     for coordinates in sets:
         with scaled(downs, coordinates):
             made = greedy(model, ids, count).tolist()
         known = [token for token in made[0] if token < len(tokenizer)]  # an embedding may have more rows
         repeated = sum(map(repeated_4grams, made)) / len(made)
-        text, taken = tokenizer.decode(known), ids.numel() + len(ids) * (count - 1)
-        yield Generation(tuple(coordinates), repeated, text, count, taken)
+        yield Generation(tuple(coordinates), repeated, tokenizer.decode(known), count, taken(ids, context))
 
 
 def greedy(model: Any, ids: Tensor, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 Documents are looked at in growing numbers. An early look settles a question only where its 99.8 % interval does
 (Haybittle 1971; Peto et al. 1976). The last look is at all documents, with a 95 % interval. So two early looks add at
-most 0.4 % to the 5 % of errors of the last.
+most 0.4 % to the 5 % of errors of the last. Only the last look says that a weight does nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from swlottery.models.coordinates import Coordinate
 
 
 def is_clear(row: Ablation) -> bool:
-    """Whether the interval of a weight alone says if it is large, and if not, whether it is anything."""
-    inert = row.low > -INERT and row.high < INERT
-    return row.low > CRITICAL or 0 < row.low <= row.high < CRITICAL or inert or row.high < -INERT
+    """Whether the interval of a weight alone shows an effect, and whether it is a large one.
+
+    None that is inside ±0.01 nat settles anything early: all documents may show that it is small, but above 0.
+    """
+    return row.low > CRITICAL or 0 < row.low <= row.high < CRITICAL
 
 
 class Rows:

@@ -20,7 +20,7 @@ from swlottery.errors import BadInput
 from swlottery.find.ablation import Evaluator
 from swlottery.find.effects import Ablation, paired
 from swlottery.find.entries import effect_entry
-from swlottery.find.events import Compared
+from swlottery.find.events import Planned
 from swlottery.find.missed import why_missed
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
@@ -120,7 +120,7 @@ def compare(
     probe: Probe,
     search: Search,
     settings: FindSettings,
-    observe: Callable[[Compared | Ablation], None],
+    observe: Callable[[Planned | Ablation], None],
 ) -> Record:
     """What became of each published weight, as entries of the ``record``.
 
@@ -134,7 +134,8 @@ def compare(
     sets = [("alone", [coordinate]) for coordinate in there if coordinate not in tested]
     sets += [("joint", there)] * (len(there) > 1)
     if sets:
-        observe(Compared(known.model, len(sets), record["eval_tokens"]))
+        passes = {"published": sum(evaluator.share(members) for _, members in sets)}
+        observe(Planned(passes, record["eval_tokens"], evaluator.seconds, published=known.model))
     effects = {}
     for kind, members in sets:
         row = paired(kind, members, evaluator.nll(members), evaluator.baseline, settings.seed)

@@ -241,14 +241,13 @@ class Results:
         }
 
     def _verified(self, coordinate: Coordinate) -> Entry:
-        alone, doses = self._of("alone", coordinate), self._of("dose", coordinate)
         verdict = self.words[coordinate]
         return {
-            **effect_entry(alone[0]),
+            **effect_entry(self._of("alone", coordinate)[0]),
             "restored": self._effect("restored", coordinate) or None,
             "verdict": verdict.word,
             "tokens_to_decide": verdict.tokens,
-            "dose": [{"factor": row.factor, **effect_entry(row)} for row in [*doses, *alone[: len(doses)]]],
+            "dose": [{"factor": row.factor, **effect_entry(row)} for row in self._of("dose", coordinate)],
             "row": self._effect("row", coordinate) or None,
             "generation": self._written((coordinate,)),
         }

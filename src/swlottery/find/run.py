@@ -23,7 +23,7 @@ from swlottery.find.attribution import Contribution, contributions, leader
 from swlottery.find.effects import Ablation, paired
 from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.forward import budget, groups
-from swlottery.find.generation import beginnings, generations
+from swlottery.find.generation import beginnings, generations, taken
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
 from swlottery.find.results import Results
@@ -36,7 +36,7 @@ from swlottery.models.loaded import Loaded
 from swlottery.models.running import evaluating
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Observer = Callable[[Event], None]
 
@@ -102,22 +102,23 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     tested = Tested(drawn, max((spike.ratio for spike in result.arriving), default=led.entry.ratio))
     observe(tested)
 
-    rows, asked, evaluator, used = _verification(model, roles, prepared, searched, settings, observe)
+    ids = beginnings(loaded.tokenizer, probe.prompts, loaded.context).to(loaded.device)
+    one = taken(ids, loaded.context)  # of the sets that the network has to write without; see `Results.to_continue`
+    rows, asked, evaluator, used = _verification(model, roles, prepared, searched, settings, observe, one)
     baseline = evaluator.baseline
     results = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline, used)
-    record = _continued(results, observe).record()
+    record = _continued(results, ids, observe).record()
     if known := published.known(loaded.name, settings, roles.downs):
         record |= published.compare(known, record, evaluator, probe, result, settings, observe)
     observe(Finished(record, [*rows, *asked]))
     return record
 
 
-def _continued(results: Results, observe: Observer) -> Results:
+def _continued(results: Results, ids: Tensor, observe: Observer) -> Results:
     """The results with what the network writes, where there is a weight to take from it."""
     loaded, made = results.loaded, []
     if not (sets := results.to_continue()):
         return results
-    ids = beginnings(loaded.tokenizer, results.prepared.probe.prompts, loaded.context).to(loaded.device)
     for one in generations(loaded.model, results.downs, loaded.tokenizer, ids, loaded.context, sets):
         observe(one)
         made.append(one)
@@ -173,9 +174,18 @@ def _nulls(
 
 
 def _verification(
-    model: nn.Module, roles: Roles, prepared: Prepared, searched: Searched, settings: FindSettings, observe: Observer
+    model: nn.Module,
+    roles: Roles,
+    prepared: Prepared,
+    searched: Searched,
+    settings: FindSettings,
+    observe: Observer,
+    written: int,
 ) -> tuple[list[Ablation], list[Ablation], Evaluator, dict[str, float]]:
-    """The rows of the found weights and of those asked for, what has measured them, and the forward tokens used."""
+    """The rows of the found weights and of those asked for, what has measured them, and the forward tokens used.
+
+    written: the forward tokens of one continuation of the prompts, whose cost is said here too.
+    """
     found, windows = searched.search.coordinates, prepared.windows
     asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
@@ -197,13 +207,16 @@ def _verification(
             yield row
         done.append(evaluator.forward_tokens)
 
-    most = cost(evaluator, found, cancelling, settings.controls)
-    observe(Planned(1 + most[0], most[1], len(windows), windows.shape[1], evaluator.seconds))
+    def plan(names: Sequence[str], passes: Sequence[float], asked: bool = False) -> None:
+        observe(Planned(dict(zip(names, passes, strict=True)), windows.numel(), evaluator.seconds, asked))
+
+    sets = 2 + len(found) + len(asked) if found or asked else 0
+    writing = sets * written / windows.numel()
+    plan((*RUN_FOR[:3], "generation"), (1, *cost(evaluator, found, cancelling, settings.controls), writing))
     observe(paired("intact", (), evaluator.baseline, evaluator.baseline))
     of_found = list(rows(found, asked, cancelling))
     if asked:
-        most = cost(evaluator, asked, [], settings.controls)
-        observe(Planned(*most, len(windows), windows.shape[1], evaluator.seconds, asked=True))
+        plan(RUN_FOR[3:], cost(evaluator, asked, [], settings.controls), asked=True)
     of_asked = list(rows(asked, found, [])) if asked else []
     used = dict(zip(RUN_FOR, (after - before for before, after in pairwise(done)), strict=False))
     return of_found, of_asked, evaluator, used

@@ -11,7 +11,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 
 from swlottery.find.ablation import Evaluator
 from swlottery.find.controls import controls, largest_others, random_set
-from swlottery.find.effects import CRITICAL, Ablation, part
+from swlottery.find.effects import CRITICAL, EARLY, Ablation, part
 from swlottery.find.looks import Rows, is_clear
 from swlottery.models.coordinates import Coordinate, same_channel
 
@@ -20,8 +20,9 @@ COMPARED = ("control", "random set", "largest others")
 
 RANDOM_SETS = 3
 
-DOSES = (0.75, 0.5, 0.25)
-"""What a weight is multiplied by, to see how its effect grows; 0 is the row of the weight alone."""
+DOSES = (0.75, 0.5, 0.25, 0.0)
+"""What a weight is multiplied by, to see how its effect grows. At 0 it is the row of the weight alone, on the documents
+of the others; nothing runs for that."""
 
 
 def shared_spikes(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
@@ -48,9 +49,9 @@ def cost(
     alone = sum(evaluator.share([coordinate]) for coordinate in found)
     together = [(len(members), evaluator.share(members)) for members in sets(found)]
     verdicts = alone + math.ceil(count / max(len(found), 1)) * alone
-    verdicts += sum((1 if size == 2 else 2 * size + 2) * share for size, share in together)
+    verdicts += sum((1 if size == 2 else 2 * size + 3) * share for size, share in together)
     verdicts += (RANDOM_SETS + 1) * evaluator.share(found) if together else 0
-    described = (2 + len(DOSES)) * alone + sum(share for _, share in together)
+    described = (1 + len(DOSES)) * alone + sum(share for _, share in together)
     described += sum(evaluator.share([coordinate]) for coordinate in cancelling)
     return verdicts, described * evaluator.looks[0] / evaluator.looks[-1]
 
@@ -125,9 +126,10 @@ def describe(
         changed: Sequence[Coordinate] = (),
         factor: float = 0.0,
         restored: tuple[Coordinate, float] | None = None,
+        level: float = 0.95,
     ) -> Ablation:
         nll = evaluator.nll(changed or coordinates, restored, factor, count)
-        return part(kind, coordinates, nll - evaluator.baseline[chosen], chosen, 0.95, factor)
+        return part(kind, coordinates, nll - evaluator.baseline[chosen], chosen, level, factor)
 
     for coordinate in [row.coordinates[0] for row in rows if row.kind == "alone" and row.low > 0]:
         yield row("restored", [coordinate], restored=(coordinate, kappa))
@@ -139,7 +141,7 @@ def describe(
     known = {frozenset(row.coordinates) for row in rows if row.kind == "joint"}
     for members in sets(found):
         if frozenset(members) not in known:
-            yield row("joint", members)
+            yield row("joint", members, level=EARLY)  # it may be called critical
     for coordinate in cancelling:
         yield row("canceller", [coordinate])
 
@@ -162,7 +164,7 @@ def _needed(
         allowed -= 1 + len(members)
         joint = rows.settled("joint", members, lambda row: row.low > CRITICAL or row.high < CRITICAL)
         yield from rows.news()
-        if allowed < 0 or joint.low <= CRITICAL:
+        if (allowed < 0 and len(members) > 2) or joint.low <= CRITICAL:  # the rows of a pair's members are there
             return []
         idle, without = [], {member: [c for c in members if c != member] for member in members}
         for member in members:

@@ -98,6 +98,14 @@ def duration(seconds: float | None) -> str:
     return f"{rounded} s"
 
 
+def looked_at(ablations: Sequence[Mapping[str, Any]]) -> str:
+    """On how many documents, and at which level the intervals are: ``8, 99.8 %``; schema 1 does not say it."""
+    counts = sorted(one["documents"] for one in ablations if "documents" in one)
+    levels = sorted(100 * one["level"] for one in ablations if "level" in one)
+    ends = [" to ".join(dict.fromkeys((f"{some[0]:g}", f"{some[-1]:g}"))) for some in (counts, levels) if some]
+    return ", ".join(ends) + " %" * bool(ends)
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, width: int = WIDTH) -> list[str]:
     """Lines of a table: the first ``left`` columns to the left, the others to the right.
 

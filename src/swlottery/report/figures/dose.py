@@ -25,7 +25,7 @@ def doses(record: Record) -> Figure:
     weights = dosed(record)
     more = f" The first {MOST} of {len(weights)} weights." if len(weights) > MOST else ""
     counts = sorted({dose["documents"] for weight in weights for dose in weight["dose"]})
-    over = f"Over {' or '.join(map(str, counts))} of {record['documents']} documents."
+    over = f"On {' or '.join(map(str, counts))} of {record['documents']} documents."
     figure = page("The perplexity as a weight is made smaller", record["model"], 3.6, [record["note"], over + more])
     axes = figure.subplots()
     axes.set_yscale("log")

@@ -13,6 +13,7 @@ from swlottery.find.effects import CRITICAL
 from swlottery.find.record import Record, not_found
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.figures.style import BLUE, GREY, OCHRE, VERMILLION, VIOLET, log_ticks, page
+from swlottery.report.words import looked_at
 
 VERDICTS = {
     "critical": ("o", VERMILLION),
@@ -83,10 +84,13 @@ def _set(members: str, row: Record) -> Row:
 
 
 def ablations(record: Record) -> Figure:
-    """Perplexity ratios with 95 % intervals of every weight and set that was zeroed, and of ordinary weights."""
+    """Perplexity ratios with intervals of every weight and set that was zeroed, and of ordinary weights."""
     rows = forest(record)
     text = f"{record['eval_tokens']:,} tokens in {record['documents']} documents"
-    remark = f"Intact: perplexity {record['baseline_perplexity']:.2f} on {text}. Bars: 95 % intervals over documents."
+    remark = f"Intact: perplexity {record['baseline_perplexity']:.2f} on {text}. Bars: 95 % intervals over all"
+    remark += " documents, or over as many and at the level that stand behind a name."
+    back = [weight["restored"] for weight in [*record["super_weights"], *not_found(record)] if weight["restored"]]
+    remark += f" Spike put back: {looked_at(back)}." if looked_at(back) else ""
     remark += "" if record["super_weights"] else " No super weight: none was zeroed."
     height = 0.9 + 0.22 * max(len(rows), 4)
     figure = page("What it costs to set weights to zero", record["model"], height, [record["note"], remark])
@@ -96,18 +100,24 @@ def ablations(record: Record) -> Figure:
     axes.axvline(math.exp(CRITICAL), color=GREY, lw=0.8, ls="--")
     for y, row in enumerate(rows):
         _row(axes, y, row)
-    if any(weight["restored"] for weight in [*record["super_weights"], *not_found(record)]):
+    if back:
         _beside(axes, 0, 62, "◇ spike put back", BLUE)
     _ratios(axes)
     critical = f"critical: interval above × {math.exp(CRITICAL):.3f} ({CRITICAL} nat)"
     paper = {"fc": "white", "ec": "none", "pad": 1}
     at = (math.exp(CRITICAL), -0.6)
     axes.annotate(critical, at, (4, 0), textcoords="offset points", color=GREY, fontsize=8, bbox=paper)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_yticks(range(len(rows)), [_labelled(row, record["documents"]) for row in rows])
     axes.tick_params(axis="y", length=0)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set(fontweight="normal" if row.ablations else "bold", fontsize=8)
     return figure
+
+
+def _labelled(row: Row, documents: int) -> str:
+    """The label; behind it the documents and the level where these are not all at 95 %."""
+    seen = looked_at(row.ablations)
+    return row.label + (f" ({seen})" if seen and seen != looked_at([{"documents": documents, "level": 0.95}]) else "")
 
 
 def _row(axes: Axes, y: float, row: Row) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
 from swlottery.find.effects import Ablation
-from swlottery.find.events import Compared, Drawn, Event, Finished, Planned, Prepared, Searched, Tested
+from swlottery.find.events import Drawn, Event, Finished, Planned, Prepared, Searched, Tested
 from swlottery.find.generation import Generation
 from swlottery.find.probe import Probe
 from swlottery.find.record import Record
@@ -85,9 +85,6 @@ class FindLog(VerificationLog):
                 self._nulls(event)
             case Planned():
                 self._plan(event)
-            case Compared():
-                self.has_rows = False
-                published.announce(self, event)
             case Ablation():
                 self._ablation(event)
             case Generation():

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from swlottery.find import published
 from swlottery.find.effects import INERT
-from swlottery.find.events import Compared
 from swlottery.find.record import Record
 from swlottery.models.coordinates import Coordinate
 from swlottery.report.logs.log import Log
+from swlottery.report.logs.verdicts import EFFECT, effect_cells
 from swlottery.report.words import NOTHING, table
-
-
-def announce(log: Log, event: Compared) -> None:
-    """What it will cost to verify what is published."""
-    total = event.passes * event.tokens
-    log.section(f"Do those matter that are published of {event.model}? Alone if not found, and together")
-    log.line(f"cost: at most {event.passes} passes × {event.tokens:,} tokens = {total:,} tokens, without controls")
 
 
 def section(log: Log, record: Record) -> None:
@@ -36,21 +29,10 @@ def published_table(record: Record) -> list[str]:
     for weight in record["published"]:
         found = f"removal {weight['removal']}" if weight["found"] else "not found"
         value = NOTHING if weight["value"] is None else f"{weight['value']:.4g}"
-        rows.append([str(Coordinate.of(weight)), value, found, weight["verdict"] or NOTHING, *_effect(weight)])
+        rows.append([str(Coordinate.of(weight)), value, found, weight["verdict"] or NOTHING, *effect_cells(weight)])
     if joint := record["published_joint"]:
-        rows.append(["all of them together", NOTHING, NOTHING, NOTHING, *_effect(joint)])
-    return (
-        table(["published", "weight", "found as", "verdict", "perplexity", "ΔNLL", "95 % interval"], rows)
-        if rows
-        else []
-    )
-
-
-def _effect(row: Record) -> list[str]:
-    if row["nll_difference"] is None:
-        return [NOTHING] * 3
-    low, high = row["nll_difference_interval"]
-    return [f"× {row['perplexity_ratio']:.4g}", f"{row['nll_difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        rows.append(["all of them together", NOTHING, NOTHING, NOTHING, *effect_cells(joint)])
+    return table(["published", "weight", "found as", "verdict", *EFFECT], rows) if rows else []
 
 
 def sentences(record: Record) -> list[str]:

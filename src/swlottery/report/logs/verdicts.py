@@ -7,7 +7,7 @@ from typing import Any
 from swlottery.find.effects import CRITICAL, INERT
 from swlottery.find.record import Record, not_found
 from swlottery.models.coordinates import Coordinate
-from swlottery.report.words import NOTHING, percent, table
+from swlottery.report.words import NOTHING, count, looked_at, percent, table
 
 MEANING = {
     "critical": f"critical: alone, its interval is above {CRITICAL} nat and it costs more than any control",
@@ -18,6 +18,19 @@ MEANING = {
 }
 
 
+EFFECT = ("perplexity", "ΔNLL", "interval", "documents")
+"""The heads of `effect_cells`."""
+
+
+def effect_cells(ablation: Record) -> list[str]:
+    """What an ablation costs, as it stands in all tables; without a number where none was measured."""
+    if ablation["nll_difference"] is None:
+        return [NOTHING] * len(EFFECT)
+    low, high = ablation["nll_difference_interval"]
+    difference = f"{ablation['nll_difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"
+    return [f"× {ablation['perplexity_ratio']:.4g}", *difference, looked_at([ablation]) or NOTHING]
+
+
 def verdict_table(record: Record) -> list[str]:
     """The super weights with their verdicts, and what those mean. recovered: of the loss, with the spike put back."""
     weights = [*record["super_weights"], *not_found(record)]
@@ -25,23 +38,32 @@ def verdict_table(record: Record) -> list[str]:
         return []
     cells = []
     for weight in weights:
-        low, high = weight["nll_difference_interval"]
-        difference, restored = weight["nll_difference"], weight["restored"]
-        recovered = f"{1 - restored['nll_difference'] / difference:.0%}" if restored and difference > 0 else NOTHING
-        effect = [f"× {weight['perplexity_ratio']:.4g}", f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        lost, restored, recovered = _lost(weight), weight["restored"], NOTHING
+        if restored and lost["nll_difference_interval"][0] > 0:
+            recovered = f"{1 - restored['nll_difference'] / lost['nll_difference']:.0%}"
         row, repeated = weight.get("row"), weight.get("generation")
         whole = f"× {row['perplexity_ratio']:.4g}" if row else NOTHING
         repeats = percent(repeated["repeated_4grams"]) if repeated else NOTHING
-        cells.append([_named(weight), weight["verdict"], *effect, recovered, whole, repeats])
-    heads = ["without the weight", "verdict", "perplexity", "ΔNLL", "interval", "recovered", "its row", "repeats"]
+        cells.append([_named(weight), weight["verdict"], *effect_cells(weight), recovered, whole, repeats])
+    heads = ["without the weight", "verdict", *EFFECT, "recovered", "its row", "repeats"]
     verdicts = {weight["verdict"] for weight in weights}
     legend = [text for verdict, text in MEANING.items() if verdict in verdicts]
-    legend.append("recovered: how much of the loss, with the weight's spike alone put back")
-    legend.append("its row: perplexity with its whole output channel at zero")
+    legend.append("documents: how many were looked at, and the level of the interval")
+    described = looked_at([one for weight in weights for one in (weight["restored"], weight.get("row")) if one])
+    on = f"; documents of both: {described}" if described else ""
+    legend.append(
+        "recovered: how much of the loss, with the weight's spike alone put back, if these documents show one"
+    )
+    legend.append(f"its row: perplexity with its whole output channel at zero{on}")
     if written := record.get("generation"):
         intact, joint = (percent(written[name]["repeated_4grams"]) for name in ("intact", "joint"))
         legend.append(f"repeats: repeated 4-grams of what it writes; intact {intact}, without all {joint}")
     return [*table(heads, cells, left=2), *(f"  {text}" for text in legend)]
+
+
+def _lost(weight: Record) -> Record:
+    """What a weight alone costs on the documents of its row with the spike put back; in schema 1 these are all."""
+    return next((dose for dose in weight.get("dose", []) if dose["factor"] == 0), weight)
 
 
 def dose_table(record: Record) -> list[str]:
@@ -49,8 +71,11 @@ def dose_table(record: Record) -> list[str]:
     weights = [weight for weight in [*record["super_weights"], *not_found(record)] if weight.get("dose")]
     if not weights:
         return []
-    heads = ["perplexity with the weight", *(f"× {dose['factor']:g}" for dose in weights[0]["dose"])]
-    cells = [[_named(weight), *(f"× {dose['perplexity_ratio']:.4g}" for dose in weight["dose"])] for weight in weights]
+    heads = ["perplexity with the weight", *(f"× {dose['factor']:g}" for dose in weights[0]["dose"]), "documents"]
+    cells = [
+        [_named(weight), *(f"× {dose['perplexity_ratio']:.4g}" for dose in weight["dose"]), looked_at(weight["dose"])]
+        for weight in weights
+    ]
     return ["", *table(heads, cells)]
 
 
@@ -105,7 +130,7 @@ def differences(record: Record, before: Record) -> list[str]:
     settings = "; ".join(changed) or "the same settings"
     new, old = ({Coordinate.of(weight): weight for weight in one["super_weights"]} for one in (record, before))
     if new.keys() == old.keys():
-        return [f"The same {len(new)} super weights as in the earlier record ({settings})."]
+        return [f"The same {count(len(new), 'super weight')} as in the earlier record ({settings})."]
     new_only = [
         _difference("new", new[at], before, "before", record["kappa"]) for at in sorted(new.keys() - old.keys())
     ]

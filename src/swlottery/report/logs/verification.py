@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from swlottery.data.evaluation import WIKITEXT2_CONTEXT
 from swlottery.find.effects import Ablation
 from swlottery.find.events import Planned
@@ -9,7 +11,7 @@ from swlottery.find.generation import Generation
 from swlottery.find.record import Record
 from swlottery.report.logs import verdicts
 from swlottery.report.logs.log import Log
-from swlottery.report.words import WIDTH, one_line, percent, perplexity
+from swlottery.report.words import WIDTH, duration, looked_at, one_line, percent, perplexity
 
 ABLATIONS = {
     "alone": "alone",
@@ -33,17 +35,26 @@ class VerificationLog(Log):
     has_rows = False
 
     def _plan(self, event: Planned) -> None:
-        tokens = event.documents * event.window
-        total = event.passes + event.described
         self.has_rows = False
         what = "Do those of --ablate matter, which were not found?" if event.asked else "Do they matter?"
+        if event.published:
+            what = f"Do those matter that are published of {event.published}?"
         self.section(f"{what} Weights set to zero, on held-out text")
-        self.line(
-            f"cost: at most {event.passes:.1f} passes of {tokens:,} tokens for the verdicts, {event.described:.1f} to "
-            f"describe: {total * tokens:,.0f} forward tokens\n      (tokens × blocks run ÷ blocks of the model), about "
-            f"{total * event.seconds / 60:.0f} min. A row ends as soon as it can change no verdict\n"
-            "perplexity: × that of the intact model; ΔNLL: nats a token, paired, with an interval over documents"
+        total = sum(event.passes.values())
+        passes = ", ".join(f"{number:.1f} ({what})" for what, number in event.passes.items())
+        self.paragraph(
+            f"cost: at most {math.ceil(total * event.tokens):,} forward tokens (tokens × blocks run ÷ blocks of the "
+            f"model), in passes of {event.tokens:,} tokens {passes}; {duration(total * event.seconds)} at the speed of "
+            f"the intact pass{', but tokens that are written one by one are slower' * ('generation' in event.passes)}",
+            6,
         )
+        if event.published:
+            self.line("those that were not found alone, and all together; on all documents, without controls")
+        else:
+            self.line(
+                "a row ends as soon as it can change no verdict; what describes has the documents of a first look"
+            )
+        self.line("perplexity: × that of the intact model; ΔNLL: nats a token, paired, with an interval over documents")
         self.start_bar(None, "verification", "row")
 
     def _ablation(self, row: Ablation) -> None:
@@ -53,8 +64,8 @@ class VerificationLog(Log):
             self.has_rows = True
             self.line("\n" + ABLATION.format("set to zero", "perplexity", "ΔNLL", "interval", "documents", "weights"))
         effect = f"× {row.perplexity_ratio:.4g}", f"{row.difference:+.4f}", f"[{row.low:+.4f}, {row.high:+.4f}]"
-        over = f"{len(row.documents)}, {100 * row.level:g} %"
-        what = ABLATIONS[row.kind] + (f" {row.factor:g}" if row.factor else "")
+        over = looked_at([{"documents": len(row.documents), "level": row.level}])
+        what = ABLATIONS[row.kind] + (f" {row.factor:g}" if row.kind == "dose" else "")
         self.paragraph(ABLATION.format(what, *effect, over, " ".join(map(str, row.coordinates))), 84)
         self.move_bar()
 
@@ -82,7 +93,8 @@ class VerificationLog(Log):
             8,
         )
         used = record["forward_tokens"]
-        self.line("used: " + ", ".join(f"{tokens:,} forward tokens ({what})" for what, tokens in used.items()))
+        each = ", ".join(f"{tokens:,} ({what})" for what, tokens in used.items())
+        self.paragraph(f"used: {sum(used.values()):,} forward tokens: {each}", 6)
         self.line()
         self.lines(verdicts.verdict_table(record))
         self.lines(verdicts.dose_table(record))
