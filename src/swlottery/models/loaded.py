@@ -140,8 +140,14 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
         raise BadInput(f"{name} takes {context} token at a time: nothing can be predicted from the token before")
     tokens = torch.arange(min(8, context), device=offload.device_of(model)).remainder(vocabulary).repeat(2, 1)
     tokens[1, -1] = vocabulary - 1
-    with torch.no_grad():
-        logits = model(tokens, use_cache=False).logits.float()
+    try:
+        with torch.no_grad():
+            logits = model(tokens, use_cache=False).logits.float()
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = " ".join(str(error).split())
+        raise BadInput(f"{name} cannot be run: its config.json is damaged ({type(error).__name__}: {said})") from error
     if not bool(torch.isfinite(logits).all()):
         if dtype == "float16":
             raise BadInput(f"{name} overflows in float16: use --dtype bfloat16 or float32")
