@@ -82,7 +82,7 @@ class VerificationLog(Log):
             8,
         )
         used = record["forward_tokens"]
-        self.line("used: " + ", ".join(f"{tokens:,} forward tokens ({what})" for what, tokens in used.items()))
+        self.paragraph("used: " + ", ".join(f"{tokens:,} forward tokens ({what})" for what, tokens in used.items()), 6)
         self.line()
         self.lines(verdicts.verdict_table(record))
         self.lines(verdicts.dose_table(record))
