@@ -56,7 +56,7 @@ def test_quantised(here, content, part):
         ("gpt2", {"dtype": "float99", "torch_dtype": 7}),
         ("gpt2", {"transformers_weights": "../other.safetensors", "fusion_config": {"patch_embeddings": True}}),
         ("gpt2", {"configuration_files": ["../config.5.0.0.json"]}),
-        ("bamba", {"time_step_limit": [0.0, {"__float__": "Infinity"}]}),
+        ("gpt2", {"summary_first_dropout": {"__float__": "Infinity"}}),
     ],
 )
 def test_an_entry_that_can_mean_one_thing(here, kind, changes):
