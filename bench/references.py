@@ -194,7 +194,7 @@ def draw(done: Mapping[str, Record]) -> Figure:
     remark = "Weights at zero, with intervals (levels: see the table). Right: how many published are found, and others."
     with style.look():
         figure = style.page(
-            "Published super weights, and what the finder finds", name, 1.1 + 0.42 * len(done), [remark]
+            "Published super weights, and what the finder finds", name, 1.2 + 0.42 * len(done), [remark]
         )
         axes = figure.subplots()
         for y, record in enumerate(done.values()):
@@ -215,7 +215,7 @@ def draw(done: Mapping[str, Record]) -> Figure:
         axes.set_xlabel("perplexity ÷ perplexity of the intact model")
         for label, (marker, colour, face) in KINDS.items():
             axes.plot([], [], marker, color=colour, mfc=face, label=label)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.6 / (1.1 + 0.42 * len(done))), ncols=4)
+        figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

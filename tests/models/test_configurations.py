@@ -56,6 +56,7 @@ def test_quantised(here, content, part):
         ("gpt2", {"dtype": "float99", "torch_dtype": 7}),
         ("gpt2", {"transformers_weights": "../other.safetensors", "fusion_config": {"patch_embeddings": True}}),
         ("gpt2", {"configuration_files": ["../config.5.0.0.json"]}),
+        ("gpt2", {"summary_first_dropout": {"__float__": "Infinity"}}),
     ],
 )
 def test_an_entry_that_can_mean_one_thing(here, kind, changes):
@@ -131,6 +132,14 @@ def test_an_entry_that_makes_every_answer_nan(here):
     model(here / "g")
     change(here / "g/config.json", layer_norm_epsilon=-1.0)
     assert "--dtype" not in refused(find("g"), "NaN", "config.json"), "it is in float32 already"
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("gptj", {"rotary_dim": 3}), ("mixtral", {"num_experts_per_tok": 9})])
+def test_an_entry_with_which_no_forward_pass_goes_through(here, kind, changes):
+    model(here / "g", kind)
+    change(here / "g/config.json", **changes)
+    refused(find("g"), "g", "config.json")
+    refused(train("g"), "g", "config.json")
 
 
 @pytest.mark.parametrize("context", [1, 2, 4, 7, 8])

@@ -86,14 +86,17 @@ def greedy(model: Any, ids: Tensor, count: int) -> Tensor:
     """
     import torch
 
-    cache, now, made = None, ids, []
-    for _ in range(count):
-        with torch.no_grad():
-            output = model(input_ids=now, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        made.append(output.logits[:, -1:].argmax(-1))
-        now = made[-1]
-    return torch.cat(made, dim=1)
+    cache, made = None, ids
+    with torch.no_grad():
+        for _ in range(count):
+            try:
+                now = made if cache is None else made[:, -1:]
+                output = model(input_ids=now, past_key_values=cache, use_cache=True)
+            except ValueError:  # transformers' cache of a network without attention does not know its length
+                output = model(input_ids=made, use_cache=False)
+            cache = output.past_key_values
+            made = torch.cat([made, output.logits[:, -1:].argmax(-1)], dim=1)
+    return made[:, ids.shape[1] :]
 
 
 def repeated_4grams(tokens: Sequence[int]) -> float:

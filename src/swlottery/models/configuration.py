@@ -40,7 +40,7 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     they can only mean. Raises `BadInput` for quantised weights, and for an architecture that transformers has no code
     for; errors of transformers for values that it cannot use.
     """
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
@@ -49,7 +49,8 @@ def read(where: str | Path, options: dict[str, Any]) -> Any:
     file = Path(found)
     refuse_pointer(file)
     try:
-        entries = dict(files.read_json(file))
+        # transformers writes an infinite number as {"__float__": "Infinity"}
+        entries = dict(PreTrainedConfig._decode_special_floats(files.read_json(file)))
     except (ValueError, TypeError) as error:
         raise BadInput(f"config.json of {where} is damaged: {words(error)}") from None
     kind = entries.get("model_type")

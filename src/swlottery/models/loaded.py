@@ -146,6 +146,11 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
             logits = model(tokens, use_cache=False).logits.float()
     except (AttributeError, ValueError) as error:  # an encoder, a body without a head, a model of sound
         raise BadInput(f"{name} does not predict tokens from tokens alone ({words(error)})") from None
+    except (IndexError, KeyError, RuntimeError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        damaged = f"its config.json is damaged ({type(error).__name__}: {words(error)})"
+        raise BadInput(f"{name} cannot be run: {damaged}") from error
     if not bool(torch.isfinite(logits).all()):
         if dtype == "float16":
             raise BadInput(f"{name} overflows in float16: use --dtype bfloat16 or float32")

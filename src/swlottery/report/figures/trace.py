@@ -64,7 +64,9 @@ def traced(rows: list[dict[str, Any]], title: str, kappa: float) -> Figure:
     grid[0].xaxis.set_major_formatter(lambda place, _: tokens(round(place)) if place >= 0 else "")
     left = min(places[0], next((place for place in places if place > 0), 0) / 1.3)
     grid[0].set_xlim(left, places[-1] * 1.1)
-    grid[-1].set_xlabel("tokens seen in training" if over == "tokens" else "step (of names without one: the order)")
+    grid[-1].set_xlabel(
+        "tokens seen in training" if over == "tokens" else "step, or the order of checkpoints without one"
+    )
     handles, labels = grid[0].get_legend_handles_labels()
     named = [str(weight) for weight in weights]
     figure.legend(handles, named[: len(labels)], loc="outside lower center", ncols=4, columnspacing=1.2)
@@ -76,8 +78,10 @@ def _line(axes: Axes, rows: list[dict[str, Any]], column: str, over: str, colour
     factor = 100 if column == "share" else 1
     x = [row[over] for row in known]
     y = [factor * (abs(row[column]) if column == "value" else row[column]) for row in known]
-    axes.plot(x, y, color=colour, lw=1.2, marker=mark, mfc="white", label=str(Coordinate.of(rows[0])))
+    axes.plot(
+        x, y, color=colour, lw=1.2, marker=mark, mfc="white", clip_on=False, zorder=3, label=str(Coordinate.of(rows[0]))
+    )
     found = [nth for nth, row in enumerate(known) if row["found"]]
-    axes.plot([x[nth] for nth in found], [y[nth] for nth in found], mark, color=colour)
+    axes.plot([x[nth] for nth in found], [y[nth] for nth in found], mark, **whole)
     if column == "nll_difference":
         axes.vlines(x, [row["low"] for row in known], [row["high"] for row in known], color=colour, lw=1)
