@@ -56,7 +56,7 @@ def test_a_search_of_a_tiny_model(
     assert set(done.stdout.splitlines()) <= set(text.splitlines())
     assert text.splitlines()[-2:] == [f"find_sw: log {log}", "find_sw: exit code 0"]
     assert "\r" not in text  # no progress bar
-    assert json.loads((tmp_path / "tiny.json").read_text())["schema"] == 1  # a relative path is the caller's
+    assert json.loads((tmp_path / "tiny.json").read_text())["schema"] == 2  # a relative path is the caller's
 
 
 def test_a_training_of_a_tiny_model(

@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from fake_gpu import NAME
 from planted import plant_input, plant_weight, random_probe
@@ -40,7 +44,7 @@ def test_the_command_writes_the_record_of_the_cpu(planted_gpt2, found_record, gp
         for name in ("value", "spike", "ratio", "share", "nll_difference"):
             assert weight[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-6), name
     assert mine["baseline_nll"] == pytest.approx(other["baseline_nll"], rel=1e-5)
-    assert mine["controls"][0]["coordinates"] == other["controls"][0]["coordinates"]
+    assert [one["coordinates"] for one in mine["controls"]] == [one["coordinates"] for one in other["controls"]]
     for one, plain in zip(mine["nulls"], other["nulls"], strict=True):
         assert (one["draws"], one["p_value"]) == (plain["draws"], plain["p_value"])
 
@@ -54,12 +58,19 @@ def planted(name: str) -> tuple[Any, Any, Coordinate]:
     return model, probe, plant.coordinate
 
 
+def words() -> Any:
+    """A tokenizer of the words ``<0>``, ``<1>``, … that `random_probe` writes."""
+    inner = Tokenizer(WordLevel({f"<{token}>": token for token in range(VOCABULARY)}, unk_token="<0>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<0>")
+
+
 def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finished, list[float]]:
     """All that the finder does with a model where it is; the weights stay as they are."""
     device = str(next(model.parameters()).device)
     here = dataclasses.replace(probe, ids=probe.ids.to(device), valid=probe.valid.to(device))
     before = weights_sha256(model)
-    loaded = Loaded(model, None, "tiny", "tiny", None, before, "float32", "float32", device)
+    loaded = Loaded(model, words(), "tiny", "tiny", None, before, "float32", "float32", device)
     settings = FindSettings(null_draws=2, controls=3)
     events: list[finder.Event] = []
     prepared = finder.Prepared(here, Text("text", "nothing", "0" * 64), windows)

@@ -31,4 +31,4 @@ def test_the_log_of_a_real_search_holds_its_verdict(
     assert "leader" in text  # nothing is super in a network that was never trained
     assert text.splitlines()[-2:] == [f"find_sw: log {log}", "find_sw: exit code 0"]
     assert "\r" not in text  # no progress bar
-    assert json.loads(record.read_text())["schema"] == 1
+    assert json.loads(record.read_text())["schema"] == 2

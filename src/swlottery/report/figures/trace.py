@@ -78,9 +78,8 @@ def _line(axes: Axes, rows: list[dict[str, Any]], column: str, over: str, colour
     factor = 100 if column == "share" else 1
     x = [row[over] for row in known]
     y = [factor * (abs(row[column]) if column == "value" else row[column]) for row in known]
-    whole: dict[str, Any] = {"color": colour, "clip_on": False, "zorder": 3}
-    axes.plot(x, y, lw=1.2, marker=mark, mfc="white", label=str(Coordinate.of(rows[0])), **whole)
+    axes.plot(x, y, lw=1.2, marker=mark, mfc="white", label=str(Coordinate.of(rows[0])), color=colour)
     found = [nth for nth, row in enumerate(known) if row["found"]]
-    axes.plot([x[nth] for nth in found], [y[nth] for nth in found], mark, **whole)
+    axes.plot([x[nth] for nth in found], [y[nth] for nth in found], mark, color=colour)
     if column == "nll_difference":
         axes.vlines(x, [row["low"] for row in known], [row["high"] for row in known], color=colour, lw=1)
