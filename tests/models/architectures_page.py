@@ -67,7 +67,8 @@ def answer(kind: str) -> Answer:
         wrap(model, None, kind)
         roles = Roles(model)
     except BadInput as error:
-        return Answer(kind, "refused", _one_line(str(error)))
+        how = "not tried" if error.__cause__ else "refused"  # no forward pass took the sizes that were chosen here
+        return Answer(kind, how, _one_line(str(error.__cause__ or error)))
     except Exception as error:  # whatever a config or a model says of sizes that do not fit it
         return Answer(kind, "not tried", _one_line(str(error)))
     downs = [down for down in roles.downs if down.experts is not None] or roles.downs
