@@ -78,7 +78,7 @@ def test_a_part_is_ended_at_its_limit_with_all_that_it_started(monkeypatch):
 def test_all_parts(tmp_path):
     result = bench(tmp_path)
     parts = result["parts"]
-    assert list(parts) == ["tests", "resume", "speed", "finder", "prune", "seed"]
+    assert list(parts) == ["tests", "resume", "speed", "finder", "prune", "offload", "seed"]
     assert {part["state"] for part in parts.values()} == {"done"}
     assert all(row["result"] in ("passed", "skipped") for row in parts["tests"]["rows"])
     runs = {row["run"]: row for row in parts["resume"]["rows"]}
