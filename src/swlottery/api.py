@@ -212,6 +212,7 @@ def track(model: nn.Module, coordinates: Sequence[Sequence[int]], masks: Masks |
         BadInput: an architecture that is not known; a coordinate that the model does not have.
     """
     from swlottery.models.architectures import Roles
+    from swlottery.models.coordinates import rank_of
     from swlottery.watch.rows import percentiles
 
     downs = Roles(model).downs
@@ -242,7 +243,7 @@ def track(model: nn.Module, coordinates: Sequence[Sequence[int]], masks: Masks |
                 "in": in_,
                 "expert": expert,
                 "value": float(value),
-                "rank": 1 + int((sizes > value.abs()).sum()),
+                "rank": rank_of(sizes, out, in_),
                 "percentile_matrix": percentiles(value.abs().view(1), [(sizes, None)])[0],
                 "alive": mask is None or bool(mask[out, in_]),
             }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +204,7 @@ class Tracing:
         from swlottery.data.vocabulary import check_rows
         from swlottery.find.trace import effects, look_up
         from swlottery.models.architectures import Roles
+        from swlottery.models.loaded import embedding_rows
 
         with self._loaded(one) as loaded:
             if loaded.weights_sha256 != content["how"]["weights_sha256"]:
@@ -211,7 +212,7 @@ class Tracing:
             roles = Roles(loaded.model)
             context = min(LONGEST, loaded.context)
             windows = quick(self.text, loaded.tokenizer, self.settings.eval_tokens, context).windows
-            check_rows(int(windows.max()), _rows(loaded), loaded.tokenizer, f"the text {self.text.name}")
+            check_rows(int(windows.max()), embedding_rows(loaded.model), loaded.tokenizer, f"the text {self.text.name}")
             seen = look_up(loaded.model, roles.downs, _probe(loaded), missing)
             worth = effects(loaded.model, roles, windows, missing, lambda: raise_if_asked(self.asked))
         for weight, entry, effect in zip(missing, seen, worth, strict=True):
@@ -235,14 +236,9 @@ class Tracing:
         return content
 
 
-def _rows(loaded: Loaded) -> int:
-    embeddings: Callable[[], Any] = loaded.model.get_input_embeddings  # type: ignore[assignment]
-    return int(embeddings().weight.shape[0])
-
-
 def _probe(loaded: Loaded) -> Any:
     from swlottery.find import probe as probes
+    from swlottery.models.loaded import embedding_rows
 
-    return probes.build(
-        loaded.tokenizer, probes.DEFAULT_PROMPTS, loaded.context, device=loaded.device, rows=_rows(loaded)
-    )
+    rows = embedding_rows(loaded.model)
+    return probes.build(loaded.tokenizer, probes.DEFAULT_PROMPTS, loaded.context, device=loaded.device, rows=rows)

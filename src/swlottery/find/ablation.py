@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
+from swlottery.find.attribution import given
 from swlottery.find.loss import token_losses
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
@@ -161,14 +162,12 @@ def spike_restored(down: DownProjection, coordinate: Coordinate, kappa: float) -
 
     def put_back(entered: Entered, output: Tensor) -> Tensor:
         flat = output.reshape(-1, output.shape[-1]).clone()
-        given = torch.zeros(len(flat), device=flat.device)
-        for inputs in down.inputs(entered, torch.arange(len(flat), device=flat.device)):
-            if inputs.expert == coordinate.expert:
-                given[inputs.tokens] = inputs.values[:, coordinate.in_].float() * weight
-        intact = flat[:, coordinate.out].float() + given
+        inputs = down.inputs(entered, torch.arange(len(flat), device=flat.device))
+        amount = given(inputs, coordinate, weight, flat)
+        intact = flat[:, coordinate.out].float() + amount
         over_channels = median_size(flat, 1).flatten()
         bar = kappa * torch.maximum(over_channels, intact.abs().median())
-        flat[:, coordinate.out] = torch.where(intact.abs() >= bar, intact, intact - given).to(flat.dtype)
+        flat[:, coordinate.out] = torch.where(intact.abs() >= bar, intact, intact - amount).to(flat.dtype)
         return flat.view_as(output)
 
     with down.hooked(put_back):

@@ -67,6 +67,17 @@ def contributions(now: Activations, spike: Spike, count: int = 8) -> tuple[list[
     return found[:count], sum(biases[1:], biases[0]) if biases else 0.0
 
 
+def given(inputs: Iterable[Inputs], coordinate: Coordinate, weight: float, output: Tensor) -> Tensor:
+    """W[o,i] · x_i(t), what one ``weight`` gives to its channel of ``output`` at each token: float32 ``[tokens]``."""
+    import torch
+
+    amounts = torch.zeros(len(output), device=output.device)
+    for one in inputs:
+        if one.expert == coordinate.expert:
+            amounts[one.tokens] = one.values[:, coordinate.in_].float() * weight
+    return amounts
+
+
 @dataclass(frozen=True)
 class Leader:
     """The weight with the largest contribution of all, and the entry that it gives it to. It is no super weight."""

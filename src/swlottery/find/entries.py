@@ -12,7 +12,7 @@ from swlottery.find.scan import LayerScan
 from swlottery.find.spikes import Spike
 from swlottery.find.verify import COMPARED
 from swlottery.models.architectures import DownProjection
-from swlottery.models.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate, rank_of
 
 Entry = dict[str, Any]
 
@@ -38,7 +38,6 @@ def spike_entry(probe: Probe, spike: Spike) -> Entry:
 
 def place_entry(downs: Sequence[DownProjection], c: Coordinate) -> Entry:
     matrix = downs[c.layer].matrix(c.expert)
-    size = matrix.abs()
     return {
         "layer": c.layer,
         "expert": c.expert,
@@ -46,7 +45,7 @@ def place_entry(downs: Sequence[DownProjection], c: Coordinate) -> Entry:
         "out": c.out,
         "in": c.in_,
         "value": float(matrix[c.out, c.in_]),
-        "rank": 1 + int((size > size[c.out, c.in_]).sum()),
+        "rank": rank_of(matrix.abs(), c.out, c.in_),
     }
 
 

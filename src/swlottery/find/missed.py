@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from swlottery.find.activations import Activations, activations
-from swlottery.find.attribution import MIN_SHARE, contributions
+from swlottery.find.attribution import MIN_SHARE, contributions, given
 from swlottery.find.probe import Probe
 from swlottery.find.search import Search
-from swlottery.find.spikes import RHO, Spike, arrives, median_size
+from swlottery.find.spikes import RHO, Spike, arrives, medians_of
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
 
@@ -38,7 +38,7 @@ def why(now: Activations, coordinate: Coordinate, search: Search, kappa: float) 
     import torch
 
     output, added, stream = (matrix[:, coordinate.out] for matrix in (now.output, now.added, now.stream))
-    ratio = output.abs() / torch.maximum(median_size(now.output, 1)[:, 0], median_size(output, 0))
+    ratio = output.abs() / medians_of(now.output, coordinate.out)
     rms_ratio = added.abs() / now.rms
     high = float(ratio.max())
     if high < kappa:
@@ -72,9 +72,4 @@ def why(now: Activations, coordinate: Coordinate, search: Search, kappa: float) 
 def _share(now: Activations, spike: Spike, coordinate: Coordinate) -> float:
     """What a weight gives to a spike, over the spike; negative where it works against it."""
     weight = float(now.down.matrix(coordinate.expert)[coordinate.out, coordinate.in_])
-    entering = [
-        float(inputs.values[inputs.tokens == spike.token, coordinate.in_].sum())
-        for inputs in now.inputs
-        if inputs.expert == coordinate.expert
-    ]
-    return weight * sum(entering) / spike.value
+    return float(given(now.inputs, coordinate, weight, now.output)[spike.token]) / spike.value

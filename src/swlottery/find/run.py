@@ -32,7 +32,7 @@ from swlottery.find.spikes import Spike
 from swlottery.find.verify import cost, describe, latest, verify
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, check_place
-from swlottery.models.loaded import Loaded
+from swlottery.models.loaded import Loaded, embedding_rows
 from swlottery.models.running import evaluating
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def examine(
     for coordinate in asked:
         check_place(Roles(loaded.model).downs, coordinate, loaded.name)
     text = text or evaluation_text(settings.eval_text, settings.protocol)
-    rows = int(loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+    rows = embedding_rows(loaded.model)
     probe = probes.build(
         loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device, rows
     )
@@ -200,9 +200,10 @@ def _verification(
         for row in verify(evaluator, some, settings.controls, settings.seed, others):
             observe(row)
             needed.append(row)
-        yield from latest(needed)
+        verdicts = latest(needed)
+        yield from verdicts
         done.append(evaluator.forward_tokens)
-        for row in describe(evaluator, some, latest(needed), cancelling, settings.kappa):
+        for row in describe(evaluator, some, verdicts, cancelling, settings.kappa):
             observe(row)
             yield row
         done.append(evaluator.forward_tokens)

@@ -110,6 +110,13 @@ def median_size(output: Tensor, dim: int) -> Tensor:
     return output.float().abs().median(dim=dim, keepdim=True).values.clamp_min(_TINY)
 
 
+def medians_of(output: Tensor, channel: int) -> Tensor:
+    """The larger of both medians of each entry of one channel of ``output[tokens, channels]``: ``[tokens]``."""
+    import torch
+
+    return torch.maximum(median_size(output, 1)[:, 0], median_size(output[:, channel], 0))
+
+
 def above_channels(output: Tensor, kappa: float, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Entries of ``output[tokens, channels]`` at least κ times the median over channels: (token, channel, median).
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from swlottery.config import KAPPA, MAX_WEIGHTS
 from swlottery.find.ablation import Evaluator
 from swlottery.find.activations import activations
-from swlottery.find.attribution import leader
+from swlottery.find.attribution import given, leader
 from swlottery.find.effects import paired
 from swlottery.find.probe import Probe
 from swlottery.find.search import search
-from swlottery.find.spikes import median_size
+from swlottery.find.spikes import medians_of
 from swlottery.models.architectures import DownProjection, Roles
-from swlottery.models.coordinates import Coordinate
+from swlottery.models.coordinates import Coordinate, rank_of
 from swlottery.models.parts import Entered, Inputs
 from swlottery.runtime import files
 
@@ -48,13 +48,13 @@ def found_in(
     """
     result = search(model, downs, probe, kappa, limit)
     if result.removals:
-        given = [(removal.found, removal.spike, list[str]()) for removal in result.removals]
+        those = [(removal.found, removal.spike, list[str]()) for removal in result.removals]
     else:
         led = leader(activations(model, downs, probe))
-        given = [(led.contribution, led.entry, led.lacks(kappa))]
+        those = [(led.contribution, led.entry, led.lacks(kappa))]
     return "super_weight" if result.removals else "leader", [
         {**one.coordinate.entry(), "value": one.value, "ratio": spike.ratio, "share": one.share, "lacks": lacks}
-        for one, spike, lacks in given
+        for one, spike, lacks in those
     ]
 
 
@@ -74,20 +74,17 @@ def measured(coordinate: Coordinate, matrix: Tensor, entering: Inputs | None, ou
         matrix: its down-projection, ``[out, in]``. entering: what enters that, None where no token goes there.
         output: the layer's output ``[tokens, out]``, in float32.
     """
-    import torch
 
     out, in_ = coordinate.out, coordinate.in_
-    size, y = matrix.abs(), output[:, out]
-    given = torch.zeros_like(y)
-    if entering is not None:
-        given[entering.tokens] = entering.values[:, in_].float() * matrix[out, in_].float() * y[entering.tokens].sign()
-    medians = torch.maximum(median_size(output, 1)[:, 0], median_size(y[:, None], 0)[0])
-    at = int((given / medians).argmax())
+    value, y = float(matrix[out, in_]), output[:, out]
+    amounts = given([entering] if entering else [], coordinate, value, output) * y.sign()
+    medians = medians_of(output, out)
+    at = int((amounts / medians).argmax())
     return {
-        "value": float(matrix[out, in_]),
-        "rank": 1 + int((size > size[out, in_]).sum()),
+        "value": value,
+        "rank": rank_of(matrix.abs(), out, in_),
         "ratio": float(y[at].abs() / medians[at]),
-        "share": float(given[at] / y[at].abs().clamp_min(1e-30)),
+        "share": float(amounts[at] / y[at].abs().clamp_min(1e-30)),
     }
 
 

@@ -14,6 +14,7 @@ from swlottery.models import load as models
 from swlottery.models import tokenizers
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
+from swlottery.models.loaded import embedding_rows
 from swlottery.runtime import files, sums
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Network:
     @property
     def embedding_rows(self) -> int:
         """How many tokens the embedding has a row for."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        return embedding_rows(self.model)
 
     @property
     def device(self) -> torch.device:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swlottery.errors import BadInput
 from swlottery.models.architectures import DownProjection
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Coordinate(NamedTuple):
@@ -43,6 +46,11 @@ def check_place(downs: Sequence[DownProjection], coordinate: Coordinate, model: 
     last = downs[min(layer, len(downs) - 1)]
     of = "" if last.experts is None else f", each of {last.experts} experts (LAYER,OUT,IN,EXPERT)"
     raise BadInput(f"{model} has no weight {coordinate}: it has {len(downs)} layers of {last.parts[0].shape}{of}")
+
+
+def rank_of(size: Tensor, out: int, in_: int) -> int:
+    """The rank of an entry among all of ``size``, the |w| of its matrix: the largest has 1."""
+    return 1 + int((size > size[out, in_]).sum())
 
 
 def same_channel(downs: Sequence[DownProjection], coordinate: Coordinate) -> list[Coordinate]:

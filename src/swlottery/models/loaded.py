@@ -49,6 +49,11 @@ class Loaded:
         return context_of(self.model.config)
 
 
+def embedding_rows(model: Any) -> int:
+    """How many tokens the embedding has a row for."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def context_of(config: Any) -> int:
     """The longest sequence in tokens that a model with this config was made for."""
     config = config.get_text_config()
@@ -168,8 +173,6 @@ def _check_behaviour(model: Any, name: str, dtype: str) -> None:
 
 def _fast_dtype(model: Any, stored: str, device: torch.device) -> str:
     """The stored precision; float32 in place of 16 bits that a CPU has no units for, if the memory is there for it."""
-    import psutil
-
     fast = hardware.fast_dtype(stored, device)
     needed = 4 * sum(parameter.numel() for parameter in model.parameters())
-    return fast if fast == stored or needed < 0.8 * psutil.virtual_memory().available else stored
+    return fast if fast == stored or needed < 0.8 * hardware.available_memory() else stored
