@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from swlottery.report import words
 from swlottery.report.page import (
+    anchors,
     chance,
     cost,
     critical,
@@ -15,10 +16,13 @@ from swlottery.report.page import (
     gradient,
     growth,
     matrices,
+    networks,
+    plan,
     rate,
     rewinding,
     size,
     survival,
+    variance,
 )
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Study
@@ -71,6 +75,8 @@ def what_was_run(study: Study) -> Answer:
 
 QUESTIONS: list[Callable[[Study], Answer | None]] = [
     what_was_run,
+    networks.answer,
+    networks.falls,
     survival.answer,
     rate.answer,
     size.answer,
@@ -87,12 +93,15 @@ QUESTIONS: list[Callable[[Study], Answer | None]] = [
     rewinding.answer,
     cost.answer,
     first_runs.answer,
+    anchors.answer,
 ]
 
 
 def answers(study: Study) -> list[Answer]:
-    """What was run, then the answer to every question that the runs can say something of."""
+    """What was run, then the answer to every question that the runs can say something of; last the plan's, together."""
     found = [answer for question in QUESTIONS if (answer := question(study)) is not None]
+    if compared := plan.compared(study):
+        found += [*plan.answers(compared), *variance.answers(study, compared)]
     if study.rated:
         return found
     return [replace(one, verdict=NOT_ASKED) if (one.verdict, one.number) == (TOO_FEW, "") else one for one in found]
