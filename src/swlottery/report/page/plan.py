@@ -76,7 +76,8 @@ def _verdict(one: Compared) -> str:
     outcome = one.comparison.outcome
     is_near = max(map(abs, statistics.typical_values(one.each))) <= MARGIN[outcome]
     found = by_test(one.judged["p (Holm)"], is_near)
-    return f"{YES}: {WAYS[outcome][one.judged['difference'] > 0]}" if found == YES else found
+    small = ", within the margin" if is_near else ""
+    return f"{YES}: {WAYS[outcome][one.judged['difference'] > 0]}{small}" if found == YES else found
 
 
 def _compare(study: Study, comparison: Comparison) -> Compared:
