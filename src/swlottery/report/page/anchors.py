@@ -46,11 +46,11 @@ def answer(study: Study) -> Answer:
         "anchors",
         "What do public logs of the plan at full size say?",
         "losses hardly change over five trainings; one coordinate, as chance has it",
-        number="last − first training: −0.067 to +0.027 nat",
+        number="last − first training: −0.0670 to +0.0265 nat",
         networks=2,
         sentence="In five public runs of GPT-2 124M (A: 3,000 steps a training, B: 10,000) the loss of the last "
-        "training lies −0.067 to +0.027 nat from that of the first. The foreign coordinate (2, 447, 666) was non-zero "
-        "in all trainings of two.",
+        "training lies −0.0670 to +0.0265 nat from that of the first. The foreign coordinate (2, 447, 666) was "
+        "non-zero in all trainings of two.",
         tables=[
             Table(
                 "anchors", "held-out loss, nat, at the end of each training, and what became of the coordinate", facts

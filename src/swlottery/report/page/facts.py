@@ -204,7 +204,9 @@ def _read(folder: Path) -> dict[str, DataFrame]:
             if any(line.count(",") > MOST_CELLS for line in text.split("\n")):  # pandas would take minutes
                 raise ValueError("a row has too many cells")
             found[name] = from_csv_text(io.StringIO(text), name)
-        except (OSError, ValueError) as error:
+            for settings in found[name].get("settings", ()):
+                full(settings)
+        except (OSError, ValueError, TypeError) as error:
             raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
     return found
 
