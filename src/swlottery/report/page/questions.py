@@ -73,10 +73,15 @@ def what_was_run(study: Study) -> Answer:
     )
 
 
+def the_plan(study: Study) -> list[Answer]:
+    """The questions of the plan: those that compare arms are corrected together."""
+    compared = plan.compared(study)
+    about = [networks.answer(study), networks.falls(study)]
+    found = [*about, *plan.answers(compared), *variance.answers(study, compared), anchors.answer(study)]
+    return [answer for answer in found if answer is not None]
+
+
 QUESTIONS: list[Callable[[Study], Answer | None]] = [
-    what_was_run,
-    networks.answer,
-    networks.falls,
     survival.answer,
     rate.answer,
     size.answer,
@@ -93,15 +98,13 @@ QUESTIONS: list[Callable[[Study], Answer | None]] = [
     rewinding.answer,
     cost.answer,
     first_runs.answer,
-    anchors.answer,
 ]
 
 
 def answers(study: Study) -> list[Answer]:
-    """What was run, then the answer to every question that the runs can say something of; last the plan's, together."""
-    found = [answer for question in QUESTIONS if (answer := question(study)) is not None]
-    if compared := plan.compared(study):
-        found += [*plan.answers(compared), *variance.answers(study, compared)]
+    """What was run, then the answer to every question that the runs can say something of."""
+    others = [answer for question in QUESTIONS if (answer := question(study)) is not None]
+    found = [what_was_run(study), *the_plan(study), *others]
     if study.rated:
         return found
     return [replace(one, verdict=NOT_ASKED) if (one.verdict, one.number) == (TOO_FEW, "") else one for one in found]

@@ -65,7 +65,7 @@ def _needed(one: Compared, row: Row) -> Row:
         "pairs": row["networks"],
         "pairs share": row["pairs share"],
         "sd of the difference": sd,
-        "sd within a network": sd / math.sqrt(2),
+        "sd within a network": None if row["pairs share"] == "batches" else sd / math.sqrt(2),
         "margin": margin,
         "pairs needed": statistics.pairs_needed(sd, margin),
     }
