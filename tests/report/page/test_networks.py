@@ -98,7 +98,7 @@ def test_where_each_weight_falls_or_would_fall() -> None:
     assert [row["pruned by prune"] for row in points] == [2, *[None] * 7]
     everywhere = networks.falls(study(made("ssssss")))
     assert everywhere is not None and everywhere.verdict == "yes"
-    assert "6 of 6 super weights kept at 20 % × 2" in everywhere.sentence
+    assert everywhere.number == "6 of 6 super weights kept, the first falls when 1 % remain"
 
 
 def test_anchors_beside_chance_and_this_study() -> None:

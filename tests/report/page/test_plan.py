@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -164,6 +165,39 @@ def test_the_other_questions_are_known_by_their_settings(
     found = answers(study(rows))
     assert [one for one in found if found[one].pictures] == [name], "no other question has these arms"
     assert found[name].verdict == verdict
+
+
+def test_one_prune_of_the_initialisation_against_one_of_the_trained_network() -> None:
+    """Its only row is that of mask 0, which has left 80 % already; its arm belongs to the set-up of the others."""
+    rows: Rows = {}
+    for seed in range(8):
+        network(rows, f"I1-{seed}", seed, loss=5.3 + seed / 1000, prunes=1)
+        rows["rounds"].pop()
+        rows["rounds"][-1]["remaining_fraction"] = 0.8
+        network(rows, f"B2-{seed}", seed)
+    for told in rows["runs"]:
+        at_start = {"prune_at_start": told["run"].startswith("I1")}
+        told["settings"] = json.dumps(json.loads(told["settings"]) | at_start)
+    made = study(rows)
+    assert {arm.title for arm in made.arms} == {"20 % × 5", "20 % × 1, pruned at the start"}
+    section = answers(made)["plan_at_start"]
+    (row, _) = table(section, "plan_at_start")
+    assert section.verdict == "yes: the loss is higher" and row["remaining, %"] == pytest.approx(80)
+    assert row["difference"] == pytest.approx(0.2 + 0.0035), "B2 has 5.1 under its first mask"
+
+
+def test_gains_of_zero_are_shown_beside_xavier_and_not_judged() -> None:
+    rows: Rows = {}
+    for seed in range(8):
+        for init in ("gpt2", "xavier", "xavier-zero-gains"):
+            network(rows, f"{init}-{seed}", seed, init=init)
+    rows_of = table(answers(study(rows))["plan_xavier"], "plan_xavier")
+    assert [(row["first arm"], row["p"] is not None) for row in rows_of] == [
+        ("20 % × 5, xavier", False),
+        ("20 % × 5, xavier", True),
+        ("20 % × 5, xavier-zero-gains", False),
+        ("20 % × 5, xavier-zero-gains", False),
+    ]
 
 
 def test_of_several_pairs_the_larger_rate_and_the_longest_against_the_shortest_count() -> None:

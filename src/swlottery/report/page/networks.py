@@ -101,40 +101,38 @@ def _verdict(records: DataFrame | None) -> Row:
 
 
 def falls(study: Study) -> Answer | None:
-    """Kept to the end of the plain arms, and the sparsity at which each weight falls or would fall."""
-    each: list[Row] = []
+    """Kept to the end of the plain arms, and how much remains when each weight falls or would fall."""
+    each = [row for arm in study.rated.values() for row in _falls(study, arm)]
     rows: list[Row] = []
     judged: dict[str, Row] = {}
-    for title, arm in study.rated.items():
-        points = _falls(study, arm)
-        each += points
-        groups = {ALL: points, WITH: [row for row in points if row["tracks"] == "super weight"]}
-        own = {who: _kept(title, study, who, some) for who, some in groups.items() if some}
-        rows += own.values()
-        if own:
-            judged[title] = own[WITH if len(groups[WITH]) >= statistics.FEWEST else ALL]
+    for title in study.rated:
+        own = [row for row in each if row["arm"] == title]
+        for who, some in ((ALL, own), (WITH, [row for row in own if row["tracks"] == "super weight"])):
+            if some:
+                rows.append({"arm": title, WHO: who, **_kept(DataFrame(some))})
+                if who == ALL or len(some) >= statistics.FEWEST:
+                    judged[title] = rows[-1]
     if not rows:
         return None
     shares = {arm: statistics.proportion(row["kept"], row["networks"]) for arm, row in judged.items()}
-    label, caption = "remaining, %, at which it would be pruned", "One circle a network, the bar their mean."
+    numbers = {
+        arm: f"{row['kept']} of {row['networks']} {'super weights' if row[WHO] == WITH else 'weights'} kept, the first "
+        f"falls when {row['first falls at remaining, %']:.3g} % remain"
+        for arm, row in judged.items()
+    }
     parts = [
-        f"{row['kept']} of {row['networks']} {'super weights' if row[WHO] == WITH else 'weights'} kept at {arm}, "
-        f"where {row['remaining, %']:.2f} % remain, and {row['matrix kept, %']:.1f} % of their matrices (the first "
-        f"falls at {row['first falls at sparsity, %']:.6g} % sparsity)"
+        f"{numbers[arm]} ({arm}, which leaves {row['remaining, %']:.2f} %, and {row['matrix kept, %']:.1f} % of their "
+        "matrices)"
         for arm, row in judged.items()
     ]
+    label, caption = "remaining, %, at which it would be pruned", "One circle a network, the bar their mean."
     return Answer(
         "plan_survival",
         "Does a network's weight survive, and at which sparsity would pruning take it?",
         together({arm: by_share(*ends) for arm, ends in shares.items()}),
-        number=by_arm(
-            {
-                arm: f"{row['kept']} of {row['networks']}, the first at {row['first falls at sparsity, %']:.6g} %"
-                for arm, row in judged.items()
-            }
-        ),
+        number=by_arm(numbers),
         networks=min(row["networks"] for row in judged.values()),
-        sentence=f"{listed(parts)}.",
+        sentence=f"Of the networks' own: {listed(parts)}.",
         tables=[
             Table("plan_survival", "kept to the last mask, and how much remains when each falls or would fall", rows),
             Table("plan_survival_points", "the same in each network", each),
@@ -155,15 +153,13 @@ def _falls(study: Study, arm: Arm) -> list[Row]:
         reached = [study.pruning_point(run, round_)[0] for round_ in range(1, len(study.remaining(run)) + 1)]
         at = [100 * q for q in reached if q is not None]
         if len(prunes) and at:
-            last = prunes.iloc[-1]
-            gone = prunes[~prunes["alive"].astype(bool)]["round"]
+            last, gone = prunes.iloc[-1], prunes[~prunes["alive"].astype(bool)]["round"]
             rows.append(
                 {
                     "arm": arm.title,
                     "run": run,
                     "tracks": study.kind(run),
                     "weight": study.own[run],
-                    "kept": not len(gone),
                     "pruned by prune": int(gone.iloc[0]) if len(gone) else None,
                     "falls at remaining, %": max(at),
                     "falls at sparsity, %": 100 - max(at),
@@ -176,14 +172,12 @@ def _falls(study: Study, arm: Arm) -> list[Row]:
     return rows
 
 
-def _kept(title: str, study: Study, who: str, points: list[Row]) -> Row:
-    table = DataFrame(points)
-    kept, at = int(table["kept"].sum()), table["falls at remaining, %"]
+def _kept(table: DataFrame) -> Row:
+    """What became of the weights of some networks of an arm."""
+    kept, at = int(table["pruned by prune"].isna().sum()), table["falls at remaining, %"]
     low, high = statistics.proportion(kept, len(table))
     controls = table["controls"].sum()
     return {
-        "arm": title,
-        WHO: who,
         "networks": len(table),
         "kept": kept,
         "95 % interval, %": interval(100 * low, 100 * high),
@@ -191,7 +185,6 @@ def _kept(title: str, study: Study, who: str, points: list[Row]) -> Row:
         "first falls at remaining, %": float(at.max()),
         "median": float(at.median()),
         "last": float(at.min()),
-        "remaining, %": float(table["remaining, %"].mean()),
-        "matrix kept, %": float(table["matrix kept, %"].mean()),
+        **{name: float(table[name].mean()) for name in ("remaining, %", "matrix kept, %")},
         "controls kept, %": float(100 * table["controls kept"].sum() / controls) if controls else None,
     }
