@@ -1,4 +1,4 @@
-"""`bench/verification.py` on a planted super weight: the finder's verdict, and forward tokens that hooks have counted."""
+"""`bench/verification.py` on a planted super weight: the verdict, and the forward tokens that hooks have counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_it_prints_verdicts_and_their_cost(planted_gpt2, tmp_path):
-    planted, plant = planted_gpt2
+    planted, _ = planted_gpt2
     (tmp_path / "t.txt").write_text("The quick brown fox jumps over the lazy dog, again and again.\n\n" * 100)
     command = [sys.executable, ROOT / "bench" / "verification.py", "--model", planted, "--eval-text", "t.txt"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
