@@ -199,7 +199,7 @@ def answers(found: list[Compared]) -> Iterator[Answer]:
                 Table(f"{name}_points", "the same in each network", one.points),
             ],
             pictures=[charts.strip(name, one.points, "difference", label, charts.APART, by="at", reference=0)],
-            method=f"{METHOD} Margin: {MARGIN[comparison.outcome]:.2g}.",
+            method=f"{METHOD} No: not yes, and the interval lies within {MARGIN[comparison.outcome]:.2g} of zero.",
         )
 
 
