@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,7 +96,10 @@ def _networks(settings: FindSettings, beside: str | None) -> list[Network]:
     from swlottery.models.names import path_of
 
     run = path_of(settings.model)
-    others = [Network("beside it", beside)] if beside is not None else []
+    others = []
+    if beside is not None:
+        path_of(beside)  # before anything is loaded
+        others.append(Network("beside it", beside))
     if run is None or not (run / "settings.json").is_file():
         return [Network("model", settings.model), *others]
     if not (run / "final" / "config.json").is_file():
@@ -104,13 +108,12 @@ def _networks(settings: FindSettings, beside: str | None) -> list[Network]:
 
     for name in ("settings.json", "rounds.csv"):
         sums.check(run / name)
-    trained = read_settings(run)
     try:
-        rows = list(read_rows(run / "rounds.csv"))
+        trained, rows = read_settings(run), list(read_rows(run / "rounds.csv"))
+        longest = int(trained["context"]) if trained["start"] == "scratch" else 0
         start, end = float(rows[0]["sparsity"]), float(rows[-1]["sparsity"])
     except (ValueError, LookupError) as error:
-        raise BadInput(f"{run / 'rounds.csv'} is damaged ({error}): take it from a copy") from None
-    longest = int(trained.get("context") or 0) if trained.get("start") == "scratch" else 0
+        raise BadInput(f"{run}: its settings.json or rounds.csv is damaged ({error}): take it from a copy") from None
     if not others and (run / "round_1" / "config.json").is_file():
         masked = int(rows[0]["total"]) - int(rows[0]["remaining"])
         name = f"round 1 ({masked:,} masked)" if masked else "dense (round 1)"
@@ -123,7 +126,8 @@ def _note(settings: FindSettings, trained: dict[str, Any], others: list[Network]
     from swlottery.data.sources import is_on_hub
 
     notes = []
-    if trained.get("data") == settings.eval_text and not is_on_hub(settings.eval_text):
+    same = os.path.realpath(trained["data"]) == os.path.realpath(os.path.expanduser(settings.eval_text))
+    if same and not is_on_hub(settings.eval_text):
         notes.append("the run was trained on this text: these are not the losses of held-out text (--eval-text)")
     if not others:
         notes.append("the run has no network that was trained before a prune: --beside names another dense one")
