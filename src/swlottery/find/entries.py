@@ -89,7 +89,7 @@ def loss_entry(protocol: str, text: Text, documents: Documents, loss: float) -> 
         "documents": count,
         "context": context,
         "baseline_nll": loss,
-        "baseline_perplexity": math.exp(loss),
+        "baseline_perplexity": math.exp(min(loss, 700.0)),
         "word_perplexity": math.exp(min(total / max(documents.words, 1), 700.0)),  # a text may be one long word
         "bits_per_byte": total / max(documents.bytes, 1) / math.log(2),
     }

@@ -18,11 +18,14 @@ class EvaluateLog(Log):
         """entries: of `commands.evaluate.measure`."""
         first = entries[0]
         self.line(f"swlottery {__version__} evaluate: how well does it predict the text?\n")
-        facts = {one["network"]: f"{one_line(one['model'])}\nsha256 {one['weights_sha256']}" for one in entries}
+        facts = {
+            one["network"]: f"{one_line(one['model'])}, run in {one['dtype']} on {one['device']}\n"
+            f"sha256 {one['weights_sha256']}"
+            for one in entries
+        }
         facts |= {
             "text": f"{one_line(first['eval_text'])}\nsha256 {first['eval_text_sha256']}",
             "documents": f"protocol {first['protocol']}: {first['documents']} of {first['context']:,} tokens",
-            "run in": f"{first['dtype']}, on {first['device']}",
         }
         self.facts(facts, 2 + max(map(len, facts)))
         heads = ["network", "sparsity", "nats a token", "perplexity", "of a word", "bits a byte"]
