@@ -112,8 +112,8 @@ def evaluate(model: str | Path, beside: str | Path | None = None, **settings: An
     """
     from swlottery.commands.evaluate import measure
 
-    if other := sorted(settings.keys() - (set(EVALUATED) - {"out"})):
-        raise BadInput(f"evaluate() has no setting {other[0]}: its settings are those of the command, without out")
+    if other := sorted(settings.keys() - set(EVALUATED)):
+        raise BadInput(f"evaluate() has no setting {other[0]}: it takes {', '.join(EVALUATED)}")
     return measure(FindSettings(model=str(model), **settings), None if beside is None else str(beside))
 
 

@@ -185,7 +185,7 @@ class FindSettings(Settings):
 
 EVALUATED = (
     *("revision", "dtype", "device", "device_map", "max_memory"),
-    *("protocol", "eval_text", "eval_tokens", "eval_context", "out"),
+    *("protocol", "eval_text", "eval_tokens", "eval_context"),
 )
 """Those of `FindSettings` that ``swlottery evaluate`` takes: which model, and how its loss is measured."""
 

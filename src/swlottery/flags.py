@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _add_flags(evaluate, FindSettings, *({field.name for field in dataclasses.fields(FindSettings)} - set(EVALUATED)))
     dense = "a model to compare with; of a run its own network of round 1 by default"
     evaluate.add_argument("--beside", metavar="MODEL", help=dense)
+    evaluate.add_argument("--out", metavar="FILE.json", help="the numbers as JSON, named as in a record")
     status = command("status", "the state of all runs, or of all points of a study")
     status.add_argument("folder", nargs="?", type=home, metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     report = command("report", "one page on many runs: the answers, tables, figures")
