@@ -190,6 +190,8 @@ def test_later_starts_with_other_code_are_told_apart(
     assert [one["code"]["commit"] for one in start("a", second)["later"]] == ["b", "a"]
     monkeypatch.setattr(provenance, "packages", lambda: {"torch": "0"})
     assert len(start("b", second)["later"]) == 2
-    unknown = start("b", {"versions": {}})
-    assert list(unknown) == ["later"], "what an earlier version began is not this code's"
+    for before in ({"versions": {}}, {"code": "no code", "later": 3}):
+        unknown = start("b", before)
+        assert list(unknown) == ["later"], "what an earlier version began is not this code's"
+        assert start("b", unknown) == unknown
     assert start("b", None)["code"]["commit"] == "b" and not (tmp_path / "code.diff").exists()

@@ -353,6 +353,18 @@ def test_a_sweep_goes_on_with_the_frozen_code(root: Path, tiny_gpt2: Path) -> No
     assert "\ncode: frozen copy of " in log
 
 
+def test_a_frozen_job_never_makes_an_environment(stub_root: Path, script_environment: dict[str, str]) -> None:
+    """It takes that of whoever submitted it, or none: the files that say what belongs in one may have changed."""
+    place = stub_root / "runs" / "small" / ".code"
+    provenance.freeze(stub_root / "src" / "swlottery", place)
+    script = sweeps._frozen_script(stub_root / "1.jsonl", place).rename(stub_root / "runs" / "1.sh")
+    script.write_text(script.read_text().replace(sys.executable, str(stub_root / "bin" / "python3")))
+    (stub_root / "pyproject.toml").unlink()
+    job = script_environment | {"SLURM_JOB_ID": "1"}
+    done = subprocess.run(["bash", str(script)], cwd=stub_root, env=job, capture_output=True, text=True)
+    assert done.returncode == 2 and "is gone: start the same sweep again" in done.stderr, done
+
+
 def test_a_study_that_is_done_is_not_refused(
     root: Path, stub: Path, tiny_gpt2: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

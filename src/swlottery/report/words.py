@@ -53,7 +53,7 @@ def which_code(of: Mapping[str, Any] | None) -> str:
     """Which code ran: ``frozen copy of commit 1600cb53249a, changed``; empty where nothing is known."""
     if not of:
         return ""
-    commit = f"commit {of['commit'][:12]}" if of.get("commit") else "code without a known commit"
+    commit = f"commit {str(of['commit'])[:12]}" if of.get("commit") else "code without a known commit"
     why = f" ({of['why']})" if of.get("why") else ""
     changes = ", ".join(["", *(name for name in ("changed", "edited") if of.get(name))])
     return one_line(f"{'frozen copy of ' if of.get('frozen') else ''}{commit}{why}{changes}")

@@ -118,20 +118,28 @@ def record(folder: Path, stored: Mapping[str, Any] | None, command: str) -> dict
         if diff:
             files.write(folder / DIFF, lambda unfinished: unfinished.write_bytes(diff))
         return now
-    kept = {name: stored[name] for name in now if name in stored}  # none, of what an earlier version began
-    later = stored.get("later", [])
-    last = [kept, *later][-1]
-    if not last or (last["code"]["sha256"], last["packages"]) != (what["sha256"], now["packages"]):
-        later = [*later, now]
+    starts = _starts(stored)
+    kept = {name: stored.get(name) for name in now} if stored in starts else {}  # what an earlier version began
+    later = starts[len(kept) > 0 :]
+    if not starts or (starts[-1]["code"].get("sha256"), starts[-1].get("packages")) != (
+        what["sha256"],
+        now["packages"],
+    ):
+        later.append(now)
     return {**kept, "later": later} if later else kept
 
 
 def codes(run: Path) -> list[Code]:
     """The ``code`` of each start of a run, as far as they differ; empty where it is not known."""
-    with suppress(OSError, ValueError, LookupError):
-        stored = sums.read_sealed(run / "environment.json")
-        return [one["code"] for one in (stored, *stored.get("later", [])) if "code" in one]
+    with suppress(OSError, ValueError):
+        return [one["code"] for one in _starts(sums.read_sealed(run / "environment.json"))]
     return []
+
+
+def _starts(stored: Mapping[str, Any]) -> list[Any]:
+    later = stored.get("later")
+    starts = [stored, *(later if isinstance(later, list) else [])]
+    return [one for one in starts if isinstance(one, dict) and isinstance(one.get("code"), dict)]
 
 
 def _files(package: Path) -> dict[str, Path]:
@@ -174,7 +182,7 @@ def _git(root: Path, *arguments: str) -> bytes:
         raise OSError("git is not installed") from None
     except subprocess.TimeoutExpired:
         raise OSError(f"git did not answer within {PATIENCE:g} s") from None
-    if done.returncode > ("--no-index" in arguments):  # whose 1 says that there is a difference
+    if done.returncode not in ((0, 1) if "--no-index" in arguments else (0,)):  # 1: there is a difference
         said = done.stderr.decode("utf-8", "replace").splitlines() or [f"exit code {done.returncode}"]
         raise OSError(f"git: {said[0]}")
     return done.stdout

@@ -39,7 +39,7 @@ def code_home(folder: Path, root: Path, live: bool) -> Path:
     package = provenance.package_of(root)
     provenance.freeze(package, place)
     frozen, _ = provenance.code(provenance.package_of(place))
-    running = provenance.PACKAGE.is_relative_to(place)  # the sweep is of that copy itself
+    running = provenance.PACKAGE.resolve().is_relative_to(place.resolve())  # the sweep is of that copy itself
     if frozen.get("edited"):
         raise BadInput(f"{place} was edited since it was frozen: take that back, or run the checkout with --live")
     if not running and frozen["sha256"] != provenance.code(package)[0]["sha256"]:
