@@ -125,7 +125,10 @@ def test_a_frozen_copy_is_whole_and_knows_what_it_is_of(root: Path, tmp_path: Pa
     edit(root)
     was, diff = code(package(root))
     place = root / "runs" / "study" / ".code"  # inside of a repository, whose commit goes on
+    left = place.parent / "..code.0123456789abcdef0123456789abcdef" / "src"  # of a sweep that was killed
+    left.mkdir(parents=True)
     provenance.freeze(package(root), place)
+    assert not left.parent.exists()
     git(root, "commit", "--quiet", "--all", "-m", "second")
     (package(root) / "__init__.py").write_text("a = 5")
     assert code(package(place)) == ({**was, "frozen": True}, diff)

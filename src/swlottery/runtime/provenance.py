@@ -101,9 +101,11 @@ def freeze(package: Path, place: Path) -> None:
             (folder / DIFF).write_bytes(diff)
         files.write_json(folder / FROZEN, sums.sealed(what))
 
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_folder(place, fill, replace=False)
+    with files.lock(place, print):
+        if not place.exists():
+            for unfinished in place.parent.glob(f".{place.name}.*"):  # of a process that was killed
+                shutil.rmtree(unfinished, ignore_errors=True)
+            files.write_folder(place, fill, replace=False)
 
 
 def record(folder: Path, stored: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
