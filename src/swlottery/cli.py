@@ -114,6 +114,10 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool, given: Sequenc
                 parsed.model = parsed.model or None
                 stored = from_file(Path(parsed.config), TraceSettings) if parsed.config else {}
                 return trace(_settings(TraceSettings, parsed, stored), root, asked)
+        case "evaluate":
+            from swlottery.commands.evaluate import evaluate
+
+            return evaluate(_settings(FindSettings, parsed), parsed.beside)
         case "report":
             from swlottery.commands.report import report
 
@@ -131,7 +135,7 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool, given: Sequenc
 
 def _settings(kind: type, parsed: argparse.Namespace, stored: dict[str, Any] | None = None) -> Any:
     """The settings of a command; stored: those of a file, over which flags win."""
-    given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)}
+    given = {field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(kind)}
     return kind(**(stored or {}) | {name: value for name, value in given.items() if value is not None})
 
 
