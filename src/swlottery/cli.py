@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What the terminal's encoding lacks, and what in a file's name is no text, becomes a question mark.
     with contextlib.suppress(AttributeError):  # a test's capture has no such method; a closed stream is None
         sys.stdout.reconfigure(line_buffering=True, write_through=False, errors="replace")  # type: ignore[union-attr]
-    parsed = parser().parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser().parse_args(given)
     _be_quiet()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages on a CPU: a fifth off a step
     own = arguments is None  # this process is the command, and ends with it
@@ -48,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
                 contextlib.redirect_stdout(nowhere),
             ):
-                return _command(parsed, place, own)
-        return _command(parsed, place, own)
+                return _command(parsed, place, own, given)
+        return _command(parsed, place, own, given)
     except BadInput as error:
         if place.rank == 0:  # all ranks have the same to say
             complain(str(error))
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 signal.signal(number, handler)
 
 
-def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
+def _command(parsed: argparse.Namespace, place: Place, own: bool, given: Sequence[str]) -> int:
     root = Path(os.environ.get("SWLOTTERY_ROOT", "."))  # set by the scripts, which run from anywhere
     match parsed.command:
         case "find":
@@ -92,7 +94,9 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
 
                 # Slurm appends to a requeued job's log; scripts/job.sh says that this one writes such a log.
                 log = os.environ.get("SWLOTTERY_BATCH_JOB", "")
-                return train(settings, root, Ranks(place), asked, _cores(place), log)
+                task = os.environ.get("SLURM_ARRAY_TASK_ID") if parsed.point else None
+                typed = ([f"SLURM_ARRAY_TASK_ID={task}"] if task else []) + ["swlottery", *given]
+                return train(settings, root, Ranks(place), asked, _cores(place), log, shlex.join(typed))
         case "prepare":
             with stop.flag(last=own) as asked:
                 settings = _train_settings(parsed)

@@ -391,6 +391,7 @@ class SweepSettings(Settings):
     sbatch: str = setting(
         "", "options for sbatch, in one word: --sbatch='--partition=gpu --gres=gpu:1'", metavar="OPTIONS"
     )
+    live: bool = setting(False, "run the code as it is when each point starts, not a frozen copy of it as it is now")
 
     def check(self, by_slurm: bool) -> None:
         """Raise `BadInput` for what cannot be meant. by_slurm: whether the points go to Slurm."""

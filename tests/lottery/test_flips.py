@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from swlottery.cli import main
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lottery.start import tokenizer_and_context
-from swlottery.runtime import sums
+from swlottery.runtime import provenance, sums
 
 REWRITTEN = {"settings.json", "status.json", "lock"}
 """Every start writes these anew, and reads nothing from them that counts."""
@@ -51,6 +52,15 @@ def somewhere(name: str) -> tuple[float, int]:
     """A place that is drawn from the file's name."""
     draw = random.Random(name)
     return draw.random(), draw.randrange(8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchanged() -> Iterator[None]:
+    """Runs have no code.diff, also where the tests are run in a tree that was changed."""
+    what, _ = provenance.code()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(provenance, "code", lambda: (what, b""))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,13 @@ def patch(cores: int, figures: bool) -> None:
     from swlottery.commands import train
     from swlottery.data import store
     from swlottery.models.load import SHAPES
-    from swlottery.runtime import environment
+    from swlottery.runtime import environment, provenance
     from swlottery.study import sweep
 
+    def no_git(*_: Any) -> bytes:
+        raise OSError("a program of its own, which the shim would end")
+
+    provenance._git = no_git
     SHAPES["gpt2-mini"] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 192}
     store.SMALL = store.LARGE = 1500
     environment.cores = lambda: cores

@@ -209,6 +209,9 @@ def _content(path: Path) -> Any:
     content = path.read_bytes()
     if path.name == "status.json":
         return _timeless(json.loads(content))
+    if path.name == "environment.json":  # of a sweep's point, the command names a file a submission
+        stored = json.loads(content)
+        return {name: value for name, value in stored.items() if name not in ("command", "own_sha256")}
     if path.name == "metrics.jsonl":
         return [_timeless(json.loads(line)) for line in content.splitlines()]
     if path.name == "rounds.csv":

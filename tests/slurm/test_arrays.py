@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -18,6 +20,7 @@ from studies import write
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 Environment = dict[str, str]
 
 
@@ -164,3 +167,46 @@ def test_a_sweep_from_inside_an_allocation_hands_nothing_of_it_on(
     assert got["SLURM_JOB_ID"] == got["SLURM_ARRAY_JOB_ID"] == number and got["SBATCH_JOB_NAME"] == "mine"
     assert "SLURM_MEM_PER_NODE" not in got and "SLURM_CPUS_PER_TASK" not in got
     assert "none" not in got.get("SLURM_CPU_BIND", "")
+
+
+def test_a_checkout_that_is_edited_while_points_wait_changes_nothing(
+    cluster: Cluster, script_root: Path, script_environment: Environment, tiny_gpt2: Path
+) -> None:
+    """Not even where the job gets none of the variables of whoever submitted it, nor to a path in a setting."""
+    source = script_root / "src"
+    source.unlink()
+    shutil.copytree(REPOSITORY / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    study = str(write(script_root, tiny_gpt2, points(4), data="text.txt"))
+    git = ["git", "-C", str(script_root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (source / "swlottery" / "version.py").write_text('__version__ = "mine"\n')
+
+    given = ("--at-once", "1", "--sbatch=--export=NONE")
+    said = swlottery(cluster, script_root, script_environment, "sweep", study, *given)
+    this = f"frozen copy of commit {commit[:12]}, changed"
+    assert f"code: {this}" in said
+    folder = script_root / "runs" / "small"
+    cluster.wait_for("the first half", lambda: len(list(folder.glob("p*/*/SHA256SUMS"))) >= 2, 240)
+    for name in ("src/swlottery/commands/train.py", "src/swlottery/version.py"):
+        (script_root / name).write_text("raise SystemExit('spoiled')")
+    for name in ("scripts/job.sh", "scripts/venv.sh", "func_train.sh"):
+        (script_root / name).write_text("echo spoiled; exit 9")
+    (script_root / "requirements.txt").write_text("spoiled\n")  # an environment would be made anew
+    (script_root / "pyproject.toml").unlink()
+    assert len(list(folder.glob("p*/*/SHA256SUMS"))) < 4, "some wait"
+    wait(cluster, jobs(said)[0], 1, 240)
+
+    logs = [log.read_text() for log in folder.glob("logs/*")]
+    assert all(f"\ncode: {this}\n" in f"\n{log}" and "spoiled" not in log for log in logs) and len(logs) == 4, logs
+    stored = [json.loads(path.read_text()) for path in folder.glob("p*/*/environment.json")]
+    assert len(stored) == 4
+    for one in stored:
+        assert (one["code"]["commit"], one["code"]["frozen"], one["versions"]["swlottery"]) == (commit, True, "mine")
+        assert re.fullmatch(rf"SLURM_ARRAY_TASK_ID=\d swlottery train --point {folder}/points/1.jsonl", one["command"])
+    assert all(b'+__version__ = "mine"' in path.read_bytes() for path in folder.glob("p*/*/code.diff"))
+    shutil.copy(REPOSITORY / "src/swlottery/commands/train.py", source / "swlottery" / "commands" / "train.py")
+    (source / "swlottery" / "version.py").write_text('__version__ = "mine"\n')
+    shown = swlottery(cluster, script_root, script_environment, "status", str(folder))
+    assert "4 points: 4 done" in shown and f"code of 4 runs: {this}" in shown

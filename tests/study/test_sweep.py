@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from both_scripts import hide_modules, make_environment
 from lottery.runs import forked
 from studies import write
 from swlottery.cli import main
-from swlottery.runtime import child, files, slurm
+from swlottery.runtime import child, files, provenance, slurm
 from swlottery.study import grid
 from swlottery.study import states as states_of
 from swlottery.study import sweep as sweeps
@@ -237,7 +238,7 @@ def test_a_percent_sign_in_a_path_is_no_pattern_of_slurm(tmp_path: Path, monkeyp
     monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
     folder = tmp_path / "a%j b"
     (folder / "points").mkdir(parents=True)
-    assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path / "func_train.sh")) == [("1", 1)]
+    assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path, tmp_path)) == [("1", 1)]
     assert f"--output={tmp_path}/a%%j b/logs/%A_%a.out" in given
 
 
@@ -250,7 +251,11 @@ def test_arrays_follow_each_other_and_the_parents_in_the_queue(
     given: list[list[str]] = []
 
     def submit(script: Path, arguments: list[str], options: list[str], folder: Path) -> str:
-        assert (script, folder, arguments[0]) == (root / "func_train.sh", root, "--point")
+        points = Path(arguments[1])
+        assert (script, folder, arguments[0]) == (points.with_suffix(".sh"), root, "--point")
+        assert (
+            f"\nswlottery_code={points.parents[1] / '.code'} swlottery_python={sys.executable} " in script.read_text()
+        )
         given.append(options)
         return str(100 + len(given))
 
@@ -282,6 +287,92 @@ def test_arrays_follow_each_other_and_the_parents_in_the_queue(
     assert labels == [["b", "c"], ["d"], ["a2", "c2"], ["d2"]]
     said = capsys.readouterr().out
     assert "7 points: 1 running, 6 new" in said and "submitted 2 points as job 103" in said
+
+
+STUB = "def main():\n    print('{said}', __file__)\n"
+
+
+@pytest.fixture
+def stub(root: Path) -> Path:
+    """The file of a program, in ``root``, that trains nothing, and so leaves its points open."""
+    package = root / "src" / "swlottery"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text(STUB.format(said="first"))
+    return package / "cli.py"
+
+
+def test_points_run_the_code_that_was_frozen(root: Path, stub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, folder = str(write(root, root / "model", {"a": {}})), root / "runs" / "small"
+    log, frozen = folder / "logs" / "a.out", folder / ".code" / "src" / "swlottery" / "cli.py"
+    assert main(["sweep", study, "--local"]) == 0
+    assert log.read_text() == f"first {frozen}\n" and "code: frozen copy of " in capsys.readouterr().out
+    assert json.loads((folder / "points" / "1.json").read_text())["live"] is False
+    assert main(["sweep", study, "--local"]) == 0
+
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    stub.write_text(STUB.format(said="second"))
+    write(root, root / "model", {"a": {}, "b": {"seed": 1}})
+    assert main(["sweep", study, "--local"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--live" in line and "another name" in line and f"PYTHONPATH={folder / '.code' / 'src'}" in line
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    assert main(["sweep", study, "--local", "--live"]) == 0
+    assert log.read_text().splitlines()[-1] == f"second {stub}"
+    assert json.loads((folder / "points" / "3.json").read_text())["live"] is True
+    stub.write_text(STUB.format(said="first"))
+    assert main(["sweep", study, "--local"]) == 0
+    assert log.read_text().splitlines()[-1] == f"first {frozen}"
+
+
+def test_a_frozen_copy_that_was_edited_is_refused(root: Path, stub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = str(write(root, root / "model", {"a": {}}))
+    assert main(["sweep", study, "--local"]) == 0
+    (root / "runs" / "small" / ".code" / "src" / "swlottery" / "cli.py").write_text(STUB.format(said="other"))
+    assert main(["sweep", study, "--local"]) == 2
+    assert "was edited" in capsys.readouterr().err
+
+
+def test_a_sweep_goes_on_with_the_frozen_code(root: Path, tiny_gpt2: Path) -> None:
+    """As the line says that refuses other code. The program is the real one; the point runs that too."""
+    package = root / "src" / "swlottery"
+    shutil.copytree(provenance.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    arms: dict[str, Any] = {"a": {"data": str(root / "later.txt")}}
+    study = str(write(root, tiny_gpt2, arms))
+    assert main(["sweep", study, "--local"]) == 1
+    (package / "commands" / "train.py").write_text("raise SystemExit('edited')")
+    (root / "later.txt").write_text((root / "text.txt").read_text() + "more")
+    assert main(["sweep", study, "--local"]) == 2
+    frozen = root / "runs" / "small" / ".code" / "src"
+    command = [sys.executable, "-m", "swlottery.cli", "sweep", study, "--local"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(frozen)}, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert states(root) == {"a": "done"}
+    log = (root / "runs" / "small" / "logs" / "a.out").read_text()
+    assert "\ncode: frozen copy of " in log
+
+
+def test_a_frozen_job_never_makes_an_environment(stub_root: Path, script_environment: dict[str, str]) -> None:
+    """It takes that of whoever submitted it, or none: the files that say what belongs in one may have changed."""
+    place = stub_root / "runs" / "small" / ".code"
+    provenance.freeze(stub_root / "src" / "swlottery", place)
+    script = sweeps._frozen_script(stub_root / "1.jsonl", place).rename(stub_root / "runs" / "1.sh")
+    script.write_text(script.read_text().replace(sys.executable, str(stub_root / "bin" / "python3")))
+    (stub_root / "pyproject.toml").unlink()
+    job = script_environment | {"SLURM_JOB_ID": "1"}
+    done = subprocess.run(["bash", str(script)], cwd=stub_root, env=job, capture_output=True, text=True)
+    assert done.returncode == 2 and "is gone: start the same sweep again" in done.stderr, done
+
+
+def test_a_study_that_is_done_is_not_refused(
+    root: Path, stub: Path, tiny_gpt2: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = str(write(root, tiny_gpt2, {"a": {}}))
+    assert main(["sweep", study, "--local"]) == 0
+    stub.write_text(STUB.format(said="second"))
+    assert main(["sweep", study, "--local"]) == 0
+    assert "nothing to run" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -340,7 +431,7 @@ def test_a_disk_that_is_full_when_the_jobs_number_is_kept(
         assert main(["sweep", path]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "1.job (No space left on device)" in line
-    assert [file.name for file in (root / "runs" / "small" / "points").iterdir()] == ["1.jsonl"]
+    assert [file.name for file in (root / "runs" / "small" / "points").glob("*.j*")] == ["1.jsonl", "1.json"]
     assert main(["sweep", path]) == 0, "no half of a number is in its way"
 
 

@@ -11,7 +11,8 @@ from swlottery.commands.outputs import check_name, check_temporary
 from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
-from swlottery.runtime import environment, hardware, stop
+from swlottery.report.words import which_code
+from swlottery.runtime import environment, files, hardware, provenance, stop, sums
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked
 from swlottery.study import naming
@@ -117,3 +118,40 @@ def agree(ranks: Ranks, prepared: Prepared, settings: TrainSettings, cores: int)
                     f"rank {rank} has other {name} than rank {ranks.rank} ({other[name]}, not {value}): all tasks need "
                     "the same files and libraries"
                 )
+
+
+def begun_with(
+    prepared: Prepared, settings: TrainSettings, goes_on: bool, cores: int, ranks: int, command: str
+) -> dict[str, Any]:
+    """What the run was started with. Threads, precision and number of tokens are kept; what else differs is printed.
+
+    goes_on: from a checkpoint; else this start is its first.
+    """
+    from swlottery.lottery import resolved
+
+    path, device, took = prepared.folder / "environment.json", prepared.device, prepared.resolved
+    here = {**environment.describe(settings.threads or cores, device), "device": str(device), "tasks": ranks}
+    decided = {"dtype": took.dtype, "why": prepared.why, "data_tokens": took.data_tokens}
+    stored = resolved.begun(prepared.folder)
+    for name in ("versions", "cpu", "gpu", "tasks"):
+        if name in stored and (begun := stored[name]) != here[name]:
+            print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
+    if took.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
+        print(f"note: this run was begun in bfloat16, and keeps it: {hardware.how_slow(device)}")
+    made_by = provenance.record(prepared.folder, stored if goes_on else None, command)
+    starts = [made_by, *made_by.get("later", [])]
+    print(f"code: {which_code(starts[-1]['code'])}")
+    if len(starts) > 1:
+        begun = which_code(made_by.get("code")) or "code that is not known"
+        print(f"note: this run was begun with {begun}, and goes on with other code or other packages")
+    ours = here | decided
+    kept = ours | {name: stored[name] for name in ours if name in stored} | made_by
+    try:
+        if sums.read_sealed(path) == kept:
+            return kept
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        print(f"note: {path} was damaged ({error}), and is written again from metrics.jsonl")
+    files.write_json(path, sums.sealed(kept))
+    return kept

@@ -9,10 +9,11 @@ from swlottery.config import SweepSettings
 from swlottery.errors import DONE, FAILED, STOPPED, BadInput
 from swlottery.report import words
 from swlottery.report.logs.status import counts
-from swlottery.runtime import slurm
+from swlottery.report.words import which_code
+from swlottery.runtime import provenance, slurm
 from swlottery.study import sweep as sweeps
 from swlottery.study.grid import Point, Study, read
-from swlottery.study.states import OPEN, last_line, states
+from swlottery.study.states import OPEN, last_line, states_of
 
 
 def sweep(settings: SweepSettings, root: Path) -> int:
@@ -21,7 +22,7 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     root: the folder of ``runs``, ``plots`` and func_train.sh.
 
     Raises:
-        BadInput: a study that cannot be read; no func_train.sh in ``root``; Slurm refuses.
+        BadInput: a study that cannot be read; no func_train.sh in ``root``; Slurm refuses; the code has changed.
     """
     by_slurm = slurm.is_available() and not settings.local
     settings.check(by_slurm)
@@ -33,9 +34,10 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     if by_slurm and not script.is_file():
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")
     folder = root.absolute() / "runs" / study.name
-    sweeps.write_study(folder, study)
-    now = {one.label: one for one in states(folder)}
+    now = {one.label: one for one in states_of(folder, {point.label: point.settings for point in study.points})}
     waiting = [point for point in study.points if now[point.label].state in OPEN]
+    home = sweeps.code_home(folder, root, settings.live) if waiting else folder
+    sweeps.write_study(folder, study)
     for one in now.values():
         if one.state == "failed":
             print(f"failed: {one.label}: {one.reason}")
@@ -43,9 +45,11 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     if not waiting:
         print("nothing to run")
         return DONE
+    code, _ = provenance.code(provenance.package_of(home))
+    print(f"code: {which_code(code)}{', or what it is when a point starts' if settings.live else ''}")
     if not by_slurm:
-        return _run_here(waiting, settings.at_once, folder, root)
-    for job, number in sweeps.submit(waiting, now, folder, script, options, settings.at_once):
+        return _run_here(waiting, settings.at_once, folder, root, home)
+    for job, number in sweeps.submit(waiting, now, folder, root.absolute(), home, options, settings.at_once):
         print(f"submitted {words.count(number, 'point')} as job {job}; logs {folder / 'logs'}/{job}_*.out")
     print(f"to see their states: swlottery status {os.path.relpath(folder)}")
     return DONE
@@ -59,7 +63,7 @@ def _dry_run(study: Study) -> int:
     return DONE
 
 
-def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path) -> int:
+def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path, home: Path) -> int:
     def began(number: int, point: Point, log: Path) -> None:
         print(f"{number} of {len(waiting)}: {point.label}, log {log}", flush=True)
 
@@ -67,7 +71,7 @@ def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path) -> i
         if code not in (DONE, STOPPED):
             print(f"failed: {point.label}: exit code {code}: {last_line(log)}", flush=True)
 
-    codes = sweeps.run_here(waiting, folder, root, began, ended, at_once)
+    codes = sweeps.run_here(waiting, folder, root, home, began, ended, at_once)
     if STOPPED in codes:
         print("stopped: the same command goes on from there")
         return STOPPED

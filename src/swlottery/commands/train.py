@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from swlottery.commands.keeper import FolderKeeper
-from swlottery.commands.prepared import Prepared, agree, prepare_run
+from swlottery.commands.prepared import Prepared, agree, begun_with, prepare_run
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
-from swlottery.lottery import resolved as resolution
 from swlottery.report.logs.progress import Output, printed_before
 from swlottery.report.logs.train import TrainLog
 from swlottery.report.words import one_line
-from swlottery.runtime import checkpoint, environment, files, hardware, sums
+from swlottery.runtime import checkpoint, environment, files, sums
 from swlottery.runtime import folder as folders
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
@@ -29,13 +28,19 @@ AWAY = "give --runs and --plots other folders, or move that one away"
 
 
 def train(
-    settings: TrainSettings, root: Path, ranks: Ranks | None = None, asked: Asked = never, cores: int = 0, log: str = ""
+    settings: TrainSettings,
+    root: Path,
+    ranks: Ranks | None = None,
+    asked: Asked = never,
+    cores: int = 0,
+    log: str = "",
+    command: str = "",
 ) -> int:
     """Run a lottery, or go on with it where it was stopped. Returns the exit code: 0 done, 75 stopped and saved.
 
     root: the folder in which ``runs`` and ``plots`` are by default. ranks: the processes that share the work. asked:
     whether to stop. cores: of this process; 0: as many as it may use. log: names the log that this writes, if several
-    starts write to one: what an earlier start has printed there is not printed again.
+    starts write to one: what an earlier start has printed there is not printed again. command: as it was typed.
 
     Raises:
         BadInput: settings that contradict each other, the model or the data; a run in use; a loss that is not finite.
@@ -59,7 +64,7 @@ def train(
         with contextlib.ExitStack() as stack:
             code = DONE
             if not ranks.decide(lambda: _take(prepared, settings, stack, patient=bool(log))):
-                code = _run(settings, prepared, ranks, asked, cores, log, started)
+                code = _run(settings, prepared, ranks, asked, cores, log, command, started)
             ranks.close()
             return code
     except Stopped:
@@ -129,7 +134,14 @@ def _check_begun(prepared: Prepared, settings: TrainSettings) -> None:
 
 
 def _run(
-    settings: TrainSettings, prepared: Prepared, ranks: Ranks, asked: Asked, cores: int, log_name: str, started: float
+    settings: TrainSettings,
+    prepared: Prepared,
+    ranks: Ranks,
+    asked: Asked,
+    cores: int,
+    log_name: str,
+    command: str,
+    started: float,
 ) -> int:
     from swlottery.lottery.loop import Lottery
     from swlottery.watch.recorder import WatchRecorder
@@ -140,7 +152,8 @@ def _run(
     printed = ranks.decide(lambda: printed_before(folder, log_name))
     notes: list[str] = []
     keeper = FolderKeeper(folder, settings, network, notes.append, ranks, asked)
-    here = ranks.decide(lambda: _environment(settings, prepared, cores, ranks.size))
+    goes_on = keeper.place is not None
+    here = ranks.decide(lambda: begun_with(prepared, settings, goes_on, cores, ranks.size, command))
     environment.pin(here["threads"])
     ranks.decide(lambda: files.write_json(folder / "settings.json", dataclasses.asdict(settings)))
     log = TrainLog(bars=sys.stderr.isatty()) if ranks.lead else None
@@ -187,30 +200,6 @@ def _open(output: Output, keeper: FolderKeeper, prepared: Prepared, notes: list[
         for words in _changed(history[0], prepared).values():
             raise BadInput(f"{words}; {AWAY}")
     output.open(notes, history, log_name)
-
-
-def _environment(settings: TrainSettings, prepared: Prepared, cores: int, ranks: int) -> dict[str, Any]:
-    """What the run was started with. Threads, precision and number of tokens are kept; what else differs is printed."""
-    path, device, resolved = prepared.folder / "environment.json", prepared.device, prepared.resolved
-    here = {**environment.describe(settings.threads or cores, device), "tasks": ranks}
-    decided = {"dtype": resolved.dtype, "why": prepared.why, "data_tokens": resolved.data_tokens}
-    stored = resolution.begun(prepared.folder)
-    for name in ("versions", "cpu", "gpu", "tasks"):
-        if name in stored and (begun := stored[name]) != here[name]:
-            print(f"note: this run was begun with {name} {begun}, and goes on with {here[name]}: other bits")
-    if resolved.dtype == "bfloat16" and not hardware.bfloat16(device)[0]:
-        print(f"note: this run was begun in bfloat16, and keeps it: {hardware.how_slow(device)}")
-    ours = here | decided
-    kept = ours | {name: stored[name] for name in ours if name in stored}
-    try:
-        if sums.read_sealed(path) == kept:
-            return kept
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        print(f"note: {path} was damaged ({error}), and is written again from metrics.jsonl")
-    files.write_json(path, sums.sealed(kept))
-    return kept
 
 
 def _draw(folder: Path, plots: Path, settings: TrainSettings, event: dict[str, Any]) -> list[Path]:

@@ -49,6 +49,16 @@ def one_line(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def which_code(of: Mapping[str, Any] | None) -> str:
+    """Which code ran: ``frozen copy of commit 1600cb53249a, changed``; empty where nothing is known."""
+    if not of:
+        return ""
+    commit = f"commit {str(of['commit'])[:12]}" if of.get("commit") else "code without a known commit"
+    why = f" ({of['why']})" if of.get("why") else ""
+    changes = ", ".join(["", *(name for name in ("changed", "edited") if of.get(name))])
+    return one_line(f"{'frozen copy of ' if of.get('frozen') else ''}{commit}{why}{changes}")
+
+
 def percent(fraction: float | None) -> str:
     return NOTHING if fraction is None else f"{100 * fraction:.2f} %"
 

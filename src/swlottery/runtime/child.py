@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from swlottery.runtime.provenance import PACKAGE
+
 
 def command(module: str, *arguments: str) -> list[str]:
     """A command that calls ``main`` of a module.
@@ -18,10 +20,10 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def variables(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables for such a process: this package is in reach, the current folder is not."""
+def variables(given: Mapping[str, str], package: Path = PACKAGE) -> dict[str, str]:
+    """The environment variables for such a process: the package is in reach, the current folder is not."""
     entries = given.get("PYTHONPATH", "").split(os.pathsep)
     # An empty entry means the current folder too: `export PYTHONPATH=/mine:$PYTHONPATH`, where there was none.
     kept = [entry for entry in entries if os.path.normpath(entry) != os.curdir]
-    folders = [str(Path(__file__).parents[2]), *kept]
+    folders = [str(package.parent), *kept]
     return {**given, "PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": "1"}

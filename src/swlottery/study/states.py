@@ -1,7 +1,9 @@
 """How far every point of a study has come, from the files of its folder and from Slurm's queue.
 
 runs/<study>/study.json      the points, each with its label and settings
-runs/<study>/points/*.jsonl  what one submission ran, a point a line; beside it *.job, with the number of that job
+runs/<study>/points/*.jsonl  what one submission ran, a point a line; beside it *.job, with the number of that job, and
+                             *.json, with its code
+runs/<study>/.code/          a frozen copy of the code that the points run
 runs/<study>/logs/           a log a task
 runs/<study>/<label>/        the run of a point
 """
@@ -9,7 +11,7 @@ runs/<study>/<label>/        the run of a point
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,9 @@ from typing import Any
 
 from swlottery.config import TrainSettings, check_values
 from swlottery.errors import BadInput
-from swlottery.runtime import files, slurm, sums
+from swlottery.runtime import files, provenance, slurm, sums
 from swlottery.runtime.folder import is_gone, read_status
+from swlottery.runtime.provenance import Code
 from swlottery.study.naming import changed
 
 OPEN = ("new", "stopped", "failed")
@@ -32,7 +35,8 @@ class PointState:
     """The state of a point.
 
     state: ``done``, ``running``, ``pending``, ``stopped``, ``failed`` or ``new``. reason: why it is not done, where
-    known. task: what it was last submitted as, ``123_4`` or ``here``. status: the run's own status.json.
+    known. task: what it was last submitted as, ``123_4`` or ``here``. status: the run's own status.json. codes: that
+    its run had.
     """
 
     label: str
@@ -40,6 +44,7 @@ class PointState:
     reason: str
     task: str
     status: Mapping[str, Any]
+    codes: Sequence[Code] = ()
 
     @property
     def job(self) -> str | None:
@@ -50,7 +55,7 @@ class PointState:
 
 
 def states(folder: Path) -> list[PointState]:
-    """The state of every point of the study in ``folder``, in its order.
+    """The state of every point of the study in ``folder``, in its order, as its study.json says.
 
     Raises:
         BadInput: study.json cannot be read; Slurm does not answer.
@@ -62,6 +67,11 @@ def states(folder: Path) -> list[PointState]:
             raise ValueError("a label is no name of a folder in it")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
         raise BadInput(f"{folder}: study.json is damaged ({error}): the same sweep writes it again") from None
+    return states_of(folder, points)
+
+
+def states_of(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> list[PointState]:
+    """`states`, for these points: their settings, by label."""
     tasks = _tasks(folder, points)
     queue = slurm.queued(task.partition("_")[0] for task in tasks.values() if task != HERE)
     return [_state(folder, label, settings, tasks.get(label, ""), queue) for label, settings in points.items()]
@@ -97,7 +107,8 @@ def _tasks(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> dict[str, s
 
 
 def _state(folder: Path, label: str, settings: Mapping[str, Any], task: str, queue: Mapping[str, str]) -> PointState:
-    status = next((read_status(run) for run in _runs_with(folder / label, settings)), {})
+    run = next(_runs_with(folder / label, settings), None)
+    status, codes = (read_status(run), provenance.codes(run)) if run else ({}, [])
     log = log_of(folder, label, task) if task else None
     begun = log is not None and (task != HERE or log.exists())  # those that run in turn have no log before
     state, reason = str(status.get("state", "")), ""
@@ -114,7 +125,7 @@ def _state(folder: Path, label: str, settings: Mapping[str, Any], task: str, que
         state, reason = "failed", str(status.get("message", "")) or last_line(log)
     else:
         state = "new"
-    return PointState(label, state, reason, task, status)
+    return PointState(label, state, reason, task, status, codes)
 
 
 def _runs_with(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,12 +19,35 @@ from typing import Any
 
 from swlottery.config import check_values, flag_of
 from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
-from swlottery.runtime import child, files, slurm, stop, sums
+from swlottery.runtime import child, files, provenance, slurm, stop, sums
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of, submissions
 
 OURS = ("--array", "-a", "--dependency", "-d", "--output", "-o", "--chdir", "-D")
 """The options of sbatch that a sweep needs for itself."""
+
+
+def code_home(folder: Path, root: Path, live: bool) -> Path:
+    """Where the code of the points is: in a frozen copy, made if there is none; ``live``: in ``root``, as it will be.
+
+    Raises:
+        BadInput: the code is not the one that was frozen.
+    """
+    root, place = root.absolute(), folder / ".code"
+    if live:
+        return root
+    package = provenance.package_of(root)
+    provenance.freeze(package, place)
+    frozen, _ = provenance.code(provenance.package_of(place))
+    running = provenance.PACKAGE.resolve().is_relative_to(place.resolve())  # the sweep is of that copy itself
+    if frozen.get("edited"):
+        raise BadInput(f"{place} was edited since it was frozen: take that back, or run the checkout with --live")
+    if not running and frozen["sha256"] != provenance.code(package)[0]["sha256"]:
+        raise BadInput(
+            f"the code is not the one that this study froze: run it with --live, give the study another name, or go on "
+            f"with the frozen code: PYTHONPATH={place / 'src'} {sys.executable} -m swlottery.cli sweep …"
+        )
+    return place
 
 
 def write_study(folder: Path, study: Study) -> None:
@@ -79,7 +103,8 @@ def submit(
     points: Sequence[Point],
     states: Mapping[str, PointState],
     folder: Path,
-    script: Path,
+    root: Path,
+    home: Path,
     options: Sequence[str] = (),
     at_once: int = 0,
 ) -> Iterator[tuple[str, int]]:
@@ -91,7 +116,8 @@ def submit(
 
     Args:
         states: of all points of the study, by label.
-        script: func_train.sh, in the folder that the jobs run in.
+        root: the folder that the jobs run in.
+        home: of func_train.sh and all other code: ``root``, or a frozen copy.
         at_once: most tasks at a time; 0: as many as the cluster lets.
     """
     size, last = slurm.largest_array(), ""
@@ -99,6 +125,7 @@ def submit(
         for first in range(0, len(some), size):
             part = some[first : first + size]
             path = _write(folder, part)
+            _note_code(path, home)
             before = {states[point.parent].job for point in part if point.parent} | {last}
             behind = ":".join(sorted(job for job in before if job))
             own = [
@@ -107,9 +134,25 @@ def submit(
                 f"--output={str(folder).replace('%', '%%')}/logs/%A_%a.out",
                 *([f"--dependency=afterany:{behind}"] if behind else []),
             ]
-            last = slurm.submit(script, ["--point", str(path)], [*options, *own], script.parent)
+            script = home / "func_train.sh" if home == root else _frozen_script(path, home)
+            last = slurm.submit(script, ["--point", str(path)], [*options, *own], root)
             files.write_text(path.with_suffix(".job"), last + "\n")
             yield last, len(part)
+
+
+def _frozen_script(points: Path, home: Path) -> Path:
+    """func_train.sh of one submission: it knows the frozen code and our interpreter, whatever becomes of variables."""
+    given, script = os.environ.get("SWLOTTERY_VENV"), points.with_suffix(".sh")
+    python = Path(given, "bin", "python3").absolute() if given else Path(sys.executable)
+    empty = "swlottery_code='' swlottery_python='' "
+    own = f"swlottery_code={shlex.quote(str(home))} swlottery_python={shlex.quote(str(python))} "
+    files.write_text(script, (home / "func_train.sh").read_text(encoding="utf-8").replace(empty, own))
+    return script
+
+
+def _note_code(points: Path, home: Path) -> None:
+    code, _ = provenance.code(provenance.package_of(home))
+    files.write_json(points.with_suffix(".json"), {**code, "live": "frozen" not in code})
 
 
 def _write(folder: Path, points: Sequence[Point]) -> Path:
@@ -133,6 +176,7 @@ def run_here(
     points: Sequence[Point],
     folder: Path,
     root: Path,
+    home: Path,
     began: Callable[[int, Point, Path], None],
     ended: Callable[[Point, Path, int], None],
     at_once: int = 1,
@@ -143,11 +187,13 @@ def run_here(
 
     Args:
         root: the folder that paths in settings are relative to.
+        home: of the code, as of `submit`.
         began: called with a point's number (from 1), the point and its log; in a thread of its own.
         ended: called with the point, its log and its exit code; likewise.
     """
     ordered = sorted(points, key=lambda point: point.parent is not None)
-    path = _write(folder, ordered)
+    path, package = _write(folder, ordered), provenance.package_of(home)
+    _note_code(path, home)
     files.write_text(path.with_suffix(".job"), f"{HERE}\n")
 
     def one(number: int) -> int:
@@ -156,7 +202,7 @@ def run_here(
         point = ordered[number]
         log = log_of(folder, point.label, HERE)
         began(number + 1, point, log)
-        code = _train(f"{path}:{number}", log, root, asked)
+        code = _train(f"{path}:{number}", log, root, asked, package)
         ended(point, log, code)
         return code
 
@@ -167,11 +213,11 @@ def run_here(
     return codes
 
 
-def _train(point: str, log: Path, root: Path, asked: stop.Asked) -> int:
+def _train(point: str, log: Path, root: Path, asked: stop.Asked, package: Path = provenance.PACKAGE) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
     cores = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}  # are its own too
     own = {"SWLOTTERY_ROOT": str(root.absolute()), "PYTHONIOENCODING": "utf-8"}
-    variables = child.variables(slurm.outside(os.environ)) | cores | own
+    variables = child.variables(slurm.outside(os.environ), package) | cores | own
     command = child.command("swlottery.cli", "train", "--point", point)
     with open(log, "ab") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
         while not asked():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from swlottery.report import words
-from swlottery.report.words import KINDS, NOTHING, duration, number
+from swlottery.report.words import KINDS, NOTHING, duration, number, which_code
+from swlottery.runtime import provenance
 from swlottery.runtime.folder import is_gone, read_status
 from swlottery.study.states import PointState
 
@@ -39,6 +40,7 @@ def _is_run(folder: Path) -> bool:
 
 def _row(run: Path) -> Row:
     row: Row = {"run": run.name or str(run), "kind": None, "message": "", "age": None} | dict.fromkeys(NUMBERS)
+    row["codes"] = provenance.codes(run)
     status = read_status(run)
     state = status.get("state")
     if not isinstance(state, str):
@@ -75,9 +77,8 @@ def table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     heads = ["run", "state", "round", "step", "train", "val", "time left", "updated", "alive"]
-    return _with_reasons(
-        heads, cells, [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
-    )
+    reasons = [f"{_plain(row['run'])}: {_plain(row['message'])}" for row in rows if row["message"]]
+    return "\n".join([_with_reasons(heads, cells, reasons), *_codes(row["codes"] for row in rows)])
 
 
 def study_table(states: Sequence[PointState]) -> str:
@@ -88,7 +89,13 @@ def study_table(states: Sequence[PointState]) -> str:
         cells.append([one.label, one.state, *_progress(row), number(row["val_loss"]), one.task or NOTHING])
     heads = ["point", "state", "round", "step", "val", "task"]
     text = _with_reasons(heads, cells, [f"{one.label}: {one.reason}" for one in states if one.reason])
-    return f"{text}\n\n{counts(states)}"
+    return "\n".join([text, "", counts(states), *_codes(one.codes for one in states)])
+
+
+def _codes(runs: Iterable[Sequence[provenance.Code]]) -> list[str]:
+    """A line a code, and how many runs it had a part in."""
+    by_code = Counter(text for codes in runs for text in dict.fromkeys(map(which_code, codes)))
+    return [f"code of {words.count(n, 'run')}: {_plain(text)}" for text, n in by_code.items()]
 
 
 def counts(states: Sequence[PointState]) -> str:
