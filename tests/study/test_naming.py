@@ -14,6 +14,7 @@ CHANGES = {
     "init": "xavier",
     "tokenizer": "builtin",
     "vocabulary": 50304,
+    "first_token": True,
     "freeze_biases": True,
     "data": "wikitext",
     "data_tokens": "10",
