@@ -25,6 +25,7 @@ CHANGES = {
     "prune_rate": "0.1",
     "schedule": "0.1,0.2",
     "one_shot": True,
+    "prune_at_start": True,
     "data_order": "fresh",
     "scope": "all",
     "criterion": "random",

@@ -188,7 +188,7 @@ def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:
     """Initialise the matrices of the blocks anew; embeddings keep GPT-2's N(0, 0.02²), gains stay 1, biases 0.
 
     ``gpt2``: as transformers does (Radford et al. 2019: N(0, 0.02²), into the residual stream over √(2·layers)).
-    ``xavier``: uniform by Glorot & Bengio (2010). ``kaiming``: normal by He et al. (2015), gain √2, by fan-in.
+    ``xavier``: uniform by Glorot & Bengio (2010); ``xavier-zero-gains``: with gains at 0. ``kaiming``: normal by He et al. (2015), gain √2, by fan-in.
     """
     import torch
     from torch.nn import init as inits
@@ -198,11 +198,14 @@ def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if roles.role_of(name, parameter) not in ("attention", "mlp-in", "mlp-out"):
+            role = roles.role_of(name, parameter)
+            if role == "norm" and init == "xavier-zero-gains":
+                parameter.zero_()
+            if role not in ("attention", "mlp-in", "mlp-out"):
                 continue
             matrix = parameter.t() if roles.row.in_out else parameter  # torch takes a weight as [out, in]
             fresh = torch.empty(matrix.shape)
-            if init == "xavier":
+            if init.startswith("xavier"):
                 inits.xavier_uniform_(fresh, generator=generator)
             else:
                 inits.kaiming_normal_(fresh, nonlinearity="relu", generator=generator)

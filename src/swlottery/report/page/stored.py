@@ -129,7 +129,8 @@ def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[di
         for number, mask in run.masks():
             found["elsewhere"] += elsewhere(run, number, mask, list({**known, **tracked}.values()))
         settings = read_settings(run.folder)
-        if run.network and settings.get("super_weights") == "discover":  # what it tracks is of its own network alone
+        own = settings.get("super_weights") == "discover"  # what it tracks is of its own network alone
+        if run.network and own and not settings.get("prune_at_start"):
             training = [run.lineage, {name: value for name, value in settings.items() if name not in FREE}]
             of_one_start.setdefault(json.dumps(training, sort_keys=True), {}).setdefault(run.network, run)
     for networks in of_one_start.values():
@@ -146,7 +147,7 @@ def _of_one(run: StoredRun) -> dict[str, list[Row]]:
         aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
         found["predicted"].append({"run": run.name, "round": number, **aucs})
     final = run.tensors("final/model.safetensors")
-    if final and trained and initial:
+    if final and trained and initial and run.start["prunes"]:
         where = {"run": run.name, "prunes": run.start["prunes"]}
         found["regression"].append(where | regression(final, trained, initial))
     return found
