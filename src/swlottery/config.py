@@ -347,6 +347,10 @@ class TrainSettings(Settings):
                 "where the only prune is at the start, before any is found: give a record (--super-weights)",
             ),
         )
+        if self.prune_at_start and self.scope == "all" and self.init == "xavier-zero-gains":
+            raise BadInput(
+                "--prune-at-start takes the gains that --init xavier-zero-gains has at zero: give another scope"
+            )
         if self.prune_at_start and self.from_round_1:
             raise BadInput("--prune-at-start makes another first training than that of --from-round-1: leave one away")
         if self.one_shot and self.schedule:

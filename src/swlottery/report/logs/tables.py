@@ -39,7 +39,9 @@ GROUPS = {
 """The groups of settings in the header. A setting that none of them names is one of ``running``."""
 ENOUGH = 2_100_000_000
 """Tokens before which GPT-2 124M has next to no massive activations (docs/method.md, section 17)."""
-ZERO_GAINS = "all norms' gains start at zero (--init xavier-zero-gains): the first step trains the last norm's gain alone"
+ZERO_GAINS = (
+    "all norms' gains start at zero (--init xavier-zero-gains): the first step trains the last norm's gain alone"
+)
 
 
 def settings_lines(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,8 @@ class StoredRun:
         """(r, m_r of those down-projections that are in scope) of each prune r, as far as the run has come."""
         from swlottery.lottery import masks
 
-        for number in range(1, int(self.start["prunes"]) + 1):
+        first = 0 if read_settings(self.folder).get("prune_at_start") else 1
+        for number in range(first, int(self.start["prunes"]) + 1):
             path = self.folder / "masks" / f"round_{number}.safetensors"
             if not path.exists():
                 return
