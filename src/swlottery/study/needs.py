@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from swlottery.config import TrainSettings
 from swlottery.data.tokenizer import VOCABULARY
@@ -41,18 +42,12 @@ class Needs:
 def of_points(points: Sequence[Point], paces: dict[tuple[str, int], Pace], given: float = 0) -> Needs:
     """What these points take in all. paces: see `measured`; given: tokens a second, which win."""
     each = [_of_point(point, paces, given) for point in points]
-    work = [one.working for one in each if one.working is not None]
-    return Needs(
-        sum(one.trainings for one in each),
-        sum(one.steps for one in each),
-        *(_sum([getattr(one, name) for one in each]) for name in ("tokens", "seconds", "disk")),
-        max(work) if len(work) == len(each) else None,
-    )
 
+    def whole(name: str) -> Any:
+        values = [getattr(one, name) for one in each]
+        return None if None in values else max(values) if name == "working" else sum(values)
 
-def _sum(numbers: Sequence[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if len(known) == len(numbers) else None
+    return Needs(**{field.name: whole(field.name) for field in fields(Needs)})
 
 
 def _of_point(point: Point, paces: dict[tuple[str, int], Pace], given: float) -> Needs:
@@ -111,7 +106,7 @@ def measured(folder: Path) -> dict[tuple[str, int], Pace]:
     for run in (path.parent for path in folder.glob("*/*/status.json")):
         with suppress(OSError, ValueError, LookupError, TypeError):
             settings, here = files.read_json(run / "settings.json"), sums.read_sealed(run / "environment.json")
-            device = (here["gpu"] or {"name": f"CPU, {here['threads']} threads"})["name"]
+            device = (here["gpu"] or {"name": f"CPU (threads: {here['threads']})"})["name"]
             pace = read_status(run)["tokens_per_second"] / here["tasks"]
             found[settings["model"], settings["context"]][device].append(pace)
     best = {key: max(devices.items(), key=lambda one: len(one[1])) for key, devices in found.items()}
