@@ -154,6 +154,20 @@ def test_a_prune_at_the_start_makes_m_0_and_one_training_less_follows(run):
     assert [event["pruned_in"] for event in events(folder, "finished")[0]["weights"]] == [2]
 
 
+def test_a_report_reads_what_a_prune_at_the_start_has_left(run):
+    """Row 0 of the rounds has its count and threshold; the fixed coordinates are looked up in m_0 too."""
+    from swlottery.report.page.facts import collect
+
+    facts = collect([run("--prune-at-start", rounds=1), run("--prune-at-start", rounds=2, seed=1)])
+    assert list(facts["runs"]["state"]) == ["finished"] * 2
+    assert sorted(facts["rounds"]["round"]) == [0, 0, 1] and list(facts["rounds"]["pruned"]) == [4, 4, 3]
+    assert sorted(facts["fixed"]["round"]) == [0, 0, 1] and list(facts["fixed"]["matrix_kept"]) == [4, 4, 4]
+    kept = facts["kept"].sort_values(["run", "round"])
+    assert set(kept["kind"]) == {"foreign"} and sorted(kept["round"]) == [0, 0, 1] and kept["matrix_size"].eq(4).all()
+    assert len(facts["regression"]) == 1, "where no prune follows, the final network is that of round 1"
+    assert not len(facts["twins"])
+
+
 def test_with_one_round_the_network_is_trained_once(run, monkeypatch, capsys):
     """0.6 of 20 at the start: 12 go, and 0.08, which is tracked, with them. All that a run leaves is there."""
     monkeypatch.setattr("swlottery.commands.train._draw", DRAW)
