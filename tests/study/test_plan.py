@@ -177,15 +177,15 @@ def test_what_is_not_known_is_said_and_nothing_is_fetched(here: Path, monkeypatc
     arms |= {
         "gpt2": {"start": "scratch", "model": "gpt2", "rewind_step": 1},
         "mini": {"start": "scratch", "model": "gpt2-mini"},
+        "branch": {"start": "scratch", "model": "gpt2-mini", "from_round_1": "runs/x", "prune_rate": "0.3"},
     }
     (here / "s.yaml").write_text(json.dumps({"settings": {"steps": 10, "rounds": 1}, "arms": arms}))
     said = run("sweep", "s.yaml", "--dry-run")
-    rows = {line.split()[0]: line.split()[2:] for line in said.out.splitlines()[6:10]}
+    rows = {line.split()[0]: line.split()[2:] for line in said.out.splitlines()[7:12]}
     assert said.code == 0 and "tokens a second of one GPU, or of one process without any: not known" in said.out
     assert rows["hub"][:5] == ["2", "20", "—", "—", "—"] and rows["long"][1:4] == ["20", "81.9K", "—"]
-    assert (
-        rows["gpt2"][1:3] == ["19", "156K"] and rows["gpt2"][4:6] == ["1.83", "GB"] and rows["mini"][4:] != ["—", "—"]
-    )
+    assert rows["gpt2"][1:3] == ["19", "156K"] and rows["gpt2"][4:6] == ["1.83", "GB"]
+    assert rows["mini"][1] == "20" and rows["branch"][:2] == ["1", "10"] and rows["branch"][4:] == rows["mini"][4:]
 
 
 def test_a_branch_from_another_first_training_is_refused_before_any_runs(here: Path) -> None:

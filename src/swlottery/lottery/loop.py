@@ -110,18 +110,17 @@ class Lottery:
         now = None
         if self.settings.prune_at_start:
             self.pruner.arms, position.round = chosen, 0
-            now = self.judge.snapshot(planned(self.settings, masking.total(masks))[0][:1])
-            now = replace(now, alive=now.proposed)
+            count = planned(self.settings, masking.total(masks))[0][0]
+            now = self.judge.snapshot([count])
             masks, chosen = dict(now.proposed), Arms(chosen.protected)
-            position.round, position.threshold = 1, now.threshold
-            position.pruned = masking.total(masks) - masking.remaining(masks)
+            position.round, position.pruned, position.threshold = 1, count, now.threshold
         elif masked_at_start:
             masks, chosen = self.pruner.without(masks, chosen.forced), Arms(chosen.protected)
         self.pruner.arms = chosen
         self.set_masks(masks, 0)
         self.recorder.started(Start(masks, self.counts[:-1], str(training.device), training.dtype))
         if now is not None:
-            self.recorder.pruned(now)
+            self.recorder.pruned(replace(now, alive=now.proposed))
         masking.apply(masks, self.parameters)
 
     def train(self, round: int) -> None:

@@ -53,8 +53,9 @@ def of_points(points: Sequence[Point], paces: dict[tuple[str, int], Pace], given
 def _of_point(point: Point, paces: dict[tuple[str, int], Pace], given: float) -> Needs:
     settings = TrainSettings(**point.settings)
     later = settings.trainings - 1
-    steps = settings.steps * (point.parent is None) + later * (settings.steps - settings.rewind_step)
-    trainings = later + (point.parent is None)
+    first = not (point.parent or settings.from_round_1)
+    steps = settings.steps * first + later * (settings.steps - settings.rewind_step)
+    trainings = later + first
     scratch = settings.start == "scratch"
     builtin = scratch and tokenizer_name(settings) == "builtin"
     shape = _shape(settings.model, scratch, settings.vocabulary or VOCABULARY * builtin, settings.scope)
