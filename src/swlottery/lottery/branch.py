@@ -103,7 +103,7 @@ def check(parent: Path, settings: TrainSettings) -> dict[str, Any]:
         )
     if not all(bool(mask.all()) for mask in masking.load(parent / "masks" / "round_0.safetensors").values()):
         raise BadInput(
-            f"--from-round-1 {parent}: it was trained with weights pruned from the start; branch from a run "
+            f"--from-round-1 {parent}: it was trained with weights force-pruned from the start; branch from a run "
             "without --force-prune"
         )
     if settings.rewind_step not in (0, rewind_step):
