@@ -100,14 +100,10 @@ class Lottery:
         return self.training.masks
 
     def begin(self, subjects: Sequence[Coordinate], masked_at_start: bool) -> None:
-        """Store θ_0 and m_0. Force-pruned weights are masked in m_0; in a branch they go with its first prune.
-
-        Where a prune makes m_0, it is called prune 0, and they count in it.
-        """
+        """Store θ_0 and m_0. Forced weights are masked in m_0, or go with the first prune, of a branch or at the start."""
         chosen = arms.choose(self.settings, subjects, self.layout.matrices(self.downs))
         masks, training, position = self.training.masks, self.training, self.position
         self.keeper.write_theta(0, self.parameters)
-        now = None
         if self.settings.prune_at_start:
             self.pruner.arms, position.round = chosen, 0
             count = planned(self.settings, masking.total(masks))[0][0]
@@ -119,7 +115,7 @@ class Lottery:
         self.pruner.arms = chosen
         self.set_masks(masks, 0)
         self.recorder.started(Start(masks, self.counts[:-1], str(training.device), training.dtype))
-        if now is not None:
+        if self.settings.prune_at_start:
             self.recorder.pruned(replace(now, alive=now.proposed))
         masking.apply(masks, self.parameters)
 
@@ -169,7 +165,7 @@ class Lottery:
         self.interval.restart(self.downs)
 
     def trained(self, round: int) -> tuple[Snapshot, str, list[dict[str, Any]]]:
-        """Judge the trained network, and have the finder look at it."""
+        """Judge the trained network, have the finder look at it, and keep that of round 1."""
         now = self.judge.snapshot(self.counts)
         self.recorder.trained(now, self.position, self.clock.round_seconds())
         self.keeper.leave_if_asked()
@@ -177,26 +173,22 @@ class Lottery:
         if self.settings.super_weights != "none":
             kind, found = look(self.network)
             self.recorder.looked(round, kind, found)
+        if round == 1:
+            traced = self.keeper.traces(self.traced_steps)
+            self.keeper.write_round_1(self.network, now, self.interval.losses, traced)
+            if traced is not None:
+                self.recorder.traced(traced)
         return now, kind, found
 
     def prune(self, round: int) -> None:
         """Make m_r from the trained network. Survival is read from this new mask."""
         now, kind, found = self.trained(round)
         self.keeper.leave_if_asked()
-        if round == 1:
-            self.keep_round_1(now)
-            if self.settings.super_weights == "discover":
-                now = self.discover(kind, found, now)
+        if round == 1 and self.settings.super_weights == "discover":
+            now = self.discover(kind, found, now)
         self.recorder.pruned(replace(now, alive=now.proposed))
         self.position.pruned, self.position.threshold = self.counts[round - 1], now.threshold
         self.set_masks(dict(now.proposed), round)
-
-    def keep_round_1(self, now: Snapshot) -> None:
-        """Store the trained network of round 1, and record its trace."""
-        traced = self.keeper.traces(self.traced_steps)
-        self.keeper.write_round_1(self.network, now, self.interval.losses, traced)
-        if traced is not None:
-            self.recorder.traced(traced)
 
     def discover(self, kind: str, found: list[dict[str, Any]], now: Snapshot) -> Snapshot:
         """Track what the finder has found, and propose a prune anew: it may be protected, or have to go."""
@@ -228,8 +220,6 @@ class Lottery:
     def finish(self, round: int) -> None:
         """The final ticket: its losses, the network itself, and what became of every tracked weight."""
         now, _, _ = self.trained(round)
-        if round == 1:
-            self.keep_round_1(now)
         self.training.check_masked()
         self.keeper.write_final(self.network)
         self.keeper.settle()
