@@ -100,7 +100,7 @@ class Lottery:
         return self.training.masks
 
     def begin(self, subjects: Sequence[Coordinate], masked_at_start: bool) -> None:
-        """Store θ_0 and m_0. Forced weights are masked in m_0, or go with the first prune of a branch or at the start."""
+        """Store θ_0 and m_0. Forced weights are masked in m_0, or go with a first prune: of a branch, at the start."""
         chosen = arms.choose(self.settings, subjects, self.layout.matrices(self.downs))
         masks, training, position = self.training.masks, self.training, self.position
         self.keeper.write_theta(0, self.parameters)
