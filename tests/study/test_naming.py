@@ -18,6 +18,7 @@ CHANGES = {
     "data": "wikitext",
     "data_tokens": "10",
     "context": 64,
+    "first_token": True,
     "micro_batch": 2,
     "grad_accum": 2,
     "steps": 7,
