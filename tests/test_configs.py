@@ -158,7 +158,16 @@ def test_so_many_weights_are_in_scope() -> None:
 
 # --- the studies
 
-POINTS = {"plan": 66, "plan-mini": 176, "plan-llama": 80, "kept": 80, "kept300": 20, "pilot": 6, "smollm2": 9, "gpt2": 40}
+POINTS = {
+    "plan": 66,
+    "plan-mini": 176,
+    "plan-llama": 80,
+    "kept": 80,
+    "kept300": 20,
+    "pilot": 6,
+    "smollm2": 9,
+    "gpt2": 40,
+}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
