@@ -228,6 +228,8 @@ def _start(steps: int, rounds: int, rate: float, counts: Sequence[int]) -> Event
         "counts": counts,
         "from_round_1": None,
         "followed": [],
+        "downs": [_path(layer) for layer in range(LAYERS)],
+        "in_out": True,
         "threads": 1,
         "versions": {"torch": "2.13.0", "swlottery": "0.1.0"},
         "data": {"name": "builtin", "train_tokens": 180_000, "validation_tokens": 20_000, "sha256": "0b" * 32},

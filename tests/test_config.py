@@ -27,6 +27,7 @@ FROM_1 = "micro_batch grad_accum steps rounds eval_steps eval_sequences checkpoi
 FROM_0 = """lr warmup weight_decay clip seed data_seed threads context vocabulary data_tokens checkpoint_seconds
     beta1 beta2""".split()  # noqa: SIM905
 CHOICES = "start init data_order scope criterion rewind protect force_prune trace lr_schedule dtype".split()  # noqa: SIM905
+ONLY_AT_START = {"prune_at_start": True, "rounds": 1}
 BAD = [
     ({"prune_rate": "0"}, "--prune-rate 0: a fraction between 0 and 1"),
     ({"prune_rate": "1e-999999999"}, "--prune-rate 1e-999999999: a fraction between 0 and 1"),
@@ -60,6 +61,25 @@ BAD = [
     ({"schedule": "0.1", "rounds": 1, "prune_rate": "0.3"}, "--prune-rate 0.3 changes nothing with --schedule"),
     ({"allow_foreign": True}, "--allow-foreign changes nothing without a record"),
     ({"super_weights": "none", "allow_foreign": True}, "--allow-foreign changes nothing without a record"),
+    ({"prune_at_start": True, "from_round_1": "r"}, "--prune-at-start makes another first training than that of"),
+    (
+        {**ONLY_AT_START, "rewind": "lr"},
+        "--rewind lr changes nothing where the only prune is at the start: leave it at",
+    ),
+    (
+        {**ONLY_AT_START, "one_shot": True, "rounds": 5, "rewind_step": 1},
+        "--rewind-step 1 changes nothing where the only",
+    ),
+    ({**ONLY_AT_START, "data_order": "fresh"}, "--data-order fresh changes nothing where the only prune"),
+    (
+        {**ONLY_AT_START, "protect": "sw"},
+        "--protect sw changes nothing where the only prune is at the start, before any",
+    ),
+    ({**ONLY_AT_START, "force_prune": "controls"}, "--force-prune controls changes nothing where the only prune"),
+    (
+        {"prune_at_start": True, "start": "scratch", "init": "xavier-zero-gains", "scope": "all"},
+        "--prune-at-start takes the gains that --init xavier-zero-gains has at zero: give another scope",
+    ),
     ({"runs": ""}, "--runs is empty: give a path, or leave it away"),
     ({"from_round_1": ""}, "--from-round-1 is empty"),
     ({"model": "a\0b"}, "--model 'a\\x00b': is not UTF-8, or holds a zero byte"),
@@ -92,6 +112,9 @@ def test_what_is_at_the_edge_is_taken():
     TrainSettings(schedule="0.1, 0.29,1e-3", rounds=3, protect="sw", force_prune="controls").check()
     TrainSettings(start="scratch", vocabulary=300, tokenizer="./t", init="kaiming", freeze_biases=True).check()
     TrainSettings(super_weights="record.json", allow_foreign=True, one_shot=True, rounds=1).check()
+    TrainSettings(prune_at_start=True, rounds=2, protect="sw", rewind="lr", data_order="fresh").check()
+    TrainSettings(**ONLY_AT_START, super_weights="record.json", protect="sw", trace="log").check()
+    TrainSettings(start="scratch", init="xavier-zero-gains", scope="linear", prune_at_start=True).check()
 
 
 def test_rates_and_coordinates():

@@ -48,7 +48,7 @@ def comment(path: Path) -> str:
 
 
 def test_there_are_the_presets_and_the_five_first_runs() -> None:
-    presets = {"smoke", "smollm2-cpu", "gpt2-mini", "gpt2-pretrained", "gpt2-scratch"}
+    presets = {"smoke", "smollm2-cpu", "gpt2-mini", "llama-mini", "gpt2-pretrained", "gpt2-scratch"}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == presets
     assert set(SEEDS) == set(FIRST_RUNS)
 
@@ -158,7 +158,16 @@ def test_so_many_weights_are_in_scope() -> None:
 
 # --- the studies
 
-POINTS = {"kept": 80, "kept300": 20, "pilot": 6, "smollm2": 9, "gpt2": 40}
+POINTS = {
+    "plan": 66,
+    "plan-mini": 176,
+    "plan-llama": 80,
+    "kept": 80,
+    "kept300": 20,
+    "pilot": 6,
+    "smollm2": 9,
+    "gpt2": 40,
+}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

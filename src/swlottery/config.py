@@ -202,7 +202,11 @@ class TrainSettings(Settings):
     )
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     start: str = setting("pretrained", "pretrained weights, or from scratch", choices=("pretrained", "scratch"))
-    init: str = setting("gpt2", "initialisation from scratch", choices=("gpt2", "xavier", "kaiming"))
+    init: str = setting(
+        "gpt2",
+        "initialisation from scratch; xavier-zero-gains: with norms' gains at zero, only to repeat earlier scripts",
+        choices=("gpt2", "xavier", "kaiming", "xavier-zero-gains"),
+    )
     tokenizer: str = setting(
         "auto",
         "from scratch: builtin, a hub id or a folder; auto: GPT-2's for data from the hub, else builtin",
@@ -233,6 +237,7 @@ class TrainSettings(Settings):
     prune_rate: str = later("0.2", "fraction of the remaining weights that a round prunes", metavar="P")
     schedule: str = later("", "one fraction a round, instead of --prune-rate", metavar="A,B,…")
     one_shot: bool = later(False, "one prune, to what all rounds would leave")
+    prune_at_start: bool = setting(False, "the first prune is that of θ_0, before any training: it makes m_0")
     data_order: str = later("same", "the same batches each round, or fresh ones", choices=("same", "fresh"))
     scope: str = later("attn+c_proj", "what may be pruned", choices=("attn+c_proj", "linear", "mlp", "all"))
     criterion: str = later(
@@ -309,6 +314,11 @@ class TrainSettings(Settings):
             raise BadInput(f"--schedule has {len(rates)} fractions for {self.rounds} rounds: give one a round")
         return rates
 
+    @property
+    def trainings(self) -> int:
+        """How often the network is trained: once behind every prune, and before the first if that is no start's."""
+        return (1 if self.one_shot else self.rounds) + (not self.prune_at_start)
+
     def coordinates(self) -> list[tuple[int, ...]]:
         """The coordinates of ``--follow``: (layer, out, in), and the expert where one is given."""
         return [_coordinate("--follow", text) for text in self.follow]
@@ -337,7 +347,19 @@ class TrainSettings(Settings):
             ("revision", self.start == "scratch", "with --start scratch"),
             ("prune_rate", self.schedule, "with --schedule"),
             ("allow_foreign", self.super_weights in ("discover", "none"), "without a record (--super-weights)"),
+            ("rewind rewind_step data_order", self.trainings == 1, "where the only prune is at the start"),
+            (
+                "protect force_prune",
+                self.trainings == 1 and self.super_weights == "discover",
+                "where the only prune is at the start, before any is found: give a record (--super-weights)",
+            ),
         )
+        if self.prune_at_start and self.scope == "all" and self.init == "xavier-zero-gains":
+            raise BadInput(
+                "--prune-at-start takes the gains that --init xavier-zero-gains has at zero: give another scope"
+            )
+        if self.prune_at_start and self.from_round_1:
+            raise BadInput("--prune-at-start makes another first training than that of --from-round-1: leave one away")
         if self.one_shot and self.schedule:
             raise BadInput("--one-shot prunes once; leave --schedule away")
         if self.protect == "sw" and self.force_prune == "sw":
@@ -383,7 +405,10 @@ class SweepSettings(Settings):
     """The settings of ``swlottery sweep``; ``study`` is its only argument."""
 
     study: str = field(metadata={"path": True})
-    dry_run: bool = setting(False, "print every point's flags, and do nothing")
+    dry_run: bool = setting(False, "print every point's flags, and what each arm will take; and do nothing")
+    tokens_per_second: float = setting(
+        0, "with --dry-run: the pace of one GPU; 0: that of the study's own runs", unit="tokens", metavar="X"
+    )
     local: bool = setting(False, "run the points here, though there is a Slurm")
     at_once: int = setting(
         0, "the most at a time; 0: as many as the cluster lets, or here one after the other", unit="points"
@@ -396,7 +421,10 @@ class SweepSettings(Settings):
     def check(self, by_slurm: bool) -> None:
         """Raise `BadInput` for what cannot be meant. by_slurm: whether the points go to Slurm."""
         self.check_limits()
-        self.check_idle(("sbatch", not by_slurm and not self.dry_run, "with --local, or without a Slurm"))
+        self.check_idle(
+            ("sbatch", not by_slurm and not self.dry_run, "with --local, or without a Slurm"),
+            ("tokens_per_second", not self.dry_run, "without --dry-run"),
+        )
 
 
 def _affecting(*results: str) -> frozenset[str]:

@@ -134,6 +134,82 @@ def test_one_shot_leaves_exactly_what_the_rounds_would(run):
     assert [row["remaining"] for row in table(folder, "rounds.csv")] == ["20", "11"]
 
 
+def test_a_prune_at_the_start_makes_m_0_and_one_training_less_follows(run):
+    folder = run("--prune-at-start")
+    assert [stored(folder, number) for number in range(3)] == MASKS[1:]
+    assert len(list((folder / "masks").iterdir())) == 3
+    rows = table(folder, "rounds.csv")
+    assert [(row["round"], row["remaining"], row["pruned"]) for row in rows] == [
+        ("0", "16", "4"),
+        ("1", "13", "3"),
+        ("2", "11", "2"),
+    ]
+    assert [float(row["threshold"]) for row in rows] == pytest.approx([0.04, 0.07, 0.09])
+    (start,) = events(folder, "start")
+    assert (start["prunes"], start["counts"]) == (2, [16, 13, 11])
+    first, *_, last = events(folder, "prune")
+    assert (first["round"], first["pruned"], first["threshold"]) == (0, 4, pytest.approx(0.04))
+    assert first["weights"][0]["over_threshold"] == pytest.approx(0.08 / 0.04) and first["weights"][0]["alive"]
+    assert (last["round"], last["weights"][0]["alive"]) == (2, False)
+    assert [event["pruned_in"] for event in events(folder, "finished")[0]["weights"]] == [2]
+
+
+def test_a_report_reads_what_a_prune_at_the_start_has_left(run):
+    """Row 0 of the rounds has its count and threshold; the fixed coordinates are looked up in m_0 too."""
+    from swlottery.report.page.facts import collect
+
+    facts = collect([run("--prune-at-start", rounds=1), run("--prune-at-start", rounds=2, seed=1)])
+    assert list(facts["runs"]["state"]) == ["finished"] * 2
+    assert sorted(facts["rounds"]["round"]) == [0, 0, 1] and list(facts["rounds"]["pruned"]) == [4, 4, 3]
+    assert sorted(facts["fixed"]["round"]) == [0, 0, 1] and list(facts["fixed"]["matrix_kept"]) == [4, 4, 4]
+    kept = facts["kept"].sort_values(["run", "round"])
+    assert set(kept["kind"]) == {"foreign"} and sorted(kept["round"]) == [0, 0, 1] and kept["matrix_size"].eq(4).all()
+    assert len(facts["regression"]) == 1, "where no prune follows, the final network is that of round 1"
+    assert not len(facts["twins"])
+
+
+def test_with_one_round_the_network_is_trained_once(run, monkeypatch, capsys):
+    """0.6 of 20 at the start: 12 go, and 0.08, which is tracked, with them. All that a run leaves is there."""
+    monkeypatch.setattr("swlottery.commands.train._draw", DRAW)
+    folder = run("--prune-at-start", "--trace", "log", rounds=1, prune_rate="0.6", super_weights="discover")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train: pruned at the start, then trained once" in said and "Round 1" not in said
+    assert "Prune 0: removed 12 of 20 weights, threshold 1.200000e-01" in said and "Final ticket: training" in said
+    assert "Foreign weight (0, 1, 0) was pruned at the start, at 60.00 % sparsity" in said
+    assert "Kept there: 50.00 % of its matrix" in said and "before the first prune" not in said
+    assert "When did they form?" in said and (folder / "round_1" / "trace.csv").exists()
+    assert stored(folder, 0)[DOWN] == [[1, 0], [0, 1]]
+    (row,) = table(folder, "rounds.csv")
+    assert (row["remaining"], row["pruned"], float(row["threshold"])) == ("8", "12", pytest.approx(0.12))
+    assert {row["alive"] for row in table(folder, "watch.csv") if row["kind"] == "foreign"} == {"0"}
+    plots = folder.parents[1] / "plots"
+    assert {path.name for path in plots.iterdir()} >= {"round_1.png", "magnitude.png", "perplexity.png"}
+    assert main(["status", str(folder)]) == 0
+    assert " final  2 of 2 " in capsys.readouterr().out
+
+
+def test_one_shot_at_the_start_leaves_exactly_what_the_rounds_would(run):
+    folder = run("--one-shot", "--prune-at-start")
+    assert stored(folder, 0) == MASKS[3] and len(table(folder, "rounds.csv")) == 1
+    assert events(folder, "start")[0]["rates"] == [str(1 - 11 / 20)]
+
+
+def test_a_schedule_begins_at_the_start(run):
+    rows = table(run("--prune-at-start", schedule="0.1,0.29,0.5"), "rounds.csv")
+    assert [row["pruned"] for row in rows] == ["2", "5", "6"]
+
+
+def test_nothing_branches_from_or_into_a_prune_at_the_start(run, small, text, tmp_path, capsys):
+    parent = run("--prune-at-start", rounds=2)
+    refused = flags(small, text, tmp_path / "refused", "--from-round-1", str(parent), lr=0, steps=2, eval_steps=1)
+    capsys.readouterr()
+    assert main([*refused, "--super-weights", "none"]) == 2
+    assert "prune_at_start = True" in capsys.readouterr().err
+    assert main([*refused, "--prune-at-start"]) == 2
+    assert "--prune-at-start makes another first training" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.fixture
 def record(small: Path, tmp_path: Path, found_record: Path):
     """A record that names (0, 1, 0), 0.08, as the super weight of the small model, or of another network."""
@@ -168,6 +244,16 @@ def test_a_force_pruned_weight_is_masked_before_the_first_step_and_counted(run, 
     assert [row["remaining"] for row in table(folder, "rounds.csv")] == ["19", "16", "13", "11"]  # floor(3.8) = 3
     own = [row for row in table(folder, "watch.csv") if row["kind"] == "super_weight"]
     assert {row["alive"] for row in own} == {"0"} and {float(row["value"]) for row in own} == {0.0}
+
+
+def test_protected_and_forced_weights_hold_in_a_prune_at_the_start(run, record):
+    """What is forced counts in it, so that as much remains as elsewhere."""
+    kept = run("--prune-at-start", "--one-shot", "--protect", "sw", super_weights=record())
+    assert stored(kept, 0) == {**MASKS[3], ATTN: [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0]], DOWN: [[1, 1], [1, 1]]}
+    forced = run("--prune-at-start", "--force-prune", "sw", rounds=1, super_weights=record())
+    assert stored(forced, 0) == {**MASKS[1], ATTN: [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]], DOWN: [[1, 0], [1, 1]]}
+    (row,) = table(forced, "rounds.csv")
+    assert (row["remaining"], row["pruned"], float(row["threshold"])) == ("16", "4", pytest.approx(0.03))
 
 
 def test_a_matched_control_can_be_force_pruned_instead(run, record):

@@ -119,11 +119,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, text: Path)
 
 
 def interrupted(
-    tiny_gpt2: Path, text: Path, folder: Path, kills: list, monkeypatch, also=lambda: None, **changes
+    tiny_gpt2: Path, text: Path, folder: Path, kills: list, monkeypatch, also=lambda: None, more=(), **changes
 ) -> tuple[dict, Counter]:
     monkeypatch.setenv("SWLOTTERY_CACHE", str(folder / "cache"))
     ledger = folder / "steps"
-    arguments = flags(tiny_gpt2, text, folder, **changes)
+    arguments = flags(tiny_gpt2, text, folder, *more, **changes)
 
     def both(kill):
         def patch() -> None:
@@ -163,6 +163,26 @@ def test_one_run_killed_again_and_again(alone, tiny_gpt2, text, tmp_path, monkey
     assert_same(ends, alone)
     figures = {"magnitude.png", "perplexity.png", "round_1.png", "round_2.png", "round_3.png"}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == figures
+
+
+@pytest.mark.parametrize(
+    ("rounds", "phases"),
+    [
+        (2, [("pruning", 1), ("writing", 4), ("step", 2), ("step", 5), ("pruning", 2)]),
+        (1, [("evaluation", 1), ("step", 3), ("finder", 1), ("writing", 6)]),
+    ],
+)
+def test_a_run_that_is_pruned_at_the_start_and_killed(rounds, phases, tiny_gpt2, text, tmp_path, monkeypatch):
+    """In the prune at the start, as m_0 is written, in the first steps, in the prune of a round, at the end."""
+    more = ["--prune-at-start", "--follow", "1,2,3", "--rounds", str(rounds)]
+    whole = tmp_path / "whole"
+    assert forked(flags(tiny_gpt2, text, whole, *more), tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    kills = [kill_in(phase, number, 0) for phase, number in phases]
+    (tmp_path / "killed").mkdir()
+    ends, steps = interrupted(tiny_gpt2, text, tmp_path / "killed", kills, monkeypatch, more=more)
+    assert_same(ends, traces(only_run(whole)))
+    assert len(steps) == 6 * rounds and [row["round"] for row in ends["rounds"]] == ["0", "1"][:rounds]
+    assert all(row["pruned"] for row in ends["rounds"]) and len(ends["masks"]) == rounds
 
 
 @pytest.mark.parametrize(

@@ -288,3 +288,45 @@ def test_the_leader_is_the_largest_contribution_to_the_prompts_that_are_given(sc
     for prompt, place in (("a" * 20, (1, 21, 6)), ("b" * 20, (1, 35, 10))):
         kind, (weight,) = look(network, [prompt])
         assert kind == "leader" and (weight["layer"], weight["out"], weight["in"]) == place
+
+
+def test_gains_at_zero_are_xavier_whose_norms_give_nothing_yet(scratch, text, tmp_path):
+    """The logits are zero at step 0; step 1 trains the last gain alone, and step 2 every gain."""
+    usual, zero = (scratch(init=init).parameters for init in ("xavier", "xavier-zero-gains"))
+    gains = {name for name, parameter in zero.items() if name.endswith("weight") and parameter.ndim == 1}
+    assert len(gains) == 9 and not any(zero[name].any() for name in gains)
+    assert all(torch.equal(zero[name], usual[name]) for name in zero if name not in gains)
+
+    asked = {
+        **SHORT,
+        "start": "scratch",
+        "vocabulary": 300,
+        "init": "xavier-zero-gains",
+        "weight_decay": 0.0,
+        "freeze_biases": True,
+    }
+    lottery = built("gpt2-mini", text, tmp_path, **asked)
+    assert lottery.training.evaluate(lottery.judge.windows) == pytest.approx(math.log(300), rel=1e-6)
+    before = {name: parameter.detach().clone() for name, parameter in lottery.parameters.items()}
+    moved = []
+    for step in range(2):
+        lottery.take_step(step, 1, see=False)
+        moved.append({name for name, now in lottery.parameters.items() if not torch.equal(now, before[name])})
+    assert moved[0] == {"transformer.ln_f.weight"} and gains <= moved[1]
+
+
+@pytest.mark.parametrize("arm", [["--trace", "log"], ["--force-prune", "sw"], ["--force-prune", "controls"]])
+def test_a_network_that_gives_nothing_has_a_leader_and_finite_numbers(arm, text, tmp_path, capsys):
+    """One step: all inputs of the down-projections are zero still, so no weight contributes anything."""
+    asked = {
+        "start": "scratch",
+        "vocabulary": 300,
+        "init": "xavier-zero-gains",
+        "scope": "all",
+        "rounds": 1,
+        "steps": 1,
+    }
+    assert main(flags("gpt2-mini", text, tmp_path, *arm, **{**asked, "eval_steps": 1})) == 0
+    said = capsys.readouterr().out
+    assert "no super weight; leader (" in said and "nan" not in said and "inf" not in said.replace("inert", "")
+    assert "warning      all norms' gains start at zero (--init xavier-zero-gains)" in said

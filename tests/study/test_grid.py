@@ -36,10 +36,10 @@ def test_a_grid_with_arms_of_which_one_branches(tmp_path: Path) -> None:
     assert found.name == "small" and len(found.points) == 8
     base = {"model": "gpt2-mini", "start": "scratch", "steps": 7, "threads": 1}
     assert found.points[0] == Point(
-        "seed0-lr1e-3-p20", {**base, "seed": 0, "data_seed": 0, "lr": 1e-3, "prune_rate": "0.2"}
+        "seed0-lr1e-3-p20", {**base, "seed": 0, "data_seed": 0, "lr": 1e-3, "prune_rate": "0.2"}, None, "p20"
     )
     last = {**base, "seed": 1, "data_seed": 1, "lr": 2e-3, "prune_rate": "0.1"}
-    assert found.points[-1] == Point("seed1-lr0.002-p10", last, "seed1-lr0.002-p20")
+    assert found.points[-1] == Point("seed1-lr0.002-p10", last, "seed1-lr0.002-p20", "p10")
 
 
 def test_without_a_grid_there_are_only_arms_and_without_arms_only_a_grid(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_long_label_is_still_the_name_of_a_folder(tmp_path: Path) -> None:
 
 def test_an_arm_that_takes_up_another_with_an_alias(tmp_path: Path) -> None:
     text = "arms: {a: &a {seed: 1, lr: 1.0}, b: {<<: *a, seed: 2}}"
-    assert read(study(tmp_path, text), tmp_path).points[1] == Point("b", {"seed": 2, "lr": 1.0})
+    assert read(study(tmp_path, text), tmp_path).points[1] == Point("b", {"seed": 2, "lr": 1.0}, None, "b")
 
 
 def test_the_config_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,8 @@ def test_the_config_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytes
         ("arms: {a b: {seed: 1}, a_b: {seed: 2}}", "two points are called a_b"),
         ("arms: {a: {rewind: lr}, b: {rewind: none}}", "the points a and b are the same run"),
         ("arms: {a: {from_round_1: a}}", "a branches from itself"),
-        ("arms: {a: {}, b: {seed: 1, from_round_1: a}, c: {seed: 2, from_round_1: b}}", "one step only"),
+        ("arms: {a: {}, b: {rounds: 1, from_round_1: a}, c: {rounds: 2, from_round_1: b}}", "one step only"),
+        ("arms: {a: {}, b: {seed: 1, from_round_1: a}}", "b branches from a, and has another seed"),
         ("grid: {seed: [1, 2, 3], data_seed: [1, 2, 3], lr: " + str(list(range(1, 20_000))) + "}", "at most 100,000"),
         ("config: missing.yaml", "cannot read the config"),
         ('config: "a\\0b"', "cannot read the config"),

@@ -123,7 +123,9 @@ def test_a_dry_run_prints_flags_and_does_nothing(
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("a: swlottery train --") and "--follow 0,1,2 --follow 1,2,3" in said[0]
     assert said[1].startswith("b   (branches from a): swlottery train") and "--one-shot" in said[1]
-    assert f"--from-round-1 {root / 'runs' / 'small' / 'a'}" in said[1] and said[2] == "2 points; nothing was submitted"
+    assert (
+        f"--from-round-1 {root / 'runs' / 'small' / 'a'}" in said[1] and said[-1] == "2 points; nothing was submitted"
+    )
     assert not (root / "runs").exists()
 
 

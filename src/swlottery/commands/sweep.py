@@ -27,13 +27,13 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     by_slurm = slurm.is_available() and not settings.local
     settings.check(by_slurm)
     study = read(Path(settings.study), root).placed(root)
+    folder = root.absolute() / "runs" / study.name
     if settings.dry_run:
-        return _dry_run(study)
+        return _dry_run(study, settings.tokens_per_second, folder)
     script = root.absolute() / "func_train.sh"
     options = sweeps.sbatch_options(settings.sbatch)
     if by_slurm and not script.is_file():
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")
-    folder = root.absolute() / "runs" / study.name
     now = {one.label: one for one in states_of(folder, {point.label: point.settings for point in study.points})}
     waiting = [point for point in study.points if now[point.label].state in OPEN]
     home = sweeps.code_home(folder, root, settings.live) if waiting else folder
@@ -55,10 +55,13 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     return DONE
 
 
-def _dry_run(study: Study) -> int:
+def _dry_run(study: Study, pace: float, folder: Path) -> int:
+    from swlottery.report.logs.dry_run import lines
+
     for point in study.points:
         branch = f"   (branches from {point.parent})" if point.parent else ""
         print(f"{point.label}{branch}: swlottery train {sweeps.flags_of(point.settings)}")
+    print(*lines(study.points, pace, folder), sep="\n")
     print(f"{words.count(len(study.points), 'point')}; nothing was submitted")
     return DONE
 

@@ -211,6 +211,6 @@ def _draw(folder: Path, plots: Path, settings: TrainSettings, event: dict[str, A
 
         title = f"{settings.model}, round 1 of {folder.name}"
         return [draw(folder / "round_1" / "trace.csv", plots, title)] if event["rows"] else []
-    final = 2 if settings.one_shot else len(settings.rates()) + 1
-    drawn = [draw_round(folder, plots, event.get("round", final))] if event["weights"] else []
+    round = event.get("round", settings.trainings)
+    drawn = [draw_round(folder, plots, round)] if event["weights"] and round else []
     return drawn + (draw_run(folder, plots) if event["event"] == "finished" else [])

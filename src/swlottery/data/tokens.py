@@ -75,7 +75,7 @@ def token_limit(settings: TrainSettings, context: int) -> int | None:
     given = settings.token_count()
     if given != "auto":
         return given
-    trainings = settings.rounds + 1 if settings.data_order == "fresh" else 1
+    trainings = settings.rounds + (not settings.prune_at_start) if settings.data_order == "fresh" else 1
     needed = settings.steps * settings.micro_batch * settings.grad_accum * (context + 1) * trainings
     return needed if is_on_hub(settings.data) else None
 

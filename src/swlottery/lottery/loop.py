@@ -70,7 +70,7 @@ class Lottery:
             self.training.set_masks(keeper.masks(self.position.round - 1))
 
     def run(self, subjects: Sequence[Coordinate] = (), branch: Path | None = None) -> Masks:
-        """Train → prune → rewind, in as many rounds as there are prunes, then train the final ticket.
+        """Train → prune → rewind, in as many rounds as there are prunes behind a training, then train the final ticket.
 
         Args:
             subjects: the super weights that are known beforehand, for the arms of the run.
@@ -100,17 +100,24 @@ class Lottery:
         return self.training.masks
 
     def begin(self, subjects: Sequence[Coordinate], masked_at_start: bool) -> None:
-        """Store θ_0 and m_0. Force-pruned weights are masked in m_0; in a branch they go with its first prune."""
+        """Store θ_0 and m_0. Forced weights are masked in m_0, or go with a first prune: of a branch, at the start."""
         chosen = arms.choose(self.settings, subjects, self.layout.matrices(self.downs))
-        masks = self.training.masks
-        if masked_at_start:
+        masks, training, position = self.training.masks, self.training, self.position
+        self.keeper.write_theta(0, self.parameters)
+        if self.settings.prune_at_start:
+            self.pruner.arms, position.round = chosen, 0
+            count = planned(self.settings, masking.total(masks))[0][0]
+            now = self.judge.snapshot([count])
+            masks, chosen = dict(now.proposed), Arms(chosen.protected)
+            position.round, position.pruned, position.threshold = 1, count, now.threshold
+        elif masked_at_start:
             masks, chosen = self.pruner.without(masks, chosen.forced), Arms(chosen.protected)
         self.pruner.arms = chosen
-        self.keeper.write_theta(0, self.parameters)
         self.set_masks(masks, 0)
+        self.recorder.started(Start(masks, self.counts[:-1], str(training.device), training.dtype))
+        if self.settings.prune_at_start:
+            self.recorder.pruned(replace(now, alive=now.proposed))
         masking.apply(masks, self.parameters)
-        counts, training = self.counts[:-1], self.training
-        self.recorder.started(Start(masks, counts, str(training.device), training.dtype))
 
     def train(self, round: int) -> None:
         """Train under m_{r-1} from the rewind point to step T."""
@@ -158,7 +165,7 @@ class Lottery:
         self.interval.restart(self.downs)
 
     def trained(self, round: int) -> tuple[Snapshot, str, list[dict[str, Any]]]:
-        """Judge the trained network, and have the finder look at it."""
+        """Judge the trained network, have the finder look at it, and keep that of round 1."""
         now = self.judge.snapshot(self.counts)
         self.recorder.trained(now, self.position, self.clock.round_seconds())
         self.keeper.leave_if_asked()
@@ -166,19 +173,19 @@ class Lottery:
         if self.settings.super_weights != "none":
             kind, found = look(self.network)
             self.recorder.looked(round, kind, found)
+        if round == 1:
+            traced = self.keeper.traces(self.traced_steps)
+            self.keeper.write_round_1(self.network, now, self.interval.losses, traced)
+            if traced is not None:
+                self.recorder.traced(traced)
         return now, kind, found
 
     def prune(self, round: int) -> None:
         """Make m_r from the trained network. Survival is read from this new mask."""
         now, kind, found = self.trained(round)
         self.keeper.leave_if_asked()
-        if round == 1:
-            traced = self.keeper.traces(self.traced_steps)
-            self.keeper.write_round_1(self.network, now, self.interval.losses, traced)
-            if traced is not None:
-                self.recorder.traced(traced)
-            if self.settings.super_weights == "discover":
-                now = self.discover(kind, found, now)
+        if round == 1 and self.settings.super_weights == "discover":
+            now = self.discover(kind, found, now)
         self.recorder.pruned(replace(now, alive=now.proposed))
         self.position.pruned, self.position.threshold = self.counts[round - 1], now.threshold
         self.set_masks(dict(now.proposed), round)
@@ -234,8 +241,9 @@ class Lottery:
     @cached_property
     def counts(self) -> list[int]:
         """How many weights the prune at the end of each round takes; and, last, how many one more would take."""
-        counts, one_more = planned(self.settings, masking.remaining(self.keeper.masks(0)))
-        return [*counts, one_more]
+        masks, at_start = self.keeper.masks(0), self.settings.prune_at_start
+        counts, one_more = planned(self.settings, masking.total(masks) if at_start else masking.remaining(masks))
+        return [*counts[at_start:], one_more]
 
     def first_step(self, round: int) -> int:
         """Where a round's training starts: k, but 0 in the first round."""

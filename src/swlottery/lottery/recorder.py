@@ -41,7 +41,7 @@ class Recorder(Protocol):
         """From now on these weights are tracked. Only in round 1."""
 
     def pruned(self, now: Snapshot) -> None:
-        """What the prune of this round leaves: ``now.proposed``, not yet stored."""
+        """What the prune of this round leaves: ``now.proposed``. A prune at the start is that of round 0."""
 
     def finished(self, now: Snapshot, wall: float, busy: float) -> None:
         """The final network is stored. wall: seconds of the whole run; busy: of those, in training steps."""

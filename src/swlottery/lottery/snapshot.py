@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """A new run before its first step. masks: m_0; counts: how many weights each prune takes."""
+    """A new run before its first step. masks: m_0; counts: how many weights each later prune takes."""
 
     masks: Mapping[str, Tensor]
     counts: Sequence[int]

@@ -228,6 +228,7 @@ def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:
 
     ``gpt2``: as transformers does: N(0, 0.02²), into GPT-2's residual stream over √(2·layers) (Radford et al. 2019).
     ``xavier``: uniform by Glorot & Bengio (2010). ``kaiming``: normal by He et al. (2015), gain √2, by fan-in.
+    ``xavier-zero-gains``: ``xavier``, and the norms' gains at 0.
     """
     import torch
     from torch.nn import init as inits
@@ -237,11 +238,14 @@ def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if roles.role_of(name, parameter) not in ("attention", "mlp-in", "mlp-out"):
+            role = roles.role_of(name, parameter)
+            if role == "norm" and init == "xavier-zero-gains":
+                parameter.zero_()
+            if role not in ("attention", "mlp-in", "mlp-out"):
                 continue
             matrix = parameter.t() if roles.row.in_out else parameter  # torch takes a weight as [out, in]
             fresh = torch.empty(matrix.shape)
-            if init == "xavier":
+            if init.startswith("xavier"):
                 inits.xavier_uniform_(fresh, generator=generator)
             else:
                 inits.kaiming_normal_(fresh, nonlinearity="relu", generator=generator)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings, check_values, from_file
+from swlottery.config import AFTER_ROUND_1, TrainSettings, check_values, from_file
 from swlottery.errors import BadInput
 from swlottery.models.names import shortened
 from swlottery.study.naming import changed
@@ -38,12 +38,13 @@ class Point:
     """One run of a study.
 
     label: readable, unique, the name of its folder. settings: those that the study gives. parent: the label of the
-    point whose first round it branches from.
+    point whose first round it branches from. arm: the name of its arm, "" in a study without.
     """
 
     label: str
     settings: dict[str, Any]
     parent: str | None = None
+    arm: str = ""
 
     def entry(self) -> dict[str, Any]:
         """As in the files of a study."""
@@ -148,7 +149,7 @@ def _point(
         TrainSettings(**settings).check()
     except BadInput as error:
         raise BadInput(f"point {label}: {error}") from None
-    return Point(label, settings, parent)
+    return Point(label, settings, parent, arm)
 
 
 def _label(parts: Sequence[str]) -> str:
@@ -170,6 +171,17 @@ def _check_labels(points: Sequence[Point]) -> None:
             raise BadInput(f"no point is called {point.parent}, from which others branch")
         if point.parent and (first := known[point.parent].parent):
             raise BadInput(f"{point.parent} branches from {first}, and another branches from it: one step only")
+        if point.parent and (other := _first_trainings_differ(point, known[point.parent])):
+            raise BadInput(
+                f"{point.label} branches from {point.parent}, and has another {other}: only later rounds may"
+            )
+
+
+def _first_trainings_differ(point: Point, parent: Point) -> str | None:
+    """The first setting, if any, in which two points have another first training; what is auto is known later."""
+    mine, theirs = TrainSettings(**point.settings), TrainSettings(**parent.settings)
+    names = set(vars(mine)) - AFTER_ROUND_1 - {"dtype", "data_tokens"}
+    return next((name for name in sorted(names) if getattr(mine, name) != getattr(theirs, name)), None)
 
 
 def _refuse_twins(points: Sequence[Point]) -> None:

@@ -42,7 +42,7 @@ def name(settings: TrainSettings, slug: str, contents: Mapping[str, str]) -> str
     rate = "schedule" if settings.schedule else re.sub(r"[^\w.+-]", "_", f"p{settings.prune_rate}")
     parts = [
         slug if settings.start == "scratch" else f"{slug}-{settings.start}",
-        rate + ("-one-shot" if settings.one_shot else ""),
+        rate + "-one-shot" * settings.one_shot + "-at-start" * settings.prune_at_start,
         f"T{settings.steps}",
         f"d{settings.data_seed}",
     ]

@@ -40,7 +40,8 @@ def start(
     for count in start.counts:
         remaining.append(remaining[-1] - count)
     traces = settings.trace == "log" and not settings.from_round_1
-    rates = [str(1 - remaining[1] / remaining[0])] if settings.one_shot else [str(rate) for rate in settings.rates()]
+    left = [masking.total(start.masks)] * settings.prune_at_start + remaining
+    rates = [str(1 - left[1] / left[0])] if settings.one_shot else [str(rate) for rate in settings.rates()]
     return {
         "event": "start",
         "model": network.name,

@@ -54,7 +54,7 @@ def entry(one: Tracked) -> dict[str, Any]:
 def outcome(one: Tracked, pruned_in: int | None, after: Survivors, controls: Sequence[Controls]) -> dict[str, Any]:
     """What became of one tracked weight.
 
-    pruned_in: the prune that took it; None: no prune did; 0: force-pruned before the first step.
+    pruned_in: the prune that took it; None: no prune did; 0: gone before the first step.
     after: what that prune left; or the last one, of a weight that all have kept. The chance level of a weight is the
     part of its matrix, and of its controls, that remains there.
     """

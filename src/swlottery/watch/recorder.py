@@ -130,10 +130,14 @@ class WatchRecorder:
             self._events(pair)
 
     def pruned(self, now: Snapshot) -> None:
-        """Record rows, and what the prune does; in round 1 the controls are chosen, of what it leaves."""
+        """Record rows, and what the prune does; in round 1 the controls are chosen, of what it leaves.
+
+        A prune at the start, that of round 0, has no rows: those of step 0 come next.
+        """
         if now.round == 1:
             self._choose_controls(now)
-        self._rows(now)
+        if now.round:
+            self._rows(now)
         before, after = self._survivors(now.masks), self._survivors(now.proposed)
         for one in self.tracked:
             if before.alive[one.coordinate] and not after.alive[one.coordinate]:

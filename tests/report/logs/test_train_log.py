@@ -37,6 +37,7 @@ START: Event = {
     "counts": [1000, 800, 640],
     "from_round_1": None,
     "followed": [],
+    "downs": ["h.0.w", "h.1.w", "h.2.w"],
     "data": {"name": "builtin", "train_tokens": 640, "validation_tokens": 64, "sha256": "cd" * 32},
 }
 SUPER: Event = {"kind": "super_weight", "layer": 2, "expert": None, "out": 447, "in": 666}
@@ -119,8 +120,6 @@ def replay(log: TrainLog, history: list[Event]) -> None:
 
 
 def follow(log: TrainLog, *weights: Event, kinds: tuple[str, ...] = ("control_rank",)) -> None:
-    for weight, path in zip(weights, ("h.2.w", "h.1.w", "h.0.w"), strict=False):
-        log.event({"event": "box", "round": 1, "when": "after", "path": path, "weights": [weight]})
     log.event(
         {
             "event": "followed",

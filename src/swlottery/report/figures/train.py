@@ -38,7 +38,8 @@ def draw_run(run: Path, plots: Path) -> list[Path]:
 def perplexities(run: Run) -> Figure:
     """Validation perplexity of the network trained under each mask, against the weights that the mask leaves."""
     what = "What remains, and the perplexity of the network trained under it"
-    figure = page(what, run.title, 3.4, [run.remark, "Dashed: the perplexity under mask 0, before the first prune."])
+    first = "mask 0" if run.settings.get("prune_at_start") else "mask 0, before the first prune"
+    figure = page(what, run.title, 3.4, [run.remark, f"Dashed: the perplexity under {first}."])
     rows = [row for row in run.rounds if row["val_perplexity"]]
     if not rows:
         return nothing(figure, "No round has been trained to its end yet.")

@@ -136,7 +136,7 @@ class Output:
         numbers = {name: self.last.get(name) for name in NUMBERS}
         where = {
             "round": self.place[0],
-            "rounds": 1 if self.settings.one_shot else len(self.settings.rates()),
+            "rounds": self.settings.trainings - 1,
             "step": self.place[1],
             "steps": self.settings.steps,
             "dtype": self.dtype,

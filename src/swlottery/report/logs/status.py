@@ -117,7 +117,7 @@ def _plain(text: str) -> str:
 def _progress(row: Row) -> tuple[str, str]:
     """The round and the step: ``2 of 5`` or ``final (5)``, and ``120 of 300``."""
     final = None not in (row["round"], row["rounds"]) and row["round"] > row["rounds"]
-    round = f"final ({row['rounds']})" if final else _of_total(row["round"], row["rounds"])
+    round = f"final ({row['rounds']})".removesuffix(" (0)") if final else _of_total(row["round"], row["rounds"])
     return round, _of_total(row["step"], row["steps"])
 
 

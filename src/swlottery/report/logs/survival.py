@@ -15,7 +15,7 @@ class Survival:
 
     def __init__(self) -> None:
         self.sizes: dict[Key, int] = {}
-        self.tensors: dict[Key, str] = {}
+        self.downs: Mapping[int, str] = {}  # the tensor of each layer
         self.pruned_in: dict[Key, int] = {}
         self.alive: dict[int, str] = {}
         """Number of a prune → how many of the tracked weights it left, of how many."""
@@ -38,10 +38,6 @@ class Survival:
             "  their number × |w| over that of the largest (above 1: none is as large); all among what prune 1 keeps",
         ]
 
-    def locate(self, event: Event) -> None:
-        """Learn from a ``box`` event which tensor its weights are in."""
-        self.tensors |= {key(weight): event["path"] for weight in event["weights"]}
-
     def prune(self, event: Event) -> list[str]:
         """How the tracked weights and their controls came through one prune."""
         if not event["weights"]:
@@ -59,7 +55,7 @@ class Survival:
             else:
                 outcome = f"pruned in {self.pruned_in[at]}" if at in self.pruned_in else "masked at start"
                 seen = [NOTHING, NOTHING, outcome]
-            matrix = event["matrices"].get(self.tensors.get(at))
+            matrix = event["matrices"].get(self.downs.get(at[0]))
             kept = [NOTHING, NOTHING]
             if matrix:
                 kept = [share(matrix["kept"], of) for of in (matrix["before"], self.sizes.get(at, 0))]

@@ -31,7 +31,7 @@ GROUPS = {
     "model": "model revision start init tokenizer vocabulary freeze_biases seed",
     "data": "data data_tokens context first_token micro_batch grad_accum data_order data_seed",
     "training": "steps lr lr_schedule warmup weight_decay beta1 beta2 clip dtype device compile threads",
-    "pruning": "rounds prune_rate schedule one_shot scope criterion rewind rewind_step from_round_1 "
+    "pruning": "rounds prune_rate schedule one_shot prune_at_start scope criterion rewind rewind_step from_round_1 "
     "protect force_prune",
     "tracking": "super_weights allow_foreign follow trace eval_steps eval_sequences",
     "running": "",
@@ -39,6 +39,9 @@ GROUPS = {
 """The groups of settings in the header. A setting that none of them names is one of ``running``."""
 ENOUGH = 2_100_000_000
 """Tokens before which GPT-2 124M has next to no massive activations (docs/method.md, section 17)."""
+ZERO_GAINS = (
+    "all norms' gains start at zero (--init xavier-zero-gains): the first step trains the last norm's gain alone"
+)
 
 
 def settings_lines(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -83,6 +86,7 @@ def header(settings: Mapping[str, Any], start: Event) -> dict[str, str]:
     return {
         "model": one_line(start["model"]),
         "what it is": start["note"],
+        "warning": ZERO_GAINS if settings.get("init") == "xavier-zero-gains" else "",
         "θ_0": f"sha256 {start['lineage']}",
         "in scope": f"{start['total']:,} of {start['parameters']:,} parameters ({in_scope}), "
         f"in {count(start['matrices'], 'tensor')}: {start['scope']}",
@@ -187,7 +191,10 @@ def outcome(weight: Event, rounds: int, settings: Mapping[str, Any]) -> str:
     gone = weight["pruned_in"]
     if gone is None:
         protected = settings.get("protect") not in (None, "", "none", False)
-        what = f"kept through round {rounds}" + f", protected (--protect {settings.get('protect')})" * protected
+        what = f"kept through round {rounds}" if rounds else "kept by the prune at the start"
+        what += f", protected (--protect {settings.get('protect')})" * protected
+    elif gone == 0 and settings.get("prune_at_start"):
+        what = "pruned at the start"
     elif gone == 0:
         what = f"taken out before round 1 (--force-prune {settings.get('force_prune')})"
     else:

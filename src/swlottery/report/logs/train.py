@@ -40,7 +40,10 @@ class TrainLog(Log):
         """What is run: the ``start`` event, every setting (marked if as in ``defaults``), what prunes leave."""
         self.settings, self.start = settings, start
         self.remaining[0] = start["counts"][0] / start["total"]
-        self.line(f"swlottery {__version__} train: {count(start['prunes'], 'round')} of train, prune, rewind\n")
+        rounds = f"{count(start['prunes'], 'round')} of train, prune, rewind" if start["prunes"] else "trained once"
+        at_start = "pruned at the start, then " if settings.get("prune_at_start") else ""
+        self.line(f"swlottery {__version__} train: {at_start}{rounds}\n")
+        self.survival.downs = dict(enumerate(start.get("downs", [])))
         self.facts(tables.header(settings, start), 13)
         self.section("Settings" + (" (· at its default)" if defaults else ""))
         self.lines(tables.settings_lines(settings, defaults or {}))
@@ -72,8 +75,6 @@ class TrainLog(Log):
         match kind:
             case "evaluation":
                 self._evaluated(event)
-            case "box":
-                self.survival.locate(event)
             case "round":
                 self._trained(event)
             case "found":
@@ -148,9 +149,10 @@ class TrainLog(Log):
 
     def _all_rounds(self) -> None:
         if self.rows:
-            self.section("All rounds: each mask, and the network trained under it (mask 0: before the first prune)")
+            before = "" if self.settings.get("prune_at_start") else " (mask 0: before the first prune)"
+            self.section(f"All rounds: each mask, and the network trained under it{before}")
             self.lines(tables.rounds_table(self.rows, self.survival.alive))
-            if self.survival.sizes:
+            if self.survival.alive:
                 self.line("  alive: how many of the tracked weights the mask keeps")
 
     def _finished(self, event: Event) -> None:

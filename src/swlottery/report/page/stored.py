@@ -85,7 +85,8 @@ class StoredRun:
         """(r, m_r of those down-projections that are in scope) of each prune r, as far as the run has come."""
         from swlottery.lottery import masks
 
-        for number in range(1, int(self.start["prunes"]) + 1):
+        first = 0 if read_settings(self.folder).get("prune_at_start") else 1
+        for number in range(first, int(self.start["prunes"]) + 1):
             path = self.folder / "masks" / f"round_{number}.safetensors"
             if not path.exists():
                 return
@@ -129,8 +130,9 @@ def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[di
         for number, mask in run.masks():
             found["elsewhere"] += elsewhere(run, number, mask, list({**known, **tracked}.values()))
         settings = read_settings(run.folder)
-        if run.network and settings.get("super_weights") == "discover":  # what it tracks is of its own network alone
-            in_full = asdict(TrainSettings()) | settings
+        in_full = asdict(TrainSettings()) | settings
+        own = in_full["super_weights"] == "discover"  # what it tracks is of its own network alone
+        if run.network and own and not in_full["prune_at_start"]:
             training = [run.lineage, {name: value for name, value in in_full.items() if name not in FREE}]
             of_one_start.setdefault(json.dumps(training, sort_keys=True), {}).setdefault(run.network, run)
     for networks in of_one_start.values():
@@ -147,7 +149,7 @@ def _of_one(run: StoredRun) -> dict[str, list[Row]]:
         aucs = {"auc_initial": predicts(initial, mask), "auc_trained": predicts(trained, mask)}
         found["predicted"].append({"run": run.name, "round": number, **aucs})
     final = run.tensors("final/model.safetensors")
-    if final and trained and initial:
+    if final and trained and initial and run.start["prunes"]:
         where = {"run": run.name, "prunes": run.start["prunes"]}
         found["regression"].append(where | regression(final, trained, initial))
     return found
