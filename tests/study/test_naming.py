@@ -53,7 +53,14 @@ CHANGES = {
     "eval_steps": 9,
     "eval_sequences": 3,
 }
-OPERATIONAL = {"runs": "r", "plots": "p", "checkpoint_steps": 3, "checkpoint_seconds": 9.0, "rank_timeout": 9.0}
+OPERATIONAL = {
+    "runs": "r",
+    "plots": "p",
+    "checkpoint_steps": 3,
+    "checkpoint_seconds": 9.0,
+    "rank_timeout": 9.0,
+    "tracker": "wandb",
+}
 
 
 def named(**changes) -> str:
