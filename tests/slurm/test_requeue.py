@@ -170,6 +170,7 @@ def test_requeues_are_capped(cluster: Cluster, fresh: Path, chosen: list[str], e
 def test_a_run_that_is_requeued_and_killed_is_one_run_in_a_tracker(
     cluster: Cluster, alone: Any, fresh: Path, chosen: list[str], environment: Environment
 ) -> None:
+    pytest.importorskip("tensorboard")
     job = cluster.submit("func_train.sh", *chosen, "--tracker", "tensorboard", cwd=fresh, env=environment)
     for restarts, way in enumerate(("SIGKILL", "scontrol requeue", "SIGKILL")):
         has_begun(cluster, fresh, job, 10)

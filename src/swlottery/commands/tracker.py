@@ -35,14 +35,13 @@ class Follower:
             return
         try:
             self._printed.parent.mkdir(exist_ok=True)
-            with open(self._printed, "wb") as output:
+            with open(self._printed, "wb") as output, stop.blocked():  # a stop is meant for the run, which it outlives
                 self._process = subprocess.Popen(
                     child.command("swlottery.commands.tracker", str(run), name),
                     stdin=subprocess.PIPE,  # closed when this process ends
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=child.variables(os.environ),
-                    start_new_session=True,  # Ctrl-C is meant for the run
                 )
         except OSError as error:
             self._failed = str(error)
@@ -88,7 +87,6 @@ def covered(run: Path) -> tuple[dict[str, int], dict[str, str]]:
 
 def main() -> int:
     """Follow a run until standard input is closed. Arguments: its folder, the name of the tracker."""
-    stop.handle(lambda number, frame: None, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
     run, name = Path(sys.argv[1]), sys.argv[2]
     settings = {key: value for key, value in read_settings(run).items() if key not in OPERATIONAL}
     # A process of a start that was killed may still be sending.
