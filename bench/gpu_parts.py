@@ -298,7 +298,7 @@ def peak(size: Size) -> tuple[float, str]:
 def speed(size: Size, work: Path) -> Iterator[Row]:
     """Each contestant is a process of its own, as determinism is a matter of the whole process; they take turns, and
     give the GPU's memory back after each."""
-    from swlottery.models.load import GPT2_SIZES
+    from swlottery.models.load import SHAPES
 
     tokenizer(work / "tokenizer")
     whose = (("swlottery", True), ("swlottery", False), ("nanoGPT", False))
@@ -307,7 +307,7 @@ def speed(size: Size, work: Path) -> Iterator[Row]:
         pipes[who], theirs = context.Pipe()
         context.Process(target=contestant, args=(theirs, size, *who, work), daemon=True).start()
         theirs.close()
-    shape = GPT2_SIZES[size.model]
+    shape = SHAPES[size.model]
     d, layers = shape["n_embd"], shape["n_layer"]
     # nanoGPT's count (after PaLM, appendix B): every parameter but those of the positions, and attention's products.
     parameters = size.vocabulary * d + layers * (12 * d * d + 13 * d) + 2 * d
@@ -364,12 +364,12 @@ def contestant(pipe: Any, size: Size, whose: str, strict: bool, compiled: bool, 
     import numpy as np
     import torch
 
-    from swlottery.models.load import GPT2_SIZES
+    from swlottery.models.load import SHAPES
     from swlottery.runtime import environment
 
     seen = ["no"]
     if whose == "nanoGPT":
-        nanogpt, shape = beside("nanogpt"), GPT2_SIZES[size.model]
+        nanogpt, shape = beside("nanogpt"), SHAPES[size.model]
         data = np.random.default_rng(0).integers(0, min(8192, size.vocabulary), 1_000_000).astype(np.uint16)
         shape = nanogpt.Shape(
             shape["n_layer"],

@@ -36,7 +36,8 @@ def counted(roles: Any, model: Any, blocks_run: Counter[str]) -> Iterator[None]:
     with ExitStack() as hooks:
         hooks.enter_context(model.register_forward_pre_hook(begin, with_kwargs=True))
         for down in roles.downs:
-            hooks.enter_context(down.module.register_forward_hook(lambda *_: blocks_run.update(now=tokens[0])))
+            module = down.output_module if hasattr(down, "output_module") else down.module  # of earlier versions
+            hooks.enter_context(module.register_forward_hook(lambda *_: blocks_run.update(now=tokens[0])))
         yield
 
 

@@ -119,7 +119,7 @@ class FindSettings(Settings):
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     start: str = setting(
         "pretrained",
-        "pretrained weights, or scratch: gpt2, gpt2-medium, gpt2-large, gpt2-xl or gpt2-mini with random ones",
+        "pretrained weights, or scratch: gpt2, gpt2-medium, -large or -xl, gpt2-mini or llama-mini with random ones",
         choices=("pretrained", "scratch"),
     )
     dtype: str = setting(
@@ -189,7 +189,9 @@ class TrainSettings(Settings):
 
     # the network at step 0
     model: str = setting(
-        "openai-community/gpt2", "a preset, a hub id, a folder, a GGUF file; from scratch a GPT-2 size", metavar="NAME"
+        "openai-community/gpt2",
+        "a preset, a hub id, a folder, a GGUF file; from scratch a GPT-2 size or llama-mini",
+        metavar="NAME",
     )
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     start: str = setting("pretrained", "pretrained weights, or from scratch", choices=("pretrained", "scratch"))
@@ -200,7 +202,11 @@ class TrainSettings(Settings):
         metavar="NAME",
         path=True,
     )
-    vocabulary: int = setting(0, "rows of the embedding from scratch; 0: as many as the tokenizer has", unit="tokens")
+    vocabulary: int = setting(
+        0,
+        "rows of the embedding from scratch; 0: as many as the tokenizer has. The built-in tokenizer has no more",
+        unit="tokens",
+    )
     freeze_biases: bool = setting(False, "all biases, LayerNorm's too, stay at zero")
     # the data
     data: str = setting("builtin", "builtin, a file, a folder, wikitext, openwebtext, or a hub data set", metavar="SRC")
@@ -211,6 +217,7 @@ class TrainSettings(Settings):
         metavar="N|auto",
     )
     context: int = setting(0, "length of a sequence; 0: what the model was made for, at most 1024", unit="tokens")
+    first_token: bool = setting(False, "every sequence begins with BOS, here and wherever the tokenizer is used")
     micro_batch: int = setting(8, "size of one forward pass", unit="sequences", least=1)
     grad_accum: int = setting(1, "forward passes in one step, over all GPUs", least=1)
     # the rounds

@@ -38,6 +38,24 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(total: int, context: int, s
     assert torch.equal(batch(tokens, context, size, seed, step, range(1, size, 2)), rows[1::2])
 
 
+@given(count=st.integers(1, 12), context=st.integers(2, 30), length=st.integers(0, 3), step=st.integers(0, 9))
+@settings(deadline=None)
+def test_every_sequence_begins_with_the_prefix(count: int, context: int, length: int, step: int) -> None:
+    prefix, body = [9_999, 9_998, 9_997][: min(length, context - 1)], context + 1 - min(length, context - 1)
+    tokens = np.arange(count * body + 5, dtype=np.uint16)
+    for rows in (
+        batch(tokens, context, count, 3, step, prefix=prefix),
+        validation_windows(tokens, context, count, prefix),
+    ):
+        assert rows.shape == (count, context + 1)
+        assert rows[:, : len(prefix)].tolist() == [prefix] * count
+        text = rows[:, len(prefix) :]
+        assert torch.equal(text, text[:, :1] + torch.arange(body))
+        assert int(text.max()) < len(tokens)
+    # The last tokens can be drawn too, and no more are needed than a sequence has.
+    assert batch(tokens[:body], context, 1, 3, step, prefix=prefix)[0, len(prefix) :].tolist() == list(range(body))
+
+
 def test_batches_of_other_steps_and_seeds_are_others() -> None:
     tokens = np.arange(60_000, dtype=np.uint16)
     drawn = [batch(tokens, 4, 8, seed, step)[:, 0].tolist() for seed in range(20) for step in range(100)]

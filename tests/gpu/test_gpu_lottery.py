@@ -150,7 +150,7 @@ def test_a_branch_from_round_1(tiny_gpt2, text, tmp_path, gpu):
 
 @pytest.mark.parametrize("init", ["xavier", "gpt2"])
 def test_from_scratch_with_frozen_biases(init, tiny_gpt2, text, tmp_path, gpu, monkeypatch):
-    monkeypatch.setitem(models.GPT2_SIZES, "gpt2-mini", {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64})
+    monkeypatch.setitem(models.SHAPES, "gpt2-mini", {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64})
     run = run_of(
         "gpt2-mini",
         text,

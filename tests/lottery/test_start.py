@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lottery.runs import complaint, flags
+from lottery.runs import SHORT, built, complaint, flags
 from swlottery.cli import main
 from swlottery.config import TrainSettings, from_file
 from swlottery.errors import BadInput
@@ -161,7 +161,7 @@ def test_gpt2_without_biases_has_124_373_760_weights_in_scope():
     settings = TrainSettings(**from_file(REPOSITORY / "configs" / "seed" / "876812.yaml"))
     assert settings.freeze_biases and settings.scope == "all"
     with torch.device("meta"):
-        model = GPT2LMHeadModel(GPT2Config(**models.GPT2_SIZES[settings.model], vocab_size=settings.vocabulary))
+        model = GPT2LMHeadModel(GPT2Config(**models.SHAPES[settings.model], vocab_size=settings.vocabulary))
     found = in_scope(model, Roles(model), settings.scope)
     assert sum(p.numel() for p in found.values()) == 124_373_760
     block = 768 * 3 * 768 + 768 * 768 + 2 * 768 * 4 * 768 + 2 * 768
@@ -179,7 +179,7 @@ def test_gpt2_without_biases_has_124_373_760_weights_in_scope():
         ({"model": "gpt2-mini"}, "gpt2-mini exists from scratch only"),
         ({"model": "./nowhere"}, "no such file or folder"),
         ({"start": "scratch"}, "--start scratch builds gpt2, gpt2-medium"),
-        ({"start": "scratch", "model": "gpt3"}, "builds gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt2-mini"),
+        ({"start": "scratch", "model": "gpt3"}, "builds gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt2-mini, llama-mini"),
         ({"start": "scratch", "model": "gpt2-mini", "context": 257}, "--context 257: the model takes 2 to 256 tokens"),
         ({"start": "scratch", "model": "gpt2-mini", "tokenizer": "./nowhere"}, "cannot load the tokenizer"),
     ],
@@ -220,6 +220,40 @@ def test_data_shorter_than_a_batch(tiny_gpt2, tmp_path, capsys):
     assert main(flags(tiny_gpt2, short, tmp_path)) == 2
     assert "a step on 4 × 33 tokens needs 132" in complaint(capsys.readouterr().err)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_small_llama_from_scratch_with_a_first_token(text, tmp_path):
+    """Every sequence that is trained or judged on begins with BOS, and so does every text of the stored tokenizer."""
+    from transformers import AutoTokenizer
+
+    asked = {"start": "scratch", "vocabulary": 300, "first_token": True, **SHORT, "rounds": 1}
+    network = start.network(TrainSettings(model="llama-mini", **asked))
+    tokenizer = network.tokenizer
+    assert network.model.config.model_type == "llama" and network.embedding_rows == len(tokenizer) == 300
+    assert network.prefix == [tokenizer.bos_token_id] == tokenizer("")["input_ids"]
+    lottery = built("llama-mini", text, tmp_path, **asked)
+    inner = tokenizer("some text", add_special_tokens=False)["input_ids"]
+    for windows in (*lottery.training.batches.passes(0), lottery.judge.windows):
+        assert set(windows[:, 0].tolist()) == {tokenizer.bos_token_id} and windows.shape[1] == SHORT["context"] + 1
+    lottery.run()
+    stored = AutoTokenizer.from_pretrained(next(tmp_path.rglob("final")))
+    assert stored("some text")["input_ids"] == [tokenizer.bos_token_id, *inner]
+    without = start.network(TrainSettings(model="llama-mini", **{**asked, "first_token": False}))
+    assert without.prefix == [] and without.lineage == network.lineage
+
+
+def test_a_first_token_that_cannot_be(tiny_gpt2, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "bare")
+    base = {"model": "gpt2-mini", "start": "scratch", "first_token": True, "device": "cpu"}
+    with pytest.raises(BadInput, match="--first-token: the tokenizer of gpt2-mini has no BOS"):
+        start.network(TrainSettings(**base, tokenizer=str(tmp_path / "bare")))
+    with pytest.raises(BadInput, match="--vocabulary 256: the built-in tokenizer needs 257 tokens"):
+        start.network(TrainSettings(**base, vocabulary=256))
 
 
 def test_frozen_biases_of_a_pretrained_network_are_refused_in_one_line(tiny_gpt2, text, tmp_path, capsys):

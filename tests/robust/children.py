@@ -88,11 +88,11 @@ def patch(cores: int, figures: bool) -> None:
 
     from swlottery.commands import train
     from swlottery.data import store
-    from swlottery.models.load import GPT2_SIZES
+    from swlottery.models.load import SHAPES
     from swlottery.runtime import environment
     from swlottery.study import sweep
 
-    GPT2_SIZES["gpt2-mini"] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 192}
+    SHAPES["gpt2-mini"] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 192}
     store.SMALL = store.LARGE = 1500
     environment.cores = lambda: cores
     Figure.draw = lambda *_: None

@@ -22,11 +22,17 @@ TokenArray = np.ndarray | Joined
 
 
 def batch(
-    tokens: TokenArray, context: int, size: int, seed: int, step: int, rows: Sequence[int] | None = None
+    tokens: TokenArray,
+    context: int,
+    size: int,
+    seed: int,
+    step: int,
+    rows: Sequence[int] | None = None,
+    prefix: Sequence[int] = (),
 ) -> Tensor:
     """The batch of a step: a LongTensor (size, context + 1) of windows drawn with replacement.
 
-    Inputs are [:, :-1] and targets [:, 1:]. A window may cross the end of a document.
+    Inputs are [:, :-1] and targets [:, 1:]. A window is ``prefix`` and then text. It may cross the end of a document.
 
     rows: only these rows, in this order; no other tokens are read. The batch is that of all processes together, and
     each takes its rows, so their number changes nothing.
@@ -36,34 +42,38 @@ def batch(
 
     Raises `BadInput` for data shorter than a window.
     """
-    starts = len(tokens) - context
+    body = context + 1 - len(prefix)
+    starts = len(tokens) - body + 1
     if starts < 1:
-        raise BadInput(f"the data has {len(tokens)} tokens, but a sequence needs {context + 1}: give more text")
+        raise BadInput(f"the data has {len(tokens)} tokens, but a sequence needs {body}: give more text")
     numbers = np.random.Philox(key=seed, counter=step << 64).random_raw(size)
     offsets = (numbers % np.uint64(starts)).astype(np.int64)  # differs from uniform by less than starts / 2⁶⁴
     chosen = offsets if rows is None else offsets[np.asarray(rows, np.int64)]
-    return _windows(tokens, chosen.tolist(), context + 1)
+    return _windows(tokens, chosen.tolist(), context + 1, prefix)
 
 
-def validation_windows(tokens: TokenArray, context: int, count: int) -> Tensor:
+def validation_windows(tokens: TokenArray, context: int, count: int, prefix: Sequence[int] = ()) -> Tensor:
     """The windows of every validation: a LongTensor (count, context + 1), evenly spread and without overlap.
 
-    Raises `BadInput` where there are too few tokens.
+    Each is ``prefix`` and then text. Raises `BadInput` where there are too few tokens.
     """
-    if len(tokens) < count * (context + 1):
+    body = context + 1 - len(prefix)
+    if len(tokens) < count * body:
         raise BadInput(
-            f"the data has {len(tokens)} tokens for validation, but {count} windows of {context + 1} need "
-            f"{count * (context + 1)}: give more text"
+            f"the data has {len(tokens)} tokens for validation, but {count} windows of {body} need "
+            f"{count * body}: give more text"
         )
-    return _windows(tokens, evenly(len(tokens), context + 1, count), context + 1)
+    return _windows(tokens, evenly(len(tokens), body, count), context + 1, prefix)
 
 
-def _windows(tokens: TokenArray, offsets: Sequence[int], length: int) -> Tensor:
+def _windows(tokens: TokenArray, offsets: Sequence[int], length: int, prefix: Sequence[int]) -> Tensor:
     import torch
 
+    first = len(prefix)
     windows = np.empty((len(offsets), length), np.int64)
+    windows[:, :first] = prefix
     for row, offset in zip(windows, offsets, strict=True):
-        row[:] = tokens[offset : offset + length]
+        row[first:] = tokens[offset : offset + length - first]
     return torch.from_numpy(windows)
 
 
@@ -74,9 +84,16 @@ class Batches:
     """
 
     def __init__(
-        self, data: TokenArray, context: int, settings: TrainSettings, ranks: Ranks, device: torch.device
+        self,
+        data: TokenArray,
+        context: int,
+        settings: TrainSettings,
+        ranks: Ranks,
+        device: torch.device,
+        prefix: Sequence[int] = (),
     ) -> None:
         self.data, self.context, self.settings, self.device = data, context, settings, device
+        self.prefix = prefix
         passes = range(ranks.rank, settings.grad_accum, ranks.size)
         self.rows = [i * settings.micro_batch + row for i in passes for row in range(settings.micro_batch)]
         self.ready: tuple[int, Tensor] | None = None
@@ -97,7 +114,8 @@ class Batches:
     def _drawn(self, number: int) -> Tensor:
         settings = self.settings
         size = settings.micro_batch * settings.grad_accum
-        return sent(batch(self.data, self.context, size, settings.data_seed, number, rows=self.rows), self.device)
+        drawn = batch(self.data, self.context, size, settings.data_seed, number, self.rows, self.prefix)
+        return sent(drawn, self.device)
 
 
 def sent(tokens: Tensor, device: torch.device) -> Tensor:

@@ -63,7 +63,7 @@ class Lottery:
         self.training = Training(network, masking.full(self.scope), settings, data.train, ranks, dtype)
         self.position, self.interval, self.clock = Position(), Interval(), Clock()
         self.progress = Progress(self.position, self.interval, self.training, self.pruner, recorder, self.clock)
-        windows = validation_windows(data.validation, network.context, settings.eval_sequences)
+        windows = validation_windows(data.validation, network.context, settings.eval_sequences, network.prefix)
         self.judge = Judge(self.progress, settings, windows, asked)
         self.resumed = keeper.take_up(self.progress)
         if self.resumed:

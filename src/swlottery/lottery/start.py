@@ -1,20 +1,22 @@
-"""The network at step 0: pretrained, or from scratch under one of three initialisations."""
+"""The network at step 0: pretrained, or from scratch under one of several initialisations."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import TrainSettings
+from swlottery.data.evaluation import start_tokens
 from swlottery.data.sources import is_on_hub
-from swlottery.data.tokenizer import builtin_tokenizer
+from swlottery.data.tokenizer import SMALLEST, VOCABULARY, builtin_tokenizer
 from swlottery.errors import BadInput
 from swlottery.models import load as models
 from swlottery.models import tokenizers
 from swlottery.models.architectures import Roles
 from swlottery.models.lineage import weights_sha256
-from swlottery.models.loaded import embedding_rows
+from swlottery.models.loaded import Loaded, context_of, embedding_rows
+from swlottery.models.names import FROM_SCRATCH
 from swlottery.runtime import files, sums
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Network:
     """A model that can be trained, and where it came from.
 
     lineage: the hash of its stored weights, before any cast. context: tokens of a training sequence; longest: the most
-    that the model takes.
+    that the model takes. prefix: the tokens that every sequence begins with.
     """
 
     model: Any
@@ -42,6 +44,7 @@ class Network:
     lineage: str
     context: int
     longest: int
+    prefix: list[int] = field(default_factory=list)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -74,9 +77,7 @@ def network(settings: TrainSettings) -> Network:
     if settings.start == "scratch":
         _check_scratch(settings)
         changes = {"vocab_size": settings.vocabulary} if settings.vocabulary else {}
-        tokenizer = None if (name := tokenizer_name(settings)) == "builtin" else load_tokenizer(name)
-        if tokenizer is not None and not settings.vocabulary:
-            changes["vocab_size"] = len(tokenizer)
+        tokenizer = scratch_tokenizer(settings)
         loaded = models.from_config(settings.model, settings.seed, "float32", settings.device, tokenizer, **changes)
         initialise(loaded.model, Roles(loaded.model), settings.init, settings.seed)
     else:
@@ -94,15 +95,25 @@ def network(settings: TrainSettings) -> Network:
         bias = roles.role_of(name, parameter) == "bias"
         parameter.requires_grad_(not (bias and settings.freeze_biases))
     context = training_context(settings, loaded.context)
+    prefix = first_tokens(loaded, context) if settings.first_token else []
     return Network(
-        loaded.model, loaded.tokenizer, roles, loaded.name, loaded.slug, loaded.note, lineage, context, loaded.context
+        loaded.model,
+        loaded.tokenizer,
+        roles,
+        loaded.name,
+        loaded.slug,
+        loaded.note,
+        lineage,
+        context,
+        loaded.context,
+        prefix,
     )
 
 
 def _check_scratch(settings: TrainSettings) -> None:
-    if settings.model not in models.GPT2_SIZES:
+    if settings.model not in models.SHAPES:
         raise BadInput(
-            f"--start scratch builds {', '.join(models.GPT2_SIZES)} from their configs; for --model "
+            f"--start scratch builds {', '.join(models.SHAPES)} from their configs; for --model "
             f"{settings.model} use --start pretrained"
         )
 
@@ -136,17 +147,43 @@ def tokenizer_and_context(settings: TrainSettings) -> tuple[Any, int]:
     """The tokenizer and the context of `network`, without its weights: nothing of their size is read or made."""
     if settings.start == "scratch":
         _check_scratch(settings)
-        name, longest = tokenizer_name(settings), models.GPT2_SIZES[settings.model].get("n_positions", LONGEST)
-        return builtin_tokenizer() if name == "builtin" else load_tokenizer(name), training_context(settings, longest)
+        longest = context_of(models.shape(settings.model))
+        return scratch_tokenizer(settings), training_context(settings, longest)
     tokenizer, longest = models.load_tokenizer(settings.model, settings.revision)
     return tokenizer, training_context(settings, longest)
+
+
+def first_tokens(loaded: Loaded, context: int) -> list[int]:
+    """What the tokenizer puts before a text; where that is nothing, it is made to put its BOS there.
+
+    The tokenizer is stored with the network, so that whoever loads both begins a text in the same way. Raises
+    `BadInput` for a tokenizer without BOS, and for a context that has no room for text.
+    """
+    tokenizer = loaded.tokenizer
+    if not (found := start_tokens(tokenizer)) and tokenizer.bos_token_id is not None:
+        tokenizer.add_bos_token = True
+        found = start_tokens(tokenizer)
+    if not found or max(found) >= embedding_rows(loaded.model):
+        raise BadInput(f"--first-token: the tokenizer of {loaded.name} has no BOS that can begin a text")
+    if len(found) >= context:
+        raise BadInput(f"--context {context}: a sequence begins with {len(found)} tokens before its text: give more")
+    return found
+
+
+def scratch_tokenizer(settings: TrainSettings) -> Any:
+    """The tokenizer from scratch; the built-in one has no more tokens than ``--vocabulary`` gives rows."""
+    if (name := tokenizer_name(settings)) != "builtin":
+        return load_tokenizer(name)
+    if settings.vocabulary and settings.vocabulary < SMALLEST:
+        raise BadInput(f"--vocabulary {settings.vocabulary}: the built-in tokenizer needs {SMALLEST} tokens: give more")
+    return builtin_tokenizer(min(settings.vocabulary or VOCABULARY, VOCABULARY))
 
 
 def tokenizer_name(settings: TrainSettings) -> str:
     """The tokenizer from scratch. A data set on the hub needs a network, and then GPT-2's own can be had as well."""
     if settings.tokenizer != "auto":
         return settings.tokenizer
-    return "openai-community/gpt2" if is_on_hub(settings.data) and settings.model != "gpt2-mini" else "builtin"
+    return "openai-community/gpt2" if is_on_hub(settings.data) and settings.model not in FROM_SCRATCH else "builtin"
 
 
 def load_tokenizer(name: str) -> Any:
@@ -187,7 +224,7 @@ def freeze_biases(model: nn.Module, roles: Roles) -> None:
 def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:
     """Initialise the matrices of the blocks anew; embeddings keep GPT-2's N(0, 0.02²), gains stay 1, biases 0.
 
-    ``gpt2``: as transformers does (Radford et al. 2019: N(0, 0.02²), into the residual stream over √(2·layers)).
+    ``gpt2``: as transformers does: N(0, 0.02²), into GPT-2's residual stream over √(2·layers) (Radford et al. 2019).
     ``xavier``: uniform by Glorot & Bengio (2010). ``kaiming``: normal by He et al. (2015), gain √2, by fan-in.
     """
     import torch

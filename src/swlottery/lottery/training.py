@@ -87,7 +87,7 @@ class Training:
         self.parameters = {name: p for name, p in network.parameters.items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.dtype = dtype or hardware.precision(settings.dtype, self.device)[0]
-        self.batches = Batches(data, network.context, settings, self.ranks, self.device)
+        self.batches = Batches(data, network.context, settings, self.ranks, self.device, network.prefix)
         self.gradients = Gradients(self.parameters.values(), self.ranks.size)
         self.set_masks(masks)
         matrices = [p for p in self.parameters.values() if p.ndim >= 2]

@@ -16,14 +16,24 @@ from swlottery.models.names import locate, slug
 from swlottery.models.room import Room
 from swlottery.runtime.hardware import pick_device
 
-GPT2_SIZES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
     "gpt2-medium": {"n_layer": 24, "n_embd": 1024, "n_head": 16},
     "gpt2-large": {"n_layer": 36, "n_embd": 1280, "n_head": 20},
     "gpt2-xl": {"n_layer": 48, "n_embd": 1600, "n_head": 25},
     "gpt2-mini": {"n_layer": 4, "n_embd": 128, "n_head": 4, "n_positions": 256},
+    "llama-mini": {
+        "model_type": "llama",
+        "num_hidden_layers": 3,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    },
 }
-"""The shapes of OpenAI's GPT-2 (Radford et al. 2019), and a small one for a CPU."""
+"""What can be built from scratch: entries of a config, of GPT-2 where no ``model_type`` says otherwise. The shapes of
+OpenAI's GPT-2 (Radford et al. 2019), and two small ones for a CPU; llama-mini's networks can have a super weight
+(docs/formation.md)."""
 
 
 def load(
@@ -70,28 +80,35 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[Any, int]:
     return tokenizer, context_of(config)
 
 
+def shape(name: str, **changes: Any) -> Any:
+    """The config of a known shape; ``changes`` override its entries. Raises `BadInput` for another name."""
+    from transformers import AutoConfig
+
+    if name not in SHAPES:
+        raise BadInput(f"no config named '{name}' to start from scratch (known: {', '.join(SHAPES)})")
+    return AutoConfig.for_model(**{"model_type": "gpt2", **SHAPES[name], **changes})
+
+
 def from_config(
     name: str, seed: int = 0, dtype: str = "auto", device: str = "auto", tokenizer: Any = None, **changes: Any
 ) -> Loaded:
-    """Build a GPT-2 of a known shape with random weights; ``changes`` override the config's entries.
+    """Build a model of a known shape with random weights; ``changes`` override the config's entries.
 
     Without a ``tokenizer`` it is a small one trained on the built-in text, so that nothing has to be fetched.
     """
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM
 
     from swlottery.data.tokenizer import builtin_tokenizer
 
-    if name not in GPT2_SIZES:
-        raise BadInput(f"no config named '{name}' to start from scratch (known: {', '.join(GPT2_SIZES)})")
     picked = pick_device(device)
     tokenizer = tokenizer or builtin_tokenizer()
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = GPT2Config(**{**GPT2_SIZES[name], "vocab_size": len(tokenizer), **ends, **changes})
+    config = shape(name, **{"vocab_size": len(tokenizer), **ends, **changes})
     # Only the CPU's state is kept: the model is built there, and to save those of several GPUs gives a warning.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
+        model = AutoModelForCausalLM.from_config(config)
     note = f"random initialisation, seed {seed}: nothing was learned"
     loaded = prepare(model, tokenizer, name, None, dtype, picked, note)
     loaded.slug = f"{slug(name)}-scratch-{seed}"

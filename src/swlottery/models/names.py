@@ -10,7 +10,8 @@ from pathlib import Path
 from swlottery.errors import BadInput
 from swlottery.runtime import sums
 
-PRESETS = ("smollm2", "gpt2-mini")
+FROM_SCRATCH = ("gpt2-mini", "llama-mini")
+PRESETS = ("smollm2", *FROM_SCRATCH)
 """They win over a folder of that name, unless it is written with ``./``."""
 LONGEST = 190
 """Characters of a model's name in the name of a file, which may have 255 bytes in all."""
@@ -59,9 +60,9 @@ def locate(name: str, revision: str | None = None) -> tuple[str | Path, str]:
     if revision is not None and (where is not None or name in PRESETS):
         raise BadInput(f"--revision {revision} changes nothing: {name} is not on the hub; leave it away")
     if where is None:
-        if name == "gpt2-mini":
-            here = ", or write ./gpt2-mini for the folder" if os.path.exists(name) else ""
-            raise BadInput(f"gpt2-mini exists from scratch only: add --start scratch{here}")
+        if name in FROM_SCRATCH:
+            here = f", or write ./{name} for the folder" if os.path.exists(name) else ""
+            raise BadInput(f"{name} exists from scratch only: add --start scratch{here}")
         return (gguf.smollm2_file(), gguf.SMOLLM2_NOTE) if name == "smollm2" else (name, "")
     if where.is_file() and where.suffix != ".gguf":
         raise BadInput(f"{name} is a file, but not a GGUF file: give a folder, a .gguf file or a hub id")

@@ -29,7 +29,7 @@ Event = Mapping[str, Any]
 
 GROUPS = {
     "model": "model revision start init tokenizer vocabulary freeze_biases seed",
-    "data": "data data_tokens context micro_batch grad_accum data_order data_seed",
+    "data": "data data_tokens context first_token micro_batch grad_accum data_order data_seed",
     "training": "steps lr lr_schedule warmup weight_decay beta1 beta2 clip dtype device compile threads",
     "pruning": "rounds prune_rate schedule one_shot scope criterion rewind rewind_step from_round_1 "
     "protect force_prune",
