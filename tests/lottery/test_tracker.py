@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import odd
+from lottery import test_ranks
 from lottery.runs import events, flags, forked, only_run, table, traces
 from swlottery.commands import tracker
 from swlottery.config import TrainSettings
@@ -107,7 +108,7 @@ def test_a_run_that_is_requeued_and_killed_is_one_run(
     starts = [
         (ended(4, signal.SIGTERM), 75),
         (ended(6, signal.SIGKILL, tmp_path, name), -signal.SIGKILL),
-        (ended(4, signal.SIGKILL), -signal.SIGKILL),  # what follows it may still send
+        (ended(2, signal.SIGKILL), -signal.SIGKILL),  # behind an evaluation; what follows it may still send
         (lambda: None, 0),
     ]
     for patch, code in starts:
@@ -146,6 +147,14 @@ def test_a_kill_between_two_numbers_of_a_step(tmp_path: Path, tiny_gpt2: Path, t
     assert 0 < len(set(whole) - set(in_tensorboard(tmp_path))) < 8  # fewer than a step has
     assert forked(arguments, tmp_path / "log") == 0  # it is done, and sends the rest
     assert sorted(in_tensorboard(tmp_path)) == whole
+
+
+def test_of_several_ranks_one_sends(tmp_path: Path, tiny_gpt2: Path, text: Path) -> None:
+    pytest.importorskip("tensorboard")
+    arguments = [*flags(tiny_gpt2, text, tmp_path, rounds=1), "--tracker", "tensorboard"]
+    assert test_ranks.run(2, arguments, tmp_path / "log") == [0, 0], (tmp_path / "log0").read_text()
+    assert "note" not in (tmp_path / "log0").read_text()
+    assert [step for key, step, _ in in_tensorboard(tmp_path) if key == "val_loss"] == [0, 3, 6, 9, 12]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +204,13 @@ def test_the_rows_of_a_run(tmp_path: Path, tiny_gpt2: Path, text: Path) -> None:
         assert rows[step]["foreign/0.1.2/size"] == abs(float(watched[place]["value"]))
         assert rows[step]["foreign/0.1.2/over_threshold"] == float(watched[place]["over_threshold"])
     assert not any("control" in key for row in rows.values() for key in row)
+    arm = tmp_path / "arm"
+    same = flags(tiny_gpt2, text, arm, "--from-round-1", str(run), rewind_step=2, criterion="random")
+    assert forked(same, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    branch = GlobalSteps(only_run(arm)).new(lengths(only_run(arm)), {})
+    assert list(branch) == [6, 7, 10, 11, 14] and branch[6]["val_loss"] == rows[6]["val_loss"]
+    assert any(key.startswith("leader/") and key.endswith("/size") for key in branch[6])
+    assert not any("over_threshold" in key for row in branch.values() for key in row)
 
 
 def test_every_tracker_is_one_of_accelerates() -> None:

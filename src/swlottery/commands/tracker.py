@@ -59,7 +59,7 @@ class Follower:
         again = f"all that it said is in {self._printed}; the same command, given again, sends what is missing"
         return [one_line(f"note: the tracker {self.name} has ended ({shorten(failed, 200)}): {again}")]
 
-    def close(self, patience: float = PATIENCE) -> list[str]:
+    def close(self, patience: float) -> list[str]:
         """Have the rest sent; a tracker that takes longer is ended. Returns the last `notes`."""
         if self._process is not None:
             assert self._process.stdin is not None
@@ -69,7 +69,7 @@ class Follower:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-                self._process, self._failed = None, f"it did not take the rest within {patience} seconds"
+                self._process, self._failed = None, f"it did not take the rest within {patience:g} seconds"
         return self.notes()
 
 

@@ -94,7 +94,7 @@ def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitSta
         folders.write_status(folder, "finished", {})
     checkpoint.clear(folder / "checkpoints")
     print(f"{one_line(folder)} is done: other settings make another run; to run it again, remove the folder")
-    for note in Follower(folder, settings.tracker).close():  # what an earlier start could not send
+    for note in Follower(folder, settings.tracker).close(min(PATIENCE, settings.rank_timeout)):  # what is still missing
         print(note)
     return True
 
@@ -158,7 +158,8 @@ def _run(
                 output.status(state, **({"message": message} if state == "failed" else {}))
             if state == "finished":  # not before: a run with neither would be done again
                 checkpoint.clear(folder / "checkpoints")
-            log.lines(follower.close(PATIENCE if state == "finished" else PATIENCE / 4))  # a job that stops has no time
+            patience = PATIENCE if state == "finished" else PATIENCE / 4  # a job that is stopped has no time
+            log.lines(follower.close(min(patience, settings.rank_timeout)))
             output.footer(time.monotonic() - started, state, message)
 
     try:
