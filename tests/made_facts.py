@@ -22,7 +22,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def settings(**changed: Any) -> dict[str, Any]:
     """A run's settings as a report keeps them."""
-    return asdict(TrainSettings(model="gpt2-mini", start="scratch", steps=100, **changed))
+    return asdict(TrainSettings(**{"model": "gpt2-mini", "start": "scratch", "steps": 100} | changed))
 
 
 def study(rows: Rows) -> Study:

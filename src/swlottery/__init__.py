@@ -11,10 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 from swlottery.version import __version__ as __version__
 
-__all__ = ["BadInput", "TrainSettings", "apply", "find", "load_masks", "load_record", "prune", "track", "train"]
+__all__ = [
+    "BadInput",
+    "TrainSettings",
+    "apply",
+    "evaluate",
+    "find",
+    "load_masks",
+    "load_record",
+    "prune",
+    "track",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from swlottery.api import BadInput, TrainSettings, apply, find, load_masks, load_record, prune, track, train
+    from swlottery.api import (
+        BadInput,
+        TrainSettings,
+        apply,
+        evaluate,
+        find,
+        load_masks,
+        load_record,
+        prune,
+        track,
+        train,
+    )
 
 
 def __getattr__(name: str) -> Any:

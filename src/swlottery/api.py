@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swlottery.commands import find as find_command
-from swlottery.config import FindSettings
+from swlottery.config import EVALUATED, FindSettings
 from swlottery.config import TrainSettings as TrainSettings
 from swlottery.errors import DONE
 from swlottery.errors import BadInput as BadInput
@@ -93,6 +93,28 @@ def train(settings: TrainSettings, root: str | Path = ".") -> Path:
     runs = Path(chosen.runs or Path(root) / "runs")
     (folder,) = runs.glob(f"*-{naming.digest(chosen, naming.contents(chosen))}")
     return folder
+
+
+def evaluate(model: str | Path, beside: str | Path | None = None, **settings: Any) -> list[dict[str, Any]]:
+    """The perplexities of a model, or of a run's final ticket with the dense network of its round 1 beside it.
+
+    Args:
+        model: the folder of a finished run; or what `find` takes by name.
+        beside: a model to compare with, of the same tokenizer.
+        settings: those of the command by name, such as ``protocol="wikitext2"`` or ``eval_text="held-out.txt"``.
+
+    Returns:
+        An entry a network, with the names of a record: ``baseline_nll`` (nats a token), ``baseline_perplexity``,
+        ``word_perplexity``, ``bits_per_byte``, … The first has ``nll_difference`` to the second, paired by document.
+
+    Raises:
+        BadInput: no such model or text, a run that is not finished, a setting that the command does not have.
+    """
+    from swlottery.commands.evaluate import measure
+
+    if other := sorted(settings.keys() - set(EVALUATED)):
+        raise BadInput(f"evaluate() has no setting {other[0]}: it takes {', '.join(EVALUATED)}")
+    return measure(FindSettings(model=str(model), **settings), None if beside is None else str(beside))
 
 
 def load_record(path: str | Path) -> Record:

@@ -110,6 +110,10 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
                 parsed.model = parsed.model or None
                 stored = from_file(Path(parsed.config), TraceSettings) if parsed.config else {}
                 return trace(_settings(TraceSettings, parsed, stored), root, asked)
+        case "evaluate":
+            from swlottery.commands.evaluate import evaluate
+
+            return evaluate(_settings(FindSettings, parsed), parsed.beside)
         case "report":
             from swlottery.commands.report import report
 
@@ -127,7 +131,7 @@ def _command(parsed: argparse.Namespace, place: Place, own: bool) -> int:
 
 def _settings(kind: type, parsed: argparse.Namespace, stored: dict[str, Any] | None = None) -> Any:
     """The settings of a command; stored: those of a file, over which flags win."""
-    given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)}
+    given = {field.name: getattr(parsed, field.name, None) for field in dataclasses.fields(kind)}
     return kind(**(stored or {}) | {name: value for name, value in given.items() if value is not None})
 
 

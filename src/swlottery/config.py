@@ -183,6 +183,13 @@ class FindSettings(Settings):
         )
 
 
+EVALUATED = (
+    *("revision", "dtype", "device", "device_map", "max_memory"),
+    *("protocol", "eval_text", "eval_tokens", "eval_context"),
+)
+"""Those of `FindSettings` that ``swlottery evaluate`` takes: which model, and how its loss is measured."""
+
+
 @dataclass
 class TrainSettings(Settings):
     """The settings of ``swlottery train``; a config file holds the same names."""

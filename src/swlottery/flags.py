@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, NoReturn, get_type_hints
 
-from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of
+from swlottery.config import EVALUATED, FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of
 from swlottery.errors import BAD_INPUT, complain
 from swlottery.version import __version__
 
@@ -70,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("model", nargs="*", type=home, metavar="MODEL", help=what)
     trace.add_argument("--config", type=home, metavar="FILE", help="a file of these settings; a flag wins")
     _add_flags(trace, TraceSettings, "model")
+    evaluate = command("evaluate", "the perplexities of a model, or of a run's final ticket and its dense network")
+    evaluate.add_argument(
+        "model", metavar="RUN|MODEL", help="the folder of a finished run, or any model that find takes"
+    )
+    _add_flags(evaluate, FindSettings, *({field.name for field in dataclasses.fields(FindSettings)} - set(EVALUATED)))
+    dense = "a model to compare with; of a run its own network of round 1 by default"
+    evaluate.add_argument("--beside", metavar="MODEL", help=dense)
+    evaluate.add_argument("--out", metavar="FILE.json", help="the numbers as JSON, named as in a record")
     status = command("status", "the state of all runs, or of all points of a study")
     status.add_argument("folder", nargs="?", type=home, metavar="FOLDER", help="the runs' folder, or a study's [runs]")
     report = command("report", "one page on many runs: the answers, tables, figures")

@@ -63,6 +63,17 @@ def test_quick_takes_as_much_text_as_the_device_can(here: Path, planted_gpt2: tu
         assert words in said.out, words
 
 
+def test_a_loss_beyond_what_a_float_holds_as_perplexity(here: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model(here / "m") / "model.safetensors")
+    weights["transformer.ln_f.weight"] *= 1e5
+    save_file(weights, here / "m" / "model.safetensors", metadata={"format": "pt"})
+    assert find(here / "m", "--out", "r.json").code == 0
+    record = records.load(here / "r.json")
+    assert record["baseline_nll"] > 710 and record["baseline_perplexity"] > 1e300
+
+
 def test_a_text_without_a_space_is_one_long_word(here: Path, tiny_gpt2: Path) -> None:
     Path("t.txt").write_text("x" * 5000)
     assert find(tiny_gpt2, "--out", "r.json").code == 0

@@ -109,6 +109,7 @@ def traces(run: Path) -> dict[str, Any]:
         "watch": (run / "watch.csv").read_bytes(),
         "masks": {path.name: path.read_bytes() for path in sorted((run / "masks").iterdir())},
         "final": (run / "final" / "model.safetensors").read_bytes(),
+        "card": (run / "final" / "README.md").read_text(),
         "round_1": (run / "round_1" / "model.safetensors").read_bytes(),
     }
 

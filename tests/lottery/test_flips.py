@@ -30,7 +30,7 @@ checkpoints/checkpoint_2_3.json checkpoints/checkpoint_2_3.safetensors""".split(
 FINISHED = [name for name in STOPPED if not name.startswith("checkpoints/")] + [
     name.replace("round_1/", "final/") for name in STOPPED if name.startswith("round_1/") and "_step" not in name
     and "round.json" not in name
-] + [sums.NAME]  # fmt: skip
+] + ["final/README.md", sums.NAME]  # fmt: skip
 TABLES = ("metrics.jsonl", "rounds.csv", "watch.csv")
 NEEDED = (*(name for name in STOPPED if "round_" in name), "theta_k.safetensors", *TABLES)
 """Every later checkpoint needs these. Those of them that are not tables are never made again."""

@@ -14,13 +14,17 @@ from swlottery.study.statistics import (
     Dispersion,
     against_rates,
     auc,
+    deviation,
     dispersion,
+    flip_test,
     holm,
+    pairs_needed,
     power,
     proportion,
     rank_test,
     rates_power,
     regression,
+    student,
     survival_curve,
     survival_test,
     typical_values,
@@ -205,6 +209,37 @@ def test_typical_values_hold_the_centre_as_often_as_they_say() -> None:
     assert low <= 0.95 <= high
     many = typical_values(1 + random.laplace(size=200))
     assert many[0] < 1 < many[1] and many[1] - many[0] < 1
+
+
+@given(st.lists(st.integers(-10, 10), min_size=1, max_size=7))
+def test_changes_of_sign_are_counted_as_by_hand(differences: list[int]) -> None:
+    sums = [int(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=len(differences))]
+    above, below = sum(one >= sums[0] for one in sums), sum(one <= sums[0] for one in sums)
+    assert flip_test(differences) == min(1.0, 2 * min(above, below) / len(sums))
+
+
+def test_the_test_and_its_interval_agree_and_six_pairs_are_the_fewest() -> None:
+    random = np.random.default_rng(0)
+    for n in (6, 8, 10):
+        for _ in range(50):
+            values = (0.7 + random.normal(size=n)).tolist()
+            low, high = typical_values(values)
+            assert (flip_test(values) <= 0.05) == (low > 0 or high < 0)
+    assert flip_test([1.0] * 6) == 2 / 64 and flip_test([-1.0] * 5) == 2 / 32 and flip_test([0.0] * 8) == 1.0
+    assert flip_test([1.0] * 20) < 0.001
+
+
+def test_few_values_have_the_intervals_of_a_normal_law() -> None:
+    from scipy.stats import ttest_1samp
+
+    values = [0.1, 0.4, 0.2]
+    found = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert student(values) == pytest.approx((found.low, found.high))
+    random = np.random.default_rng(0)
+    intervals = (deviation(random.normal(size=4).tolist()) for _ in range(400))
+    low, high = proportion(sum(low <= 1 <= high for _, low, high in intervals), 400, level=0.999)
+    assert low <= 0.95 <= high
+    assert pairs_needed(1.0, 1.0) == 8 and pairs_needed(2.0, 1.0) == 32 and pairs_needed(0.0, 1.0) == 6
 
 
 def test_dispersion_by_hand_and_under_the_null() -> None:

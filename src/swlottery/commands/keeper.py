@@ -21,6 +21,7 @@ from swlottery.lottery.progress import Progress
 from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import tensors_sha256
+from swlottery.report.logs.card import card
 from swlottery.runtime import checkpoint, files, sums
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
@@ -211,7 +212,7 @@ class FolderKeeper(TraceKeeper):
 
     def write_final(self, network: Network) -> None:
         """Store the trained final ticket as a folder that ``from_pretrained`` loads."""
-        self.ranks.decide(lambda: network.save(self.folder / "final"))
+        self.ranks.decide(lambda: network.save(self.folder / "final", card(self.folder, self.settings, self.history())))
 
     def history(self) -> list[dict[str, Any]]:
         """The run's events so far."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from swlottery.data.evaluation import Documents, Text
 from swlottery.find.effects import Ablation
 from swlottery.find.null import Null
 from swlottery.find.probe import Probe
@@ -72,6 +74,24 @@ def layer_entry(scan: LayerScan) -> Entry:
         "layer": scan.layer,
         "input": {"value": scan.input.value, "channel": scan.input.channel},
         "output": {"value": scan.output.value, "channel": scan.output.channel},
+    }
+
+
+def loss_entry(protocol: str, text: Text, documents: Documents, loss: float) -> Entry:
+    """loss: a token's, in nats."""
+    count, context = documents.windows.shape
+    total = loss * count * (context - 1)
+    return {
+        "protocol": protocol,
+        "eval_text": text.name,
+        "eval_text_sha256": text.sha256,
+        "eval_tokens": count * context,
+        "documents": count,
+        "context": context,
+        "baseline_nll": loss,
+        "baseline_perplexity": math.exp(min(loss, 700.0)),
+        "word_perplexity": math.exp(min(total / max(documents.words, 1), 700.0)),  # a text may be one long word
+        "bits_per_byte": total / max(documents.bytes, 1) / math.log(2),
     }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
+from swlottery.data.evaluation import Documents
 from swlottery.find.attribution import Contribution
 from swlottery.find.effects import Ablation
 from swlottery.find.entries import (
@@ -16,6 +16,7 @@ from swlottery.find.entries import (
     control_entries,
     effect_entry,
     layer_entry,
+    loss_entry,
     null_entry,
     place_entry,
     spike_entry,
@@ -154,21 +155,9 @@ class Results:
 
     def _loss(self) -> Entry:
         """The text, and the intact network's loss on it: a token, a word and a byte."""
-        prepared, loss = self.prepared, float(self.baseline.mean())
-        documents, context = prepared.windows.shape
-        total = loss * documents * (context - 1)
-        return {
-            "protocol": self.settings.protocol,
-            "eval_text": prepared.text.name,
-            "eval_text_sha256": prepared.text.sha256,
-            "eval_tokens": documents * context,
-            "documents": documents,
-            "context": context,
-            "baseline_nll": loss,
-            "baseline_perplexity": math.exp(loss),
-            "word_perplexity": math.exp(min(total / max(prepared.words, 1), 700.0)),  # a text may be one long word
-            "bits_per_byte": total / max(prepared.bytes, 1) / math.log(2),
-        }
+        prepared = self.prepared
+        documents = Documents(prepared.windows, prepared.words, prepared.bytes)
+        return loss_entry(self.settings.protocol, prepared.text, documents, float(self.baseline.mean()))
 
     def _verification(self) -> Entry:
         """The rows of sets and controls, and what all rows took."""

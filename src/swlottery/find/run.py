@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
-from swlottery.data.evaluation import QUICK_TOKENS, Text, evaluation_text, quick, wikitext2
+from swlottery.data.evaluation import QUICK_TOKENS, Documents, Text, evaluation_text, quick, wikitext2
 from swlottery.data.vocabulary import check_rows, unknown_share
 from swlottery.find import null as nulls
 from swlottery.find import probe as probes
@@ -75,17 +75,28 @@ def examine(
     probe = probes.build(
         loaded.tokenizer, prompts or probes.DEFAULT_PROMPTS, loaded.context, settings.bos, loaded.device, rows
     )
-    if settings.protocol == "wikitext2":
-        documents = wikitext2(text, loaded.tokenizer, loaded.context)
-    else:
-        tokens = settings.eval_tokens or QUICK_TOKENS["cpu" if loaded.device == "cpu" else "gpu"]
-        documents = quick(text, loaded.tokenizer, tokens, min(settings.eval_context, loaded.context))
-    check_rows(int(documents.windows.max()), rows, loaded.tokenizer, f"the text {text.name}")
+    documents = documents_of(loaded, settings, text, loaded.context)
     unknown = unknown_share(documents.windows, loaded.tokenizer)
     prepared = Prepared(probe, text, documents.windows, unknown, asked, documents.words, documents.bytes)
     observe(prepared)
     with evaluating(loaded.model):
         return find(loaded, prepared, settings, observe)
+
+
+def documents_of(loaded: Loaded, settings: FindSettings, text: Text, longest: int) -> Documents:
+    """The documents on which a protocol measures a model's loss, of at most ``longest`` tokens.
+
+    Raises:
+        BadInput: a text that is too short, or a token for which the model has no row.
+    """
+    if settings.protocol == "wikitext2":
+        documents = wikitext2(text, loaded.tokenizer, longest)
+    else:
+        tokens = settings.eval_tokens or QUICK_TOKENS["cpu" if loaded.device == "cpu" else "gpu"]
+        documents = quick(text, loaded.tokenizer, tokens, min(settings.eval_context, longest))
+    rows = embedding_rows(loaded.model)
+    check_rows(int(documents.windows.max()), rows, loaded.tokenizer, f"the text {text.name}")
+    return documents
 
 
 def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Observer) -> Record:

@@ -62,12 +62,14 @@ class Network:
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def save(self, target: Path) -> None:
-        """A folder that ``from_pretrained`` loads, there whole or not at all."""
+    def save(self, target: Path, card: str = "") -> None:
+        """A folder that ``from_pretrained`` loads, there whole or not at all. card: its README.md, if any."""
 
         def fill(unfinished: Path) -> None:
             self.model.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)
+            if card:
+                (unfinished / "README.md").write_text(card, encoding="utf-8")
 
         files.write_folder(target, fill)
 

@@ -50,7 +50,7 @@ class Tracker:
             "mlflow": {"run_name": title},
             "swanlab": {"id": key, "experiment_name": title, "resume": "allow"},
             "tensorboard": {"logging_dir": str(run)},
-            "trackio": {"name": title, "resume": "allow"},
+            "trackio": {"name": title, "resume": "allow", "auto_log_cpu": False, "auto_log_gpu": False},
             "wandb": {"id": key, "name": title, "resume": "allow"},
         }
         self._sent: set[tuple[str, int]] = set()

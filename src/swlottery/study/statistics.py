@@ -77,21 +77,65 @@ def survival_curve(last: ArrayLike, pruned: ArrayLike) -> tuple[list[float], lis
     return curve.quantiles.tolist(), curve.probabilities.tolist()
 
 
+FEWEST = 6
+"""Differences from which on `flip_test` can give a p-value below 0.05: the least of n is 2/2ⁿ."""
+
+
 def typical_values(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """The interval of the centre of symmetric differences, one a network: exact, without a normal law (Hartigan 1969).
 
     The centre is with equal probability between any two neighbours of the 2ⁿ − 1 sorted means of all subsets. As
     many of these gaps are cut off at either end as the level allows. Of more than 16 differences: 2¹⁶ random subsets.
     """
+    means = np.sort(_subset_means(differences))
+    out = math.floor((len(means) + 1) * (1 - level) / 2)  # gaps at either end
+    return (-math.inf, math.inf) if out == 0 else (float(means[out - 1]), float(means[-out]))
+
+
+def flip_test(differences: Sequence[float]) -> float:
+    """Two-sided p-value of a centre of zero, which `typical_values` inverts.
+
+    A sum whose terms change sign in a subset is as large as the observed one where that subset's mean is not positive.
+    """
+    means = _subset_means(differences)
+    less = 1 + min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))  # 1: no sign changes
+    return min(1.0, 2 * float(less) / (len(means) + 1))
+
+
+def _subset_means(differences: Sequence[float]) -> NDArray[np.float64]:
     values = np.asarray(differences, dtype=float)
     if len(values) <= 16:
         chosen = (np.arange(1, 1 << len(values))[:, None] >> np.arange(len(values))) & 1
     else:
         chosen = np.random.default_rng(0).integers(0, 2, size=(1 << 16, len(values)))
         chosen = chosen[chosen.any(axis=1)]
-    means = np.sort((chosen @ values) / chosen.sum(axis=1))
-    out = math.floor((len(means) + 1) * (1 - level) / 2)  # gaps at either end
-    return (-math.inf, math.inf) if out == 0 else (float(means[out - 1]), float(means[-out]))
+    means: NDArray[np.float64] = (chosen @ values) / chosen.sum(axis=1)
+    return means
+
+
+def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of two values or more: of so few that `typical_values` has none."""
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def deviation(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """The standard deviation of two values or more, and its interval under a normal law (χ²)."""
+    from scipy.stats import chi2
+
+    sd, free = float(np.std(values, ddof=1)), len(values) - 1
+    low, high = (sd * math.sqrt(free / chi2.ppf(part, free)) for part in ((1 + level) / 2, (1 - level) / 2))
+    return sd, float(low), float(high)
+
+
+def pairs_needed(sd: float, difference: float, level: float = 0.05, power: float = 0.8) -> int:
+    """How many pairs show ``difference`` where their differences have this standard deviation (normal law)."""
+    from scipy.stats import norm
+
+    quantiles = float(norm.ppf(1 - level / 2) + norm.ppf(power))
+    return max(FEWEST, math.ceil((quantiles * sd / difference) ** 2))
 
 
 @dataclass(frozen=True)

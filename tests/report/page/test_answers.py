@@ -277,7 +277,7 @@ def test_nothing_at_all_still_gives_sections() -> None:
     run(rows, "begun", 1, state="running")
     rows["runs"].append({"run": "broken", "state": "damaged", "message": "KeyError: 'steps'"})
     sections = answers(study(rows))
-    assert [section.name for section in sections] == ["runs", "first_runs"]
+    assert [section.name for section in sections] == ["runs", "anchors", "first_runs"]
     assert sections[0].verdict == "1 run in 1 arm, 0 finished"
     assert "Not readable, and left out: broken." in sections[0].sentence
     assert {row["run"]: row["state"] for row in table(sections[0], "unfinished")} == {
@@ -293,7 +293,8 @@ def test_tables_of_a_whole_report_have_names_of_their_own() -> None:
     for row in coordinates(same=False, networks=1)["fixed"]:
         rows.setdefault("fixed", []).extend({**row, "run": f"p20-{n}"} for n in range(4))
     sections = answers(study(rows))
-    assert [section.name for section in sections[:3]] == ["runs", "survival", "contrast"]
+    names = ["runs", "super_weights", "plan_survival", "anchors", "survival", "contrast"]
+    assert [section.name for section in sections[:6]] == names
     assert sections[-1].name == "first_runs" and "a coordinate of another network" in sections[-1].verdict
     names = [one.name for section in sections for one in section.tables]
     assert {"perplexity_differences", "perplexity_points"} < set(names)

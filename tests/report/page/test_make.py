@@ -15,9 +15,11 @@ import numpy as np
 import pandas
 import pytest
 
+import odd
 from lottery.runs import flags
 from swlottery.cli import main
 from swlottery.lottery import masks as masking
+from swlottery.report.page.arms import Study
 from swlottery.report.page.facts import collect
 from swlottery.report.page.make import log_of
 from swlottery.report.page.stored import StoredRun
@@ -307,6 +309,33 @@ def test_weights_of_stored_tables_are_looked_up_in_new_runs_too(runs: Path, repo
         for facts in (whole, parts)
     )
     assert seen == again and len(seen) == 2 and {row[2] for row in seen} == {"small/other"}
+
+
+def test_the_page_begins_with_the_verdicts_of_the_finder(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs / "twin", tmp_path / "twin")
+    (round_1,) = (tmp_path / "twin").glob("*/round_1")
+    looked = odd.find(round_1, "--out", str(round_1 / "record.json"), "--plots", "plots")
+    assert looked.code == 0, looked
+    assert main(["report", "twin", "--out", "page.html", "--markdown", "page.md"]) == 0
+    line = "No network here has a super weight: what is tracked is the leader of each; the finder's verdicts on 1 of "
+    assert (tmp_path / "page.md").read_text().splitlines()[2] == f"{line}them: 1 nothing found."
+    assert line in (tmp_path / "page.html").read_text().replace("&#39;", "'")
+    odd.change(round_1 / "record.json", weights_sha256="0" * 64)
+    (row,) = collect([tmp_path / "twin"]).tables["runs"].to_dict("records")
+    assert row["state"] == "damaged" and "record.json is of another network than round_1/" in row["message"]
+
+
+def test_settings_that_came_after_a_table_was_stored_are_at_their_defaults(runs: Path, tmp_path: Path) -> None:
+    stored = collect([runs / "twin"])
+    (row,) = [json.loads(one) for one in stored["runs"]["settings"]]
+    left = {name: value for name, value in row.items() if name not in ("beta1", "trace")}
+    stored.tables["runs"] = stored["runs"].assign(settings=json.dumps(left))
+    stored.write(tmp_path / "tables")
+    assert Study(stored).settings == {"small/twin": row}
+    assert len(collect([tmp_path / "tables", runs / "twin"])["runs"]) == 1, "one run, and not two"
 
 
 def test_other_runs_of_the_same_name_are_others(runs: Path, reports: Path, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 from pandas import DataFrame
 
 from swlottery.config import AFTER_ROUND_1
-from swlottery.report.page.facts import UNREADABLE, Facts
+from swlottery.report.page.facts import UNREADABLE, Facts, full
 from swlottery.report.page.rows import OWN
 
 SEEDS = ("seed", "data_seed")
-PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads"}
+PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads", "prune_at_start"}
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
 TRAINED = {"steps": "T", "model": "", "start": "", "micro_batch": "batch", "lr": "rate"}
 """What settings of a training are called in a set-up's name, where not by their own names."""
@@ -72,6 +72,8 @@ def name_of(settings: Mapping[str, Any]) -> str:
     extras = [before + str(settings[key]) for key, (usual, before) in USUAL.items() if settings[key] != usual]
     if settings["rewind_step"] and settings["rewind"] != "none":
         extras.append(f"rewind to step {settings['rewind_step']}")
+    if settings.get("prune_at_start"):
+        extras.append("pruned at the start")
     return ", ".join([name, *extras])
 
 
@@ -94,7 +96,8 @@ class Study:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         runs = facts["runs"]
-        self.settings = {row.run: json.loads(row.settings) for row in runs.itertuples() if row.state not in UNREADABLE}
+        read = {row.run: full(row.settings) for row in runs.itertuples() if row.state not in UNREADABLE}
+        self.settings: dict[str, dict[str, Any]] = read
         self.state, self.lineage, self.network = (
             dict(zip(runs["run"], runs[column], strict=True)) for column in ("state", "lineage", "network")
         )

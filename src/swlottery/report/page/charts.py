@@ -87,8 +87,10 @@ def strip(
         return None
     lines = DataFrame(rows).groupby(by, sort=False)
     parts = []
+    names = [fill(str(line), LONGEST) for line in lines.groups]
+    height = max(0.36, 0.16 * max(name.count("\n") + 1 for name in names))
     with look():
-        figure = Figure(figsize=(WIDTH, 1.1 + 0.36 * len(lines)))
+        figure = Figure(figsize=(WIDTH, 1.1 + height * len(lines)))
         axes = figure.subplots()
         for y, (line, own) in enumerate(lines):
             for ends in own[list(band)].to_numpy() if band else ():
@@ -102,7 +104,7 @@ def strip(
             parts.append(f"{line}: {len(values)} from {values[0]:.3g} to {values[-1]:.3g}, mean {mean:.3g}")
         if reference is not None:
             axes.axvline(reference, color=INK, lw=1, ls="--")
-        axes.set_yticks(range(len(lines)), [fill(str(line), LONGEST) for line, _ in lines])
+        axes.set_yticks(range(len(lines)), names)
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlabel(label)
     return Picture(name, figure, caption, f"{label}. {'; '.join(parts)}.")

@@ -13,9 +13,10 @@ stored masks and weights: `swlottery.report.page.stored`.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import pandas
 from pandas import DataFrame
 
+from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.report.logs import status
 from swlottery.report.page.rows import AVERAGED, COLUMNS, OWN, Row, run, words_of
@@ -127,13 +129,13 @@ def _networks(stored: Iterable[dict[str, DataFrame]]) -> dict[str, Tracked]:
 
 def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[str, DataFrame]:
     """Two sets of tables as one. A run of the same name is the same one if it has the same settings and network."""
-    known = {row.run: (row.settings, row.network) for row in tables["runs"].itertuples()}
+    known = {row.run: (full(row.settings), row.network) for row in tables["runs"].itertuples()}
     renamed: dict[str, str | None] = {}
     for row in older["runs"].itertuples():
-        same = known.get(row.run) == (row.settings, row.network)
+        same = known.get(row.run) == (full(row.settings), row.network)
         renamed[row.run] = None if same else _free(row.run, known)
         if not same:
-            known[str(renamed[row.run])] = (row.settings, row.network)
+            known[str(renamed[row.run])] = (full(row.settings), row.network)
     joined = {}
     for name, table in tables.items():
         new = older[name].assign(run=older[name]["run"].map(renamed)).dropna(subset=["run"])
@@ -142,6 +144,12 @@ def _joined(tables: dict[str, DataFrame], older: dict[str, DataFrame]) -> dict[s
         parts = [one for one in (table, new) if len(one)]
         joined[name] = pandas.concat(parts, ignore_index=True) if parts else table
     return joined
+
+
+def full(settings: str) -> dict[str, Any]:
+    """The settings of a run as ``runs`` has them, and the defaults of those that came after it was stored."""
+    stored: dict[str, Any] = json.loads(settings or "{}")
+    return {name: value for name, value in asdict(TrainSettings()).items() if name not in OPERATIONAL} | stored
 
 
 def _free(name: str, taken: Container[str]) -> str:
@@ -196,7 +204,9 @@ def _read(folder: Path) -> dict[str, DataFrame]:
             if any(line.count(",") > MOST_CELLS for line in text.split("\n")):  # pandas would take minutes
                 raise ValueError("a row has too many cells")
             found[name] = from_csv_text(io.StringIO(text), name)
-        except (OSError, ValueError) as error:
+            for settings in found[name].get("settings", ()):
+                full(settings)
+        except (OSError, ValueError, TypeError) as error:
             raise BadInput(f"{path}: not a table of an earlier report ({error})") from None
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from swlottery.report import words
 from swlottery.report.page import (
+    anchors,
     chance,
     cost,
     critical,
@@ -15,10 +16,13 @@ from swlottery.report.page import (
     gradient,
     growth,
     matrices,
+    networks,
+    plan,
     rate,
     rewinding,
     size,
     survival,
+    variance,
 )
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Study
@@ -69,8 +73,15 @@ def what_was_run(study: Study) -> Answer:
     )
 
 
+def the_plan(study: Study) -> list[Answer]:
+    """The questions of the plan: those that compare arms are corrected together."""
+    compared = plan.compared(study)
+    about = [networks.answer(study), networks.falls(study)]
+    found = [*about, *plan.answers(compared), *variance.answers(study, compared), anchors.answer(study)]
+    return [answer for answer in found if answer is not None]
+
+
 QUESTIONS: list[Callable[[Study], Answer | None]] = [
-    what_was_run,
     survival.answer,
     rate.answer,
     size.answer,
@@ -92,7 +103,8 @@ QUESTIONS: list[Callable[[Study], Answer | None]] = [
 
 def answers(study: Study) -> list[Answer]:
     """What was run, then the answer to every question that the runs can say something of."""
-    found = [answer for question in QUESTIONS if (answer := question(study)) is not None]
+    others = [answer for question in QUESTIONS if (answer := question(study)) is not None]
+    found = [what_was_run(study), *the_plan(study), *others]
     if study.rated:
         return found
     return [replace(one, verdict=NOT_ASKED) if (one.verdict, one.number) == (TOO_FEW, "") else one for one in found]

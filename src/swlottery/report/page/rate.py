@@ -130,7 +130,7 @@ def differences(study: Study, pairs: Pairs, value: Value) -> Iterator[tuple[int,
     No two masks of two rates leave the same, and what a number does as weights go may be more than what the rate does
     to it. So the second run's number is interpolated, in log(remaining), between its masks on either side.
     """
-    for mask in sorted({mask for run, _ in pairs for mask in study.remaining(run)} - {0}):
+    for mask in sorted({mask for run, _ in pairs for mask, left in study.remaining(run).items() if left < 1}):
         there = {}
         for run, twin in pairs:
             first = value(run, mask)

@@ -14,6 +14,7 @@ from pandas import DataFrame
 
 from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.errors import BadInput
+from swlottery.find.record import load
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
 from swlottery.report.words import key, place
@@ -38,9 +39,13 @@ COLUMNS = {
     "predicted": "run round auc_initial auc_trained",
     "regression": "run prunes weights intercept trained initial r_squared",
     "twins": "run other weight found_again percentile rank controls kept matrix_keep_rate",
+    "records": "run weight verdict nll_difference low high",
 }
 """The tables and their columns. A weight is written ``(layer, out, in)``, with its expert behind where there is one."""
-TEXT = "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other"
+TEXT = (
+    "run state message settings network lineage model kind weight of weights kept moved lost when matrix bits other "
+    "verdict"
+)
 """Columns of words; ``kept`` is a number in some tables."""
 NUMBERS = {("fixed", "kept"), ("twins", "kept")}
 AVERAGED = ["gradient_percentile", "moment_percentile", "update_percentile", "gradient", "update"]
@@ -114,6 +119,7 @@ def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
         "kept": list(_kept(name, events)),
         "found": list(_found(name, events)),
         "boxes": list(_boxes(name, events, settings["criterion"] == "global-magnitude")),
+        "records": list(_record(name, folder)),
         **_weights(name, folder, int(settings["steps"])),
     }
     shown = {key: value for key, value in settings.items() if key not in OPERATIONAL}
@@ -211,6 +217,20 @@ def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
         "weights": last[~is_initial].to_dict("records"),
         "initial": last[is_initial & is_early].to_dict("records"),
     }
+
+
+def _record(name: str, folder: Path) -> Iterator[Row]:
+    """What ``swlottery find`` said of round_1/, if its record is there. No verdict: nothing was found."""
+    path = folder / "round_1" / "record.json"
+    if not path.exists():
+        return
+    record = load(path)
+    if record["weights_sha256"][:HASH] != network_of(folder):
+        raise BadInput(f"{path} is of another network than round_1/: find its super weights again")
+    for weight in record["super_weights"] or [{}]:
+        low, high = weight.get("nll_difference_interval", (None, None))
+        told = {"verdict": weight.get("verdict", ""), "nll_difference": weight.get("nll_difference")}
+        yield {"run": name, "weight": place(key(weight)) if weight else "", **told, "low": low, "high": high}
 
 
 def _found(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:

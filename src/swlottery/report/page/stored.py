@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from swlottery.config import AFTER_ROUND_1
+from swlottery.config import AFTER_ROUND_1, TrainSettings
 from swlottery.report.page.rows import DAMAGE, HASH, network_of
 from swlottery.report.run_files import read_events, read_settings
 from swlottery.report.words import place
@@ -130,7 +130,8 @@ def tables(given: Sequence[StoredRun], known: Mapping[str, Tracked]) -> tuple[di
             found["elsewhere"] += elsewhere(run, number, mask, list({**known, **tracked}.values()))
         settings = read_settings(run.folder)
         if run.network and settings.get("super_weights") == "discover":  # what it tracks is of its own network alone
-            training = [run.lineage, {name: value for name, value in settings.items() if name not in FREE}]
+            in_full = asdict(TrainSettings()) | settings
+            training = [run.lineage, {name: value for name, value in in_full.items() if name not in FREE}]
             of_one_start.setdefault(json.dumps(training, sort_keys=True), {}).setdefault(run.network, run)
     for networks in of_one_start.values():
         first, *others = networks.values()

@@ -1,0 +1,89 @@
+"""What public logs say of the plan at full size: five runs of GPT-2 124M, beside chance and beside this study."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from swlottery.report.page.answer import Answer, Row, Table, interval
+from swlottery.report.page.arms import Study
+from swlottery.study import statistics
+
+ANCHORS = [
+    ("A2", 0.2, (3.7391, 3.7273, 3.6686, 3.6724, 3.7012), None, 10.9324),
+    ("A2, again", 0.2, (3.7565, 3.7430, 3.6715, 3.6813, 3.7020), 1, 10.9324),
+    ("A1", 0.1, (3.7478, 3.6791, 3.7918, 3.6466, 3.6808), 2, 10.9324),
+    ("A1, again", 0.1, (3.7359, 3.7152, 3.6726, 3.6785, 3.6745), 1, 10.9557),
+    ("B1", 0.1, (3.3789, 3.3930, 3.3749, 3.4054), None, 10.9324),
+]
+"""Arm; rate; held-out loss at the end of each training (the k-th is under m_{k−1}); the prune that took
+(2, 447, 666), None: non-zero in all of these trainings; held-out loss at step 0."""
+
+
+def answer(study: Study) -> Answer:
+    """The same in every report, but for what its own arms of the same rate say."""
+    facts: list[Row] = []
+    beside: list[Row] = []
+    for name, rate, losses, fell, start in ANCHORS:
+        last = len(losses) - 1
+        fate = "non-zero throughout" if fell is None else f"zero from training {fell + 1} on"
+        chance = (1 - rate) ** last if fell is None else rate * (1 - rate) ** (fell - 1)
+        facts.append(
+            {
+                "run": name,
+                "rate, %": 100 * rate,
+                "loss at step 0": start,
+                **{f"loss {k + 1}": losses[k] if k <= last else None for k in range(5)},
+                "last − first": round(losses[-1] - losses[0], 4),
+                "(2, 447, 666)": fate,
+                "chance of that, %": 100 * chance,
+            }
+        )
+        for title, arm in study.rated.items():
+            if arm.rate == rate and arm.rounds >= last and arm.finished:
+                row = {"run": name, "(2, 447, 666)": fate, "arm": title, "chance of that, %": 100 * chance}
+                beside.append({**row, **_here(study, arm.finished, last, fell)})
+    return Answer(
+        "anchors",
+        "What do public logs of the plan at full size say?",
+        "losses hardly change over five trainings; one coordinate, as chance has it",
+        number="last − first training: −0.0670 to +0.0265 nat",
+        networks=2,
+        sentence="In five public runs of GPT-2 124M (A: 3,000 steps a training, B: 10,000) the loss of the last "
+        "training lies −0.0670 to +0.0265 nat from that of the first. The foreign coordinate (2, 447, 666) was "
+        "non-zero in all trainings of two.",
+        tables=[
+            Table(
+                "anchors", "held-out loss, nat, at the end of each training, and what became of the coordinate", facts
+            ),
+            Table(
+                "anchors_here", "beside each, this study's plain arms of the same rate, after as many trainings", beside
+            ),
+        ],
+        method="Chance: of a weight fixed beforehand, if its matrix is kept as all weights are; the logs do not say "
+        "how much of it was. The k-th training is under the mask of prune k − 1. The fifth training of B1 is not "
+        "finished. Four runs have one loss at step 0, so one θ_0: nothing is tested. Drawn: the share of the 1,000 "
+        "coordinates drawn beforehand that met this fate here.",
+    )
+
+
+def _here(study: Study, runs: tuple[str, ...], last: int, fell: int | None) -> Row:
+    """The same fate here: of coordinates fixed beforehand, and of the networks' own weights; and the change of loss."""
+    fixed = study.rows("fixed", *runs)
+    by_prune = fixed.groupby("round")[["kept", "drawn"]].sum()
+    left = {0: 1.0} | {int(str(n)): float(one["kept"] / one["drawn"]) for n, one in by_prune.iterrows() if one["drawn"]}
+    before, after = (0, last) if fell is None else (fell - 1, fell)
+    drawn = left.get(last) if fell is None else left[before] - left[after] if {before, after} <= left.keys() else None
+    prunes = [study.kept(run).set_index("round")["alive"].astype(bool) for run in runs if run in study.own]
+    known = [alive for alive in prunes if after in alive.index]
+    met = [alive[after] if fell is None else not alive[after] and alive.get(before, True) for alive in known]
+    losses = [(study.loss(run, last), study.loss(run, 0)) for run in runs]
+    changes = [end - start for end, start in losses if end is not None and start is not None]
+    ends = statistics.typical_values if len(changes) >= statistics.FEWEST else statistics.student
+    return {
+        "networks": len(runs),
+        "drawn, of these, %": None if drawn is None else 100 * drawn,
+        "own weights": len(met),
+        "own, of these": int(sum(met)),
+        "last − first": float(np.mean(changes)) if changes else None,
+        "95 % interval": interval(*ends(changes)) if len(changes) > 1 else None,
+    }

@@ -1,0 +1,99 @@
+"""How large is the variance between seeds, and is any difference of the plan significant?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from swlottery.report.page.answer import Answer, Row, Table, interval, listed
+from swlottery.report.page.arms import Arm, Study
+from swlottery.report.page.plan import MARGIN, Compared, distance
+from swlottery.report.page.verdict import NO, TOO_FEW, YES
+from swlottery.study import statistics
+
+
+def answers(study: Study, found: Sequence[Compared]) -> list[Answer]:
+    """Both, where something was compared."""
+    judged = [(one, one.judged) for one in found if one.judged]
+    if not judged:
+        return []
+    rows = [_needed(one, row) for one, row in judged]
+    enough = [row["question"] for row in rows if row["pairs"] >= row["pairs needed"]]
+    by_arm = [row for arm in study.arms if (row := _spread(study, arm))]
+    needed = sorted(row["pairs needed"] for row in rows)
+    variance = Answer(
+        "plan_variance",
+        "How large is the variance between seeds?",
+        YES if len(enough) == len(rows) else NO if not enough else TOO_FEW,
+        number=f"{len(enough)} of {len(rows)} questions have the pairs that their margin needs",
+        networks=min(row["pairs"] for row in rows),
+        sentence="To see a difference as large as the margin, the questions need "
+        f"{needed[0]} to {needed[-1]} pairs of networks.",
+        tables=[
+            Table("plan_variance", "over networks, of the last mask: standard deviations of loss and distance", by_arm),
+            Table("plan_needed", "what each question's paired difference scatters by, and the pairs it needs", rows),
+        ],
+        method="Yes: the seeds suffice for every question; no: for none. Intervals of standard deviations, and the "
+        "pairs needed for 80 % power at 5 %, are by a normal law. Within a network: that of the difference over √2.",
+    )
+    family = [_answered(one, row) for one, row in judged]
+    significant = [row["question"] for row in family if row["answer"].startswith(YES)]
+    all_no = all(row["answer"] == NO for row in family)
+    tests = [row for row in family if row["p (Holm)"] is not None]
+    least = f"; the least p (Holm) is {min(row['p (Holm)'] for row in tests):.2g}" if tests else ""
+    significance = Answer(
+        "plan_significance",
+        "Is any of it significant?",
+        YES if significant else NO if all_no else TOO_FEW,
+        number=f"{len(significant)} of {len(family)} questions",
+        sentence=f"Of the {len(family)} questions that compare arms {len(tests)} could be tested{least}"
+        + (f"; significant: {listed(significant)}." if significant else "."),
+        tables=[
+            Table("plan_family", "the questions of the plan that were asked: one family, corrected by Holm", family)
+        ],
+        method=f"Yes: at least one p (Holm) is below 0.05; no: every question is answered no. From {statistics.FEWEST} "
+        "pairs on a test is made; the least p that n pairs can give is 2/2ⁿ, before the correction.",
+    )
+    return [variance, significance]
+
+
+def _needed(one: Compared, row: Row) -> Row:
+    sd, margin = row["sd of the difference"], MARGIN[one.comparison.outcome]
+    return {
+        "question": one.comparison.name,
+        "compared": one.comparison.outcome,
+        "pairs": row["networks"],
+        "pairs share": row["pairs share"],
+        "sd of the difference": sd,
+        "sd within a network": None if row["pairs share"] == "batches" else sd / math.sqrt(2),
+        "margin": margin,
+        "pairs needed": statistics.pairs_needed(sd, margin),
+    }
+
+
+def _answered(one: Compared, row: Row) -> Row:
+    shown = ("first arm", "second arm", "pairs share", "remaining, %", "networks that count", "networks", "difference")
+    tested = ("95 % interval", "p", "p (Holm)")
+    return {
+        "question": one.comparison.name,
+        "compared": one.comparison.outcome,
+        **{name: row[name] for name in shown + tested},
+        "margin": MARGIN[one.comparison.outcome],
+        "answer": one.verdict,
+    }
+
+
+def _spread(study: Study, arm: Arm) -> Row | None:
+    """Standard deviations over the finished networks of an arm; None where there is one network."""
+    row: Row = {"arm": arm.title, "networks": len(arm.finished)}
+    values: dict[str, Callable[[str, int], float | None]] = {
+        "loss": study.loss,
+        "distance": lambda run, mask: distance(study, run, mask),
+    }
+    for name, value in values.items():
+        last = [value(run, max(study.remaining(run))) for run in arm.finished]
+        there = [one for one in last if one is not None]
+        found = statistics.deviation(there) if len(there) > 1 else None
+        row[f"sd of the {name}"] = found[0] if found else None
+        row[f"95 % interval, {name}"] = interval(*found[1:]) if found else None
+    return row if row["sd of the loss"] is not None else None
