@@ -180,7 +180,7 @@ NO_UNIT = {"grad_accum", "lr", "weight_decay", "beta1", "beta2", "clip"}
 
 
 def test_what_affects_only_later_rounds_is_what_a_branch_may_change() -> None:
-    assert {"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout"} == config.OPERATIONAL
+    assert {"runs", "plots", "checkpoint_steps", "checkpoint_seconds", "rank_timeout", "tracker"} == config.OPERATIONAL
     settings = """rounds prune_rate schedule one_shot data_order scope criterion rewind rewind_step from_round_1
         super_weights allow_foreign follow protect force_prune trace eval_steps eval_sequences compile"""
     assert {*settings.split()} | config.OPERATIONAL == config.AFTER_ROUND_1

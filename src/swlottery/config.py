@@ -298,6 +298,12 @@ class TrainSettings(Settings):
     rank_timeout: float = setting(
         300, "how long a silent task is waited for, before the run ends", unit="seconds", metavar="X", affects="nothing"
     )
+    tracker: str = setting(
+        "none",
+        "send losses, thresholds, sparsity and the tracked weights' sizes to this experiment tracker too",
+        choices=("none", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"),
+        affects="nothing",
+    )
     runs: str | None = setting(
         None, "folder of the runs (default: runs)", metavar="FOLDER", path=True, affects="nothing"
     )

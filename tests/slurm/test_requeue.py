@@ -22,6 +22,8 @@ from cluster import Cluster, missing
 
 from both_scripts import TRAIN, make_environment, make_root
 from lottery.runs import flags, only_run, traces
+from lottery.test_tracker import in_tensorboard, lengths
+from swlottery.report.global_steps import GlobalSteps
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -162,3 +164,26 @@ def test_requeues_are_capped(cluster: Cluster, fresh: Path, chosen: list[str], e
     assert "func_train: not requeued: started again 0 times already (SWLOTTERY_REQUEUES=0)" in text
     assert "Stopped early" in text and text.endswith("func_train: exit code 75\n")
     assert json.loads((only_run(fresh) / "status.json").read_text())["state"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_requeued_and_killed_is_one_run_in_a_tracker(
+    cluster: Cluster, alone: Any, fresh: Path, chosen: list[str], environment: Environment
+) -> None:
+    pytest.importorskip("tensorboard")
+    job = cluster.submit("func_train.sh", *chosen, "--tracker", "tensorboard", cwd=fresh, env=environment)
+    for restarts, way in enumerate(("SIGKILL", "scontrol requeue", "SIGKILL")):
+        has_begun(cluster, fresh, job, 10)
+        begun = f"{restarts} restarts of job {job}"
+        cluster.wait_for(begun, lambda n=restarts: TRAIN.log_of(fresh, job).read_text().count("started again") == n)
+        time.sleep(1)
+        WAYS[way](cluster, job)
+    shown = cluster.wait(job, seconds=500)
+    text = TRAIN.log_of(fresh, job).read_text()
+    assert shown["JobState"] == "COMPLETED" and int(shown["Restarts"]) == 3, text
+    run = only_run(fresh)
+    assert traces(run) == alone[0] and "note: the tracker" not in text
+    rows = GlobalSteps(run).new(lengths(run), {})
+    sent = [(key, step) for key, step, _ in in_tensorboard(fresh)]
+    assert sorted(sent) == sorted((key, step) for step, row in rows.items() for key in row)
+    assert len(rows) == 6 * 15 + 1

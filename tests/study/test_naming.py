@@ -14,7 +14,6 @@ CHANGES = {
     "init": "xavier",
     "tokenizer": "builtin",
     "vocabulary": 50304,
-    "first_token": True,
     "freeze_biases": True,
     "data": "wikitext",
     "data_tokens": "10",
@@ -56,7 +55,14 @@ CHANGES = {
     "eval_steps": 9,
     "eval_sequences": 3,
 }
-OPERATIONAL = {"runs": "r", "plots": "p", "checkpoint_steps": 3, "checkpoint_seconds": 9.0, "rank_timeout": 9.0}
+OPERATIONAL = {
+    "runs": "r",
+    "plots": "p",
+    "checkpoint_steps": 3,
+    "checkpoint_seconds": 9.0,
+    "rank_timeout": 9.0,
+    "tracker": "wandb",
+}
 
 
 def named(**changes) -> str:

@@ -12,7 +12,7 @@ from swlottery.commands.prepare import prepare
 from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.report.words import which_code
-from swlottery.runtime import environment, files, hardware, provenance, stop, sums
+from swlottery.runtime import environment, files, hardware, provenance, stop, sums, tracker
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked
 from swlottery.study import naming
@@ -79,6 +79,8 @@ def prepare_run(settings: TrainSettings, root: Path, ranks: Ranks, asked: Asked,
     known = beforehand(network, settings, round_1.get("weights_sha256"))
     folder = Path(settings.runs or root / "runs") / naming.name(settings, network.slug, contents)
     plots = Path(settings.plots or root / "plots" / folder.name)
+    if not folder.exists():  # a run that is begun goes on without it, with a note
+        tracker.check(settings.tracker)
     took, why = resolved.kept(folder, settings), "as it was begun"
     if took is None and parent is not None:
         took, why = resolved.stored(parent), "as the run that it branches from"

@@ -14,6 +14,7 @@ from typing import Any
 
 from swlottery.commands.keeper import FolderKeeper
 from swlottery.commands.prepared import Prepared, agree, begun_with, prepare_run
+from swlottery.commands.tracker import PATIENCE, Follower
 from swlottery.config import TrainSettings
 from swlottery.errors import DONE, STOPPED, BadInput
 from swlottery.report.logs.progress import Output, printed_before
@@ -98,6 +99,8 @@ def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitSta
         folders.write_status(folder, "finished", {})
     checkpoint.clear(folder / "checkpoints")
     print(f"{one_line(folder)} is done: other settings make another run; to run it again, remove the folder")
+    for note in Follower(folder, settings.tracker).close(min(PATIENCE, settings.rank_timeout)):  # what is still missing
+        print(note)
     return True
 
 
@@ -158,15 +161,18 @@ def _run(
     ranks.decide(lambda: files.write_json(folder / "settings.json", dataclasses.asdict(settings)))
     log = TrainLog(bars=sys.stderr.isatty()) if ranks.lead else None
     draw, theta_0 = functools.partial(_draw, folder, prepared.plots, settings), functools.partial(keeper.theta, 0)
-    output = Output(folder, settings, here["dtype"], keeper.place, keeper.tables, log, printed, draw)
+    follower = Follower(folder, settings.tracker if ranks.lead else "none")
+    output = Output(folder, settings, here["dtype"], keeper.place, keeper.tables, log, printed, draw, follower.notes)
     recorder = WatchRecorder(network, data, settings, here, prepared.known, output, theta_0)
 
     def ended(state: str, message: str = "") -> None:
-        if ranks.lead:
+        if log is not None:
             with suppress(OSError) if state == "failed" else contextlib.nullcontext():  # not to hide what it caused
                 output.status(state, **({"message": message} if state == "failed" else {}))
             if state == "finished":  # not before: a run with neither would be done again
                 checkpoint.clear(folder / "checkpoints")
+            patience = PATIENCE if state == "finished" else PATIENCE / 4  # a job that is stopped has no time
+            log.lines(follower.close(min(patience, settings.rank_timeout)))
             output.footer(time.monotonic() - started, state, message)
 
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ from typing import Any
 
 from swlottery.data.tokenize import Counted, Encoder, Task, make_shard
 from swlottery.errors import BadInput
-from swlottery.runtime import child
+from swlottery.runtime import child, stop
 
 Answer = tuple[int, Counted | None]
 """A shard's number, and what was added to it; None: it is complete."""
-IGNORED = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
 class InProcess:
@@ -93,9 +91,7 @@ class _Worker:
     def __init__(self) -> None:
         self.idle = True
         self.pipe, theirs = Pipe()
-        # A child inherits the blocked signals, so it ignores them from its first moment on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-        try:
+        with theirs, stop.blocked():
             self.process = subprocess.Popen(
                 child.command("swlottery.data.workers", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
@@ -103,9 +99,6 @@ class _Worker:
                 stdout=2,  # whatever a library prints goes to stderr
                 env=_environment(),
             )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
 
     def send(self, content: Encoder | Task) -> None:
         try:

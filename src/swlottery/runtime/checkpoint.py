@@ -78,7 +78,7 @@ def save(folder: Path, round_: int, step: int, tensors: Mapping[str, Tensor], st
     files.write_tensors(tensor_file, tensors)
     content = {**state, "round": round_, "step": step, "sha256": file_sha256(tensor_file)}
     files.write_json(manifest, sums.sealed(content))
-    stems = [path.stem for path in _all(folder)]
+    stems = [path.stem for path in manifests(folder)]
     first = stems.index(stem.name)
     for path in folder.iterdir():
         if path.stem not in stems[first : first + KEPT]:
@@ -98,7 +98,7 @@ def newest(
     """
     lacking: list[str] = []
     try:
-        for manifest in _all(folder):
+        for manifest in manifests(folder):
             tensor_file = manifest.with_suffix(".safetensors")
             try:
                 state = sums.read_sealed(manifest)
@@ -159,7 +159,7 @@ def _copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[
     return copies, event.synchronize
 
 
-def _all(folder: Path) -> list[Path]:
+def manifests(folder: Path) -> list[Path]:
     """The manifests, newest first."""
     there = [path for path in folder.iterdir() if path.suffix == ".json"]  # unlike glob, it hides no error
     found = {match: path for path in there if (match := _NAME.fullmatch(path.stem))}

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+"""What asks a command to stop."""
 Asked = Callable[[], bool]
 """Whether this process was asked to stop."""
 
@@ -30,6 +32,16 @@ def handle(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> dic
 
 
 @contextmanager
+def blocked() -> Iterator[None]:
+    """A process that is started in here ignores these signals from its first moment on; this one gets them later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def flag(last: bool = False) -> Iterator[Asked]:
     """Yield a function that says whether SIGTERM, SIGHUP, SIGUSR1 or SIGINT came.
 
@@ -46,7 +58,7 @@ def flag(last: bool = False) -> Iterator[Asked]:
             raise KeyboardInterrupt
         asked = True
 
-    before = handle(ask, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+    before = handle(ask, *SIGNALS)
     try:
         yield lambda: asked
     finally:

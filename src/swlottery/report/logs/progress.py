@@ -41,7 +41,7 @@ class Output:
 
     place: (round, step) that the run goes on from; None for a new run. log: None on a rank that is not the lead, which
     writes nothing. printed: how many events earlier starts of this job have printed to the log. draw: from an event to
-    the figures that it calls for.
+    the figures that it calls for. notes: lines for the log that are there now.
     """
 
     def __init__(
@@ -54,9 +54,10 @@ class Output:
         log: TrainLog | None,
         printed: int = -1,
         draw: Callable[[Event], list[Path]] = lambda event: [],
+        notes: Callable[[], list[str]] = list,
     ) -> None:
         self.folder, self.settings, self.dtype, self.tables = folder, settings, dtype, tables
-        self.log, self.printed, self.draw = log, printed, draw
+        self.log, self.printed, self.draw, self.notes = log, printed, draw, notes
         self.number = 0  # of the event that comes next
         self.figures: list[Path] = []
         self.last: Event = {}  # the last evaluation
@@ -96,6 +97,7 @@ class Output:
         if event["event"] == "evaluation":
             self.last = event
             self.status("running")
+            self.log.lines(self.notes())
         if event["event"] in ("prune", "trace", "finished"):
             self.figures += self.draw(event)
 
