@@ -17,9 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import check_values, flag_of
+from swlottery.config import flag_of
 from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
 from swlottery.runtime import child, files, provenance, slurm, stop, sums
+from swlottery.settings_file import check_values
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of, submissions
 
