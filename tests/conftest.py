@@ -99,13 +99,13 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def few_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the built-in text a sixteenth, in a cache of its own: to collect all of it takes 20 s."""
+def few_docstrings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the built-in text a sixteenth, in a cache that such tests share: to collect all of it takes 20 s."""
     from swlottery.data import builtin
 
     modules = builtin._modules
     monkeypatch.setattr(builtin, "_modules", lambda: itertools.islice(modules(), 0, None, 16))
-    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path_factory.getbasetemp() / "few"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ elsewhere: ./quickstart.sh by tests/models/test_smollm2.py, the jobs by tests/sl
 """
 
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
@@ -107,7 +108,6 @@ def test_a_command_is_good(line):
 def test_its_quick_commands_run(
     script_root: Path,
     script_environment: dict[str, str],
-    tmp_path: Path,
     few_docstrings: None,
     no_figures: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +135,7 @@ def test_its_quick_commands_run(
         assert cli.main([command, *given]) == 0
         return capsys.readouterr().out
 
-    environment = script_environment | {"SWLOTTERY_CACHE": str(tmp_path / "cache")}
+    environment = script_environment | {"SWLOTTERY_CACHE": os.environ["SWLOTTERY_CACHE"]}
     done = subprocess.run([*words(smoke[0]), *fewer], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "What became of the tracked weights" in done.stdout

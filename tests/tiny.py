@@ -107,6 +107,9 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "index_head_dim"), 32),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "hidden_size_per_layer_input", "mamba_d_state"), 8),
     **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),  # a text is padded to a multiple of it
+    **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
+    "linear_num_key_heads": 2,
     "head_dim": 16,
     "v_head_dim": 16,
     "rotary_dim": 4,

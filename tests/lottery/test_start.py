@@ -291,6 +291,7 @@ def test_the_leader_is_the_largest_contribution_to_the_prompts_that_are_given(sc
         assert kind == "leader" and (weight["layer"], weight["out"], weight["in"]) == place
 
 
+@pytest.mark.usefixtures("few_docstrings")
 def test_gains_at_zero_are_xavier_whose_norms_give_nothing_yet(scratch, text, tmp_path):
     """The logits are zero at step 0; step 1 trains the last gain alone, and step 2 every gain."""
     usual, zero = (scratch(init=init).parameters for init in ("xavier", "xavier-zero-gains"))
@@ -316,6 +317,7 @@ def test_gains_at_zero_are_xavier_whose_norms_give_nothing_yet(scratch, text, tm
     assert moved[0] == {"transformer.ln_f.weight"} and gains <= moved[1]
 
 
+@pytest.mark.usefixtures("few_docstrings")
 @pytest.mark.parametrize("arm", [["--trace", "log"], ["--force-prune", "sw"], ["--force-prune", "controls"]])
 def test_a_network_that_gives_nothing_has_a_leader_and_finite_numbers(arm, text, tmp_path, capsys):
     """One step: all inputs of the down-projections are zero still, so no weight contributes anything."""
