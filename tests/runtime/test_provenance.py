@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -147,8 +148,16 @@ def test_an_installed_package_can_be_frozen(root: Path, tmp_path: Path) -> None:
     assert what["frozen"] and what["why"] == "an installed package" and "edited" not in what
 
 
-def test_packages_are_those_that_are_imported() -> None:
+def test_a_file_whose_name_is_no_text(root: Path) -> None:
+    (root / "scripts" / os.fsdecode(b"\xff.sh")).touch()
+    assert code(package(root))[0]["sha256"]
+
+
+def test_packages_are_those_that_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
+
+    (tmp_path / "half_removed-1.0.dist-info").mkdir()  # it has no name
+    monkeypatch.syspath_prepend(tmp_path)
 
     found = provenance.packages()
     assert found["torch"] == torch.__version__ and list(found) == sorted(found)

@@ -46,7 +46,8 @@ def packages() -> dict[str, str]:
     found: dict[str, str] = {}
     for one in importlib.metadata.distributions():
         with suppress(Exception):  # a broken installation says no name or version
-            found.setdefault(one.metadata["Name"], one.version)  # of two, the first in Python's path is imported
+            if name := one.metadata["Name"]:
+                found.setdefault(name, one.version)  # of two, the first in Python's path is imported
     return dict(sorted(found.items()))
 
 
@@ -162,7 +163,7 @@ def _hash(found: Mapping[str, Path]) -> str | None:
     run = {name: path for name, path in found.items() if name not in ("requirements.txt", "pyproject.toml")}
     with suppress(OSError):
         lines = "".join(f"{files.file_sha256(path)}  {name}\n" for name, path in run.items())
-        return sha256(lines.encode()).hexdigest()
+        return sha256(os.fsencode(lines)).hexdigest()
     return None
 
 
