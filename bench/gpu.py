@@ -13,12 +13,18 @@ At most nine minutes on one H100, the parts in the order of their importance:
     offload   a Llama of 1.1B weights on the GPU, in CPU memory, and on disk (`--device-map`): time, memory, same logits
     seed      configs/seed/876812.yaml at its full batch on the built-in text, a few steps a round
 
+and one that takes nine minutes by itself, and is left out where no parts are named:
+
+    study     GPT-2 124M from scratch with as many steps as fit, the finder at steps 1, 2, 4, …, two prunes;
+              FOLDER/study_tables is read by `swlottery report` beside other runs
+
 Each part is a process of its own and has a time limit; one that fails or is killed at its limit stops no other. After
 each, FOLDER/gpu.txt (the tables, printed as well) and FOLDER/gpu.json are written anew. The exit code is 1 if a part
 did not come to its end. FOLDER is $OUT by default, else the current folder.
 
-Needs no network and no installation, only torch, transformers, scipy, matplotlib, pyyaml, pytest, hypothesis; none of
-datasets, gguf and jsonschema, which nothing here imports. Disk: 20 GB while it runs, in $TMPDIR.
+Needs no network and no installation, only torch, transformers, scipy, matplotlib, pyyaml, pytest, hypothesis (the
+study also pandas and jinja2); none of datasets, gguf and jsonschema, which nothing here imports. Disk: 20 GB while it
+runs, in $TMPDIR.
 """
 
 from __future__ import annotations
@@ -101,7 +107,7 @@ def ended(process: subprocess.Popen[bytes], limit: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default=",".join(name for name in PARTS if name != "study"))
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "."))
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--part", help=argparse.SUPPRESS)
@@ -125,7 +131,7 @@ def main() -> int:
     print(said[0], flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="swlottery-gpu-"))
-    meanwhile = start("text", arguments, work) if "seed" in parts and not arguments.small else None
+    meanwhile = start("text", arguments, work) if {"seed", "study"} & {*parts} and not arguments.small else None
     try:
         for name in parts:
             started = time.monotonic()
@@ -145,6 +151,8 @@ def main() -> int:
             said += lines
             (arguments.out / "gpu.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
             (arguments.out / "gpu.txt").write_text("\n".join(said) + "\n")
+            if (kept := work / name / "kept").is_dir():
+                shutil.copytree(kept, arguments.out, dirs_exist_ok=True)
             for large in [path for path in (work / name).iterdir() if path.is_dir()]:
                 shutil.rmtree(large, ignore_errors=True)
     finally:

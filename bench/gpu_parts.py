@@ -12,12 +12,13 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ class Size:
     offloaded: str = "Llama 1.1B"
     weights: tuple[int, ...] = (124_000_000, 1_500_000_000)
     seed: tuple[str, ...] = ("--data", "builtin", "--steps", "3", "--device", "cuda")
+    study: tuple[str, ...] = ("--model", "gpt2", "--micro-batch", "16", "--grad-accum", "2")
+    pilot: int = 20  # steps a round of a short run
+    seconds: float = 360  # of the study's three trainings
     backend: str = ""  # of torch.compile; the default one needs minutes of a CPU
 
 
@@ -90,6 +94,9 @@ SMALL = Size(
         "--device",
         "cpu",
     ),
+    study=("--model", "gpt2-mini", "--micro-batch", "2", "--context", "32", "--eval-sequences", "2"),
+    pilot=4,
+    seconds=3,
     backend="aot_eager",
 )
 
@@ -634,41 +641,63 @@ def selection_and_watch(count: int, size: Size) -> Iterator[Row]:
     yield {"what": f"{title}: watch, one weight and 57 controls", "seconds": of(kept, 4)}
 
 
-def seed(size: Size, work: Path) -> Iterator[Row]:
-    """The command as a user gives it; its log goes where this part's output goes."""
+def trained(flags: Sequence[str], work: Path) -> tuple[Row, Path, list[Row]]:
+    """The command as a user gives it; its log goes where this part's output goes. (a row, the run, its history)."""
     from swlottery.cli import main
 
-    text = () if "builtin" in size.seed else made_text(work)
     started = time.perf_counter()
-    code = main(
-        [
-            "train",
-            "--config",
-            str(ROOT / "configs" / "seed" / "876812.yaml"),
-            *size.seed,
-            *text,
-            "--runs",
-            str(work / "runs"),
-            "--plots",
-            str(work / "plots"),
-        ]
-    )
-    wall = time.perf_counter() - started
-    row = {"run": "876812", "exit code": code, "seconds in all": round(wall, 1)}
+    code = main(["train", *flags, "--runs", str(work / "runs"), "--plots", str(work / "plots")])
+    row = {"run": work.name, "exit code": code, "seconds in all": round(time.perf_counter() - started, 1)}
     if code:
-        yield row
-        raise SystemExit(f"the run ended with {code}")
+        raise SystemExit(f"the run ended with {code}: {row}")
     (run,) = (work / "runs").iterdir()
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     start, end = (next(event for event in history if event["event"] == kind) for kind in ("start", "finished"))
     steps = start["steps"] * (start["prunes"] + 1)
-    yield row | {
+    row |= {
         "of the run": round(end["wall_seconds"], 1),
         "in steps": round(end["step_seconds"], 1),
         "steps": steps,
         "tokens a step": start["tokens_per_step"],
         "tokens/s in steps, the first included": round(steps * start["tokens_per_step"] / end["step_seconds"]),
     }
+    return row, run, history
+
+
+def seed(size: Size, work: Path) -> Iterator[Row]:
+    """The first of the first runs, a few steps a round."""
+    text = () if "builtin" in size.seed else made_text(work)
+    config = ["--config", str(ROOT / "configs" / "seed" / "876812.yaml")]
+    yield trained([*config, *size.seed, *text], work)[0] | {"run": "876812"}
+
+
+def study(size: Size, work: Path) -> Iterator[Row]:
+    """A GPT-2 from scratch with as many steps as fit: when do its super weights form, and do they outlive two prunes?
+
+    Short runs give the pace. The tables of the report, which `swlottery report` takes up beside those of other runs,
+    and what is small of the run are kept.
+    """
+    from swlottery.cli import main
+
+    common = ["--start", "scratch", "--first-token", "--device", size.device, "--threads", str(size.threads)]
+    common += ["--lr-schedule", "cosine", "--weight-decay", "0.5", *size.study]
+    flags = [*common, "--steps", str(size.pilot), "--rounds", "1", "--super-weights", "none"]
+    row, _, history = trained(flags, work / "pilot")
+    yield row
+    # The first steps are the slowest: the pace is that of the second training.
+    paces = [event["tokens_per_second"] for event in history if event["event"] == "evaluation" and event["round"] == 2]
+    pace = paces[-1] / row["tokens a step"]
+    steps = max(4, int(size.seconds * pace / 3))
+    flags = [*common, "--steps", str(steps), "--rounds", "2", "--warmup", str(min(500, steps // 10)), "--trace", "log"]
+    row, run, history = trained([*flags, "--eval-steps", str(max(1, steps // 8))], work / "study")
+    found = [event for event in history if event["event"] == "found"]
+    yield row | {"found": ", ".join(f"round {event['round']}: {event['kind']}" for event in found)}
+    traced = next(event for event in history if event["event"] == "trace")
+    yield {"run": "trace", "steps": len({one["checkpoint"] for one in traced["rows"]}), "found": len(traced["rows"])}
+    kept = work / "kept"
+    shutil.copytree(run, kept / "run", ignore=shutil.ignore_patterns("*.safetensors", "final", "checkpoints", "lock"))
+    if code := main(["report", str(work / "study" / "runs"), "--out", str(kept / "study.html")]):
+        raise SystemExit(f"the report ended with {code}")
 
 
 def text(size: Size, work: Path) -> Iterator[Row]:
@@ -688,5 +717,6 @@ PARTS: dict[str, tuple[Callable[[Size, Path], Iterator[Row]], float]] = {
     "prune": (prune, 25),
     "offload": (offload, 60),
     "seed": (seed, 75),
+    "study": (study, 530),
 }
 """What a part is, and its limit in seconds. The last ones may need what others leave: the limits add up to too much."""

@@ -28,5 +28,7 @@ def write(root: Path, model: Path, arms: Mapping[str, Any], **settings: object) 
         "super_weights": "none",
     }
     path = root / "study.yaml"
-    path.write_text(yaml.safe_dump({"name": "small", "settings": common | settings, "arms": dict(arms)}))
+    path.write_text(
+        yaml.safe_dump({"name": "small", "settings": common | settings, "arms": dict(arms)}, sort_keys=False)
+    )
     return path

@@ -13,8 +13,9 @@ import pytest
 
 from swlottery import config
 from swlottery.cli import main
-from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of, from_file
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of
 from swlottery.errors import BadInput
+from swlottery.settings_file import from_file
 from swlottery.yaml_file import read_yaml
 
 

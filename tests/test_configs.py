@@ -11,8 +11,9 @@ import pytest
 
 from swlottery import cli
 from swlottery.commands.trace import placed
-from swlottery.config import TraceSettings, TrainSettings, from_file
+from swlottery.config import TraceSettings, TrainSettings
 from swlottery.lottery.prune import planned
+from swlottery.settings_file import from_file
 from swlottery.study.grid import read
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from swlottery import cli
-from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings
 from swlottery.lottery import matching
 from swlottery.lottery.prune import planned
 from swlottery.lottery.scope import SCOPES
 from swlottery.runtime.tables import WATCH
+from swlottery.settings_file import from_file
 from swlottery.study import grid as study
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -16,11 +16,12 @@ import yaml
 import swlottery
 from lottery.runs import events, table
 from odd import find, model, refused, run, train
-from swlottery.config import TrainSettings, from_file
+from swlottery.config import TrainSettings
 from swlottery.find import record as records
 from swlottery.flags import parser
 from swlottery.report.logs.card import card
 from swlottery.runtime import sums
+from swlottery.settings_file import from_file
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 FEW = {"eval_text": "held.txt", "eval_tokens": 640, "device": "cpu"}

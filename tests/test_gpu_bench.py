@@ -87,3 +87,18 @@ def test_all_parts(tmp_path):
     assert len(steps) == 6 and all(row["tokens/s"] > 0 for row in steps.values())
     found = [row[""] for row in parts["finder"]["rows"] if row["what"].endswith("found")]
     assert found == ["[(1, 5, 60)], planted (1, 5, 60)"] * 2
+
+
+@pytest.mark.slow
+def test_the_study_leaves_tables_that_join_a_report(tmp_path):
+    from swlottery.cli import main
+
+    result = bench(tmp_path, "--parts", "study")
+    pilot, study, trace = result["parts"]["study"]["rows"]
+    assert (
+        pilot["steps"] == 8 and study["steps"] >= 12 and study["found"].startswith("round 1: ") and trace["steps"] > 2
+    )
+    out = tmp_path / "out"
+    assert (out / "run" / "round_1" / "trace.csv").exists() and not list(out.rglob("*.safetensors"))
+    assert main(["report", str(out / "study_tables"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "gpt2-mini" in (tmp_path / "page.html").read_text()

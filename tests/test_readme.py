@@ -16,8 +16,9 @@ import pytest
 
 from swlottery import cli
 from swlottery.commands import find
-from swlottery.config import FindSettings, TraceSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, TraceSettings, TrainSettings
 from swlottery.data import builtin
+from swlottery.settings_file import from_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "swlottery"
-ROOMS = "cli flags commands report study watch lottery find models data runtime config yaml_file errors version".split()  # noqa: SIM905
+ROOMS = [*["cli", "flags", "commands", "report", "study", "watch", "lottery", "find", "models", "data", "runtime"]]
+ROOMS += ["settings_file", "config", "yaml_file", "errors", "version"]
 FLOOR = {room: -nth for nth, room in enumerate(ROOMS)}
 FLOOR["api"] = FLOOR["commands"]
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")

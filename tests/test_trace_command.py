@@ -133,6 +133,18 @@ def test_a_model_without_a_row(kind, grown, here):
     assert [row["step"] for row in tracing.read(Path("out/trace.csv"))] == [1, 2]
 
 
+@pytest.fixture(scope="module")
+def odd_ones(tmp_path_factory) -> Path:
+    """A folder with networks that do not belong together."""
+    here = tmp_path_factory.mktemp("odd")
+    model(here / "a"), model(here / "b"), (here / "empty").mkdir()
+    model(here / "wide", n_inner=160), model(here / "deep", n_layer=4), model(here / "llama", "llama")
+    model(here / "mixture", "mixtral"), model(here / "more", "mixtral", num_local_experts=5)
+    shutil.copytree(here / "a", here / "t5")
+    (here / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    return here
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -160,16 +172,12 @@ def test_a_model_without_a_row(kind, grown, here):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_refused(arguments, words, here, tmp_path):
+def test_what_is_refused(arguments, words, odd_ones, monkeypatch):
     """In one line, and nothing is written."""
-    model(here / "a"), model(here / "b"), (here / "empty").mkdir()
-    model(here / "wide", n_inner=160), model(here / "deep", n_layer=4), model(here / "llama", "llama")
-    model(here / "mixture", "mixtral"), model(here / "more", "mixtral", num_local_experts=5)
-    shutil.copytree(here / "a", here / "t5")
-    (here / "t5" / "config.json").write_text('{"model_type": "t5"}')
-    before = sorted(here.rglob("*"))
+    monkeypatch.chdir(odd_ones)
+    before = sorted(odd_ones.rglob("*"))
     refused(run("trace", *arguments, "--device", "cpu"), words)
-    assert sorted(here.rglob("*")) == before
+    assert sorted(odd_ones.rglob("*")) == before
 
 
 def test_a_checkpoint_with_weights_that_are_not_finite(grown, here):

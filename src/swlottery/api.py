@@ -80,8 +80,8 @@ def train(settings: TrainSettings, root: str | Path = ".") -> Path:
         BadInput: settings that contradict each other, the model or the data; a full disk; a loss that is not finite.
     """
     from swlottery.commands.train import train as command
-    from swlottery.config import check_values
     from swlottery.runtime import environment
+    from swlottery.settings_file import check_values
     from swlottery.study import naming
 
     # A copy with values of the settings' own types: the command completes paths, and 0.2 is the same setting as "0.2".

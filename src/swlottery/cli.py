@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, from_file
+from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings
 from swlottery.errors import BAD_INPUT, FAILED, BadInput, complain
 from swlottery.flags import parser
 from swlottery.runtime import stop, terminal
 from swlottery.runtime.files import home
 from swlottery.runtime.ranks import Place, Ranks
 from swlottery.runtime.watchdog import RankLost, exit_now
+from swlottery.settings_file import from_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -58,18 +58,18 @@ def test_a_whole_run_by_the_command_is_that_of_the_cpu(tiny_gpt2, text, tmp_path
 def test_a_run_stopped_in_mid_round_ends_with_the_bits_of_one_left_alone(tiny_gpt2, text, tmp_path, gpu, monkeypatch):
     """A resumed optimiser has its ``step`` where the fused kernel reads it."""
     settings = {"super_weights": "discover"}
-    built(tiny_gpt2, text, tmp_path / "alone", **settings).run()
+    built(tiny_gpt2, text, tmp_path / "alone" / "run", **settings).run()
     for stop_at in ((1, 5), (2, 3)):  # checkpoints stand behind every second step
-        run = built(tiny_gpt2, text, tmp_path / "stopped", **settings)
+        run = built(tiny_gpt2, text, tmp_path / "stopped" / "run", **settings)
         monkeypatch.setattr(run.recorder, "stepped", raise_at(stop_at))
         with pytest.raises(KeyboardInterrupt):
             run.run()
         run.keeper.close()
-    again = built(tiny_gpt2, text, tmp_path / "stopped", **settings)
+    again = built(tiny_gpt2, text, tmp_path / "stopped" / "run", **settings)
     assert (again.position.round, again.position.step) == (2, 2)
     assert {tensor.device.type for tensor in again.training.moments().values()} == {NAME}
     again.run()
-    assert traces(tmp_path / "stopped") == traces(tmp_path / "alone")
+    assert traces(tmp_path / "stopped" / "run") == traces(tmp_path / "alone" / "run")
 
 
 def raise_at(place: tuple[int, int]) -> Any:

@@ -10,13 +10,14 @@ import torch
 
 from lottery.runs import SHORT, built, complaint, flags
 from swlottery.cli import main
-from swlottery.config import TrainSettings, from_file
+from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.lottery import start
 from swlottery.lottery.look import look
 from swlottery.lottery.scope import SCOPES, in_scope
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
+from swlottery.settings_file import from_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

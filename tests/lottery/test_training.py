@@ -80,9 +80,9 @@ def test_the_batches_of_a_round_are_the_ones_its_data_order_says(
     drawn, read, step = [], [], []
     real, real_step = batches.batch, Training.step
 
-    def spied(tokens, context, size, seed, number, rows):
+    def spied(tokens, context, size, seed, number, rows, prefix):
         drawn.append((step[0], number))
-        assert (context, size, list(rows)) == (32, 4, [0, 1, 2, 3])
+        assert (context, size, list(rows), prefix) == (32, 4, [0, 1, 2, 3], [])
         return real(tokens, context, size, seed, number, rows)
 
     def see(model, tokens):
@@ -581,7 +581,9 @@ def test_an_evaluation_holds_no_more_than_a_training_step():
         vocab_size=128_000, n_embd=8, n_layer=1, n_head=1, n_positions=300, bos_token_id=0, eos_token_id=0
     )
     model = GPT2LMHeadModel(config).eval()
-    network = SimpleNamespace(model=model, parameters=dict(model.named_parameters()), context=300, name="tiny")
+    network = SimpleNamespace(
+        model=model, parameters=dict(model.named_parameters()), context=300, name="tiny", prefix=[]
+    )
     tokens = np.random.default_rng(0).integers(0, 128_000, 2000).astype(np.uint32)
     training = Training(network, {}, TrainSettings(micro_batch=2, grad_accum=1, dtype="float32"), tokens)
     windows = batches.validation_windows(tokens, 300, 2)

@@ -116,6 +116,7 @@ def small(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here / "small.yaml"
 
 
+@pytest.mark.slow
 def test_the_first_two_steps_of_every_arm_run_on_a_cpu(small: Path) -> None:
     """By the lines that the dry run prints, those first that branch from nothing."""
     commands = [line for line in run("sweep", str(small), "--dry-run").out.splitlines() if ": swlottery " in line]

@@ -85,6 +85,23 @@ def test_points_run_in_turn_and_only_what_is_open_runs_again(
     assert "nothing to run" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [("abc", "a1 a2 b1 b2 c1 c2"), ("bac", "a1 b1 a2 b2 c1 c2"), ("cba", "c1 c2 a1 b1 a2 b2")],
+)
+def test_one_arm_is_run_after_the_other_here(
+    listed: str, expected: str, root: Path, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All seeds of an arm before those of the next in the study; a branch waits for its parent."""
+    arms = {"a": {}, "b": {"prune_rate": 0.3, "from_round_1": "a"}, "c": {"prune_rate": 0.4}}
+    order: list[str] = []
+    monkeypatch.setattr(sweeps, "_train", lambda point, log, *rest: order.append(log.stem) or 0)
+    path = write(root, tiny_gpt2, {name: arms[name] for name in listed})
+    path.write_text(path.read_text() + "\ngrid: {seed: [1, 2]}\n")
+    assert main(["sweep", str(path), "--local"]) == 0
+    assert order == [f"seed{name[1]}-{name[0]}" for name in expected.split()]
+
+
 def test_points_run_at_once_here_and_branches_behind_all_others(
     root: Path, tiny_gpt2: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import AFTER_ROUND_1, TrainSettings, check_values, from_file
+from swlottery.config import AFTER_ROUND_1, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.models.names import shortened
+from swlottery.settings_file import check_values, from_file
 from swlottery.study.naming import changed
 from swlottery.yaml_file import read_yaml
 

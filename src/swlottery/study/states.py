@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings, check_values
+from swlottery.config import TrainSettings
 from swlottery.errors import BadInput
 from swlottery.runtime import files, provenance, slurm, sums
 from swlottery.runtime.folder import is_gone, read_status
 from swlottery.runtime.provenance import Code
+from swlottery.settings_file import check_values
 from swlottery.study.naming import changed
 
 OPEN = ("new", "stopped", "failed")

@@ -12,14 +12,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import check_values, flag_of
+from swlottery.config import flag_of
 from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
 from swlottery.runtime import child, files, provenance, slurm, stop, sums
+from swlottery.settings_file import check_values
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of, submissions
 
@@ -181,9 +182,10 @@ def run_here(
     ended: Callable[[Point, Path, int], None],
     at_once: int = 1,
 ) -> list[int]:
-    """Run points on this machine, so many at a time, those first from which others branch. Returns their exit codes.
+    """Run points on this machine, so many at a time, one arm after the other. Returns their exit codes.
 
-    A signal goes on to all that run, and ends the sweep: the points that had not begun have the code of a stopped run.
+    A point that branches waits for the one that it branches from; others go first meanwhile. A signal goes on to all
+    that run, and ends the sweep: the points that had not begun have the code of a stopped run.
 
     Args:
         root: the folder that paths in settings are relative to.
@@ -191,7 +193,8 @@ def run_here(
         began: called with a point's number (from 1), the point and its log; in a thread of its own.
         ended: called with the point, its log and its exit code; likewise.
     """
-    ordered = sorted(points, key=lambda point: point.parent is not None)
+    arms = list(dict.fromkeys(point.arm for point in points))
+    ordered = sorted(points, key=lambda point: arms.index(point.arm))
     path, package = _write(folder, ordered), provenance.package_of(home)
     _note_code(path, home)
     files.write_text(path.with_suffix(".job"), f"{HERE}\n")
@@ -206,11 +209,18 @@ def run_here(
         ended(point, log, code)
         return code
 
-    first = sum(point.parent is None for point in ordered)
+    waiting, codes = list(range(len(ordered))), dict[int, int]()
+    running: dict[Future[int], int] = {}
     with stop.flag() as asked, ThreadPoolExecutor(max(1, at_once)) as pool:
-        codes = list(pool.map(one, range(first)))
-        codes += pool.map(one, range(first, len(ordered)))
-    return codes
+        while waiting or running:
+            open_ = {ordered[number].label for number in (*waiting, *running.values())}
+            ready = [number for number in waiting if ordered[number].parent not in open_]
+            for number in ready[: max(1, at_once) - len(running)]:
+                waiting.remove(number)
+                running[pool.submit(one, number)] = number
+            for task in wait(running, return_when=FIRST_COMPLETED).done:
+                codes[running.pop(task)] = task.result()
+    return [codes[number] for number in range(len(ordered))]
 
 
 def _train(point: str, log: Path, root: Path, asked: stop.Asked, package: Path = provenance.PACKAGE) -> int:
