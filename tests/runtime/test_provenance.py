@@ -188,7 +188,7 @@ def test_later_starts_with_other_code_are_told_apart(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(commit: str, stored: dict[str, Any] | None) -> dict[str, Any]:
-        monkeypatch.setattr(provenance, "code", lambda: ({"commit": commit, "sha256": commit}, b"x" * (commit == "a")))
+        monkeypatch.setattr(provenance, "code", lambda: ({"commit": commit, "sha256": commit}, b"x" * (commit != "b")))
         return provenance.record(tmp_path, stored, "swlottery train")
 
     first = start("a", None)
@@ -199,11 +199,12 @@ def test_later_starts_with_other_code_are_told_apart(
         "b"
     ]
     assert start("b", second) == second
-    assert [one["code"]["commit"] for one in start("a", second)["later"]] == ["b", "a"]
+    assert [one["code"]["commit"] for one in start("c", second)["later"]] == ["b", "c"]
+    assert {path.name for path in tmp_path.glob("code*")} == {"code.diff", "code_2.diff"}
     monkeypatch.setattr(provenance, "packages", lambda: {"torch": "0"})
     assert len(start("b", second)["later"]) == 2
     for before in ({"versions": {}}, {"code": "no code", "later": 3}):
         unknown = start("b", before)
         assert list(unknown) == ["later"], "what an earlier version began is not this code's"
         assert start("b", unknown) == unknown
-    assert start("b", None)["code"]["commit"] == "b" and not (tmp_path / "code.diff").exists()
+    assert start("b", None)["code"]["commit"] == "b" and not list(tmp_path.glob("code*"))

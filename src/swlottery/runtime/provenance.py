@@ -112,14 +112,15 @@ def freeze(package: Path, place: Path) -> None:
 def record(folder: Path, stored: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
     """``code``, ``packages`` and ``command`` of the run in this folder, ``later`` those of later starts that differ.
 
-    stored: of the start that the run goes on from; None where it begins now: then code.diff is written too.
+    stored: of the start that the run goes on from; None where it begins now. The difference is written to code.diff;
+    that of the n-th later one to code_n.diff.
     """
     what, diff = code()
     now = {"code": what, "packages": packages(), "command": command or None}
     if stored is None:
-        (folder / DIFF).unlink(missing_ok=True)
-        if diff:
-            files.write(folder / DIFF, lambda unfinished: unfinished.write_bytes(diff))
+        for one in folder.glob("code*.diff"):  # of a start that saved nothing
+            one.unlink()
+        _keep(folder / DIFF, diff)
         return now
     starts = _starts(stored)
     kept = {name: stored.get(name) for name in now} if stored in starts else {}  # what an earlier version began
@@ -129,7 +130,14 @@ def record(folder: Path, stored: Mapping[str, Any] | None, command: str) -> dict
         now["packages"],
     ):
         later.append(now)
+        _keep(folder / f"code_{len(later)}.diff", diff)
     return {**kept, "later": later} if later else kept
+
+
+def _keep(path: Path, diff: bytes) -> None:
+    path.unlink(missing_ok=True)  # of a start that was killed here
+    if diff:
+        files.write(path, lambda unfinished: unfinished.write_bytes(diff))
 
 
 def codes(run: Path) -> list[Code]:
