@@ -15,4 +15,4 @@ if [ $# -eq 0 ]; then
     "$SWLOTTERY_PYTHON" -m mypy
 fi
 # Three at a time: the tests of Slurm mostly wait, and each of the others is at work on one core.
-exec "$SWLOTTERY_PYTHON" -m pytest -n 3 --dist loadfile -m "not slow" "$@"
+exec "$SWLOTTERY_PYTHON" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" "$@"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,33 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # test.sh sets it for the scripts: what a test runs in this process writes into the working folder, not into the root.
 os.environ.pop("SWLOTTERY_ROOT", None)
+
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of Slurm, which mostly wait, come first, then whole commands: at the end, files are short."""
+    items.sort(key=lambda item: (item.path.parent != TESTS / "slurm", item.path.parent != TESTS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadfile: one worker has all tests of Slurm, with one cluster, but for the file of the longest."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "slurm" if "slurm/" in file and not file.endswith("test_requeue.py") else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_finish() -> None:
+    """What was imported by now stays: no garbage collection looks at it again, and no forked child copies it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -59,6 +89,23 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     monkeypatch.setattr("datasets.load_dataset", fake.load_dataset)
     monkeypatch.setattr("swlottery.data.hub.newest", lambda name: fake.commit)
     return fake
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands draw nothing: of a tiny model that takes longer than all else, and has tests of its own."""
+    monkeypatch.setattr("swlottery.commands.train._draw", lambda *_: [])
+    monkeypatch.setattr("swlottery.report.figures.find.draw", lambda *_: [])
+
+
+@pytest.fixture
+def few_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the built-in text a sixteenth, in a cache of its own: to collect all of it takes 20 s."""
+    from swlottery.data import builtin
+
+    modules = builtin._modules
+    monkeypatch.setattr(builtin, "_modules", lambda: itertools.islice(modules(), 0, None, 16))
+    monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ def test_what_find_refuses(settings: dict[str, Any], words: str, model: Any) -> 
 # --- prune, apply, track
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_pruning_is_that_of_a_run(train_flags: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The masks of round 1 are those that `prune` makes of the network that round 1 has trained."""
     import torch

@@ -23,6 +23,8 @@ from swlottery.report.logs.card import card
 from swlottery.runtime import sums
 from swlottery.settings_file import from_file
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 FEW = {"eval_text": "held.txt", "eval_tokens": 640, "device": "cpu"}
 HELD = "Jackdaws love my big sphinx of quartz, and a wizard's job is to vex chumps quickly in fog.\n\n" * 60

@@ -35,8 +35,9 @@ def in_encoding(encoding: str, *arguments: str) -> tuple[int, str]:
     return code, out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_what_an_encoding_lacks_is_replaced(encoding: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_encoding_lacks_is_replaced(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ASCII, which every other one contains."""
+    encoding = "ascii"
     folder = odd.model(here / "model κ", "gpt2")
     found, trained = [], []
     monkeypatch.setattr(odd, "main", lambda arguments: found.append(arguments) or 0)
@@ -92,8 +93,9 @@ def tiny(here: Path) -> Path:
     return odd.model(here / "m")
 
 
-@pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)
+@pytest.fixture(params=[0o077, 0o002], ids=oct)
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The strictest and the most open one: no mode that a file gets by itself agrees with both."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
@@ -157,6 +159,7 @@ def nobody(*command: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(whole, env=kept | python | environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_user_without_a_home(here: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWLOTTERY_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

@@ -124,6 +124,7 @@ def test_a_preset_wins_over_a_folder_of_its_name(name, made, here):
         assert str(names.locate(name)[0]).endswith(".gguf")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_file_called_discover_or_none_is_no_record(made, here):
     for name in ("discover", "none"):
         (here / name).write_text("{}")
@@ -178,6 +179,7 @@ def test_two_networks_of_the_same_name_keep_both_records_and_figures(made, here)
     assert len(list(here.glob("super_weights/*.json"))) == 2 and len(list(here.glob("plots/*"))) == 2
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"schema": 2, "weights_sha256": "0" * 64}), ""])
 def test_a_record_that_cannot_be_read_is_kept_too(content, made, here):
     (here / "super_weights").mkdir()
@@ -213,6 +215,7 @@ def finished(here):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("what", ["weights", "text", "tokenizer"])
 def test_a_finished_run_is_not_said_to_be_that_of_other_inputs(what, made, here):
     shutil.copytree(made, here / "m")
@@ -231,7 +234,8 @@ def test_a_finished_run_is_not_said_to_be_that_of_other_inputs(what, made, here)
     assert finished(here) == before
 
 
-def test_of_other_versions_a_note_is_enough(here, monkeypatch):
+@pytest.mark.usefixtures("no_figures")
+def test_of_other_versions_a_note_is_enough(here, few_docstrings):
     """From scratch and with the built-in tokenizer the user changed nothing."""
     small = ["--start", "scratch", "--model", "gpt2-mini", "--tokenizer", "builtin"]
     assert train("x", *small).code == 0
@@ -250,6 +254,7 @@ def test_of_other_versions_a_note_is_enough(here, monkeypatch):
     refused(train("x", *small), "other tokens")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_table_of_a_finished_run_says_nothing(made, here):
     shutil.copytree(made, here / "m")
     assert train("m").code == 0

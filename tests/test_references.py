@@ -52,6 +52,7 @@ def row(said: str, name: str) -> list[str]:
     return next(line for line in said.splitlines() if line.startswith(name)).removeprefix(name).split()
 
 
+@pytest.mark.slow
 def test_recall_extras_and_effects_as_planted(bench, planted_gpt2):
     """An array job has run one model; then all are run, of which one cannot be had, and one is another network."""
     planted, _ = planted_gpt2

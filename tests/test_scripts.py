@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from both_scripts import FIND, TRAIN, Script, at_terminal, hide_modules
+from swlottery.cli import main
 
 Environment = dict[str, str]
 
@@ -59,8 +60,22 @@ def test_a_search_of_a_tiny_model(
     assert json.loads((tmp_path / "tiny.json").read_text())["schema"] == 2  # a relative path is the caller's
 
 
+def called(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *given: str) -> str:
+    """What the program says that the script calls: in this process, which has imported torch."""
+    monkeypatch.setenv("SWLOTTERY_ROOT", str(root))
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    assert main(list(given)) == 0
+    return capsys.readouterr().out
+
+
 def test_a_training_of_a_tiny_model(
-    script_root: Path, script_environment: Environment, train_flags: Callable[..., list[str]], tmp_path: Path
+    script_root: Path,
+    script_environment: Environment,
+    train_flags: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As above; started again, the run is done; and `swlottery status` lists it."""
     hide_modules(tmp_path)
@@ -85,17 +100,8 @@ def test_a_training_of_a_tiny_model(
     for name in ("settings.json", "rounds.csv", "watch.csv", "metrics.jsonl", "masks/round_2.safetensors", "final"):
         assert (folder / name).exists(), name
     assert (script_root / "plots" / folder.name / "magnitude.png").exists()
-    again = run(script_root, *train_flags(), env=script_environment, cwd=tmp_path, script=TRAIN)
-    assert again.returncode == 0
-    assert f"{folder} is done" in again.stdout
-    said = subprocess.run(
-        [sys.executable, "-m", "swlottery.cli", "status"],
-        env=script_environment,
-        cwd=script_root,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    assert f"{folder} is done" in called(script_root, capsys, monkeypatch, "train", *train_flags())
+    said = called(script_root, capsys, monkeypatch, "status")
     assert re.search(rf"{folder.name} +finished +final \(2\)", said), said
 
 
@@ -303,17 +309,21 @@ def test_a_reader_that_goes_away_takes_nothing_from_the_log(
 
 
 def test_a_training_whose_terminal_closes_goes_on_when_it_is_started_again(
-    script_root: Path, script_environment: Environment, train_flags: Callable[..., list[str]]
+    script_root: Path,
+    script_environment: Environment,
+    train_flags: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flags = train_flags(rounds=1, steps=400, eval_steps=100)
+    flags = train_flags(rounds=1, steps=200, eval_steps=50)
     command = ["bash", str(script_root / TRAIN.file), *flags]
-    text = closed_terminal(command, script_environment, log_of(TRAIN, script_root), "  100  ", "func_train: exit code")
+    text = closed_terminal(command, script_environment, log_of(TRAIN, script_root), "   50  ", "func_train: exit code")
     assert "stopped after" in text and text.endswith("func_train: exit code 75\n")
     (folder,) = (script_root / "runs").iterdir()
     status = json.loads((folder / "status.json").read_text())
     assert status["state"] == "stopped"
-    done = run(script_root, *flags, env=script_environment, script=TRAIN)
-    assert done.returncode == 0 and f"going on from step {status['step']}" in done.stdout
+    said = called(script_root, capsys, monkeypatch, "train", *flags)
+    assert f"going on from step {status['step']}" in said
 
 
 def test_a_training_of_the_command_line_saves_though_it_can_tell_nobody(

@@ -77,13 +77,19 @@ def test_a_second_start_does_nothing_again_and_sees_a_changed_checkpoint(grown, 
     assert traced(grown, "--kappa", "20", models=copies).code == 0 and len(searched) == 10
 
 
+@pytest.fixture(scope="module")
+def alone(grown, tmp_path_factory) -> bytes:
+    """The table of the last four, by a trace that nobody stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("alone"))
+        assert traced(grown, models=grown[0][4:]).code == 0
+        return Path("out/trace.csv").read_bytes()
+
+
 @pytest.mark.parametrize("where", ["_searched", "_look_up"])
-def test_a_signal_stops_it_and_it_goes_on(where, grown, here, monkeypatch):
+def test_a_signal_stops_it_and_it_goes_on(where, grown, alone, here, monkeypatch):
     """In both passes: 75, what is done is kept, and the end is that of a trace that nobody stopped."""
     folders = grown[0][4:]
-    assert traced(grown, models=folders).code == 0
-    alone = Path("out/trace.csv").read_bytes()
-    shutil.rmtree("out")
     real, calls = getattr(command.Tracing, where), []
 
     def signalled(*given):

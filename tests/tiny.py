@@ -106,6 +106,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("n_group", "topk_group", "num_group", "first_k_dense_replace"), 1),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "index_head_dim"), 32),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "hidden_size_per_layer_input", "mamba_d_state"), 8),
+    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),  # a text is padded to a multiple of it
     "head_dim": 16,
     "v_head_dim": 16,
     "rotary_dim": 4,

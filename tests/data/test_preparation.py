@@ -538,6 +538,7 @@ def test_the_command_makes_what_a_training_then_finds(
     here: Path,
     capsys: pytest.CaptureFixture[str],
     train_flags: Callable[..., list[str]],
+    no_figures: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from swlottery.models import load as model

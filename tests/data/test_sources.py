@@ -174,7 +174,7 @@ def test_one_line_of_200_mb_takes_less_than_2_gb(flags: list[str]) -> None:
 # --- Short names -----------------------------------------------------------------------------------------------------
 
 
-def test_a_short_name_wins_over_a_folder_of_that_name(fake_hub: FakeHub) -> None:
+def test_a_short_name_wins_over_a_folder_of_that_name(fake_hub: FakeHub, few_docstrings: None) -> None:
     fake_hub.splits = {"train": [{"text": "words " * 100}] * 100}
     for name in ("wikitext", "openwebtext", "builtin"):
         Path(name).mkdir()

@@ -16,6 +16,8 @@ from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
 from tiny import VOCABULARY, tiny_model
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def test_p_value_and_firing_by_hand():
     one = null.Null("entries", (1.0, 2.0, 3.0, 50.0))

@@ -12,6 +12,8 @@ from odd import find, model, refused, run
 from swlottery.find import record as records
 from swlottery.models import load as models
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 LINE = " The quick brown fox jumps over the lazy dog , and <unk> again and again . \n \n"
 FEW = ["--controls", "1", "--null-draws", "1", "--device", "cpu", "--out", "r.json"]
 

@@ -28,6 +28,8 @@ from swlottery.models.parts import Inputs
 from swlottery.report.logs.published import sentences
 from tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 TEXT = Text("sentences", "\n\n".join(f"Sentence {i} of a text that nobody reads twice." for i in range(100)), "0" * 64)
 SETTINGS = FindSettings(null_draws=3, controls=3, eval_tokens=1000)
 PLANTED, SAME_SPIKE, NO_SPIKE = Coordinate(1, 5, 60), Coordinate(1, 5, 61), Coordinate(0, 3, 7)

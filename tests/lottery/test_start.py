@@ -223,7 +223,7 @@ def test_data_shorter_than_a_batch(tiny_gpt2, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_small_llama_from_scratch_with_a_first_token(text, tmp_path):
+def test_a_small_llama_from_scratch_with_a_first_token(text, tmp_path, few_docstrings):
     """Every sequence that is trained or judged on begins with BOS, and so does every text of the stored tokenizer."""
     from transformers import AutoTokenizer
 

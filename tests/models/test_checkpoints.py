@@ -16,6 +16,8 @@ from swlottery.models import load as models
 from swlottery.models import pretrained
 from swlottery.models.lineage import tensors_sha256, weights_sha256
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 
 

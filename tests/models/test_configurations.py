@@ -14,6 +14,8 @@ from swlottery.models import load as models
 from swlottery.models import pretrained
 from swlottery.models.configuration import _meant
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.mark.parametrize(
     "content",

@@ -16,6 +16,8 @@ gguf_package = pytest.importorskip("gguf")
 from swlottery.models import gguf  # noqa: E402
 from swlottery.models import load as models  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture
 def written(here) -> Path:

@@ -23,6 +23,8 @@ from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate, scaled
 from swlottery.runtime import hardware
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 IDS = torch.arange(20)[None]
 KINDS = ["llama", "llama-tied", "llama-tied-twice", "llama-tied-other", "mixtral", "gemma3_text", "gpt2", "falcon"]
 
@@ -138,7 +140,7 @@ def test_a_folder_is_removed_after_an_error(room):
     assert list(room.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_folder_is_removed_after_a_signal(here, number):
     folder = written("llama")
     (here / "tmp").mkdir()

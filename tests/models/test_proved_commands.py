@@ -6,6 +6,8 @@ import pytest
 
 import odd
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):

@@ -43,10 +43,19 @@ def loaded():
     return {dtype: model.load("smollm2", dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16")}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("bos", ["both", "with", "without"])
-@pytest.mark.parametrize("prompts", ["default", "own"])
+@pytest.mark.parametrize(
+    ("dtype", "bos", "prompts"),
+    [
+        ("float32", "both", "default"),
+        ("bfloat16", "both", "own"),
+        ("float32", "with", "own"),
+        ("bfloat16", "with", "default"),
+        ("float32", "without", "default"),
+        ("bfloat16", "without", "own"),
+    ],
+)
 def test_the_same_super_weights_whatever_the_prompts_the_precision_and_bos(loaded, dtype, bos, prompts):
+    """Each with BOS, without and both, in each precision and on each set of prompts: every two meet at least once."""
     from swlottery.find import probe as probes
     from swlottery.find.search import search
     from swlottery.models.architectures import Roles

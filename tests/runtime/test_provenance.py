@@ -15,6 +15,8 @@ import odd
 from swlottery.runtime import provenance
 from swlottery.runtime.provenance import code
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def git(root: Path, *arguments: str) -> str:
     own = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]

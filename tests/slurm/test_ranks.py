@@ -19,6 +19,7 @@ from cluster import Cluster, missing
 
 from both_scripts import TRAIN, at_terminal
 from lottery.runs import events, only_run
+from swlottery.cli import main
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -29,22 +30,20 @@ TrainFlags = Callable[..., list[str]]
 def test_two_tasks_train_as_one_does_and_stop_together(
     cluster: Cluster, script_root: Path, script_environment: Environment, train_flags: TrainFlags
 ) -> None:
-    common = {"grad_accum": 2, "rounds": 1, "steps": 50, "eval_steps": 10, "lr": 1e-3, "rank_timeout": 60}
-    found = {}
-    for tasks in (1, 2):
-        runs = script_root / f"runs{tasks}"
-        flags = train_flags(**common, runs=runs)
-        job = cluster.submit(f"--ntasks={tasks}", "func_train.sh", *flags, cwd=script_root, env=script_environment)
-        shown = cluster.wait(job, seconds=240)
-        assert (shown["JobState"], shown["NumTasks"]) == ("COMPLETED", str(tasks)), TRAIN.log_of(
-            script_root, job
-        ).read_text()
-        (found[tasks],) = runs.iterdir()
-    one, two = (events(found[n], "evaluation") for n in (1, 2))
-    assert len(one) == len(two) == 12
-    assert max(abs(a["val_loss"] - b["val_loss"]) for a, b in zip(one, two, strict=True)) < 1e-5
-    assert (found[2] / "environment.json").read_text().count('"tasks": 2') == 1
+    """The one is no job, and runs in this process."""
+    common = {"grad_accum": 2, "rounds": 1, "steps": 20, "eval_steps": 10, "lr": 1e-3, "rank_timeout": 60}
+    runs = [script_root / name for name in ("alone", "together")]
+    assert main(["train", *train_flags(**common, runs=runs[0], plots=script_root / "plots")]) == 0
+    flags = train_flags(**common, runs=runs[1])
+    job = cluster.submit("--ntasks=2", "func_train.sh", *flags, cwd=script_root, env=script_environment)
+    shown = cluster.wait(job, seconds=240)
     text = TRAIN.log_of(script_root, job).read_text()
+    assert (shown["JobState"], shown["NumTasks"]) == ("COMPLETED", "2"), text
+    ((alone,), (together,)) = (folder.iterdir() for folder in runs)
+    one, two = (events(run, "evaluation") for run in (alone, together))
+    assert len(one) == len(two) == 6
+    assert max(abs(a["val_loss"] - b["val_loss"]) for a, b in zip(one, two, strict=True)) < 1e-5
+    assert (together / "environment.json").read_text().count('"tasks": 2') == 1
     assert text.count("What became of the tracked weights") == 1  # one task writes
 
 

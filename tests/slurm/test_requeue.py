@@ -54,14 +54,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.fixture(scope="module")
 def chosen(tiny_gpt2: Path, module_root: Path) -> list[str]:
-    """Flags of a run of five rounds that takes some ten seconds."""
+    """Flags of a run of three rounds that takes some ten seconds."""
     text = module_root / "train.txt"
     text.write_text("\n\n".join(f"Sentence {i} of a text that nobody would learn by heart." for i in range(200)))
     return flags(
         tiny_gpt2,
         text,
         module_root,
-        rounds=5,
+        rounds=3,
         steps=150,
         eval_steps=10,
         checkpoint_steps=INTERVAL,
@@ -76,7 +76,7 @@ def alone(cluster: Cluster, module_root: Path, environment: Environment, chosen:
     shown = cluster.wait(job, seconds=400)
     assert shown["JobState"] == "COMPLETED", TRAIN.log_of(module_root, job).read_text()
     found = traces(only_run(module_root)), story(TRAIN.log_of(module_root, job).read_text())
-    assert len(found[1]) > 6 * 16
+    assert len(found[1]) > 4 * 16
     return found
 
 
@@ -186,4 +186,4 @@ def test_a_run_that_is_requeued_and_killed_is_one_run_in_a_tracker(
     rows = GlobalSteps(run).new(lengths(run), {})
     sent = [(key, step) for key, step, _ in in_tensorboard(fresh)]
     assert sorted(sent) == sorted((key, step) for step, row in rows.items() for key in row)
-    assert len(rows) == 6 * 15 + 1
+    assert len(rows) == 4 * 15 + 1

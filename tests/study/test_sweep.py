@@ -370,6 +370,7 @@ def test_a_frozen_copy_that_was_edited_is_refused(root: Path, stub: Path, capsys
     assert "was edited" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_with_the_frozen_code(root: Path, tiny_gpt2: Path) -> None:
     """As the line says that refuses other code. The program is the real one; the point runs that too."""
     package = root / "src" / "swlottery"

@@ -186,7 +186,8 @@ def test_one_page_that_names_what_is_no_run_and_escapes_what_runs_say(
 
 @pytest.mark.parametrize(
     "name",
-    ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "[a](javascript:alert(1))", "a|b\n# c", "-->"],
+    ['<script>alert(1)</script>"><img src=x onerror=alert(1)>-->', "[a](javascript:alert(1))a|b\n# c"],
+    ids=["HTML", "Markdown"],
 )
 def test_no_html_comes_from_the_text_of_runs(name: str, reports: Path, tmp_path: Path) -> None:
     """Names of runs, models, arms and messages: in the page, in Markdown, in figures and in the names of files."""
