@@ -92,9 +92,9 @@ def code(package: Path = PACKAGE) -> tuple[Code, bytes]:
 
 def freeze(package: Path, place: Path) -> None:
     """Make the frozen copy of a package's code, with what a job needs beside it, unless there is one."""
-    what, diff = code(package)
 
     def fill(folder: Path) -> None:
+        what, diff = code(package)
         for name, path in _files(package).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
