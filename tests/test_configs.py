@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def comment(path: Path) -> str:
     """All comments of a file, as one line."""
     lines = (line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     return " ".join(lines)
+
+
+def test_the_command_of_the_small_llamas_study_judges_each_trained_network_once(tmp_path: Path) -> None:
+    """As its file gives it, on the folders that a sweep leaves: a branch has a copy of the round 1 of its parent."""
+    path = CONFIGS / "study" / "plan-llama.yaml"
+    (command,) = re.findall(r"^#     (for .*; done)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    for point in read(path, CONFIGS.parent).points:
+        (tmp_path / "runs" / "plan-llama" / point.label / "run" / "round_1").mkdir(parents=True)
+    for name in ("points", "logs"):
+        (tmp_path / "runs" / "plan-llama" / name).mkdir()
+    said = subprocess.run(
+        ["bash", "-euc", f'swlottery() {{ echo "$@"; }}; {command}'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert said.returncode == 0 and not said.stderr, said
+    judged = re.findall(r"find --model (\S+-(\w+)/run/round_1) .*--out \1/record.json", said.stdout)
+    assert sorted(arm for _, arm in judged) == sorted(["A1", "B1", "C1"] * 8), "nothing is tracked in I1"
 
 
 def test_there_are_the_presets_and_the_five_first_runs() -> None:

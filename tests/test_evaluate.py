@@ -163,7 +163,7 @@ def test_a_run_without_a_dense_network_and_another_one_beside_it(copied: Path) -
     assert other["network"] == "beside it" and "nll_difference" in ticket and not ticket["note"]
     model(Path("short"), n_positions=24)
     assert swlottery.evaluate("short", "m", **FEW | {"eval_tokens": 1023})[1]["documents"] == 42
-    refused(evaluate("m", "--beside", "short", eval_tokens=1023), "other tokens")
+    refused(evaluate("m", "--beside", "short", eval_tokens=1023), "short takes 24 tokens at most", "other way round")
     model(Path("llama"), "llama", tokenizer=False)
     shutil.copytree("m", "other")
     content = json.loads(Path("other/tokenizer.json").read_text())

@@ -121,6 +121,21 @@ def test_a_run_of_an_earlier_version_keeps_what_its_settings_say(tiny_gpt2, text
     assert start["dtype"] == "float32"
 
 
+def test_a_branch_of_a_run_of_before_a_setting_came(tiny_gpt2, text, tmp_path, capsys):
+    """Its settings lack the new one: its first training had that at its default."""
+    assert main(small(tiny_gpt2, text, tmp_path, dtype="float32")) == 0
+    run = only_run(tmp_path)
+    as_of_an_earlier_version(run)
+    settings = json.loads((run / "settings.json").read_text())
+    del settings["first_token"], settings["prune_at_start"]
+    (run / "settings.json").write_text(json.dumps(settings))
+    capsys.readouterr()
+    branched = small(tiny_gpt2, text, tmp_path / "b", "--from-round-1", str(run), prune_rate=0.1, dtype="float32")
+    assert main([*branched, "--first-token"]) == 2
+    assert "trained with first_token = False, this run has True" in complaint(capsys.readouterr().err)
+    assert main(branched) == 0
+
+
 def test_a_branch_reads_as_many_tokens_as_its_parent(tiny_gpt2, tmp_path, fake_hub, capsys):
     """Fresh batches would have more; but then the same first batches would be drawn from another text."""
     fake_hub.splits = {"train": [{"text": f"row {number} of a data set, {number % 7}"} for number in range(400)]}

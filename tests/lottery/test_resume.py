@@ -24,6 +24,7 @@ PHASES = {
     "finder": ("swlottery.lottery.loop", None, "look"),
     "checkpoint": ("swlottery.runtime.checkpoint", None, "save"),
     "hash": ("swlottery.runtime.checkpoint", None, "file_sha256"),
+    "hashes": ("swlottery.runtime.sums", None, "write"),
 }
 
 

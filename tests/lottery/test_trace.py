@@ -87,6 +87,18 @@ def test_a_killed_run_has_the_same_trace(kills, alone, tiny_gpt2, text, tmp_path
     assert of_trace(only_run(tmp_path)) == of_trace(alone) and not (only_run(tmp_path) / "trace").exists()
 
 
+def test_a_run_of_one_training_that_is_killed_at_its_end(tiny_gpt2, text, tmp_path, monkeypatch):
+    """No checkpoint lies behind its only training: what was traced is needed until the run is finished."""
+    more, whole = ["--prune-at-start"], tmp_path / "whole"
+    arguments = flags(tiny_gpt2, text, whole, *more, trace="log", rounds=1)
+    assert forked(arguments, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    kills, folder = [test_resume.kill_in("hashes", 1, 0)], tmp_path / "killed"
+    folder.mkdir()
+    ends, _ = test_resume.interrupted(tiny_gpt2, text, folder, kills, monkeypatch, more=more, trace="log", rounds=1)
+    test_resume.assert_same(ends, traces(only_run(whole)))
+    assert of_trace(only_run(folder)) == of_trace(only_run(whole)) and not (only_run(folder) / "trace").exists()
+
+
 def test_a_signal_at_each_traced_step(alone, tiny_gpt2, text, tmp_path, monkeypatch):
     monkeypatch.setenv("SWLOTTERY_CACHE", str(tmp_path / "cache"))
 

@@ -213,6 +213,18 @@ def test_the_rows_of_a_run(tmp_path: Path, tiny_gpt2: Path, text: Path) -> None:
     assert not any("over_threshold" in key for row in branch.values() for key in row)
 
 
+def test_the_rows_of_a_run_that_is_pruned_at_the_start(tmp_path: Path, tiny_gpt2: Path, text: Path) -> None:
+    """Its first prune comes before all evaluations: the first row has the sparsity that it leaves."""
+    arguments = flags(tiny_gpt2, text, tmp_path, "--prune-at-start", "--follow", "0,1,2")
+    assert forked(arguments, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    run = only_run(tmp_path)
+    rows, (at_start, later) = GlobalSteps(run).new(lengths(run), {}), events(run, "prune")
+    assert list(rows) == [0, 3, 6, 9, 12] and rows[6]["threshold"] == later["threshold"]
+    sparsities = [float(row["sparsity"]) for row in table(run, "rounds.csv")]
+    assert [row["sparsity"] for row in rows.values()] == [sparsities[0]] * 3 + [sparsities[1]] * 2
+    assert sparsities[0] == pytest.approx(1 - at_start["remaining_fraction"]) and sparsities[0] > 0
+
+
 def test_every_tracker_is_one_of_accelerates() -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 

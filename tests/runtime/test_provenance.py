@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -149,8 +150,16 @@ def test_an_installed_package_can_be_frozen(root: Path, tmp_path: Path) -> None:
     assert what["frozen"] and what["why"] == "an installed package" and "edited" not in what
 
 
-def test_packages_are_those_that_are_imported() -> None:
+def test_a_file_whose_name_is_no_text(root: Path) -> None:
+    (root / "scripts" / os.fsdecode(b"\xff.sh")).touch()
+    assert code(package(root))[0]["sha256"]
+
+
+def test_packages_are_those_that_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
+
+    (tmp_path / "half_removed-1.0.dist-info").mkdir()  # it has no name
+    monkeypatch.syspath_prepend(tmp_path)
 
     found = provenance.packages()
     assert found["torch"] == torch.__version__ and list(found) == sorted(found)
@@ -181,7 +190,7 @@ def test_later_starts_with_other_code_are_told_apart(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(commit: str, stored: dict[str, Any] | None) -> dict[str, Any]:
-        monkeypatch.setattr(provenance, "code", lambda: ({"commit": commit, "sha256": commit}, b"x" * (commit == "a")))
+        monkeypatch.setattr(provenance, "code", lambda: ({"commit": commit, "sha256": commit}, b"x" * (commit != "b")))
         return provenance.record(tmp_path, stored, "swlottery train")
 
     first = start("a", None)
@@ -192,11 +201,12 @@ def test_later_starts_with_other_code_are_told_apart(
         "b"
     ]
     assert start("b", second) == second
-    assert [one["code"]["commit"] for one in start("a", second)["later"]] == ["b", "a"]
+    assert [one["code"]["commit"] for one in start("c", second)["later"]] == ["b", "c"]
+    assert {path.name for path in tmp_path.glob("code*")} == {"code.diff", "code_2.diff"}
     monkeypatch.setattr(provenance, "packages", lambda: {"torch": "0"})
     assert len(start("b", second)["later"]) == 2
     for before in ({"versions": {}}, {"code": "no code", "later": 3}):
         unknown = start("b", before)
         assert list(unknown) == ["later"], "what an earlier version began is not this code's"
         assert start("b", unknown) == unknown
-    assert start("b", None)["code"]["commit"] == "b" and not (tmp_path / "code.diff").exists()
+    assert start("b", None)["code"]["commit"] == "b" and not list(tmp_path.glob("code*"))

@@ -56,7 +56,7 @@ def study(request: pytest.FixtureRequest) -> Study:
 def test_the_plan_has_its_arms_at_every_seed(study: Study) -> None:
     mini = study.name == "plan-mini"
     seeds = range(1, 9 if mini else 4)
-    assert [point.label for point in study.points] == [f"seed{seed}-{arm}" for seed in seeds for arm in PLAN]
+    assert [point.label for point in study.points] == [f"seed{seed}-{arm}" for arm in PLAN for seed in seeds]
     for point in study.points:
         own = TrainSettings(**point.settings)
         steps, rates, differs, parent = PLAN[point.arm]

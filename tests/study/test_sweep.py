@@ -102,6 +102,23 @@ def test_one_arm_is_run_after_the_other_here(
     assert order == [f"seed{name[1]}-{name[0]}" for name in expected.split()]
 
 
+def test_a_sweep_that_goes_on_keeps_to_the_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first seed has only its last arm left; the others have an earlier one."""
+    path, order = tmp_path / "study.yaml", list[str]()
+    path.write_text("settings: {steps: 9}\ngrid: {seed: [1, 2, 3]}\narms: {a: {}, b: {lr: 0.1}, c: {lr: 0.2}}\n")
+    study = grid.read(path, tmp_path)
+    sweeps.write_study(tmp_path, study)
+
+    def train(point: str, log: Path, *rest: Any) -> int:
+        order.append(log.stem)
+        return 0
+
+    monkeypatch.setattr(sweeps, "_train", train)
+    left = [point for point in study.points if point.arm != "a" and point.label != "seed1-b"]
+    assert sweeps.run_here(left, tmp_path, tmp_path, tmp_path, lambda *_: None, lambda *_: None) == [0] * 5
+    assert order == ["seed2-b", "seed3-b", "seed1-c", "seed2-c", "seed3-c"]
+
+
 def test_points_run_at_once_here_and_branches_behind_all_others(
     root: Path, tiny_gpt2: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

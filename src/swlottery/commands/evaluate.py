@@ -147,6 +147,9 @@ def _measured(network: Network, settings: FindSettings, text: Text, like: Measur
     loaded = find.load(replace(settings, model=network.model))
     longest = min((like.longest if like else network.longest) or loaded.context, loaded.context)
     documents = documents_of(loaded, settings, text, longest)
+    if like and longest < like.documents.windows.shape[1]:
+        found = f"{network.model} takes {longest:,} tokens at most, and the documents have"
+        raise BadInput(f"{found} {like.documents.windows.shape[1]:,}: give the two models the other way round")
     if like and not torch.equal(documents.windows, like.documents.windows):
         raise BadInput(f"{network.model} takes the text as other tokens than {like.entry['model']}: they need the same")
     with evaluating(loaded.model):

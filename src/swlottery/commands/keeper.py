@@ -139,7 +139,7 @@ class FolderKeeper(TraceKeeper):
         """Write SHA256SUMS, when everything else is on disk. Called on the lead."""
         self.tables.lengths()
         known = self._files | self.tables.hashes()
-        others = sums.names(self.folder, "masks/**", "round_1/**", "final/**", "theta_*", "code.diff")
+        others = sums.names(self.folder, "masks/**", "round_1/**", "final/**", "theta_*", "code*.diff")
         names = ["settings.json", "environment.json", *known, *others]
         sums.write(self.folder, {name: known.get(name) or files.file_sha256(self.folder / name) for name in names})
 

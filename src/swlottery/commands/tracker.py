@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 
@@ -50,8 +51,10 @@ class Follower:
         """What the reader of the log should know, once."""
         if self._process is not None and self._process.poll() is not None:
             if self._process.returncode:
-                lines = self._printed.read_text(encoding="utf-8", errors="replace").split("\n")
-                self._failed = next(filter(str.strip, reversed(lines)), f"code {self._process.returncode}")
+                self._failed = f"code {self._process.returncode}"
+                with suppress(OSError):
+                    lines = self._printed.read_text(encoding="utf-8", errors="replace").split("\n")
+                    self._failed = next(filter(str.strip, reversed(lines)), self._failed)
             self._process = None
         failed, self._failed = self._failed, ""
         if not failed:

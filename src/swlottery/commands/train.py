@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shutil
 import socket
 import sys
 import time
@@ -97,11 +98,17 @@ def _take(prepared: Prepared, settings: TrainSettings, stack: contextlib.ExitSta
     if not folders.read_status(folder):
         print(f"note: {folder / 'status.json'} was damaged, and is written again; all other files are sound")
         folders.write_status(folder, "finished", {})
-    checkpoint.clear(folder / "checkpoints")
+    _clear(folder)
     print(f"{one_line(folder)} is done: other settings make another run; to run it again, remove the folder")
     for note in Follower(folder, settings.tracker).close(min(PATIENCE, settings.rank_timeout)):  # what is still missing
         print(note)
     return True
+
+
+def _clear(folder: Path) -> None:
+    """Remove what only a run needs that is not finished: the only training of a run may have traced steps."""
+    checkpoint.clear(folder / "checkpoints")
+    shutil.rmtree(folder / "trace", ignore_errors=True)
 
 
 def _changed(begun: dict[str, Any], prepared: Prepared) -> dict[str, str]:
@@ -170,7 +177,7 @@ def _run(
             with suppress(OSError) if state == "failed" else contextlib.nullcontext():  # not to hide what it caused
                 output.status(state, **({"message": message} if state == "failed" else {}))
             if state == "finished":  # not before: a run with neither would be done again
-                checkpoint.clear(folder / "checkpoints")
+                _clear(folder)
             patience = PATIENCE if state == "finished" else PATIENCE / 4  # a job that is stopped has no time
             log.lines(follower.close(min(patience, settings.rank_timeout)))
             output.footer(time.monotonic() - started, state, message)

@@ -69,7 +69,7 @@ def find_parent(folder: Path, settings: TrainSettings) -> Path:
     found = []
     for path in sorted(folder.glob("*/round_1/round.json")):
         sums.check(path.parents[1] / "settings.json")
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             stored = files.read_json(path.parents[1] / "settings.json")
             if _other(path.parents[1], stored, settings) is None:
                 found.append((path.parents[1], stored))
@@ -130,7 +130,7 @@ def check_text(parent: Path, data: Tokens) -> None:
 
 def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tuple[str, Any] | None:
     """The first setting, and its value there, in which the first training of ``parent`` differs; None: it does not."""
-    for name, value in stored.items():
+    for name, value in {**vars(TrainSettings()), **stored}.items():  # a new setting was at its default before it came
         auto = name in ("dtype", "data_tokens")  # what it took counts
         if name not in AFTER_ROUND_1 and not auto and getattr(settings, name, value) != value:
             return name, value

@@ -223,7 +223,6 @@ class Lottery:
         self.training.check_masked()
         self.keeper.write_final(self.network)
         self.keeper.settle()
-        self.drop_traces()
         self.recorder.finished(now, self.clock.tick(), self.clock.busy)
 
     def drop_traces(self) -> None:

@@ -51,7 +51,8 @@ class GlobalSteps:
             elif event["event"] == "evaluation" and (step := self._global(event["round"], event["step"])) is not None:
                 rows[step] = {name: event[name] for name in NUMBERS if event[name] is not None} | self._size
             elif event["event"] == "prune":
-                rows[event["round"] * self.length + self.first]["threshold"] = event["threshold"]
+                if event["round"]:  # one at the start comes before all evaluations
+                    rows[event["round"] * self.length + self.first]["threshold"] = event["threshold"]
                 self._masked(event["remaining_fraction"])
         for row in csv.DictReader((line.decode() for line in lines["watch.csv"]), WATCH):
             if row["kind"] == "kind" or row["kind"].startswith("control_"):

@@ -46,7 +46,8 @@ def packages() -> dict[str, str]:
     found: dict[str, str] = {}
     for one in importlib.metadata.distributions():
         with suppress(Exception):  # a broken installation says no name or version
-            found.setdefault(one.metadata["Name"], one.version)  # of two, the first in Python's path is imported
+            if name := one.metadata["Name"]:
+                found.setdefault(name, one.version)  # of two, the first in Python's path is imported
     return dict(sorted(found.items()))
 
 
@@ -91,9 +92,9 @@ def code(package: Path = PACKAGE) -> tuple[Code, bytes]:
 
 def freeze(package: Path, place: Path) -> None:
     """Make the frozen copy of a package's code, with what a job needs beside it, unless there is one."""
-    what, diff = code(package)
 
     def fill(folder: Path) -> None:
+        what, diff = code(package)
         for name, path in _files(package).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
@@ -111,14 +112,15 @@ def freeze(package: Path, place: Path) -> None:
 def record(folder: Path, stored: Mapping[str, Any] | None, command: str) -> dict[str, Any]:
     """``code``, ``packages`` and ``command`` of the run in this folder, ``later`` those of later starts that differ.
 
-    stored: of the start that the run goes on from; None where it begins now: then code.diff is written too.
+    stored: of the start that the run goes on from; None where it begins now. The difference is written to code.diff;
+    that of the n-th later one to code_n.diff.
     """
     what, diff = code()
     now = {"code": what, "packages": packages(), "command": command or None}
     if stored is None:
-        (folder / DIFF).unlink(missing_ok=True)
-        if diff:
-            files.write(folder / DIFF, lambda unfinished: unfinished.write_bytes(diff))
+        for one in folder.glob("code*.diff"):  # of a start that saved nothing
+            one.unlink()
+        _keep(folder / DIFF, diff)
         return now
     starts = _starts(stored)
     kept = {name: stored.get(name) for name in now} if stored in starts else {}  # what an earlier version began
@@ -128,7 +130,14 @@ def record(folder: Path, stored: Mapping[str, Any] | None, command: str) -> dict
         now["packages"],
     ):
         later.append(now)
+        _keep(folder / f"code_{len(later)}.diff", diff)
     return {**kept, "later": later} if later else kept
+
+
+def _keep(path: Path, diff: bytes) -> None:
+    path.unlink(missing_ok=True)  # of a start that was killed here
+    if diff:
+        files.write(path, lambda unfinished: unfinished.write_bytes(diff))
 
 
 def codes(run: Path) -> list[Code]:
@@ -162,7 +171,7 @@ def _hash(found: Mapping[str, Path]) -> str | None:
     run = {name: path for name, path in found.items() if name not in ("requirements.txt", "pyproject.toml")}
     with suppress(OSError):
         lines = "".join(f"{files.file_sha256(path)}  {name}\n" for name, path in run.items())
-        return sha256(lines.encode()).hexdigest()
+        return sha256(os.fsencode(lines)).hexdigest()
     return None
 
 

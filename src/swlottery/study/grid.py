@@ -54,7 +54,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name and all its points."""
+    """A study's name and all its points, arm by arm."""
 
     name: str
     points: list[Point]
@@ -101,7 +101,7 @@ def _study(content: Mapping[Any, Any], stem: str, root: Path) -> Study:
         if not isinstance(own, dict):
             raise BadInput(f"arms: {arm} holds no settings: write 'name: value' below it")
     grid = _combinations(_mapping(content, "grid"))
-    points = [_point(common, values, arm, own, arms) for values in grid for arm, own in arms.items()]
+    points = [_point(common, values, arm, own, arms) for arm, own in arms.items() for values in grid]
     _check_labels(points)
     _refuse_twins(points)
     return Study(name, points)

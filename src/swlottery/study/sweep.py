@@ -182,7 +182,7 @@ def run_here(
     ended: Callable[[Point, Path, int], None],
     at_once: int = 1,
 ) -> list[int]:
-    """Run points on this machine, so many at a time, one arm after the other. Returns their exit codes.
+    """Run points on this machine, so many at a time, in their order: arm by arm. Returns their exit codes.
 
     A point that branches waits for the one that it branches from; others go first meanwhile. A signal goes on to all
     that run, and ends the sweep: the points that had not begun have the code of a stopped run.
@@ -193,34 +193,32 @@ def run_here(
         began: called with a point's number (from 1), the point and its log; in a thread of its own.
         ended: called with the point, its log and its exit code; likewise.
     """
-    arms = list(dict.fromkeys(point.arm for point in points))
-    ordered = sorted(points, key=lambda point: arms.index(point.arm))
-    path, package = _write(folder, ordered), provenance.package_of(home)
+    path, package = _write(folder, points), provenance.package_of(home)
     _note_code(path, home)
     files.write_text(path.with_suffix(".job"), f"{HERE}\n")
 
     def one(number: int) -> int:
         if asked():
             return STOPPED
-        point = ordered[number]
+        point = points[number]
         log = log_of(folder, point.label, HERE)
         began(number + 1, point, log)
         code = _train(f"{path}:{number}", log, root, asked, package)
         ended(point, log, code)
         return code
 
-    waiting, codes = list(range(len(ordered))), dict[int, int]()
+    waiting, codes = list(range(len(points))), dict[int, int]()
     running: dict[Future[int], int] = {}
     with stop.flag() as asked, ThreadPoolExecutor(max(1, at_once)) as pool:
         while waiting or running:
-            open_ = {ordered[number].label for number in (*waiting, *running.values())}
-            ready = [number for number in waiting if ordered[number].parent not in open_]
+            open_ = {points[number].label for number in (*waiting, *running.values())}
+            ready = [number for number in waiting if points[number].parent not in open_]
             for number in ready[: max(1, at_once) - len(running)]:
                 waiting.remove(number)
                 running[pool.submit(one, number)] = number
             for task in wait(running, return_when=FIRST_COMPLETED).done:
                 codes[running.pop(task)] = task.result()
-    return [codes[number] for number in range(len(ordered))]
+    return [codes[number] for number in range(len(points))]
 
 
 def _train(point: str, log: Path, root: Path, asked: stop.Asked, package: Path = provenance.PACKAGE) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from made_facts import OWN, Rows, kept, masks, run, study, table, weights
-from swlottery.report.page import critical, matrices
+from swlottery.report.page import critical, matrices, plan
 
 
 def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
@@ -53,6 +53,23 @@ def test_super_weights_that_no_arm_prunes_first() -> None:
     section = critical.answer(study(rows))
     assert section is not None and section.verdict == "0 of 1 pruned below 67.23 % sparsity"
     assert section.number == "99.00 % sparsity" and [one.name for one in section.tables] == ["critical"]
+
+
+def test_of_several_networks_the_plans_question_says_whether_they_are_replaced() -> None:
+    """One gap of many above the margin is no answer: docs/study.md gives each question one test."""
+    rows: Rows = {}
+    for network in range(8):
+        for way, loss in (("none", 4.0), ("sw", 4.02 + 0.05 * (network == 0)), ("controls", 4.0)):
+            name = f"{way}{network}"
+            run(rows, name, network, rounds=1, force_prune=way)
+            masks(rows, name, 0.2, 1, loss)
+            weights(rows, name, 1, {"percentile_remaining": 99.0}, [], kind="super_weight")
+    made = study(rows)
+    section = critical.answer(made)
+    assert section is not None and section.verdict == "0 of 8 pruned below 67.23 % sparsity"
+    assert "+0.020 to +0.070 nat above" in section.sentence and "plan" in section.method
+    (asked,) = (one for one in plan.answers(plan.compared(made)) if one.name == "plan_pruned_first")
+    assert asked.verdict.startswith("yes: the loss is higher")
 
 
 def what_is_left(**shares: dict[str, Any]) -> Rows:

@@ -43,14 +43,17 @@ def test_the_first_line_says_that_there_is_no_super_weight() -> None:
 
 
 def test_super_weights_that_nobody_has_verified() -> None:
-    assert found(made("ssl")).sentence == "2 of 3 networks have a super weight; whether they matter was not looked at."
+    assert (
+        found(made("ssl")).sentence
+        == "2 of 3 networks have a super weight; whether they matter, these runs do not say."
+    )
 
 
 def test_the_gravest_verdict_of_each_network_counts_once() -> None:
     rows = made("sssl")
     record(rows, "r0", "inert", "(0, 1, 1)")
     record(rows, "r0", "critical")
-    record(rows, "r1", "jointly critical")
+    record(rows, "r1", "jointly critical", "(0, 7, 7)")
     record(rows, "r3", "", "")
     run(rows, "branch", 0, rounds=2, prune_rate="0.1")  # of the same round 1 as r0
     weights(rows, "branch", 1, {}, [], kind="super_weight")
@@ -63,6 +66,8 @@ def test_the_gravest_verdict_of_each_network_counts_once() -> None:
     assert (row["networks"], row["with a super weight"], row["looked at by the finder"]) == (4, 3, 3)
     each = {row["run"]: row for row in table(section, "networks")}
     assert each["r0"]["verdict"] == "critical" and each["r0"]["95 % interval"] == "[0.4, 0.6]"
+    assert (each["r1"]["weight"], each["r1"]["verdict on"]) == (OWN, "(0, 7, 7)"), "ΔNLL is that weight's"
+    assert each["r3"]["verdict on"] is None
     assert each["r2"]["verdict"] is None and each["r3"]["ΔNLL"] is None
 
 

@@ -28,7 +28,7 @@ and {remaining} remain. A masked weight is exactly zero here.
 
 {facts}
 
-Nothing is claimed of what it writes. It has the license of the model and of the text that it was made from.
+Nothing is claimed of what it writes. Mind the licenses of the model and of the text that it was made from.
 
 ## Losses
 

@@ -45,7 +45,7 @@ def answer(study: Study) -> Answer:
     return Answer(
         "anchors",
         "What do public logs of the plan at full size say?",
-        "losses hardly change over five trainings; one coordinate, as chance has it",
+        "no test: two initialisations, one coordinate",
         number="last − first training: −0.0670 to +0.0265 nat",
         networks=2,
         sentence="In five public runs of GPT-2 124M (A: 3,000 steps a training, B: 10,000) the loss of the last "

@@ -21,7 +21,8 @@ LOSSES = ("run", "mask", "remaining, %", *WAYS, "gap to controls", "damage befor
 METHOD = (
     "One network in several orders of the data is one network: no p-value is given. Damage: the loss at the first step "
     "of a round over that of the network left alone; recovered: what the round's training makes up for. Replaced: no "
-    "final gap to the controls is above 0.05 nat."
+    "final gap to the controls is above 0.05 nat. Of several networks, the plan's question on what is pruned first "
+    "says whether they are replaced."
 )
 
 
@@ -39,15 +40,16 @@ def answer(study: Study) -> Answer | None:
         one = (study.lineage[row["run"]], row["weight"])
         least[one] = min(least.get(one, 100.0), row["least over all rounds"])
     below, first = sum(sparsity < FIVE_ROUNDS for sparsity in least.values()), min(least.values())
-    replaced = "; replaced by training" if not gaps or max(gaps) <= REPLACED else "; not replaced by training"
+    networks = len({network for network, _ in least})
+    replaced = f"; {'not ' * (max(gaps) > REPLACED)}replaced by training" if gaps and networks == 1 else ""
     label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
     mean = "The line is the mean over runs, a dot one run."
     return Answer(
         "critical",
         "Would pruning take super weights, and can training replace them?",
-        f"{below} of {len(least)} pruned below {FIVE_ROUNDS} % sparsity{replaced if gaps else ''}",
+        f"{below} of {len(least)} pruned below {FIVE_ROUNDS} % sparsity{replaced}",
         number=f"{first:.2f} % sparsity{f'; {_range(gaps)} nat' if gaps else ''}",
-        networks=len({network for network, _ in least}),
+        networks=networks,
         sentence=_sentence(first, costs, gaps, found),
         tables=[
             Table("critical", "the sparsity at which global magnitude pruning would take each super weight", rows),

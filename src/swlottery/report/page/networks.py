@@ -28,7 +28,7 @@ def _in_words(networks: list[Row]) -> str:
     if judged:
         parts = [f"{judged[one]} {one}" for one in (*VERDICTS, NOTHING) if judged[one]]
         return f"{text}; the finder's verdicts on {judged.total()} of them: {listed(parts)}."
-    return f"{text}{'; whether they matter was not looked at' if has else ''}."
+    return f"{text}{'; whether they matter, these runs do not say' if has else ''}."
 
 
 def answer(study: Study) -> Answer | None:
@@ -55,8 +55,12 @@ def answer(study: Study) -> Answer | None:
         networks=len(networks),
         sentence=_in_words(networks),
         tables=[
-            Table("super_weights", "trained networks by their first training, and verdicts on the first weight", rows),
-            Table("networks", "each of them; ΔNLL: what the loss rises by without the weight", networks),
+            Table("super_weights", "trained networks by their first training, and the gravest verdict in each", rows),
+            Table(
+                "networks",
+                "each of them; ΔNLL: what the loss rises by without the weight that the verdict is on",
+                networks,
+            ),
         ],
         method="A super weight: the finder inside the run saw one after round 1. Verdicts: `swlottery find` on the "
         "run's round_1/, with its record in round_1/record.json; of several weights the gravest verdict.",
@@ -87,14 +91,15 @@ def _networks(study: Study) -> list[Row]:
 
 
 def _verdict(records: DataFrame | None) -> Row:
-    """The gravest verdict of a record."""
+    """The gravest verdict of a record, and the weight that it is on."""
     if records is None:
-        return {"verdict": None, "ΔNLL": None, "95 % interval": None}
+        return dict.fromkeys(("verdict", "verdict on", "ΔNLL", "95 % interval"))
     places = [VERDICTS.index(one) if one in VERDICTS else len(VERDICTS) for one in records["verdict"]]
     row = records.iloc[places.index(min(places))]
     has = row["nll_difference"] == row["nll_difference"]
     return {
         "verdict": row["verdict"] or NOTHING,
+        "verdict on": row["weight"] or None,
         "ΔNLL": float(row["nll_difference"]) if has else None,
         "95 % interval": interval(row["low"], row["high"]) if has else None,
     }

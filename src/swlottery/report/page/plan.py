@@ -36,7 +36,8 @@ METHOD = (
     "At equal remaining weights, in pairs of networks of one seed. Judged at the fewest weights that both arms reach, "
     "by one pair of arms and one group of networks, chosen as docs/study.md says. p: all changes of sign, from "
     f"{statistics.FEWEST} pairs on; Holm over the questions of the plan. Interval: typical values; of fewer pairs "
-    "Student's, and then there is no test and no answer. Left out: pairs in which a run has not finished."
+    "Student's, and then there is no test and no answer. Left out: pairs in which a run has not finished, or has no "
+    "such number."
 )
 
 
@@ -205,7 +206,7 @@ def answers(found: list[Compared]) -> Iterator[Answer]:
 
 def _sentence(one: Compared, row: Row) -> str:
     p = f"{p_value(row['p (Holm)'])} by Holm" if row["p (Holm)"] is not None else "no test"
-    who = "networks with a super weight" if row["networks that count"] == WITH else "networks"
+    who = "pairs of networks, each with a super weight" if row["networks that count"] == WITH else "pairs of networks"
     leaders = one.comparison.of_weights and row["networks that count"] == ALL
     what = WHAT[one.comparison.outcome]
     return (

@@ -23,7 +23,7 @@ def answers(study: Study, found: Sequence[Compared]) -> list[Answer]:
     needed = sorted(row["pairs needed"] for row in rows)
     variance = Answer(
         "plan_variance",
-        "How large is the variance between seeds?",
+        "How large is the variance between seeds, and do they suffice?",
         YES if len(enough) == len(rows) else NO if not enough else TOO_FEW,
         number=f"{len(enough)} of {len(rows)} questions have the pairs that their margin needs",
         networks=min(row["pairs"] for row in rows),

@@ -13,8 +13,8 @@ ENOUGH = 80.0
 
 RULE = (
     "Yes: p (Holm) is below 0.05, or the 95 % interval excludes what chance gives. "
-    "No: neither, the interval lies within the margin that the section states, and a test would find an effect of that "
-    "size in at least 80 % of studies as large. "
+    "No: neither, and the interval lies within the margin that the section states; where a section gives the power for "
+    "an effect of that size, it is at least 80 %. "
     "Else there are too few networks to tell."
 )
 
