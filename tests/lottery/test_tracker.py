@@ -119,7 +119,9 @@ def test_a_run_that_is_requeued_and_killed_is_one_run(
         if code:
             saved = checkpoint.read_state(checkpoint.manifests(run / "checkpoints")[0])
             assert latest <= 6 * (saved["round"] - 1) + saved["step"]
-    assert "note: the tracker" not in (tmp_path / "log").read_text(), (run / "tracker" / "output.txt").read_text()
+    # On a busy machine a start that is stopped may leave rows to the next one, and says so.
+    notes = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("note: the tracker")]
+    assert all("did not take the rest" in line for line in notes), (run / "tracker" / "output.txt").read_text()
     sent = READ[name](tmp_path)
     rows = GlobalSteps(run).new(lengths(run), {})
     assert sorted(sent) == [
