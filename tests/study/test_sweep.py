@@ -206,7 +206,7 @@ def test_a_signal_stops_the_sweep_and_its_point_and_the_same_command_goes_on(
 def test_a_point_that_ends_before_it_can_save_is_stopped_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/sleep")
     monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "60"])
-    assert sweeps._train("points:0", root / "log", root, lambda: True) == 75
+    assert sweeps._train("points:0", root / "log", root, lambda: True, provenance.PACKAGE) == 75
 
 
 def test_a_point_gets_neither_the_current_folder_nor_a_jobs_variables(

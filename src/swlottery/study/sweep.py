@@ -221,7 +221,7 @@ def run_here(
     return [codes[number] for number in range(len(points))]
 
 
-def _train(point: str, log: Path, root: Path, asked: stop.Asked, package: Path = provenance.PACKAGE) -> int:
+def _train(point: str, log: Path, root: Path, asked: stop.Asked, package: Path) -> int:
     """One point in a process of its own. It is asked to stop if we are; only once, for twice it would not save."""
     cores = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}  # are its own too
     own = {"SWLOTTERY_ROOT": str(root.absolute()), "PYTHONIOENCODING": "utf-8"}
