@@ -56,13 +56,14 @@ def test_what_an_encoding_lacks_is_replaced(here: Path, monkeypatch: pytest.Monk
 
 
 def test_a_log_that_a_sweep_writes_is_utf_8(here: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from swlottery.runtime import provenance
     from swlottery.study import sweep
 
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     log = here / "log"
     line = '{"label": "a", "settings": {"model": "nowhere-κ", "data": "t.txt"}}\n'
     (here / "points.jsonl").write_text(line, encoding="utf-8")
-    assert sweep._train(f"{here / 'points.jsonl'}:0", log, here, lambda: False) == 2
+    assert sweep._train(f"{here / 'points.jsonl'}:0", log, here, lambda: False, provenance.PACKAGE) == 2
     assert "nowhere-κ" in log.read_text(encoding="utf-8")
 
 
