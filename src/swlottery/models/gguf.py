@@ -96,7 +96,8 @@ def _convert(path: Path, folder: Path) -> None:
 
     with _reading(path):
         options = {"gguf_file": path.name, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+        AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(folder)
+        _forget_tokenizer(path)
         _check_layers(path)
         quantised, info = AutoModelForCausalLM.from_pretrained(path.parent, output_loading_info=True, **options)
         _check_tensors(path, quantised, info["missing_keys"])
@@ -108,8 +109,16 @@ def _convert(path: Path, folder: Path) -> None:
     plain.load_state_dict(quantised.state_dict(), assign=True)
     plain.tie_weights()
     plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     sums.write(folder, {name: file_sha256(folder / name) for name in sums.names(folder, "**")})
+
+
+def _forget_tokenizer(path: Path) -> None:
+    """Drop the tokenizer's entries of a header that was read: as arrays they can take as much memory as the weights."""
+    import gguf
+
+    fields: Any = gguf.GGUFReader(path).fields
+    for name in [name for name in fields if name.startswith("tokenizer.")]:
+        del fields[name]
 
 
 def _check_layers(path: Path) -> None:
@@ -205,21 +214,27 @@ def _read_once() -> Iterator[None]:
     Both take longer than the weights. Behind the end it would read nothing, as often as a damaged header says.
     """
     import gguf
+    import numpy as np
     from gguf.gguf_reader import GGUFReader
 
     get = GGUFReader._get
 
     def within(reader: Any, offset: int, dtype: Any, count: Any = 1, *rest: Any, **named: Any) -> Any:
+        # The header becomes an array for each word of the tokenizer: as memmaps they take four times the memory.
+        reader.data = np.asarray(reader.data)
         found = get(reader, offset, dtype, count, *rest, **named)
         if len(found) < int(count):
             raise ValueError("it ends too early")
         return found
 
-    before: dict[str, Any] = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    read = functools.cache(GGUFReader)
+    table = functools.cache(gguf.get_tensor_name_map)
+    instead: dict[str, Any] = {"GGUFReader": lambda path: read(Path(path)), "get_tensor_name_map": table}
+    before: dict[str, Any] = {name: getattr(gguf, name) for name in instead}
     try:
         GGUFReader._get = within
-        for name, function in before.items():
-            setattr(gguf, name, functools.cache(function))
+        for name, function in instead.items():
+            setattr(gguf, name, function)
         yield
     finally:
         GGUFReader._get = get
