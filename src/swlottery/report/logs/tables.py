@@ -85,7 +85,7 @@ def header(settings: Mapping[str, Any], start: Event) -> dict[str, str]:
     in_scope = share(start["total"], start["parameters"])
     return {
         "model": one_line(start["model"]),
-        "what it is": start["note"],
+        "begins as": start["note"],
         "warning": ZERO_GAINS if settings.get("init") == "xavier-zero-gains" else "",
         "θ_0": f"sha256 {start['lineage']}",
         "in scope": f"{start['total']:,} of {start['parameters']:,} parameters ({in_scope}), "
