@@ -193,7 +193,7 @@ def _refuse_twins(points: Sequence[Point]) -> None:
     seen: dict[str, str] = {}
     for point in points:
         settings = TrainSettings(**point.settings)
-        named = changed(settings) | {"from_round_1": point.parent}
+        named = changed(settings) | {"parent": point.parent}
         constant = settings.lr_schedule == "constant" and not settings.warmup and settings.rewind_step == 0
         if constant and settings.rewind in ("lr", "none"):
             named["rewind"] = "lr or none"
