@@ -7,7 +7,7 @@ from swlottery.config.find import EVALUATED, FindSettings
 from swlottery.config.setting import KAPPA, MAX_WEIGHTS, Settings, flag_of
 from swlottery.config.sweep import SweepSettings
 from swlottery.config.trace import TraceSettings
-from swlottery.config.train import AFTER_ROUND_1, OPERATIONAL, TrainSettings
+from swlottery.config.train import AFTER_ROUND_1, OPERATIONAL, TrainSettings, other_first_training
 
 __all__ = [
     "AFTER_ROUND_1",
@@ -21,4 +21,5 @@ __all__ = [
     "TraceSettings",
     "TrainSettings",
     "flag_of",
+    "other_first_training",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Literal
+from typing import Any, Literal
 
 from swlottery.config.setting import Settings, coordinate, later, setting
 from swlottery.errors import BadInput
@@ -214,3 +215,12 @@ OPERATIONAL = _affecting("nothing")
 """Settings of training that change nothing about what a run computes."""
 AFTER_ROUND_1 = OPERATIONAL | _affecting("later")
 """Those that change nothing about the first training."""
+
+
+def other_first_training(mine: TrainSettings, theirs: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The first of these settings, with its value, that asks for another first training than ``mine``; None: no such.
+
+    What precision and how many tokens are taken is known later, where one of both says auto.
+    """
+    known = AFTER_ROUND_1 | {"dtype", "data_tokens"}
+    return next(((n, v) for n, v in theirs.items() if n not in known and getattr(mine, n, v) != v), None)
