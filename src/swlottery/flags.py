@@ -1,4 +1,4 @@
-"""The command line's flags: one for each setting of config.py."""
+"""The command line's flags: one for each setting of config/."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -177,6 +179,26 @@ def test_a_tracker_that_fails_or_hangs_is_a_note(
     (note,) = (line for line in ended.out.splitlines() if line.startswith("note: the tracker"))
     assert said in note and "tracker/output.txt" in note
     assert ended.out.splitlines()[-1].startswith("done")
+
+
+def test_a_tracker_that_hangs_does_not_outlive_a_run_that_was_killed(tmp_path: Path) -> None:
+    """In its constructor too: it would hold the folder, and the next start could send nothing."""
+    run, began = tmp_path / "run", tmp_path / "began"
+    run.mkdir()
+    (run / "settings.json").write_text(json.dumps(vars(TrainSettings())))
+    (tmp_path / "swanlab.py").write_text(f"def init(**_):\n    open({str(began)!r}, 'w')\n    while True: pass\n")
+    code = "from swlottery.commands import tracker; tracker.PATIENCE = 1; tracker.main()"
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-c", code, str(run), "swanlab"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as process:
+        try:
+            while not began.exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.stdin.close()
+            assert process.wait(30) == -signal.SIGALRM
+        finally:
+            process.kill()
 
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

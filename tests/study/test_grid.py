@@ -114,3 +114,10 @@ def test_bad_studies_are_refused(text: str, complaint: str, tmp_path: Path) -> N
 def test_rewinding_the_rate_and_rewinding_nothing_differ_where_there_is_a_schedule(tmp_path: Path) -> None:
     text = "settings: {lr_schedule: cosine}\narms: {a: {rewind: lr}, b: {rewind: none}}"
     assert len(read(study(tmp_path, text), tmp_path).points) == 2
+
+
+def test_branches_of_different_outside_runs_are_no_twins(tmp_path: Path) -> None:
+    text = "arms: {a: {from_round_1: runs/x}, b: {from_round_1: runs/y}}"
+    assert [p.parent for p in read(study(tmp_path, text), tmp_path).points] == [None, None]
+    with pytest.raises(BadInput, match="the same run"):
+        read(study(tmp_path, text.replace("y", "x")), tmp_path)

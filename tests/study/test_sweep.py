@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -115,7 +116,7 @@ def test_a_sweep_that_goes_on_keeps_to_the_arms(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(sweeps, "_train", train)
     left = [point for point in study.points if point.arm != "a" and point.label != "seed1-b"]
-    assert sweeps.run_here(left, tmp_path, tmp_path, tmp_path, lambda *_: None, lambda *_: None) == [0] * 5
+    assert sweeps.run_here(left, tmp_path, tmp_path, tmp_path, {}, lambda *_: None, lambda *_: None) == [0] * 5
     assert order == ["seed2-b", "seed3-b", "seed1-c", "seed2-c", "seed3-c"]
 
 
@@ -168,8 +169,6 @@ def test_flags_are_those_that_give_the_settings_back() -> None:
     from swlottery.config import TrainSettings
 
     settings = {"model": "a b", "one_shot": True, "compile": False, "follow": ["1,2,3"], "lr": 1e-3, "revision": None}
-    import shlex
-
     parsed = parser().parse_args(["train", *shlex.split(flags_of(settings))])
     assert (parsed.model, parsed.one_shot, parsed.follow, parsed.lr) == ("a b", True, ["1,2,3"], 1e-3)
     assert set(settings) <= set(TrainSettings.__dataclass_fields__)
@@ -274,7 +273,7 @@ def test_a_percent_sign_in_a_path_is_no_pattern_of_slurm(tmp_path: Path, monkeyp
     monkeypatch.setattr("swlottery.runtime.slurm.submit", submit)
     folder = tmp_path / "a%j b"
     (folder / "points").mkdir(parents=True)
-    assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path, tmp_path)) == [("1", 1)]
+    assert list(sweeps.submit([grid.Point("a", {})], {}, folder, tmp_path, tmp_path, {})) == [("1", 1)]
     assert f"--output={tmp_path}/a%%j b/logs/%A_%a.out" in given
 
 
@@ -360,6 +359,42 @@ def test_points_run_the_code_that_was_frozen(root: Path, stub: Path, capsys: pyt
     stub.write_text(STUB.format(said="first"))
     assert main(["sweep", study, "--local"]) == 0
     assert log.read_text().splitlines()[-1] == f"first {frozen}"
+
+
+def test_git_is_asked_once_which_code_it_is(root: Path, stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, git = list[str](), provenance._git
+
+    def seen(place: Path, *arguments: str) -> bytes:
+        asked.append(arguments[0])
+        return git(place, *arguments)
+
+    monkeypatch.setattr(provenance, "_git", seen)
+    study = str(write(root, root / "model", {"a": {}}))
+    for more, times in ([], 1), (["--live"], 1), ([], 0):
+        asked.clear()
+        assert main(["sweep", study, "--local", *more]) == 0
+        assert asked.count("rev-parse") == times, more
+
+
+def test_the_way_out_can_be_given_to_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "two words"
+    monkeypatch.setenv("SWLOTTERY_ROOT", str(root))
+    package, frozen = root / "src" / "swlottery", root / "runs" / "small" / ".code"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text(STUB.format(said="first"))
+    study = str(write(root, root / "model", {"a": {}}))
+    assert main(["sweep", study, "--local"]) == 0
+    (package / "cli.py").write_text(STUB.format(said="second"))
+    assert main(["sweep", study, "--local"]) == 2
+    said = shlex.split(capsys.readouterr().err)
+    assert f"PYTHONPATH={frozen / 'src'}" in said and sys.executable in said
+    assert said[said.index("rm") : said.index("rm") + 3] == ["rm", "-r", str(frozen)]
+    shutil.rmtree(frozen)
+    assert main(["sweep", study, "--local"]) == 0
+    assert (root / "runs" / "small" / "logs" / "a.out").read_text().splitlines()[-1].startswith("second")
 
 
 def test_a_frozen_copy_that_was_edited_is_refused(root: Path, stub: Path, capsys: pytest.CaptureFixture[str]) -> None:

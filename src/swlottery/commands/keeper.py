@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -22,6 +21,7 @@ from swlottery.lottery.snapshot import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import tensors_sha256
 from swlottery.report.logs.card import card
+from swlottery.report.run_files import read_events
 from swlottery.runtime import checkpoint, files, sums
 from swlottery.runtime.ranks import Ranks
 from swlottery.runtime.stop import Asked, Stopped, never
@@ -216,7 +216,7 @@ class FolderKeeper(TraceKeeper):
 
     def history(self) -> list[dict[str, Any]]:
         """The run's events so far."""
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_bytes().splitlines()]
+        return list(read_events(self.folder))
 
     def _check(self, path: Path) -> None:
         """Raise `BadInput`, on every rank, where a file that never changes is not as it was written."""

@@ -10,7 +10,8 @@ from swlottery.errors import DONE, FAILED, STOPPED, BadInput
 from swlottery.report import words
 from swlottery.report.logs.status import counts
 from swlottery.report.words import which_code
-from swlottery.runtime import provenance, slurm
+from swlottery.runtime import slurm
+from swlottery.runtime.provenance import Code
 from swlottery.study import sweep as sweeps
 from swlottery.study.grid import Point, Study, read
 from swlottery.study.states import OPEN, last_line, states_of
@@ -36,7 +37,7 @@ def sweep(settings: SweepSettings, root: Path) -> int:
         raise BadInput(f"{script} is missing: run sweeps from the root of the swlottery repository")
     now = {one.label: one for one in states_of(folder, {point.label: point.settings for point in study.points})}
     waiting = [point for point in study.points if now[point.label].state in OPEN]
-    home = sweeps.code_home(folder, root, settings.live) if waiting else folder
+    home, code = sweeps.code_home(folder, root, settings.live) if waiting else (folder, {})
     sweeps.write_study(folder, study)
     for one in now.values():
         if one.state == "failed":
@@ -45,11 +46,10 @@ def sweep(settings: SweepSettings, root: Path) -> int:
     if not waiting:
         print("nothing to run")
         return DONE
-    code, _ = provenance.code(provenance.package_of(home))
     print(f"code: {which_code(code)}{', or what it is when a point starts' if settings.live else ''}")
     if not by_slurm:
-        return _run_here(waiting, settings.at_once, folder, root, home)
-    for job, number in sweeps.submit(waiting, now, folder, root.absolute(), home, options, settings.at_once):
+        return _run_here(waiting, settings.at_once, folder, root, home, code)
+    for job, number in sweeps.submit(waiting, now, folder, root.absolute(), home, code, options, settings.at_once):
         print(f"submitted {words.count(number, 'point')} as job {job}; logs {folder / 'logs'}/{job}_*.out")
     print(f"to see their states: swlottery status {os.path.relpath(folder)}")
     return DONE
@@ -66,7 +66,7 @@ def _dry_run(study: Study, pace: float, folder: Path) -> int:
     return DONE
 
 
-def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path, home: Path) -> int:
+def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path, home: Path, code: Code) -> int:
     def began(number: int, point: Point, log: Path) -> None:
         print(f"{number} of {len(waiting)}: {point.label}, log {log}", flush=True)
 
@@ -74,7 +74,7 @@ def _run_here(waiting: list[Point], at_once: int, folder: Path, root: Path, home
         if code not in (DONE, STOPPED):
             print(f"failed: {point.label}: exit code {code}: {last_line(log)}", flush=True)
 
-    codes = sweeps.run_here(waiting, folder, root, home, began, ended, at_once)
+    codes = sweeps.run_here(waiting, folder, root, home, code, began, ended, at_once)
     if STOPPED in codes:
         print("stopped: the same command goes on from there")
         return STOPPED

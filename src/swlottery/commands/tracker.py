@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -92,12 +93,19 @@ def main() -> int:
     """Follow a run until standard input is closed. Arguments: its folder, the name of the tracker."""
     run, name = Path(sys.argv[1]), sys.argv[2]
     settings = {key: value for key, value in read_settings(run).items() if key not in OPERATIONAL}
+    ended = threading.Event()
+
+    def watch() -> None:
+        select.select([sys.stdin], [], [])
+        signal.alarm(PATIENCE)  # ends this process wherever it hangs
+        ended.set()
+
+    threading.Thread(target=watch, daemon=True).start()
     # A process of a start that was killed may still be sending.
     with folder.held(run / tracker.FOLDER, patience=PATIENCE + 5):
-        steps, sender, ended = GlobalSteps(run), tracker.Tracker(name, run, settings), False
-        while not ended:
-            if ended := bool(select.select([sys.stdin], [], [], 1)[0]):
-                signal.alarm(PATIENCE)
+        steps, sender, last = GlobalSteps(run), tracker.Tracker(name, run, settings), False
+        while not last:
+            last = ended.wait(1)
             for step, numbers in sorted(steps.new(*covered(run)).items()):
                 sender.log(step, numbers)
         sender.finish()

@@ -10,7 +10,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import AFTER_ROUND_1, TrainSettings
+from swlottery.config import TrainSettings, other_first_training
 from swlottery.data.tokens import Tokens
 from swlottery.errors import BadInput
 from swlottery.find import trace as tracing
@@ -130,9 +130,7 @@ def check_text(parent: Path, data: Tokens) -> None:
 
 def _other(parent: Path, stored: dict[str, Any], settings: TrainSettings) -> tuple[str, Any] | None:
     """The first setting, and its value there, in which the first training of ``parent`` differs; None: it does not."""
-    for name, value in {**vars(TrainSettings()), **stored}.items():  # a new setting was at its default before it came
-        auto = name in ("dtype", "data_tokens")  # what it took counts
-        if name not in AFTER_ROUND_1 and not auto and getattr(settings, name, value) != value:
-            return name, value
-    before = resolved.stored(parent)
-    return None if before is None else resolved.differs(settings, before)
+    other = other_first_training(settings, {**vars(TrainSettings()), **stored})  # before it came, one had its default
+    if other or (before := resolved.stored(parent)) is None:
+        return other
+    return resolved.differs(settings, before)

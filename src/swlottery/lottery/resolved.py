@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import TrainSettings
+from swlottery.config import TrainSettings, flag_of
 from swlottery.errors import BadInput
 from swlottery.runtime import files, sums
 
@@ -63,7 +63,7 @@ def kept(run: Path, settings: TrainSettings) -> Resolved | None:
     if before is not None and (found := differs(settings, before)):
         name, value = found
         raise BadInput(
-            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: "
-            f"leave --{name.replace('_', '-')} away, or give --runs another folder"
+            f"{run} was begun with {name} {value}, not {getattr(settings, name)}: leave {flag_of(name)} away, or give "
+            "--runs another folder"
         )
     return before

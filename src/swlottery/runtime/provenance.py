@@ -57,6 +57,11 @@ def package_of(root: Path) -> Path:
     return inside if inside.is_dir() else PACKAGE
 
 
+def sha256_of(package: Path) -> str | None:
+    """That of `code`, without asking git."""
+    return _hash(_files(package))
+
+
 def code(package: Path = PACKAGE) -> tuple[Code, bytes]:
     """Which code a package is, and its difference from the commit, as ``git apply`` takes it. Raises nothing.
 

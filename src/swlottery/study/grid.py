@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swlottery.config import AFTER_ROUND_1, TrainSettings
+from swlottery.config import TrainSettings, other_first_training
 from swlottery.errors import BadInput
 from swlottery.models.names import shortened
 from swlottery.settings_file import check_values, from_file
@@ -172,17 +172,12 @@ def _check_labels(points: Sequence[Point]) -> None:
             raise BadInput(f"no point is called {point.parent}, from which others branch")
         if point.parent and (first := known[point.parent].parent):
             raise BadInput(f"{point.parent} branches from {first}, and another branches from it: one step only")
-        if point.parent and (other := _first_trainings_differ(point, known[point.parent])):
-            raise BadInput(
-                f"{point.label} branches from {point.parent}, and has another {other}: only later rounds may"
-            )
-
-
-def _first_trainings_differ(point: Point, parent: Point) -> str | None:
-    """The first setting, if any, in which two points have another first training; what is auto is known later."""
-    mine, theirs = TrainSettings(**point.settings), TrainSettings(**parent.settings)
-    names = set(vars(mine)) - AFTER_ROUND_1 - {"dtype", "data_tokens"}
-    return next((name for name in sorted(names) if getattr(mine, name) != getattr(theirs, name)), None)
+        if point.parent:
+            theirs = vars(TrainSettings(**known[point.parent].settings))
+            if other := other_first_training(TrainSettings(**point.settings), theirs):
+                raise BadInput(
+                    f"{point.label} branches from {point.parent}, and has another {other[0]}: only later rounds may"
+                )
 
 
 def _refuse_twins(points: Sequence[Point]) -> None:
@@ -193,7 +188,7 @@ def _refuse_twins(points: Sequence[Point]) -> None:
     seen: dict[str, str] = {}
     for point in points:
         settings = TrainSettings(**point.settings)
-        named = changed(settings) | {"from_round_1": point.parent}
+        named = changed(settings) | {"parent": point.parent}
         constant = settings.lr_schedule == "constant" and not settings.warmup and settings.rewind_step == 0
         if constant and settings.rewind in ("lr", "none"):
             named["rewind"] = "lr or none"

@@ -20,6 +20,7 @@ from typing import Any
 from swlottery.config import flag_of
 from swlottery.errors import BAD_INPUT, DONE, FAILED, STOPPED, BadInput
 from swlottery.runtime import child, files, provenance, slurm, stop, sums
+from swlottery.runtime.provenance import Code
 from swlottery.settings_file import check_values
 from swlottery.study.grid import Point, Study
 from swlottery.study.states import HERE, PointState, log_of, submissions
@@ -28,27 +29,31 @@ OURS = ("--array", "-a", "--dependency", "-d", "--output", "-o", "--chdir", "-D"
 """The options of sbatch that a sweep needs for itself."""
 
 
-def code_home(folder: Path, root: Path, live: bool) -> Path:
-    """Where the code of the points is: in a frozen copy, made if there is none; ``live``: in ``root``, as it will be.
+def code_home(folder: Path, root: Path, live: bool) -> tuple[Path, Code]:
+    """Where the code of the points is, and which it is: that of a frozen copy, made if there is none.
+
+    live: that in ``root``, as it will be when a point starts.
 
     Raises:
         BadInput: the code is not the one that was frozen.
     """
     root, place = root.absolute(), folder / ".code"
-    if live:
-        return root
     package = provenance.package_of(root)
+    if live:
+        return root, provenance.code(package)[0]
     provenance.freeze(package, place)
     frozen, _ = provenance.code(provenance.package_of(place))
     running = provenance.PACKAGE.resolve().is_relative_to(place.resolve())  # the sweep is of that copy itself
     if frozen.get("edited"):
         raise BadInput(f"{place} was edited since it was frozen: take that back, or run the checkout with --live")
-    if not running and frozen["sha256"] != provenance.code(package)[0]["sha256"]:
+    if not running and frozen["sha256"] != provenance.sha256_of(package):
+        quoted, source, python = map(shlex.quote, map(str, (place, place / "src", sys.executable)))
         raise BadInput(
-            f"the code is not the one that this study froze: run it with --live, give the study another name, or go on "
-            f"with the frozen code: PYTHONPATH={place / 'src'} {sys.executable} -m swlottery.cli sweep …"
+            f"the code is not the one that this study froze: where no point waits, runs or is done, rm -r {quoted} "
+            "and start the sweep again; else run it with --live, give the study another name, or go on with the frozen "
+            f"code: PYTHONPATH={source} {python} -m swlottery.cli sweep …"
         )
-    return place
+    return place, frozen
 
 
 def write_study(folder: Path, study: Study) -> None:
@@ -106,6 +111,7 @@ def submit(
     folder: Path,
     root: Path,
     home: Path,
+    code: Code,
     options: Sequence[str] = (),
     at_once: int = 0,
 ) -> Iterator[tuple[str, int]]:
@@ -118,15 +124,14 @@ def submit(
     Args:
         states: of all points of the study, by label.
         root: the folder that the jobs run in.
-        home: of func_train.sh and all other code: ``root``, or a frozen copy.
+        home, code: of `code_home`; func_train.sh is there too.
         at_once: most tasks at a time; 0: as many as the cluster lets.
     """
     size, last = slurm.largest_array(), ""
     for some in ([p for p in points if not p.parent], [p for p in points if p.parent]):
         for first in range(0, len(some), size):
             part = some[first : first + size]
-            path = _write(folder, part)
-            _note_code(path, home)
+            path = _write(folder, part, code)
             before = {states[point.parent].job for point in part if point.parent} | {last}
             behind = ":".join(sorted(job for job in before if job))
             own = [
@@ -151,14 +156,10 @@ def _frozen_script(points: Path, home: Path) -> Path:
     return script
 
 
-def _note_code(points: Path, home: Path) -> None:
-    code, _ = provenance.code(provenance.package_of(home))
-    files.write_json(points.with_suffix(".json"), {**code, "live": "frozen" not in code})
-
-
-def _write(folder: Path, points: Sequence[Point]) -> Path:
+def _write(folder: Path, points: Sequence[Point], code: Code) -> Path:
     """One file a submission, never changed: a task may start, or start again, long after the study was edited.
 
+    Beside it is one with the code, and whether the points run that or what it has become by then (``live``).
     Its number is one more than the largest, whatever the clocks of machines say. Two sweeps at once get two numbers.
     """
     number = max((int(path.stem) for path in submissions(folder)), default=0)
@@ -170,6 +171,7 @@ def _write(folder: Path, points: Sequence[Point]) -> Path:
             break
     for written in (path, path.parent):
         files.sync(written)
+    files.write_json(path.with_suffix(".json"), {**code, "live": "frozen" not in code})
     return path
 
 
@@ -178,6 +180,7 @@ def run_here(
     folder: Path,
     root: Path,
     home: Path,
+    code: Code,
     began: Callable[[int, Point, Path], None],
     ended: Callable[[Point, Path, int], None],
     at_once: int = 1,
@@ -189,12 +192,11 @@ def run_here(
 
     Args:
         root: the folder that paths in settings are relative to.
-        home: of the code, as of `submit`.
+        home, code: of `code_home`.
         began: called with a point's number (from 1), the point and its log; in a thread of its own.
         ended: called with the point, its log and its exit code; likewise.
     """
-    path, package = _write(folder, points), provenance.package_of(home)
-    _note_code(path, home)
+    path, package = _write(folder, points, code), provenance.package_of(home)
     files.write_text(path.with_suffix(".job"), f"{HERE}\n")
 
     def one(number: int) -> int:
@@ -203,9 +205,9 @@ def run_here(
         point = points[number]
         log = log_of(folder, point.label, HERE)
         began(number + 1, point, log)
-        code = _train(f"{path}:{number}", log, root, asked, package)
-        ended(point, log, code)
-        return code
+        exit_code = _train(f"{path}:{number}", log, root, asked, package)
+        ended(point, log, exit_code)
+        return exit_code
 
     waiting, codes = list(range(len(points))), dict[int, int]()
     running: dict[Future[int], int] = {}
