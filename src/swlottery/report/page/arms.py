@@ -25,6 +25,8 @@ from swlottery.report.page.rows import OWN
 SEEDS = ("seed", "data_seed")
 PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads", "prune_at_start"}
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
+ALWAYS = ("model", "steps")
+"""The settings that every set-up's name holds."""
 TRAINED = {"steps": "T", "model": "", "start": "", "micro_batch": "batch", "lr": "rate"}
 """What settings of a training are called in a set-up's name, where not by their own names."""
 USUAL = {
@@ -43,7 +45,7 @@ USUAL = {
 class Arm:
     """Runs with one procedure in one set-up.
 
-    title: the name, with the set-up where there is more than one. rate: of each prune, None where they differ. plain:
+    title: the name, with what tells its set-up from the others. rate: of each prune, None where they differ. plain:
     global magnitude pruning, rewound to where the training began, with nothing protected or forced: plain arms differ
     in their rate alone. networks: one run for each network, by its θ_0: one that has finished, if one has. finished:
     those of them that have.
@@ -121,7 +123,9 @@ class Study:
         groups: dict[tuple[str, str], list[str]] = {}
         for run, settings in self.settings.items():
             groups.setdefault((self._setup(settings), name_of(settings)), []).append(run)
-        called = without_folders({setup for setup, _ in groups})
+        every = self.settings.values()
+        apart = [key for key in ALWAYS if any(one[key] != self._usual[key] for one in every)]
+        called, labels = (without_folders(self._setup(one, shown) for one in every) for shown in (ALWAYS, apart))
         arms = []
         for (setup, name), members in groups.items():
             first = self.settings[members[0]]
@@ -130,7 +134,8 @@ class Study:
             runs = sorted(members, key=lambda run: [self.settings[run][seed] for seed in SEEDS])
             networks = self._networks(runs)
             finished = [run for run in networks if self.state[run] == "finished"]
-            title = name if len(called) == 1 else f"{name} ({called[setup]})"
+            label = labels[self._setup(first, apart)]
+            title = f"{name} ({label})" if label else name
             lists = (tuple(runs), tuple(networks), tuple(finished))
             arms.append(Arm(called[setup], name, title, rate, plain, int(first["rounds"]), *lists))
         return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -arm.rounds, arm.name))
@@ -239,8 +244,8 @@ class Study:
                 values.setdefault(key, []).append(json.dumps(value))
         return {key: json.loads(mode(written)) for key, written in values.items()}
 
-    def _setup(self, settings: Mapping[str, Any]) -> str:
+    def _setup(self, settings: Mapping[str, Any], always: Sequence[str] = ALWAYS) -> str:
+        """The name of a set-up. always: the settings that it holds also where they are the usual ones."""
         special = {k: v for k, v in settings.items() if k not in PROCEDURE and k not in SEEDS and self._usual[k] != v}
-        always = {"model": settings["model"], "steps": settings["steps"]}
-        parts = [f"{TRAINED.get(key, key) or ''} {value}".strip() for key, value in {**always, **special}.items()]
-        return ", ".join(parts)
+        shown = {key: settings[key] for key in always} | special
+        return ", ".join(f"{TRAINED.get(key, key)} {value}".strip() for key, value in shown.items())

@@ -95,8 +95,7 @@ def _compare(study: Study, comparison: Comparison) -> Compared:
         if not rows:
             continue
         one.rows += [row | {"left out": both - len(there), "p": None, "p (Holm)": None} for row in rows.values()]
-        same = first.setup == second.setup
-        names = f"{first.name} − {second.name} ({first.setup})" if same else f"{first.title} − {second.title}"
+        names = f"{first.name if first.setup == second.setup else first.title} − {second.title}"
         at = f"{names}: {left['remaining, %']:.1f} %"
         one.points += [{"at": at, "run": run, "follows": study.kind(run), "difference": d} for run, d in there.items()]
         if order == 1 and one.judged is None:
