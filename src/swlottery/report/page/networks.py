@@ -154,10 +154,8 @@ def _falls(study: Study, arm: Arm) -> list[Row]:
     """Of each finished network of an arm."""
     rows: list[Row] = []
     for run in arm.finished:
-        prunes = study.kept(run)
-        reached = [study.pruning_point(run, round_)[0] for round_ in range(1, len(study.remaining(run)) + 1)]
-        at = [100 * q for q in reached if q is not None]
-        if len(prunes) and at:
+        prunes, at = study.kept(run), 100 * study.rows("own", run)["q"].dropna()
+        if len(prunes) and len(at):
             last, gone = prunes.iloc[-1], prunes[~prunes["alive"].astype(bool)]["round"]
             rows.append(
                 {
@@ -166,8 +164,8 @@ def _falls(study: Study, arm: Arm) -> list[Row]:
                     "tracks": study.kind(run),
                     "weight": study.own[run],
                     "pruned by prune": int(gone.iloc[0]) if len(gone) else None,
-                    "falls at remaining, %": max(at),
-                    "falls at sparsity, %": 100 - max(at),
+                    "falls at remaining, %": float(at.max()),
+                    "falls at sparsity, %": 100 - float(at.max()),
                     "remaining, %": 100 * float(last["remaining_fraction"]),
                     "matrix kept, %": 100 * float(last["matrix_kept"] / last["matrix_size"]),
                     "controls kept": int(last["control_rank"]),
