@@ -7,17 +7,16 @@ from dataclasses import replace
 
 from swlottery.report import words
 from swlottery.report.page import (
-    anchors,
     chance,
     cost,
     critical,
-    first_runs,
     found,
     gradient,
     growth,
     matrices,
     networks,
     plan,
+    public_logs,
     rate,
     rewinding,
     size,
@@ -76,8 +75,8 @@ def what_was_run(study: Study) -> Answer:
 def the_plan(study: Study) -> list[Answer]:
     """The questions of the plan: those that compare arms are corrected together."""
     compared = plan.compared(study)
-    about = [networks.answer(study), networks.falls(study)]
-    found = [*about, *plan.answers(compared), *variance.answers(study, compared), anchors.answer(study)]
+    about = [networks.answer(study), survival.falls(study)]
+    found = [*about, *plan.answers(compared), *variance.answers(study, compared), public_logs.anchors(study)]
     return [answer for answer in found if answer is not None]
 
 
@@ -97,7 +96,7 @@ QUESTIONS: list[Callable[[Study], Answer | None]] = [
     matrices.answer,
     rewinding.answer,
     cost.answer,
-    first_runs.answer,
+    public_logs.first_runs,
 ]
 
 

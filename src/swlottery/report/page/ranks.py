@@ -107,6 +107,11 @@ def typical(values: Sequence[float]) -> str:
     return interval(*inference.typical_values(values))
 
 
+def mean_interval(values: Sequence[float]) -> str:
+    """The interval of typical values; of too few values for it, Student's."""
+    return typical(values) if len(values) >= inference.FEWEST else interval(*inference.student(values))
+
+
 def factor(logs: Sequence[float]) -> str:
     """The interval of typical values of log ratios, one a network, as one of ratios."""
     return interval(*np.exp(inference.typical_values(logs)))
