@@ -20,6 +20,7 @@ CONTROLS = {
 NOTHING = "—"
 
 Key = tuple[int, ...]
+"""(layer, out, in), and the expert behind them where there is one."""
 
 
 def key(weight: Mapping[str, Any]) -> Key:

@@ -432,7 +432,11 @@ def test_the_doses_and_the_output_channels_of_schema_2(tmp_path: Path) -> None:
     record = with_doses(synthetic(weights=3))
     record["super_weights"][1]["out"] = record["super_weights"][0]["out"]
     record["super_weights"][1]["layer"] = record["super_weights"][0]["layer"]
+    for dose in record["super_weights"][1]["dose"]:
+        dose["documents"] = 64
     (axes,) = doses(record).axes
+    names = [str(line.get_label()) for line in axes.lines]
+    assert [name[-4:] for name in names] == [" (8)", "(64)", " (8)"], "each weight beside its documents"
     assert [list(line.get_xdata()) for line in axes.lines] == [[1, 0.75, 0.5, 0.25, 0]] * 3
     assert list(axes.lines[0].get_ydata())[1:] == [
         dose["perplexity_ratio"] for dose in record["super_weights"][0]["dose"]

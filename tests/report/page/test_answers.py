@@ -47,7 +47,29 @@ def test_trainings_that_differ_are_never_pooled_and_doubles_count_once() -> None
         ("gpt2-mini, T 300", ("longer",)),
     ]
     assert found.arms[0].networks == ("a", "b")
-    assert found.arms[1].title == "20 % × 5 (gpt2-mini, T 300)"
+    assert found.arms[1].title == "20 % × 5 (T 300)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "titles"),
+    [
+        ([{}], ["20 % × 5"]),
+        ([{}, {"steps": 300}], ["20 % × 5 (T 100)", "20 % × 5 (T 300)"]),
+        ([{}, {"model": "llama-mini"}], ["20 % × 5 (gpt2-mini)", "20 % × 5 (llama-mini)"]),
+        ([{}, {}, {"lr": "0.01"}], ["20 % × 5", "20 % × 5 (rate 0.01)"]),
+        (
+            [{}, {"model": "/a/t"}, {"model": "/b/u", "steps": 3}],
+            [f"20 % × 5 ({m})" for m in ("gpt2-mini, T 100", "t, T 100", "u, T 3")],
+        ),
+    ],
+)
+def test_an_arms_title_holds_what_tells_set_ups_apart_and_no_more(
+    changed: list[dict[str, Any]], titles: list[str]
+) -> None:
+    rows: Rows = {}
+    for network, one in enumerate(changed):
+        run(rows, f"s{network}", network, **one)
+    assert [arm.title for arm in study(rows).arms] == titles
 
 
 def test_a_set_up_is_called_by_the_last_part_of_a_path() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from made_facts import OWN, Rows, kept, masks, run, study, table, weights
-from swlottery.report.page import anchors, networks
+from swlottery.report.page import networks, public_logs, survival
 from swlottery.report.page.answer import Answer
 
 
@@ -89,11 +89,11 @@ def test_networks_of_another_training_or_initialisation_are_counted_apart() -> N
 def test_no_network_has_been_looked_at() -> None:
     rows: Rows = {}
     run(rows, "a", 1, "running")
-    assert networks.answer(study(rows)) is None and networks.falls(study(rows)) is None
+    assert networks.answer(study(rows)) is None and survival.falls(study(rows)) is None
 
 
 def test_where_each_weight_falls_or_would_fall() -> None:
-    section = networks.falls(study(made("ssssssll", falls=1)))
+    section = survival.falls(study(made("ssssssll", falls=1)))
     assert section is not None and section.verdict == "too few networks to tell" and section.networks == 6
     one, both = table(section, "plan_survival")[1], table(section, "plan_survival")[0]
     assert (one["networks that count"], one["kept"], both["kept"], both["networks"]) == ("with a super weight", 5, 7, 8)
@@ -101,7 +101,7 @@ def test_where_each_weight_falls_or_would_fall() -> None:
     assert one["first falls at sparsity, %"] == pytest.approx(99.0) and one["matrix kept, %"] == pytest.approx(60.0)
     points = table(section, "plan_survival_points")
     assert [row["pruned by prune"] for row in points] == [2, *[None] * 7]
-    everywhere = networks.falls(study(made("ssssss")))
+    everywhere = survival.falls(study(made("ssssss")))
     assert everywhere is not None and everywhere.verdict == "yes"
     assert everywhere.number == "6 of 6 super weights kept, the first falls when 1 % remain"
 
@@ -112,7 +112,7 @@ def test_anchors_beside_chance_and_this_study() -> None:
         for prune, left in ((1, 80), (2, 60)):
             drawn = {"run": f"r{n}", "round": prune, "matrix": "m", "drawn": 100, "kept": left, "bits": ""}
             rows.setdefault("fixed", []).append({**drawn, "size": 1000, "matrix_kept": 10 * left})
-    section = anchors.answer(study(rows))
+    section = public_logs.anchors(study(rows))
     facts = {row["run"]: row for row in table(section, "anchors")}
     assert facts["A2"]["chance of that, %"] == pytest.approx(40.96) and facts["A2, again"]["chance of that, %"] == 20
     assert facts["A1"]["chance of that, %"] == pytest.approx(9) and facts["B1"]["chance of that, %"] == pytest.approx(
@@ -134,7 +134,7 @@ def test_what_met_the_fate_of_an_anchor_here() -> None:
             kept(rows, f"r{n}", prune, 0.8**prune, n >= 2 or prune < 1)
             drawn = {"run": f"r{n}", "round": prune, "matrix": "m", "drawn": 100, "kept": 90 - 10 * prune, "bits": ""}
             rows.setdefault("fixed", []).append({**drawn, "size": 1000, "matrix_kept": 1})
-    here = {row["run"]: row for row in table(anchors.answer(study(rows)), "anchors_here")}
+    here = {row["run"]: row for row in table(public_logs.anchors(study(rows)), "anchors_here")}
     assert list(here) == ["A2", "A2, again"], "no arm here prunes 10 %"
     assert here["A2"]["drawn, of these, %"] == pytest.approx(50) and here["A2"]["own, of these"] == 4
     assert here["A2, again"]["drawn, of these, %"] == pytest.approx(20) and here["A2, again"]["own, of these"] == 2

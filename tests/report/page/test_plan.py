@@ -209,8 +209,8 @@ def test_of_several_pairs_the_larger_rate_and_the_longest_against_the_shortest_c
         network(rows, f"x-{seed}", seed, steps=3000, init="xavier")
         network(rows, f"y-{seed}", seed, steps=1000, init="xavier")
     found = table(answers(study(rows))["plan_significance"], "plan_family")
-    assert found[0]["first arm"] == "20 % × 5 (gpt2-mini, T 1000)"
-    assert found[0]["second arm"] == "20 % × 5 (gpt2-mini, T 100)"
+    assert found[0]["first arm"] == "20 % × 5 (T 1000)"
+    assert found[0]["second arm"] == "20 % × 5 (T 100)"
     assert [row["question"] for row in found] == ["budget", "steps", "xavier"]
 
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from made_facts import CONTROLS, study, table, two_rates
-from swlottery.report.page import cost, rate, rewinding
+from swlottery.report.page import cost, rate
 from swlottery.study.statistics import power
 
 
@@ -109,7 +109,7 @@ def test_what_rewinding_changes(shift: float, verdict: str) -> None:
     for row in rows["runs"]:  # what was the second rate is now the plain one, and the first does not rewind
         changed = {"rounds": 5, "prune_rate": "0.2"} | ({"rewind": "none"} if row["run"].startswith("p20") else {})
         row["settings"] = json.dumps(json.loads(row["settings"]) | changed)
-    section = rewinding.answer(study(rows))
+    section = rate.rewinding(study(rows))
     assert section is not None and (section.verdict, section.networks) == (verdict, 10)
     (row,) = table(section, "rewinding")
     assert (row["p (Holm)"] < 0.05) == (shift > 0) and row["networks"] == 10

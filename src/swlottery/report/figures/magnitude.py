@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from swlottery.report.figures.style import BLUE, GREY, VERMILLION, log_ticks, nothing, page, panels
+from swlottery.report.figures.style import BLUE, GREY, VERMILLION, legend, log_ticks, nothing, page, panels
 from swlottery.report.run_files import Run
 from swlottery.report.words import KINDS, place
 
@@ -49,12 +48,7 @@ def magnitude(run: Run) -> Figure:
         axes.set_ylabel("|w|, log scale" if i % columns == 0 else "")
         axes.set_xlabel("optimizer steps, all rounds" if i >= number - columns else "")
     _log_sizes(grid[0], run)
-    handles: dict[str, Any] = {}
-    for axes in grid:
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles=list(handles.values()), loc="outside lower center", ncols=5, columnspacing=1.2, handlelength=1.8
-    )
+    legend(figure, grid, "outside lower center", ncols=5, columnspacing=1.2, handlelength=1.8)
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,15 @@ def panels(figure: Figure, number: int, columns: int, **shared: Any) -> list[Axe
     for axes in grid[max(number - columns, 0) : number]:
         axes.tick_params(labelbottom=True)
     return grid[:number]
+
+
+def legend(figure: Figure, grid: Sequence[Axes], loc: str, **how: Any) -> None:
+    """One legend for all panels, with each label once."""
+    handles: dict[str, Any] = {}
+    for axes in grid:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if handles:
+        figure.legend(handles=list(handles.values()), loc=loc, **how)
 
 
 def nothing(figure: Figure, why: str) -> Figure:

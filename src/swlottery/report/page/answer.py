@@ -14,7 +14,7 @@ from swlottery.study.statistics import holm
 
 NOTHING = "—"
 
-Row = dict[str, Any]
+Row = dict[Any, Any]
 """One line of a table: what stands in each column."""
 
 

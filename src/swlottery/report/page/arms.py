@@ -19,12 +19,14 @@ from typing import Any
 from pandas import DataFrame
 
 from swlottery.config import AFTER_ROUND_1
-from swlottery.report.page.facts import UNREADABLE, Facts, full
+from swlottery.report.page.facts import UNREADABLE, Facts, full, own_of
 from swlottery.report.page.rows import OWN
 
 SEEDS = ("seed", "data_seed")
 PROCEDURE = AFTER_ROUND_1 | {"init", "device", "threads", "prune_at_start"}
 """The settings that make an arm, or change nothing that is compared; all others make the set-up."""
+ALWAYS = ("model", "steps")
+"""The settings that every set-up's name holds."""
 TRAINED = {"steps": "T", "model": "", "start": "", "micro_batch": "batch", "lr": "rate"}
 """What settings of a training are called in a set-up's name, where not by their own names."""
 USUAL = {
@@ -43,7 +45,7 @@ USUAL = {
 class Arm:
     """Runs with one procedure in one set-up.
 
-    title: the name, with the set-up where there is more than one. rate: of each prune, None where they differ. plain:
+    title: the name, with what tells its set-up from the others. rate: of each prune, None where they differ. plain:
     global magnitude pruning, rewound to where the training began, with nothing protected or forced: plain arms differ
     in their rate alone. networks: one run for each network, by its θ_0: one that has finished, if one has. finished:
     those of them that have.
@@ -91,6 +93,9 @@ class Study:
     """Facts, and the runs sorted by arm.
 
     own: of each run the tracked weight that is listed first, the first super weight of the network or else its leader.
+
+    To the columns of ``weights`` comes ``q``, the fraction of the weights in scope that may remain at most for a weight
+    to be pruned: (1 − percentile among the remaining) · remaining, in the network that was trained in the round.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -101,17 +106,18 @@ class Study:
         self.state, self.lineage, self.network = (
             dict(zip(runs["run"], runs[column], strict=True)) for column in ("state", "lineage", "network")
         )
-        weights = facts["weights"]
-        first = weights[weights["kind"].isin(OWN)].drop_duplicates("run")
-        self.own: dict[str, str] = dict(zip(first["run"], first["weight"], strict=True))
-        # Questions ask for the rows of a run, or of one of its rounds, thousands of times: they are grouped once.
-        kept = facts["kept"]
-        followed = kept[(kept["weight"] == kept["run"].map(self.own)) & kept["kind"].isin(OWN)]
-        self._tables = facts.tables | {"followed": followed}
-        self._by_run = {name: dict(iter(table.groupby("run"))) for name, table in self._tables.items()}
+        weights, kept = facts["weights"], facts["kept"]
+        left = {(row.run, row.round + 1): row.remaining_fraction for row in facts["rounds"].itertuples()}
+        trained = [left.get(at, math.nan) for at in zip(weights["run"], weights["round"], strict=True)]
+        weights = weights.assign(q=(1 - weights["percentile_remaining"] / 100) * trained)
+        self.own = own_of(weights)
         own = weights["run"].map(self.own)
         mine = weights[(weights["weight"] == own) & weights["kind"].isin(OWN)].drop_duplicates(["run", "round"])
         others = weights[(weights["of"] == own) & (weights["kind"] == "control_rank")].set_index("weight")
+        followed = kept[(kept["weight"] == kept["run"].map(self.own)) & kept["kind"].isin(OWN)]
+        # Questions ask for the rows of a run, or of one of its rounds, thousands of times: they are grouped once.
+        self._tables = facts.tables | {"weights": weights, "own": mine, "followed": followed}
+        self._by_run = {name: dict(iter(table.groupby("run"))) for name, table in self._tables.items()}
         self._mine = mine.set_index(["run", "round"]).to_dict("index")
         self._controls = dict(iter(others.groupby(["run", "round"])))
 
@@ -121,16 +127,19 @@ class Study:
         groups: dict[tuple[str, str], list[str]] = {}
         for run, settings in self.settings.items():
             groups.setdefault((self._setup(settings), name_of(settings)), []).append(run)
-        called = without_folders({setup for setup, _ in groups})
+        every = self.settings.values()
+        apart = [key for key in ALWAYS if any(one[key] != self._usual[key] for one in every)]
+        called, labels = (without_folders(self._setup(one, shown) for one in every) for shown in (ALWAYS, apart))
         arms = []
         for (setup, name), members in groups.items():
             first = self.settings[members[0]]
             rate = None if first["schedule"] or first["one_shot"] else float(first["prune_rate"])
             plain = rate is not None and name == f"{_percent(rate)} × {first['rounds']}"
-            runs = sorted(members, key=lambda run: [self.settings[run][seed] for seed in SEEDS])
+            runs = sorted(members, key=self.seeds)
             networks = self._networks(runs)
             finished = [run for run in networks if self.state[run] == "finished"]
-            title = name if len(called) == 1 else f"{name} ({called[setup]})"
+            label = labels[self._setup(first, apart)]
+            title = f"{name} ({label})" if label else name
             lists = (tuple(runs), tuple(networks), tuple(finished))
             arms.append(Arm(called[setup], name, title, rate, plain, int(first["rounds"]), *lists))
         return sorted(arms, key=lambda arm: (arm.setup, not arm.plain, -(arm.rate or 0), -arm.rounds, arm.name))
@@ -150,6 +159,10 @@ class Study:
     def rated(self) -> dict[str, Arm]:
         """The arms of `rates`, by title."""
         return {arm.title: arm for arms in self.rates for arm in arms}
+
+    def seeds(self, run: str) -> tuple[Any, ...]:
+        """The same for the runs of two arms that are a pair."""
+        return tuple(self.settings[run][seed] for seed in SEEDS)
 
     def kind(self, run: str) -> str:
         """``super weight`` or ``leader``: what a run follows."""
@@ -196,22 +209,13 @@ class Study:
         return float(found.iloc[0]) if len(found) else None
 
     def pruning_point(self, run: str, round_: int) -> tuple[float | None, dict[str, float]]:
-        """q of the tracked weight and of each control: the fraction of the weights in scope that may remain at most
-        for this weight to be pruned.
-
-        (1 − percentile among the remaining) · remaining, in the network that was trained in ``round_``; of a weight
-        that was pruned before, as it was then.
-        """
-        remaining = self.remaining(run)
+        """q of the tracked weight and of each control after a round; of one that was pruned before, as it was then."""
         own: float | None = None
         controls: dict[str, float] = {}
         for now in range(1, round_ + 1):
-            mine, others = self.at(run, now, "percentile_remaining")
-            left = remaining.get(now - 1)
-            if left is None:
-                return None, {}
-            own = own if mine is None else (1 - mine / 100) * left
-            controls |= {weight: (1 - percentile / 100) * left for weight, percentile in others.items()}
+            mine, others = self.at(run, now, "q")
+            own = own if mine is None else mine
+            controls |= others
         has_come_so_far = (self.rows("weights", run)["round"] >= round_).any()
         return (own, controls) if has_come_so_far else (None, {})
 
@@ -239,8 +243,8 @@ class Study:
                 values.setdefault(key, []).append(json.dumps(value))
         return {key: json.loads(mode(written)) for key, written in values.items()}
 
-    def _setup(self, settings: Mapping[str, Any]) -> str:
+    def _setup(self, settings: Mapping[str, Any], always: Sequence[str] = ALWAYS) -> str:
+        """The name of a set-up. always: the settings that it holds also where they are the usual ones."""
         special = {k: v for k, v in settings.items() if k not in PROCEDURE and k not in SEEDS and self._usual[k] != v}
-        always = {"model": settings["model"], "steps": settings["steps"]}
-        parts = [f"{TRAINED.get(key, key) or ''} {value}".strip() for key, value in {**always, **special}.items()]
-        return ", ".join(parts)
+        shown = {key: settings[key] for key in always} | special
+        return ", ".join(f"{TRAINED.get(key, key)} {value}".strip() for key, value in shown.items())

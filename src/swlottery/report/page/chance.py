@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from typing import Any
 
 import numpy as np
+import pandas
+from pandas import Series
 
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, ends, interval, listed, p_value
@@ -33,38 +36,23 @@ def drawn(study: Study) -> Answer | None:
     judged = {row["arm"]: row for row in rows if row["p"] is not None and row["arm"] in study.rated}
     ranges = {arm: _dispersion_range(row) for arm, row in judged.items()}
     near = {arm: low >= 1 - MARGIN and high <= 1 + MARGIN for arm, (low, high) in ranges.items()}
+    numbers = {arm: f"dispersion {row['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm, row in judged.items()}
     parts = [f"{row['dispersion']:.2f} at {arm} ({p_value(row['p'])})" for arm, row in judged.items()]
     spread = [row for row in rows if row["dispersion"] is not None]
+    said = "Over 1,000 coordinates drawn once, the dispersion of how many networks keep each is"
+    caption = "1,000 coordinates drawn once, looked up in every network that has finished, after the last prune"
+    label = "dispersion over networks, times what chance gives"
+    line = "Dashed: chance; the band holds 95 % of what it gives."
+    band = ("chance, low", "chance, high")
     return Answer(
         "chance",
         "Is a coordinate fixed beforehand kept other than by chance?",
         together({arm: by_test(row["p"], near[arm], alpha=ALPHA) for arm, row in judged.items()}),
-        number=by_arm(
-            {arm: f"dispersion {judged[arm]['dispersion']:.2f} {interval(*ranges[arm], 2)}" for arm in judged}
-        ),
+        number=by_arm(numbers),
         networks=max(row["networks"] for row in rows),
-        sentence="Over 1,000 coordinates drawn once, the dispersion of how many networks keep each is "
-        f"{listed(parts)}; chance gives 1."
-        if judged
-        else "",
-        tables=[
-            Table(
-                "chance",
-                "1,000 coordinates drawn once, looked up in every network that has finished, after the last prune",
-                rows,
-            )
-        ],
-        pictures=[
-            charts.strip(
-                "dispersion",
-                spread,
-                "dispersion",
-                "dispersion over networks, times what chance gives",
-                "Dashed: chance; the band holds 95 % of what it gives.",
-                reference=1,
-                band=("chance, low", "chance, high"),
-            )
-        ],
+        sentence=f"{said} {listed(parts)}; chance gives 1." if judged else "",
+        tables=[Table("chance", caption, rows)],
+        pictures=[charts.strip("dispersion", spread, "dispersion", label, line, reference=1, band=band)],
         method="Dispersion: the variance over coordinates of the number of networks that keep each, over its mean when "
         "the kept ones are permuted within each matrix of each network (999 draws, two-sided). Above 1, the same ones "
         f"are kept again and again. Yes: p < 0.01 in either arm, as planned. "
@@ -178,13 +166,9 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
     names = arm.finished
     now = rows[rows["run"].isin(names) & (rows["round"] == last)]
     networks = now["of"].map(study.network.get)
-    kept, rates = [], []
-    for previous, run in zip([names[-1], *names[:-1]], names, strict=True):
-        found = now[(now["run"] == run) & (networks == study.network[previous])]
-        if len(found):
-            kept.append(bool(found["alive"].iloc[0]))
-            rates.append(float(found["matrix_keep_rate"].iloc[0]))
-    if not kept:
+    before = zip(names, [names[-1], *names[:-1]], strict=True)
+    there = pandas.concat(now[(now["run"] == run) & (networks == study.network[one])][:1] for run, one in before)
+    if there.empty:
         return []
     pairs = now[networks.isin({study.network[name] for name in names})]
     every = {
@@ -192,7 +176,7 @@ def _elsewhere(study: Study, arm: Arm, last: int) -> list[Row]:
         "of these kept": int(pairs["alive"].sum()),
         "of these expected": float(pairs["matrix_keep_rate"].sum()),
     }
-    return [{"arm": arm.title, **_counted(kept, rates), **every}]
+    return [{"arm": arm.title, **_counted(there["alive"], there["matrix_keep_rate"]), **every}]
 
 
 def _foreign(study: Study) -> list[Row]:
@@ -202,13 +186,14 @@ def _foreign(study: Study) -> list[Row]:
         here = study.rows("kept", *arm.networks)
         for weight, one in here[here["kind"] == "foreign"].groupby("weight"):
             ends = one.sort_values("round").groupby("run").tail(1)
-            kept, rates = ends["alive"].astype(bool), ends["matrix_kept"] / ends["matrix_size"]
-            rows.append({"arm": arm.title, "weight": weight, **_counted(kept.tolist(), rates.tolist())})
+            counted = _counted(ends["alive"], ends["matrix_kept"] / ends["matrix_size"])
+            rows.append({"arm": arm.title, "weight": weight, **counted})
     return rows
 
 
-def _counted(kept: list[bool], rates: list[float]) -> Row:
-    found = statistics.against_rates(kept, rates)
+def _counted(alive: Series[Any], keep_rates: Series[float]) -> Row:
+    rates = keep_rates.tolist()
+    found = statistics.against_rates(alive.astype(bool).tolist(), rates)
     low, high = statistics.proportion(found.kept, found.number)
     return {
         "networks": found.number,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame
 
+from swlottery.report.figures.style import legend
 from swlottery.report.page.answer import Picture, Row
 from swlottery.report.page.svg import COLOURS, GRID, INK, MARKERS, WIDTH, look
 
@@ -62,11 +63,7 @@ def labels(figure: Figure, grid: Sequence[Axes], x: str, y: str) -> None:
     """The labels of all panels' axes, and one legend."""
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
-    handles: dict[str, Any] = {}
-    for axes in grid:
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    if handles:
-        figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=4, fontsize=8.5)
+    legend(figure, grid, "outside upper center", ncols=4, fontsize=8.5)
 
 
 def strip(

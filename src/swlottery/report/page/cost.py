@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import joined, spread
+from swlottery.report.page.ranks import Parts, joined, spread
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import together
 
@@ -19,7 +19,7 @@ METHOD = (
 
 def answer(study: Study) -> Answer | None:
     """Perplexity against remaining weights."""
-    rows, points = joined(_by_mask(study, arm) for arm in study.arms)
+    rows, points = joined(part for arm in study.arms for part in _by_mask(study, arm))
     if not rows:
         return None
     rated = [[row for row in rows if row["arm"] == arm] for arm in study.rated]
@@ -27,46 +27,30 @@ def answer(study: Study) -> Answer | None:
     names = ("perplexity_differences", "perplexity_points")
     differences, each = paired(study, study.loss, "held-out loss, nat", *names)
     label, apart = "validation perplexity, log scale", "held-out loss, first arm − second arm, nat"
-    caption = "The line is the median over runs, a dot one run."
+    line = "The line is the median over runs, a dot one run."
+    caption = "validation perplexity of the network trained under each mask: median over runs, and range"
+    falls = {arm: last["perplexity"] < first["perplexity"] for arm, (first, last) in ends.items()}
     return Answer(
         "perplexity",
         "What does pruning cost?",
-        together(
-            {
-                arm: "perplexity falls" if last["perplexity"] < first["perplexity"] else "perplexity rises"
-                for arm, (first, last) in ends.items()
-            }
-        ),
+        together({arm: f"perplexity {'falls' if it_falls else 'rises'}" for arm, it_falls in falls.items()}),
         number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
         networks=min((len(study.rated[arm].networks) for arm in ends), default=None),
         sentence=_sentence(ends, differences.rows) if ends else "",
-        tables=[
-            Table(
-                "perplexity",
-                "validation perplexity of the network trained under each mask: median over runs, and range",
-                rows,
-            ),
-            differences,
-            each,
-        ],
+        tables=[Table("perplexity", caption, rows), differences, each],
         pictures=[
-            charts.lines("cost", rows, points, "perplexity", label, caption, log=True),
+            charts.lines("cost", rows, points, "perplexity", label, line, log=True),
             charts.strip("cost_differences", each.rows, "difference", apart, charts.APART, by="at", reference=0),
         ],
         method=METHOD,
     )
 
 
-def _by_mask(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
-    rows: list[Row] = []
-    points: list[Row] = []
+def _by_mask(study: Study, arm: Arm) -> Parts:
     for mask, now in study.rows("rounds", *arm.runs).dropna(subset=["val_perplexity"]).groupby("round"):
         left = 100 * float(now["remaining_fraction"].mean())
         where = {"arm": arm.title, "mask": int(str(mask)), "remaining, %": left}
-        row, each = spread(where, "perplexity", now["val_perplexity"], "median", "runs")
-        rows.append(row)
-        points += each
-    return rows, points
+        yield spread(where, "perplexity", now["val_perplexity"], "median", "runs")
 
 
 def _number(last: Row) -> str:

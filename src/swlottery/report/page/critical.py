@@ -10,7 +10,7 @@ from pandas import DataFrame
 from swlottery.report import words
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table
-from swlottery.report.page.arms import SEEDS, Arm, Study
+from swlottery.report.page.arms import Arm, Study
 
 FIVE_ROUNDS = 67.23
 """The sparsity, in percent, that five rounds at 20 % reach."""
@@ -42,6 +42,8 @@ def answer(study: Study) -> Answer | None:
     below, first = sum(sparsity < FIVE_ROUNDS for sparsity in least.values()), min(least.values())
     networks = len({network for network, _ in least})
     replaced = f"; {'not ' * (max(gaps) > REPLACED)}replaced by training" if gaps and networks == 1 else ""
+    taken = "the sparsity at which global magnitude pruning would take each super weight"
+    without = "held-out loss, nat: super weights kept, pruned first, or controls pruned first"
     label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
     mean = "The line is the mean over runs, a dot one run."
     return Answer(
@@ -52,12 +54,8 @@ def answer(study: Study) -> Answer | None:
         networks=networks,
         sentence=_sentence(first, costs, gaps, found),
         tables=[
-            Table("critical", "the sparsity at which global magnitude pruning would take each super weight", rows),
-            Table(
-                "without",
-                "held-out loss, nat: super weights kept, pruned first, or controls pruned first",
-                [{str(head): value for head, value in row.items()} for row in costs.to_dict("records")],
-            ),
+            Table("critical", taken, rows),
+            Table("without", without, costs.to_dict("records")),
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
         pictures=[
@@ -70,28 +68,24 @@ def answer(study: Study) -> Answer | None:
 
 def _pruned_at(study: Study) -> list[Row]:
     """Each super weight of each run, and what would have to go before it."""
-    weights = study.facts["weights"]
     rows: list[Row] = []
-    for (run, weight), rounds in weights[weights["kind"] == "super_weight"].groupby(["run", "weight"], sort=False):
-        left = study.remaining(str(run))
-        scope = float(study.rows("rounds", str(run))["remaining"].max())
-        at = [
-            100 * (1 - (1 - p / 100) * left[int(r) - 1])
-            for r, p in zip(rounds["round"], rounds["percentile_remaining"], strict=True)
-            if p == p and int(r) - 1 in left
-        ]
-        if at:
-            rows.append(
-                {
-                    "run": str(run),
-                    "weight": str(weight),
-                    "falls at sparsity, % (after round 1)": at[0],
-                    "least over all rounds": min(at),
-                    "weights in scope larger than it then": round(scope * (1 - min(at) / 100)),
-                    "rounds": int(rounds["round"].max()),
-                    "alive at the end": bool(rounds["alive"].iloc[-1]),
-                }
-            )
+    for run in study.settings:
+        weights = study.rows("weights", run)
+        for weight, rounds in weights[weights["kind"] == "super_weight"].groupby("weight", sort=False):
+            at = 100 * (1 - rounds["q"].dropna())
+            if len(at):
+                scope = float(study.rows("rounds", run)["remaining"].max())
+                rows.append(
+                    {
+                        "run": run,
+                        "weight": str(weight),
+                        "falls at sparsity, % (after round 1)": float(at.iloc[0]),
+                        "least over all rounds": float(at.min()),
+                        "weights in scope larger than it then": round(scope * (1 - float(at.min()) / 100)),
+                        "rounds": int(rounds["round"].max()),
+                        "alive at the end": bool(rounds["alive"].iloc[-1]),
+                    }
+                )
     return rows
 
 
@@ -118,8 +112,7 @@ def _losses(study: Study, arms: list[Arm], forced: str, run: str) -> DataFrame:
 
 def _like(study: Study, arms: list[Arm], name: str, run: str) -> DataFrame:
     """By mask, the losses of the run with the same seeds in the arm of this name."""
-    seeds = {one: [settings[key] for key in SEEDS] for one, settings in study.settings.items()}
-    like = [one for arm in arms if arm.name == name for one in arm.runs if seeds[one] == seeds[run]]
+    like = [one for arm in arms if arm.name == name for one in arm.runs if study.seeds(one) == study.seeds(run)]
     return study.rows("rounds", *like[:1]).set_index("round")
 
 
@@ -131,24 +124,20 @@ def _by_way(costs: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 
 def _found_last(study: Study) -> list[Row]:
-    rows: list[Row] = []
-    for arm in study.arms:
-        for run in arm.runs:
-            found = study.rows("found", run)
-            if len(found):
-                last = found.iloc[-1]
-                rows.append(
-                    {
-                        "arm": arm.title,
-                        "run": run,
-                        "round": int(last["round"]),
-                        "kind": last["kind"].replace("_", " "),
-                        "found": last["weights"],
-                        "kept": last["kept"],
-                        "lost": last["lost"],
-                    }
-                )
-    return rows
+    return [
+        {
+            "arm": arm.title,
+            "run": run,
+            "round": int(last.round),
+            "kind": last.kind.replace("_", " "),
+            "found": last.weights,
+            "kept": last.kept,
+            "lost": last.lost,
+        }
+        for arm in study.arms
+        for run in arm.runs
+        for last in study.rows("found", run).tail(1).itertuples()
+    ]
 
 
 def _sentence(least: float, costs: DataFrame, gaps: list[float], found: list[Row]) -> str:

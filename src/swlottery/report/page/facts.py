@@ -105,14 +105,19 @@ def collect(paths: Sequence[Path]) -> Facts:
     return Facts(tables, folders, list(stored))
 
 
+def own_of(weights: DataFrame) -> dict[str, str]:
+    """Of each run that tracks a weight of its own the first one."""
+    first = weights[weights["kind"].isin(OWN)].drop_duplicates("run")
+    return dict(zip(first["run"], first["weight"], strict=True))
+
+
 def _tracked(weights: DataFrame) -> dict[str, tuple[Key, list[Key]]]:
-    """Of each run that tracks a weight of its own the first one, and its primary controls after round 1."""
-    own = weights[weights["kind"].isin(OWN)].drop_duplicates("run").set_index("run")["weight"]
+    """The same, with its primary controls after round 1."""
+    own = own_of(weights)
     near = weights[(weights["kind"] == "control_rank") & (weights["of"] == weights["run"].map(own))]
     near = near[near["round"] == 1]
     return {
-        str(run): (coordinate(weight), [*map(coordinate, near[near["run"] == run]["weight"])])
-        for run, weight in own.items()
+        run: (coordinate(weight), [*map(coordinate, near[near["run"] == run]["weight"])]) for run, weight in own.items()
     }
 
 

@@ -9,7 +9,7 @@ import pandas
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import Values, is_bracketed, rank_test, spread
+from swlottery.report.page.ranks import Parts, Values, is_bracketed, joined, rank_test, spread
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import by_interval, by_share, together
 from swlottery.study import statistics
@@ -24,20 +24,24 @@ FIXED = 0.44
 
 def prediction(study: Study) -> Answer | None:
     """Does |θ_0| predict which c_proj weights are kept?"""
-    rows, each = _aucs(study)
+    rows, each = joined(_aucs(study))
     if not rows:
         return None
     ends = {row["arm"]: row for row in rows if row["arm"] in study.rated}
-    intervals = {
-        arm: statistics.typical_values(
-            [one[BY_INITIAL] for one in each if one["arm"] == arm and one[LEFT] == end[LEFT]]
-        )
+    at_end = {
+        arm: [one[BY_INITIAL] for one in each if one["arm"] == arm and one[LEFT] == end[LEFT]]
         for arm, end in ends.items()
     }
+    intervals = {arm: statistics.typical_values(values) for arm, values in at_end.items()}
     parts = [f"{end[BY_INITIAL]:.3f} at {arm} ({end[LEFT]:.1f} % remaining)" for arm, end in ends.items()]
     names = ("AUC by |θ_0|", "prediction_differences", "prediction_points")
     between = paired(study, lambda run, mask: study.value("predicted", run, mask, "auc_initial"), *names)
-    caption = "The line is the mean over networks, a dot one network."
+    caption = (
+        "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
+        "AUC within matrices, mean over networks, and its range"
+    )
+    said = "|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of"
+    line = "The line is the mean over networks, a dot one network."
     label = "AUC of |θ_0|, first arm − second arm"
     return Answer(
         "prediction",
@@ -45,22 +49,10 @@ def prediction(study: Study) -> Answer | None:
         together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
         number=by_arm({arm: f"AUC {ends[arm][BY_INITIAL]:.3f}{within(interval(*intervals[arm]))}" for arm in ends}),
         networks=max(row["networks"] for row in rows),
-        sentence="|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of "
-        f"{listed(parts)}, where ½ is chance and 1 is certain."
-        if parts
-        else "",
-        tables=[
-            Table(
-                "prediction",
-                "how well |w| separates the kept c_proj weights of a mask from the pruned ones: "
-                "AUC within matrices, mean over networks, and its range",
-                rows,
-            ),
-            *between,
-            _regression(study),
-        ],
+        sentence=f"{said} {listed(parts)}, where ½ is chance and 1 is certain." if parts else "",
+        tables=[Table("prediction", caption, rows), *between, _regression(study)],
         pictures=[
-            charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", caption),
+            charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", line),
             charts.strip("auc_differences", between[1].rows, "difference", label, charts.APART, by="at", reference=0),
         ],
         method=f"AUC within matrices; the margin is {MARGIN} around ½. Differences between the rates are at equal "
@@ -69,36 +61,30 @@ def prediction(study: Study) -> Answer | None:
     )
 
 
-def _aucs(study: Study) -> tuple[list[Row], list[Row]]:
+def _aucs(study: Study) -> Parts:
     """By arm and mask: the means over networks, and |θ_0|'s AUC in each network."""
-    rows: list[Row] = []
-    each: list[Row] = []
     for arm in study.arms:
         predicted = study.rows("predicted", *arm.finished)
         for mask, now in predicted.dropna(subset=["auc_initial", "auc_trained"]).groupby("round"):
             round_ = int(str(mask))
             where = {"arm": arm.title, "mask": round_, LEFT: study.left(now["run"], round_)}
             row, points = spread(where, BY_INITIAL, now["auc_initial"])
-            rows.append({**row, "by |θ_T1|": float(now["auc_trained"].mean())})
-            each += points
-    return rows, each
+            yield {**row, "by |θ_T1|": float(now["auc_trained"].mean())}, points
 
 
 def _regression(study: Study) -> Table:
-    rows: list[Row] = []
-    for arm in study.arms:
-        now = study.rows("regression", *arm.networks)
-        if len(now):
-            rows.append(
-                {
-                    "arm": arm.title,
-                    "networks": len(now),
-                    "prunes": int(now["prunes"].iloc[0]),
-                    "b, of |θ_T1|": float(now["trained"].mean()),
-                    "c, of |θ_0|": float(now["initial"].mean()),
-                    "R²": float(now["r_squared"].mean()),
-                }
-            )
+    rows: list[Row] = [
+        {
+            "arm": arm.title,
+            "networks": len(now),
+            "prunes": int(now["prunes"].iloc[0]),
+            "b, of |θ_T1|": float(now["trained"].mean()),
+            "c, of |θ_0|": float(now["initial"].mean()),
+            "R²": float(now["r_squared"].mean()),
+        }
+        for arm in study.arms
+        if len(now := study.rows("regression", *arm.networks))
+    ]
     caption = (
         "log|w| in the final ticket = a + b log|θ_T1| + c log|θ_0|, over the c_proj weights that remain: "
         "means over networks"
@@ -117,33 +103,29 @@ def again(study: Study) -> Answer | None:
         {"arm": arm, "round": round_, "networks": len(now), **{one: int((now == one).sum()) for one in OUTCOMES}}
         for (arm, round_), now in each.groupby(["arm", "round"], sort=False)["fate"]
     ]
-    shares = each.groupby(["arm", "run"], sort=False)["share"].mean().reset_index()
-    rated = [arm for arm in study.rated if arm in set(each["arm"])]
-    by_network = {arm: shares[shares["arm"] == arm]["share"] for arm in rated}
-    intervals = {arm: statistics.typical_values(values.tolist()) for arm, values in by_network.items()}
-    means = {arm: f"{values.mean():.2f}" for arm, values in by_network.items()}
-    is_kept = {arm: each[each["arm"] == arm]["share"] for arm in rated}
-    parts = [f"in {kept.sum()} of {len(kept)} later rounds at {arm}" for arm, kept in is_kept.items()]
-    points: list[Row] = [{"arm": one.arm, "run": one.run, "share": one.share} for one in shares.itertuples()]
+    shares = each.groupby(["arm", "run"], sort=False)["share"].mean()
+    rated = {arm: each[each["arm"] == arm]["share"] for arm in study.rated if arm in shares}
+    intervals = {arm: statistics.typical_values(shares[arm].tolist()) for arm in rated}
+    numbers = {arm: f"{shares[arm].mean():.2f}{within(interval(*ends, 2))}" for arm, ends in intervals.items()}
+    parts = [f"in {kept.sum()} of {len(kept)} later rounds at {arm}" for arm, kept in rated.items()]
+    points = shares.reset_index().to_dict("records")
+    how_often = (
+        "the finder, on the network that each later round trained: how often the weight is found again (kept), "
+        "another has taken over (moved), or neither (lost)"
+    )
+    shared = "of each network, the share of later rounds in which its weight is found again"
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
     return Answer(
         "again",
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
-        number=by_arm({arm: means[arm] + within(interval(*intervals[arm], 2)) for arm in rated}),
+        number=by_arm(numbers),
         networks=max(row["networks"] for row in counts),
         sentence=f"The finder finds the tracked weight again {listed(parts)}." if parts else "",
         tables=[
-            Table(
-                "again",
-                "the finder, on the network that each later round trained: how often the weight is found again (kept), "
-                "another has taken over (moved), or neither (lost)",
-                counts,
-            ),
+            Table("again", how_often, counts),
             Table("again_weights", "which weights were found", [row for row in rows if row["arm"] in rated]),
-            Table(
-                "again_shares", "of each network, the share of later rounds in which its weight is found again", points
-            ),
+            Table("again_shares", shared, points),
         ],
         pictures=[charts.strip("found_again", points, "share", label, caption)],
         method="Moved: another weight leads, or feeds the same channel. Kept here is about what the network does, not "

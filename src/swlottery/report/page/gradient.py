@@ -9,7 +9,7 @@ import numpy as np
 from swlottery.report.page import pictures, ranks
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import Values
+from swlottery.report.page.ranks import Parts, Values
 from swlottery.report.page.rate import log_of, paired, rates
 from swlottery.report.page.verdict import NO, TOO_FEW, YES, together
 
@@ -24,7 +24,7 @@ METHOD = (
 
 def answer(study: Study) -> Answer | None:
     """Gradient and update of the tracked weight in round 2, against its controls: by arm, and between the rates."""
-    rows, points = _percentiles(study)
+    rows, points = ranks.joined(_percentiles(study))
     if not rows:
         return None
     tests: dict[str, Row] = {}
@@ -32,7 +32,8 @@ def answer(study: Study) -> Answer | None:
     verdicts = {}
     for coarse, fine in rates(study):
         names = f"{fine.title} over {coarse.title}"
-        own, each = ranks.joined(_sizes(study, coarse, fine, column) for column in ("gradient", "update"))
+        parts = [_sizes(study, coarse, fine, column) for column in ("gradient", "update")]
+        own, each = ranks.joined(filter(None, parts))
         ranks.family(own)
         tests |= {f"{row['of']}, {names}": row for row in own}
         ranked += each
@@ -57,10 +58,8 @@ def answer(study: Study) -> Answer | None:
     )
 
 
-def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
+def _percentiles(study: Study) -> Parts:
     """Within the matrix, in round 2: means over networks, and each network."""
-    rows: list[Row] = []
-    points: list[Row] = []
     for arm in study.arms:
         for column, name in SEEN.items():
             seen = {run: study.at(run, 2, column) for run in arm.networks}
@@ -70,23 +69,21 @@ def _percentiles(study: Study) -> tuple[list[Row], list[Row]]:
             own = [mine for mine, _ in there.values()]
             controls = [float(np.mean(list(others.values()))) for _, others in there.values()]
             where = {"arm": arm.title, "of": name}
-            points += [
+            points = [
                 {**where, "run": run, "followed, percentile": mine, "controls, mean percentile": theirs}
                 for run, mine, theirs in zip(there, own, controls, strict=True)
             ]
-            rows.append(
-                {
-                    **where,
-                    "networks": len(there),
-                    "followed, mean percentile": float(np.mean(own)),
-                    "controls, mean percentile": float(np.mean(controls)),
-                    "mean rank among controls": ranks.rank_test(there).mean,
-                }
-            )
-    return rows, points
+            row = {
+                **where,
+                "networks": len(there),
+                "followed, mean percentile": float(np.mean(own)),
+                "controls, mean percentile": float(np.mean(controls)),
+                "mean rank among controls": ranks.rank_test(there).mean,
+            }
+            yield row, points
 
 
-def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row], list[Row]]:
+def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[Row, list[Row]] | None:
     """log ratios between the rates, in round 2: a test against the controls, and the rank in each network."""
     there: Values = {}
     for run, other in study.pairs(coarse, fine):
@@ -94,14 +91,14 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[list[Row]
         if ratio and ratio[1]:
             there[run] = ratio
     if not there:
-        return [], []
+        return None
     mine = [one for one, _ in there.values()]
     theirs = [float(np.mean(list(others.values()))) for _, others in there.values()]
     where = {"first arm": coarse.title, "second arm": fine.title, "of": f"|{column}|"}
     row, points = ranks.tested(there, where)
     own = {"log ratio": float(np.mean(mine)), "factor": ranks.factor(mine)}
     controls = {"controls, log ratio": float(np.mean(theirs)), "controls, factor": ranks.factor(theirs)}
-    return [row | own | controls], points
+    return row | own | controls, points
 
 
 def _verdict(tests: list[Row]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import Values, factor, log_ratio, typical
+from swlottery.report.page.ranks import Values, factor, log_ratio, mean_of
 from swlottery.report.page.rate import differences, log_of, paired
 from swlottery.report.page.verdict import YES, by_interval, together
 from swlottery.study import statistics as inference
@@ -114,7 +114,5 @@ def _against_random(study: Study, arm: Arm) -> list[Row]:
         if same and other.name.endswith(", random") and other.name.count(", ") == 1:
             for mask, there in differences(study, study.pairs(arm, other), log_of(study, "value")):
                 where = {"arm": arm.title, "round": mask + 1, "remaining, %": study.left(there, mask)}
-                each = list(there.values())
-                found = {"difference": float(np.mean(each)), "95 % interval": typical(each)}
-                rows.append({**where, "networks": len(each), **found})
+                rows.append(where | mean_of(there))
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import joined, spread
+from swlottery.report.page.ranks import Parts, joined, spread
 
 PRUNES = 3
 """The prune after which arms are compared: all have made it."""
@@ -21,7 +21,7 @@ METHOD = (
 
 def answer(study: Study) -> Answer | None:
     """What each way of pruning leaves of the c_proj matrices, and of the tracked weight."""
-    rows, points = joined(_by_prune(study, arm) for arm in study.arms)
+    rows, points = joined(part for arm in study.arms for part in _by_prune(study, arm))
     if not rows:
         return None
     pairs = [(arms, third) for arms in study.setups if len(third := _compared(study, arms, rows)) > 1]
@@ -40,9 +40,7 @@ def answer(study: Study) -> Answer | None:
     )
 
 
-def _by_prune(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
-    rows: list[Row] = []
-    points: list[Row] = []
+def _by_prune(study: Study, arm: Arm) -> Parts:
     for number, now in study.rows("fixed", *arm.networks).groupby("round"):
         prune = int(str(number))
         by_run = now.groupby("run")[["matrix_kept", "size"]].sum()
@@ -53,9 +51,7 @@ def _by_prune(study: Study, arm: Arm) -> tuple[list[Row], list[Row]]:
         kept = study.kept(*arm.networks)
         alive = kept[kept["round"] == prune]["alive"]
         ends = {"of one matrix, least": float(of_matrix.min()), "of one, most": float(of_matrix.max())}
-        rows.append({**row, **ends, "followed kept": f"{alive.sum()} of {len(alive)}" if len(alive) else None})
-        points += each
-    return rows, points
+        yield {**row, **ends, "followed kept": f"{alive.sum()} of {len(alive)}" if len(alive) else None}, each
 
 
 def _compared(study: Study, arms: list[Arm], rows: list[Row]) -> list[Row]:

@@ -142,26 +142,22 @@ def boxes(study: Study) -> Picture | None:
 
 
 def _boxes_of_run(axes: Axes, rows: DataFrame) -> None:
+    """The box of a matrix at each time, with the threshold and the tracked weight."""
     axes.set_xticks(sorted(set(rows["round"])))
+    line = {"color": OTHERS, "lw": 1}
+    parts: dict[str, Any] = dict.fromkeys(("boxprops", "whiskerprops", "capprops", "medianprops"), line)
+    dots = {"marker": ".", "ms": 3, "mec": OTHERS}
     for row in rows.drop_duplicates(["round", "when"]).itertuples():
-        _box(axes, row)
-
-
-def _box(axes: Axes, row: Any) -> None:
-    """The box of one matrix at one time, with the threshold and the tracked weight."""
-    x = int(row.round) + (-0.18 if row.when == "before" else 0.18)
-    if row.count and not np.isnan(row.q1):
-        ends = {"whislo": row.low, "q1": row.q1, "med": row.median, "q3": row.q3, "whishi": row.high}
-        line = {"color": OTHERS, "lw": 1}
-        parts: dict[str, Any] = dict.fromkeys(("boxprops", "whiskerprops", "capprops", "medianprops"), line)
-        dots = {"marker": ".", "ms": 3, "mec": OTHERS}
-        stats = [ends | {"fliers": [row.minimum, row.maximum]}]
-        axes.bxp(stats, positions=[x], widths=0.28, flierprops=dots, manage_ticks=False, **parts)
-    if row.threshold and not np.isnan(row.threshold):
-        for level in (-row.threshold, row.threshold):
-            axes.plot([x - 0.18, x + 0.18], [level, level], color=INK, lw=1, ls=":", label="± threshold")
-    name, fill_ = ("tracked weight", TRACKED) if row.alive else ("tracked weight, masked", "none")
-    axes.plot([x], [row.value], "D", color=TRACKED, ms=5, mfc=fill_, label=name)
+        x = int(row.round) + (-0.18 if row.when == "before" else 0.18)
+        if row.count and not np.isnan(row.q1):
+            ends = {"whislo": row.low, "q1": row.q1, "med": row.median, "q3": row.q3, "whishi": row.high}
+            stats = [ends | {"fliers": [row.minimum, row.maximum]}]
+            axes.bxp(stats, positions=[x], widths=0.28, flierprops=dots, manage_ticks=False, **parts)
+        if row.threshold and not np.isnan(row.threshold):
+            for level in (-row.threshold, row.threshold):
+                axes.plot([x - 0.18, x + 0.18], [level, level], color=INK, lw=1, ls=":", label="± threshold")
+        name, fill_ = ("tracked weight", TRACKED) if row.alive else ("tracked weight, masked", "none")
+        axes.plot([x], [row.value], "D", color=TRACKED, ms=5, mfc=fill_, label=name)
 
 
 def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, corrected, interval, p_value
-from swlottery.report.page.arms import SEEDS, Arm, Study
+from swlottery.report.page.answer import Answer, Row, Table, corrected, p_value
+from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.comparisons import COMPARISONS, COST, DISTANCE, FREE, LOSS, Comparison
+from swlottery.report.page.ranks import mean_interval
 from swlottery.report.page.rate import differences
 from swlottery.report.page.verdict import TOO_FEW, YES, by_test
 from swlottery.study import statistics
@@ -45,14 +46,14 @@ METHOD = (
 class Compared:
     """What the runs say to one question. rows: by arms and group, where they are judged; masks: under every mask.
 
-    judged: the row that answers, and the networks' differences in it; None where only other arms were run.
+    judged: the row that answers, and the networks' differences in it; empty where only other arms were run.
     """
 
     comparison: Comparison
     rows: list[Row] = field(default_factory=list)
     masks: list[Row] = field(default_factory=list)
     points: list[Row] = field(default_factory=list)
-    judged: Row | None = None
+    judged: Row = field(default_factory=dict)
     each: list[float] = field(default_factory=list)
     verdict: str = NOT_RUN
 
@@ -62,16 +63,14 @@ def compared(study: Study) -> list[Compared]:
     found = [one for comparison in COMPARISONS if (one := _compare(study, comparison)).rows]
     tested = [one for one in found if one.judged and len(one.each) >= statistics.FEWEST]
     for one in tested:
-        assert one.judged is not None
         one.judged["p"] = statistics.flip_test(one.each)
-    corrected([one.judged for one in tested if one.judged])
+    corrected([one.judged for one in tested])
     for one in found:
         one.verdict = _verdict(one) if one.judged else NOT_RUN
     return found
 
 
 def _verdict(one: Compared) -> str:
-    assert one.judged is not None
     if len(one.each) < statistics.FEWEST:
         return TOO_FEW
     outcome = one.comparison.outcome
@@ -95,11 +94,10 @@ def _compare(study: Study, comparison: Comparison) -> Compared:
         if not rows:
             continue
         one.rows += [row | {"left out": both - len(there), "p": None, "p (Holm)": None} for row in rows.values()]
-        same = first.setup == second.setup
-        names = f"{first.name} − {second.name} ({first.setup})" if same else f"{first.title} − {second.title}"
+        names = f"{first.name if first.setup == second.setup else first.title} − {second.title}"
         at = f"{names}: {left['remaining, %']:.1f} %"
         one.points += [{"at": at, "run": run, "follows": study.kind(run), "difference": d} for run, d in there.items()]
-        if order == 1 and one.judged is None:
+        if order == 1 and not one.judged:
             enough = comparison.of_weights and len(groups.get(WITH, ())) >= statistics.FEWEST
             one.judged, one.each = one.rows[-1 if enough else -len(rows)], [*groups[WITH if enough else ALL].values()]
     return one
@@ -124,13 +122,9 @@ def _arms(study: Study, comparison: Comparison) -> list[tuple[int, Arm, Arm]]:
 
 def _pairs(study: Study, first: Arm, second: Arm) -> tuple[list[tuple[str, str]], int]:
     """Finished runs of two arms with the same seeds, and how many seeds have a run in both arms."""
-
-    def by_seeds(runs: tuple[str, ...]) -> dict[tuple[Any, ...], str]:
-        return {tuple(study.settings[run][seed] for seed in SEEDS): run for run in runs}
-
-    others = by_seeds(second.finished)
-    pairs = [(run, others[seeds]) for seeds, run in by_seeds(first.finished).items() if seeds in others]
-    return pairs, len(by_seeds(first.runs).keys() & by_seeds(second.runs).keys())
+    ours, theirs = ({study.seeds(run): run for run in arm.finished} for arm in (first, second))
+    both = set(map(study.seeds, first.runs)).intersection(map(study.seeds, second.runs))
+    return [(run, theirs[seeds]) for seeds, run in ours.items() if seeds in theirs], len(both)
 
 
 def _shared(study: Study, runs: Sequence[tuple[str, str]]) -> str:
@@ -150,13 +144,12 @@ def _groups(study: Study, runs: Sequence[tuple[str, str]], there: dict[str, floa
 
 def _row(group: str, there: Mapping[str, float]) -> Row:
     each = list(there.values())
-    exact = len(each) >= statistics.FEWEST
     return {
         "networks that count": group,
         "networks": len(each),
         "difference": float(np.mean(each)),
-        "95 % interval": interval(*(statistics.typical_values if exact else statistics.student)(each)),
-        "interval by": "typical values" if exact else "Student",
+        "95 % interval": mean_interval(each),
+        "interval by": "typical values" if len(each) >= statistics.FEWEST else "Student",
         "sd of the difference": float(np.std(each, ddof=1)),
     }
 

@@ -7,19 +7,17 @@ from dataclasses import replace
 
 from swlottery.report import words
 from swlottery.report.page import (
-    anchors,
     chance,
     cost,
     critical,
-    first_runs,
     found,
     gradient,
     growth,
     matrices,
     networks,
     plan,
+    public_logs,
     rate,
-    rewinding,
     size,
     survival,
     variance,
@@ -35,19 +33,18 @@ def what_was_run(study: Study) -> Answer:
     runs = study.facts["runs"]
     finished = set(runs[runs["state"] == "finished"]["run"])
     unreadable = runs[runs["state"].isin(UNREADABLE)]["run"].tolist()
-    rows: list[Row] = []
-    for arm in study.arms:
-        kinds = sorted({study.kind(run) for run in arm.runs if run in study.own})
-        rows.append(
-            {
-                "arm": arm.title,
-                "set-up": arm.setup,
-                "networks": len(arm.networks),
-                "runs": len(arm.runs),
-                "finished": len(finished.intersection(arm.runs)),
-                "follows": listed(kinds) if kinds else None,
-            }
-        )
+    kinds = {arm: sorted({study.kind(run) for run in arm.runs if run in study.own}) for arm in study.arms}
+    rows: list[Row] = [
+        {
+            "arm": arm.title,
+            "set-up": arm.setup,
+            "networks": len(arm.networks),
+            "runs": len(arm.runs),
+            "finished": len(finished.intersection(arm.runs)),
+            "follows": listed(follows) if follows else None,
+        }
+        for arm, follows in kinds.items()
+    ]
     readable = len(runs) - len(unreadable)
     networks = len({lineage for lineage in study.lineage.values() if lineage})
     done = "all" if finished and len(finished) == readable else str(len(finished))
@@ -55,6 +52,7 @@ def what_was_run(study: Study) -> Answer:
     left_out = f" Not readable, and left out: {listed(unreadable)}." if unreadable else ""
     other = runs[(runs["state"] != "finished") | (runs["message"] != "")]
     unfinished: list[Row] = [{"run": one.run, "state": one.state, "why": one.message} for one in other.itertuples()]
+    caption = "the arms: rate × prunes, and what differs from global magnitude pruning with rewinding to the start"
     return Answer(
         "runs",
         "What was run?",
@@ -62,11 +60,7 @@ def what_was_run(study: Study) -> Answer:
         networks=networks,
         sentence=f"{short}, begun from {words.count(networks, 'initialisation')}.{left_out}",
         tables=[
-            Table(
-                "arms",
-                "the arms: rate × prunes, and what differs from global magnitude pruning with rewinding to the start",
-                rows,
-            ),
+            Table("arms", caption, rows),
             Table("unfinished", "runs that have not come to their end; what they have shown so far counts", unfinished),
         ],
         method="Networks count once, by their initialisation: further runs of one network are no further evidence.",
@@ -76,8 +70,8 @@ def what_was_run(study: Study) -> Answer:
 def the_plan(study: Study) -> list[Answer]:
     """The questions of the plan: those that compare arms are corrected together."""
     compared = plan.compared(study)
-    about = [networks.answer(study), networks.falls(study)]
-    found = [*about, *plan.answers(compared), *variance.answers(study, compared), anchors.answer(study)]
+    about = [networks.answer(study), survival.falls(study)]
+    found = [*about, *plan.answers(compared), *variance.answers(study, compared), public_logs.anchors(study)]
     return [answer for answer in found if answer is not None]
 
 
@@ -95,9 +89,9 @@ QUESTIONS: list[Callable[[Study], Answer | None]] = [
     found.again,
     found.twins,
     matrices.answer,
-    rewinding.answer,
+    rate.rewinding,
     cost.answer,
-    first_runs.answer,
+    public_logs.first_runs,
 ]
 
 

@@ -20,6 +20,8 @@ Tracked = tuple[float | None, dict[str, float]]
 """The tracked weight's value, None where there is none, and those of its controls."""
 Values = dict[str, tuple[float, dict[str, float]]]
 """Of each network (its run) the tracked weight's value, and those of its controls."""
+Parts = Iterable[tuple[Row, list[Row]]]
+"""Rows of a table, each with the points of the networks that it is about."""
 SD, POWER = "sd of the controls", "power at 1 sd, %"
 
 
@@ -107,6 +109,17 @@ def typical(values: Sequence[float]) -> str:
     return interval(*inference.typical_values(values))
 
 
+def mean_of(there: Mapping[str, float]) -> Row:
+    """The mean of a value over networks, as columns of a table."""
+    each = list(there.values())
+    return {"networks": len(each), "difference": float(np.mean(each)), "95 % interval": typical(each)}
+
+
+def mean_interval(values: Sequence[float]) -> str:
+    """The interval of typical values; of too few values for it, Student's."""
+    return typical(values) if len(values) >= inference.FEWEST else interval(*inference.student(values))
+
+
 def factor(logs: Sequence[float]) -> str:
     """The interval of typical values of log ratios, one a network, as one of ratios."""
     return interval(*np.exp(inference.typical_values(logs)))
@@ -123,7 +136,7 @@ def spread(
     return {**where, networks: len(values), **ends}, [{**where, of: float(one)} for one in values]
 
 
-def joined(parts: Iterable[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:
-    """The rows of all arms, and their points."""
+def joined(parts: Parts) -> tuple[list[Row], list[Row]]:
+    """The rows of a table, and the points of all of them."""
     pairs = list(parts)
-    return [row for rows, _ in pairs for row in rows], [point for _, points in pairs for point in points]
+    return [row for row, _ in pairs], [point for _, points in pairs for point in points]

@@ -1,4 +1,4 @@
-"""Does the rate matter? Two rates, in networks that share round 1 and under masks that leave nearly as much."""
+"""Does the rate matter, and where the weights go back to? Two arms, in networks that share round 1."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import combinations
 
-import numpy as np
-
 from swlottery.report.page import charts, ranks
 from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.ranks import SD, Values, is_bracketed, rank_test, tested
+from swlottery.report.page.ranks import SD, Parts, Values, is_bracketed, rank_test, tested
 from swlottery.report.page.verdict import ALPHA, NO, TOO_FEW, YES, together
 
 NEAR = 1.1
@@ -29,6 +27,10 @@ METHOD = (
     "The test shown is that with the smallest p. Yes needs the same sign in the bracketed networks, no needs all "
     "intervals within half a standard deviation of the controls. Weights that prune 1 took are left out."
 )
+REWINDING = (
+    "q is the fraction of all weights that remain when pruning reaches this one. Holm over the arms of a set-up. "
+    "Without rewinding a network has trained r·T steps after round r, so its perplexity is not compared."
+)
 
 
 def answer(study: Study) -> Answer | None:
@@ -36,7 +38,8 @@ def answer(study: Study) -> Answer | None:
     families: dict[str, list[Row]] = {}
     points: list[Row] = []
     for coarse, fine in rates(study):
-        own, each = _compared(study, coarse, fine)
+        own, each = ranks.joined(_compared(study, coarse, fine))
+        ranks.family(own)
         if own:
             families[f"{coarse.title} against {fine.title}"] = own
             points += each
@@ -104,10 +107,8 @@ def paired(study: Study, value: Value, what: str, name: str, each_name: str) -> 
     for coarse, fine in rates(study):
         arms = {"first arm": coarse.title, "second arm": fine.title}
         for mask, there in differences(study, study.pairs(coarse, fine), value):
-            left, each = study.left(there, mask), list(there.values())
-            found = {"difference": float(np.mean(each)), "95 % interval": ranks.typical(each)}
-            ends = {"least": min(each), "most": max(each)}
-            rows.append({**arms, "remaining, %": left, "networks": len(each), **found, **ends})
+            left, ends = study.left(there, mask), {"least": min(there.values()), "most": max(there.values())}
+            rows.append({**arms, "remaining, %": left, **ranks.mean_of(there), **ends})
             at = f"{', '.join(arms.values())}: {left:.1f} %"
             points += [{"at": at, "run": run, "difference": one} for run, one in there.items()]
     caption = f"{what}, first arm − second arm at equal remaining weights, and the interval of typical values"
@@ -158,23 +159,19 @@ def _between(remaining: Mapping[int, float], left: float | None, value: Callable
     return start + part * (end - start)
 
 
-def _compared(study: Study, coarse: Arm, fine: Arm) -> tuple[list[Row], list[Row]]:
+def _compared(study: Study, coarse: Arm, fine: Arm) -> Parts:
     """Two rates at their first two matched masks and their last: one family of tests, and the rank in each network."""
     pairs = study.pairs(coarse, fine)
     masks = matched(study, pairs)
     arms = {"first arm": coarse.title, "second arm": fine.title}
-    rows: list[Row] = []
-    points: list[Row] = []
     for mask, other in masks[:2] + masks[2:][-1:]:
         there = log_ratios(study, pairs, mask + 1, other + 1)
         if there:
             where = {**arms, "masks": f"{mask} ~ {other}", "remaining, %": study.left(there, mask)}
             row, each = tested(there, {**where, "left out": len(pairs) - len(there)}, " of d")
-            rows.append(row | _bracketed(study, there, row))
             lines = f"{', '.join(arms.values())}: {where['masks']}"
-            points += [{"masks": lines, "run": one["run"], "rank of d": one["rank of d"]} for one in each]
-    ranks.family(rows)
-    return rows, points
+            points = [{"masks": lines, "run": one["run"], "rank of d": one["rank of d"]} for one in each]
+            yield row | _bracketed(study, there, row), points
 
 
 def _bracketed(study: Study, there: Values, row: Row) -> Row:
@@ -195,3 +192,42 @@ def _verdict(rows: list[Row]) -> str:
     if any(inside is not None and (inside > 0.5) == (rank > 0.5) for rank, inside in ranks):
         return YES
     return NO if not different and all(row["within ½ sd"] for row in rows) else TOO_FEW
+
+
+def rewinding(study: Study) -> Answer | None:
+    """The distance of the tracked weight to pruning after round 2, against the plain arm of the same rate."""
+    rows: list[Row] = []
+    points: list[Row] = []
+    for arms, plains in zip(study.setups, study.rates, strict=True):
+        own, each = ranks.joined(_rewound(study, arms, plains))
+        ranks.family(own)
+        rows += own
+        points += each
+    if not rows:
+        return None
+    then = "; above 0, the arm brings it nearer to pruning than the plain arm"
+    caption = "d = log q(arm) − log q(plain arm), after round 2: above 0, the arm brings it nearer to pruning"
+    label = "rank of d among the controls' d, after round 2"
+    return Answer(
+        "rewinding",
+        "Does rewinding matter?",
+        **ranks.summary({row["arm"]: row for row in rows}, "d", " of d", then),
+        tables=[
+            Table("rewinding", caption, rows),
+            Table("rewinding_points", "the rank of d in each network", points),
+        ],
+        pictures=[charts.strip("rewound", points, "rank of d", label, charts.CIRCLES, reference=0.5)],
+        method=REWINDING,
+    )
+
+
+def _rewound(study: Study, arms: list[Arm], plains: list[Arm]) -> Parts:
+    """The arms of a set-up that differ from a plain one in the rewinding alone: one family, and the ranks."""
+    plain = {arm.rate: arm for arm in plains}
+    for arm in arms:
+        base, (_, *changes) = plain.get(arm.rate), arm.name.split(", ")
+        if base is None or len(changes) != 1 or not changes[0].startswith("rewind"):
+            continue
+        there = log_ratios(study, study.pairs(arm, base), 2, 2)
+        if there:
+            yield ranks.tested(there, {"arm": arm.title, "against": base.title}, " of d")

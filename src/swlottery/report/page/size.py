@@ -32,15 +32,14 @@ def answer(study: Study) -> Answer | None:
     for arms in study.rates:
         ranks.family([tests[arm] for arm in arms if arm in tests])
     others = [row for arm in tests for row in _against_others(study, arm, found[arm][0])]
+    caption = "log(|w|/threshold) after round 2: the tracked weight among its 19 controls"
     label = "rank among the controls after round 2: 0 below all, 1 above all"
     return Answer(
         "size",
         "Is a tracked weight larger after round 2 than weights of its size?",
         **ranks.summary({title: tests[arm] for title, arm in study.rated.items() if arm in tests}, "log|w|"),
         tables=[
-            Table(
-                "size", "log(|w|/threshold) after round 2: the tracked weight among its 19 controls", [*tests.values()]
-            ),
+            Table("size", caption, [*tests.values()]),
             Table("size_points", "the rank in each network", points),
             Table("size_sensitivity", "the same in bracketed networks alone, and against other controls", others),
         ],

@@ -20,15 +20,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from swlottery.config import AFTER_ROUND_1, TrainSettings
-from swlottery.report.page.rows import DAMAGE, HASH, network_of
+from swlottery.report.page.rows import DAMAGE, HASH, Row, network_of
 from swlottery.report.run_files import read_events, read_settings
-from swlottery.report.words import place
+from swlottery.report.words import Key, place
 from swlottery.runtime import sums
 from swlottery.study import statistics
-
-Row = dict[str, Any]
-At = tuple[int, ...]
-"""(layer, out, in), and the expert behind them where there is one."""
 
 FREE = AFTER_ROUND_1 | {"data_seed", "threads", "device"}
 """Settings in which twins may differ: the order of the batches, and all that concerns later rounds."""
@@ -48,8 +44,8 @@ class StoredRun:
 
     folder: Path
     name: str = ""
-    own: At | None = None
-    controls: Sequence[At] = ()
+    own: Key | None = None
+    controls: Sequence[Key] = ()
 
     @cached_property
     def start(self) -> dict[str, Any]:
@@ -95,14 +91,14 @@ class StoredRun:
             if here := {name: mask[name].numpy() for name in self.names if name in mask}:
                 yield number, here
 
-    def entry(self, tensor: NDArray[Any], at: At) -> Any:
+    def entry(self, tensor: NDArray[Any], at: Key) -> Any:
         """The entry of one down-projection; IndexError where it has none there."""
         _, out, in_, *expert = at
         matrix = tensor[expert[0]] if expert else tensor
         return matrix[in_, out] if self.start["in_out"] else matrix[out, in_]
 
 
-Tracked = tuple[str, str, At]
+Tracked = tuple[str, str, Key]
 """The run that found a weight, what its θ_0 is called by, and the weight."""
 
 
