@@ -54,7 +54,7 @@ def answer(study: Study) -> Answer | None:
             Table("super_weights", "trained networks by their first training, and the gravest verdict in each", rows),
             Table("networks", caption, networks),
         ],
-        method="A super weight: the finder inside the run saw one after round 1. Verdicts: `swlottery find` on the "
+        method="A super weight: the finder inside the run saw one after round 1. Verdicts: swlottery find on the "
         "run's round_1/, with its record in round_1/record.json; of several weights the gravest verdict.",
     )
 
