@@ -221,3 +221,50 @@ def test_the_log_reads_as_it_says():
     written = "".join((report / name).read_text() for name in ("train.py", "tables.py", "survival.py"))
     for words_ in ("What each prune will leave", "|w|/thr.", "its matrix", "PRUNED", "All rounds", "What became of"):
         assert words_ in written
+
+
+def test_the_answer_stands_in_the_tables_of_the_study():
+    """Every number of the README's answer comes from a CSV file of the page that it follows, and there is no other."""
+    import pandas
+
+    def table(name: str, page: str = "results") -> pandas.DataFrame:
+        return pandas.read_csv(REPOSITORY / "docs" / page / f"{name}.csv")
+
+    answer = README.partition(": why?\n")[2].partition("\n## ")[0]
+    survival = table("plan_survival").set_index(["arm", "networks that count"]).sort_index()
+    short, long = (survival.loc[(f"10 % × 5 (T {steps})",)] for steps in (1200, 4000))
+    of_20 = survival.loc[("20 % × 5 (T 1200)", "all")]
+    (own,) = (long.loc[name] for name in long.index if name != "all")
+    networks = table("super_weights").set_index("set-up").loc["llama-mini, T 4000"]
+    damage = table("networks").query("verdict == 'critical'")["ΔNLL"]
+    critical = table("critical")
+    later = table("found").query("round > 1")
+    later = later[later["run"].isin(critical["run"])]
+    perplexity = table("perplexity").query("arm == '10 % × 5 (T 4000)'").sort_values("mask")["perplexity"]
+    matched, contrast = table("contrast")["remaining, %"].min(), table("contrast")
+    assert (contrast["p (Holm)"] > 0.05).all() and networks["critical"] == len(damage) == len(critical)
+    assert of_20["remaining, %"].round(2) == 32.77
+    facts = [
+        f"leave {of_20['remaining, %']:.2f} % of the weights",
+        f"leave {short.loc['all', 'remaining, %']:.2f} %, so",
+        f"With {matched:.0f} % remaining",
+        f"in {contrast['networks'].min()} networks",
+        f"Of {networks['networks']} small Llamas trained from scratch, {networks['with a super weight']} grow one",
+        f"rises by {damage.min():.2f} to {damage.max():.2f} nat",
+        f"{critical['falls at sparsity, % (after round 1)'].min():.2f} % sparsity",
+        f"pruned {own['networks'] - own['kept']} of {own['networks']}",
+        f"the first at {own['first falls at sparsity, %']:.1f} % sparsity",
+        f"with {100 - own['controls kept, %']:.0f} % of their controls",
+        f"In {(later['kind'] == 'super_weight').sum()} of {len(later)} later rounds",
+        f"in {later['kept'].notna().sum()} the same one",
+        f"perplexity is {perplexity.iloc[0]:.2f} before the first prune and {perplexity.iloc[-1]:.2f} after the last",
+        f"{short.loc['all', 'kept']} of {short.loc['all', 'networks']} are kept at 10 %",
+        f"{of_20['kept']} of {of_20['networks']} at 20 %",
+        f"until {table('critical', 'results-smollm2')['least over all rounds'].min():.2f} % of the weights",
+    ]
+    plain = re.sub(r"\s+", " ", answer)
+    for fact in facts:
+        assert fact in plain
+    others = {"20 %", "10 %", "135"}  # the rates, and the name of a model
+    numbers = set(re.findall(r"(?<![\w.])\d[\d.]*\d(?: %)?|(?<![\w.])\d(?: %)?", re.sub("SmolLM2|θ_0", "", plain)))
+    assert {number for number in numbers - others if number not in " ".join(facts)} == set()

@@ -140,7 +140,7 @@ def power(
     Args:
         shift: how far the tracked weight is above its controls, in their standard deviations; 0: the real level.
         common: the standard deviation of what all weights of a network share, in the same unit. It moves no rank; its
-            default is about that of log(|w|/threshold) in the networks of docs/results.md.
+            default is about that of log(|w|/threshold) in the networks of docs/results-kept.md.
     """
     rng = np.random.default_rng([seed, networks, controls])
     claimed = 0

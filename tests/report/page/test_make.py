@@ -501,7 +501,7 @@ def test_a_browser_sorts_a_table_fetches_nothing_and_has_no_error(reports: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["results", "results-smollm2", "results-t300"])
+@pytest.mark.parametrize("name", ["results", "results-kept", "results-smollm2", "results-t300"])
 def test_the_results_in_the_repository_are_what_their_tables_say(name: str, tmp_path: Path) -> None:
     """Every number of the page, to the digits that it shows, comes from the CSV files beside it."""
     docs = Path(__file__).resolve().parents[3] / "docs"
