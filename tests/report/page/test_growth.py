@@ -15,7 +15,12 @@ from swlottery.report.page import growth
 
 @pytest.mark.parametrize(
     ("factor", "verdict", "times"),
-    [(0.5, "they shrink", "0.25"), (2.0, "they grow", "4.00"), (1.001, "they keep their size", "1.00")],
+    [
+        (0.5, "they shrink", "0.25"),
+        (0.05, "they shrink", "0.0025"),
+        (2.0, "they grow", "4.00"),
+        (1.001, "they keep their size", "1.00"),
+    ],
 )
 def test_the_growth_of_survivors_by_hand(factor: float, verdict: str, times: str) -> None:
     """Tracked weights change by a factor a round, controls by three, whatever their signs; one is pruned in round 2."""

@@ -91,7 +91,7 @@ def _verdict(there: Values) -> str:
 
 
 def _times(row: Row, there: Values) -> str:
-    return f"{row['followed, times']:.2f} times{within(factor([mine for mine, _ in there.values()]))}"
+    return f"{row['followed, times']:#.3g} times{within(factor([mine for mine, _ in there.values()]))}"
 
 
 def _part(own: list[tuple[Row, Values]], against: list[Row]) -> str:
@@ -100,9 +100,9 @@ def _part(own: list[tuple[Row, Values]], against: list[Row]) -> str:
     text = f"{_times(last, at_last)} its size after round 1 at {last['arm']} ({last['remaining, %']:.1f} % remaining"
     since = [at_last[run][0] - at_second[run][0] for run in at_last if run in at_second]
     if last is not second and since:
-        text += f"; {math.exp(np.mean(since)):.2f} times{within(factor(since))} its size after round 2"
+        text += f"; {math.exp(np.mean(since)):#.3g} times{within(factor(since))} its size after round 2"
     for row in against[-1:]:
-        text += f"; {math.exp(row['difference']):.2f} times that after random pruning to {row['remaining, %']:.1f} %"
+        text += f"; {math.exp(row['difference']):#.3g} times that after random pruning to {row['remaining, %']:.1f} %"
     return text + ")"
 
 
