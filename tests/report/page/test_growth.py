@@ -16,8 +16,8 @@ from swlottery.report.page import growth
 @pytest.mark.parametrize(
     ("factor", "verdict", "times"),
     [
-        (0.5, "they shrink", "0.25"),
-        (0.05, "they shrink", "0.0025"),
+        (0.5, "they shrink", "0.250"),
+        (0.05, "they shrink", "0.00250"),
         (2.0, "they grow", "4.00"),
         (1.001, "they keep their size", "1.00"),
     ],
@@ -36,7 +36,7 @@ def test_the_growth_of_survivors_by_hand(factor: float, verdict: str, times: str
     assert section is not None and (section.verdict, section.networks) == (verdict, 6)
     assert section.number.startswith(f"{times} times [")
     assert f"{section.number} its size after round 1 at 20 % × 2 (64.0 % remaining;" in section.sentence
-    assert f"{factor:.2f} times [" in section.sentence, "from round 2 on"
+    assert f"{factor:#.3g} times [" in section.sentence, "from round 2 on"
     second, third = table(section, "sizes")
     assert (second["networks"], second["followed, times"], second["controls, times"]) == (
         7,
@@ -71,7 +71,7 @@ def test_growth_against_random_pruning_in_networks_that_kept_the_weight_under_bo
     assert section is not None
     (row,) = table(section, "sizes_against_random")
     assert (row["arm"], row["networks"], row["difference"]) == ("20 % × 1", 2, pytest.approx(math.log(0.5)))
-    assert "0.50 times that after random pruning to 80.0 %" in section.sentence
+    assert "0.500 times that after random pruning to 80.0 %" in section.sentence
     assert section.verdict == "too few networks to tell"
 
 
