@@ -322,7 +322,7 @@ def test_the_page_begins_with_the_verdicts_of_the_finder(
     assert looked.code == 0, looked
     assert main(["report", "twin", "--out", "page.html", "--markdown", "page.md"]) == 0
     line = "No network here has a super weight: what is tracked is the leader of each; the finder's verdicts on 1 of "
-    assert (tmp_path / "page.md").read_text().splitlines()[2] == f"{line}them: 1 nothing found."
+    assert (tmp_path / "page.md").read_text().splitlines()[2] == f"{line}them: nothing found in 1."
     assert line in (tmp_path / "page.html").read_text().replace("&#39;", "'")
     odd.change(round_1 / "record.json", weights_sha256="0" * 64)
     (row,) = collect([tmp_path / "twin"]).tables["runs"].to_dict("records")

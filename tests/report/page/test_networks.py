@@ -60,7 +60,7 @@ def test_the_gravest_verdict_of_each_network_counts_once() -> None:
     section = found(rows)
     assert section.sentence == (
         "3 of 4 networks have a super weight; the finder's verdicts on 3 of them: "
-        "1 critical, 1 jointly critical and 1 nothing found."
+        "critical in 1, jointly critical in 1 and nothing found in 1."
     )
     (row,) = table(section, "super_weights")
     assert (row["networks"], row["with a super weight"], row["looked at by the finder"]) == (4, 3, 3)

@@ -22,7 +22,7 @@ def _in_words(networks: list[Row]) -> str:
     if not has:
         text = "No network here has a super weight: what is tracked is the leader of each"
     if judged:
-        parts = [f"{judged[one]} {one}" for one in (*VERDICTS, NOTHING) if judged[one]]
+        parts = [f"{one} in {judged[one]}" for one in (*VERDICTS, NOTHING) if judged[one]]
         return f"{text}; the finder's verdicts on {judged.total()} of them: {listed(parts)}."
     return f"{text}{'; whether they matter, these runs do not say' if has else ''}."
 
