@@ -24,7 +24,7 @@ POINTS = [Point(f"lr{number}", {"lr": number / 1000, "seed": number}) for number
 def study(tmp_path: Path) -> Path:
     folder = tmp_path / "study"
     write_study(folder, Study("study", POINTS))
-    _write(folder, POINTS).with_suffix(".job").write_text("here\n")
+    _write(folder, POINTS, {}).with_suffix(".job").write_text("here\n")
     return folder
 
 
