@@ -11,9 +11,12 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from swlottery.models import stored
 from swlottery.models.offload import stored_parameters
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
 
@@ -23,6 +26,12 @@ def weights_sha256(model: nn.Module) -> str:
     Tied parameters count once. Two copies of one checkpoint agree however their files are split into shards.
     """
     return sha256(stored_parameters(model))
+
+
+def stored_sha256(folder: Path) -> str:
+    """The same of a checkpoint in a folder, from its files alone: of parameters that no name is tied to twice."""
+    with stored.tensors(folder, {}) as tensors:
+        return sha256((name, tensor[...]) for name, tensor in tensors.items())
 
 
 def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -264,6 +264,17 @@ def test_what_the_initialisation_tells_of_the_kept() -> None:
     assert section.verdict == "too few networks to tell" and section.networks == 3
 
 
+def test_a_prediction_near_to_chance_is_said_to_be_small() -> None:
+    rows = two_rates(0.0, 8)
+    rows["predicted"] = [
+        {"run": row["run"], "round": row["round"], "auc_initial": 0.51 + 0.001 * (n % 3), "auc_trained": 0.9}
+        for n, row in enumerate(rows["rounds"])
+        if row["round"]
+    ]
+    section = found.prediction(study(rows))
+    assert section is not None and section.verdict == "yes, within the margin"
+
+
 def test_weights_that_are_found_again_move_or_are_lost() -> None:
     """One network finds its weight in one of two later rounds; one has another in both; in one there is neither."""
     rows: Rows = {}

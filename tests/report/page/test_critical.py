@@ -18,10 +18,11 @@ def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
             ("pruned", {"force_prune": "sw"}),
             ("controls", {"force_prune": "controls"}),
         ):
-            run(rows, f"{name}{seed}", 1, rounds=1, **{"seed": 0, "data_seed": seed} | changed)
+            run(rows, f"{name}{seed}", 1, rounds=1, start="pretrained", **{"seed": 0, "data_seed": seed} | changed)
             losses = {"alone": (4.0, 6.0), "pruned": (4.5, 8.0), "controls": (4.1, 6.1)}[name]
             masks(rows, f"{name}{seed}", 0.2, 1, *losses)
-        weights(rows, f"alone{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
+        for name in ("alone", "pruned"):
+            weights(rows, f"{name}{seed}", 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
         for round_, weight in ((1, OWN), (2, "(0, 9, 9)")):
             kind = "super_weight" if seed == 1 else "leader"
             one = {"run": f"pruned{seed}", "round": round_, "kind": kind, "weights": weight}
@@ -29,12 +30,13 @@ def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
     section = critical.answer(study(rows))
     assert section is not None
     assert section.verdict == "1 of 1 pruned below 67.23 % sparsity; not replaced by training"
-    assert section.number == "60.00 % sparsity; +0.400 nat" and section.networks == 1
+    assert section.number == "the first at 60.00 % sparsity; +0.400 nat" and section.networks == 1
     assert {row["weight"] for row in table(section, "critical")} == {OWN}
     assert {row["weights in scope larger than it then"] for row in table(section, "critical")} == {400_000}
     assert "cost 2.00 nat, of which training recovers 75 %" in section.sentence
     assert "the final ticket is +0.400 nat" in section.sentence and "(2 runs)" in section.sentence
     assert "super weights in 1 of 2 final tickets without them, 1 of these new" in section.sentence
+    assert "verdict" not in table(section, "found_last")[0], "nobody has asked the finder"
     assert [(row["run"], row["found"]) for row in table(section, "found_last")] == [
         ("pruned1", "(0, 9, 9)"),
         ("pruned2", "(0, 9, 9)"),
@@ -45,6 +47,60 @@ def test_a_super_weight_near_to_pruning_and_tickets_without_it() -> None:
     assert [row["gap to controls"] for row in table(section, "without")] == [pytest.approx(0.4)] * 4
 
 
+def test_what_pruning_takes_is_read_from_the_plain_arms() -> None:
+    """In the arm without controls the weight is pruned earlier; that says nothing of magnitude pruning alone."""
+    rows: Rows = {}
+    for name, at, way in (("plain", 90.0, "none"), ("forced", 20.0, "controls")):
+        run(rows, name, 1, rounds=1, force_prune=way)
+        masks(rows, name, 0.2, 1)
+        weights(rows, name, 1, {"percentile_remaining": 99.5}, [], kind="super_weight")
+        weights(rows, name, 2, {"percentile_remaining": 100 - (100 - at) / 0.8}, [], kind="super_weight")
+    section = critical.answer(study(rows))
+    assert section is not None and section.number == "the first at 90.00 % sparsity"
+    assert section.sentence == (
+        "Global magnitude pruning would take the first of them at 99.50 % sparsity in the networks of round 1; "
+        "in those of all rounds at 90.00 % (plain)."
+    )
+    assert {row["arm"]: row["least over all rounds"] for row in table(section, "critical")} == {
+        "20 % × 1": pytest.approx(90.0),
+        "20 % × 1, force-prune controls": pytest.approx(20.0),
+    }
+
+
+def test_networks_without_a_super_weight_and_random_beginnings_say_nothing_of_its_loss() -> None:
+    """A round that rewinds to random weights begins near chance, whatever is pruned."""
+    rows: Rows = {}
+    for network, kind in enumerate(("super_weight", "leader")):
+        for way, loss in (("none", 4.0), ("sw", 4.1 + 0.3 * network), ("controls", 4.0)):
+            name = f"{way}{network}"
+            run(rows, name, network, rounds=1, force_prune=way)
+            masks(rows, name, 0.2, 1, loss, start=9.0 + 0.001 * (way == "sw"))
+            weights(rows, name, 1, {}, [], kind=kind)
+    section = critical.answer(study(rows))
+    assert section is not None and section.number.endswith("; +0.100 nat") and "(1 run)" in section.sentence
+    assert "recovers" not in section.sentence
+    assert {row["tracks"] for row in table(section, "without")} == {"super weight", "leader"}
+
+
+def test_verdicts_on_the_final_tickets() -> None:
+    rows: Rows = {}
+    for network, verdict in enumerate(("critical", "", None)):
+        run(rows, f"s{network}", network, rounds=1)
+        masks(rows, f"s{network}", 0.2, 1)
+        weights(rows, f"s{network}", 1, {}, [], kind="super_weight")
+        one = {"run": f"s{network}", "round": 2, "kind": "super_weight", "weights": "(0, 9, 9)"}
+        rows.setdefault("found", []).append({**one, "kept": "", "moved": "", "lost": OWN})
+        if verdict is not None:
+            record = {"run": f"s{network}", "of": "final", "weight": "(0, 9, 9)" if verdict else "", "verdict": verdict}
+            number = 0.5 if verdict else None
+            rows.setdefault("records", []).append({**record, "nll_difference": number, "low": number, "high": number})
+    section = critical.answer(study(rows))
+    assert section is not None and section.sentence.endswith(
+        "; the finder's verdicts on 2 final tickets: critical in 1 and nothing found in 1."
+    )
+    assert [row["verdict"] for row in table(section, "found_last")] == ["critical", "nothing found", None]
+
+
 def test_super_weights_that_no_arm_prunes_first() -> None:
     rows: Rows = {}
     run(rows, "a", 1, rounds=1)
@@ -52,7 +108,7 @@ def test_super_weights_that_no_arm_prunes_first() -> None:
     weights(rows, "a", 1, {"percentile_remaining": 99.0}, [], kind="super_weight")
     section = critical.answer(study(rows))
     assert section is not None and section.verdict == "0 of 1 pruned below 67.23 % sparsity"
-    assert section.number == "99.00 % sparsity" and [one.name for one in section.tables] == ["critical"]
+    assert section.number == "the first at 99.00 % sparsity" and [one.name for one in section.tables] == ["critical"]
 
 
 def test_of_several_networks_the_plans_question_says_whether_they_are_replaced() -> None:

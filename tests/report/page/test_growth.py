@@ -81,7 +81,7 @@ def test_growth_against_random_pruning_in_networks_that_kept_the_weight_under_bo
         (0.5, 0.5, 10, "yes"),
         (0.5, 1.0, 10, "too few networks to tell"),
         (0.5, 1.0, 14, "no"),
-        (2.0, 0.5, 10, "no"),
+        (2.0, 0.5, 10, "no: more"),
         (1.0, 1.0, 10, "too few networks to tell"),
     ],
 )

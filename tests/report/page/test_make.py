@@ -318,15 +318,20 @@ def test_the_page_begins_with_the_verdicts_of_the_finder(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(runs / "twin", tmp_path / "twin")
     (round_1,) = (tmp_path / "twin").glob("*/round_1")
-    looked = odd.find(round_1, "--out", str(round_1 / "record.json"), "--plots", "plots")
-    assert looked.code == 0, looked
+    final = round_1.parent / "final"
+    for folder in (round_1, final):
+        looked = odd.find(folder, "--out", str(folder / "record.json"), "--plots", "plots")
+        assert looked.code == 0, looked
     assert main(["report", "twin", "--out", "page.html", "--markdown", "page.md"]) == 0
     line = "No network here has a super weight: what is tracked is the leader of each; the finder's verdicts on 1 of "
     assert (tmp_path / "page.md").read_text().splitlines()[2] == f"{line}them: nothing found in 1."
     assert line in (tmp_path / "page.html").read_text().replace("&#39;", "'")
-    odd.change(round_1 / "record.json", weights_sha256="0" * 64)
-    (row,) = collect([tmp_path / "twin"]).tables["runs"].to_dict("records")
-    assert row["state"] == "damaged" and "record.json is of another network than round_1/" in row["message"]
+    records = collect([tmp_path / "twin"]).tables["records"]
+    assert list(records["of"]) == ["round_1", "final"] and set(records["verdict"]) == {""}
+    for folder in (final, round_1):
+        odd.change(folder / "record.json", weights_sha256="0" * 64)
+        (row,) = collect([tmp_path / "twin"]).tables["runs"].to_dict("records")
+        assert row["state"] == "damaged" and f"record.json is of another network than {folder.name}/" in row["message"]
 
 
 def test_settings_that_came_after_a_table_was_stored_are_at_their_defaults(runs: Path, tmp_path: Path) -> None:

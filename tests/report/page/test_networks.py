@@ -23,8 +23,8 @@ def made(kinds: str, percentile: float = 99.0, falls: int = 0, **changed: object
     return rows
 
 
-def record(rows: Rows, name: str, verdict: str, weight: str = OWN) -> None:
-    one = {"run": name, "weight": weight, "verdict": verdict, "nll_difference": 0.5, "low": 0.4, "high": 0.6}
+def record(rows: Rows, name: str, verdict: str, weight: str = OWN, of: str = "round_1") -> None:
+    one = {"run": name, "of": of, "weight": weight, "verdict": verdict, "nll_difference": 0.5, "low": 0.4, "high": 0.6}
     rows.setdefault("records", []).append(
         one if verdict else {**one, **dict.fromkeys(("nll_difference", "low", "high"))}
     )
@@ -45,7 +45,7 @@ def test_the_first_line_says_that_there_is_no_super_weight() -> None:
 def test_super_weights_that_nobody_has_verified() -> None:
     assert (
         found(made("ssl")).sentence
-        == "2 of 3 networks have a super weight; whether they matter, these runs do not say."
+        == "2 of 3 trained networks have a super weight; whether they matter, these runs do not say."
     )
 
 
@@ -55,11 +55,12 @@ def test_the_gravest_verdict_of_each_network_counts_once() -> None:
     record(rows, "r0", "critical")
     record(rows, "r1", "jointly critical", "(0, 7, 7)")
     record(rows, "r3", "", "")
+    record(rows, "r2", "critical", of="final")  # of the last network, not of the first
     run(rows, "branch", 0, rounds=2, prune_rate="0.1")  # of the same round 1 as r0
     weights(rows, "branch", 1, {}, [], kind="super_weight")
     section = found(rows)
     assert section.sentence == (
-        "3 of 4 networks have a super weight; the finder's verdicts on 3 of them: "
+        "3 of 4 trained networks have a super weight; the finder's verdicts on 3 of them: "
         "critical in 1, jointly critical in 1 and nothing found in 1."
     )
     (row,) = table(section, "super_weights")
@@ -76,7 +77,13 @@ def test_networks_of_another_training_or_initialisation_are_counted_apart() -> N
     for n in (2, 3):
         run(rows, f"x{n}", n, rounds=2, init="xavier")
         weights(rows, f"x{n}", 1, {}, [])
-    assert [(row["init"], row["with a super weight"]) for row in table(found(rows), "super_weights")] == [
+    section = found(rows)
+    assert section.networks == 2, "both set-ups have two initialisations"
+    assert section.verdict.startswith("2 of 2 at ") and "0 of 2 at " in section.verdict
+    assert (
+        section.sentence.startswith("2 of 4 trained networks have a super weight (") and ": 0 of 2)" in section.sentence
+    )
+    assert [(row["init"], row["with a super weight"]) for row in table(section, "super_weights")] == [
         ("gpt2", 2),
         ("xavier", 0),
     ]
@@ -103,7 +110,10 @@ def test_where_each_weight_falls_or_would_fall() -> None:
     assert [row["pruned by prune"] for row in points] == [2, *[None] * 7]
     everywhere = survival.falls(study(made("ssssss")))
     assert everywhere is not None and everywhere.verdict == "yes"
-    assert everywhere.number == "6 of 6 super weights kept, the first falls when 1 % remain"
+    assert (
+        everywhere.number
+        == "6 of 6 super weights kept with 64 % remaining (in some round, one prune to 1 % would take the first)"
+    )
 
 
 def test_anchors_beside_chance_and_this_study() -> None:

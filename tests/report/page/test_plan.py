@@ -67,6 +67,21 @@ def test_a_budget_that_takes_the_weights_further_from_pruning() -> None:
     assert found["plan_variance"].verdict == "yes" and found["plan_variance"].networks == 8
 
 
+def test_pairs_that_can_be_significant_only_behind_others_say_so() -> None:
+    """Of six pairs the least p is 2/2⁶ = 0.031: above 0.05 when it is the first of two."""
+    few, enough = (answers(study(two_budgets(seeds)))["plan_budget"].sentence for seeds in (6, 8))
+    assert "6 pairs give no p below 0.031: as one of 2 questions it can be significant only if others are." in few
+    assert "give no p below" not in enough
+
+
+def test_seeds_that_suffice_for_one_question_only() -> None:
+    rows = two_budgets()
+    for row in rows["rounds"]:
+        if row["run"].startswith("B") and row["round"]:
+            row["val_loss"] += int(row["run"][-1])  # the cost of pruning scatters
+    assert answers(study(rows))["plan_variance"].verdict == "yes for budget; no for steps"
+
+
 def test_a_difference_inside_the_margin_is_none() -> None:
     found = answers(study(two_budgets(factor=0.96)))
     assert found["plan_budget"].verdict == "no" and found["plan_significance"].verdict == "no"

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from made_facts import CONTROLS, study, table, two_rates
+from made_facts import CONTROLS, Rows, masks, run, study, table, two_rates
 from swlottery.report.page import cost, rate
 from swlottery.study.statistics import power
 
@@ -83,15 +83,36 @@ def test_losses_at_equal_remaining_weights_by_hand() -> None:
     assert [row["remaining, %"] for row in table(section, "perplexity_differences")] == pytest.approx(
         [80, 64, 51.2, 40.96]
     )
-    assert section.verdict == "perplexity rises" and section.networks == 3
-    assert section.number.startswith("20 % × 5: 244.7 [244.7, 244.7]; 10 % × 10: ")
+    assert section.verdict == "too few networks to tell" and section.networks == 3
+    assert section.number.startswith("20 % × 5: perplexity 148.4 to 244.7, loss +0.500 nat; 10 % × 10: ")
     assert "from 148.4 to 244.7 at 20 % × 5" in section.sentence and "41.0 % remaining" in section.sentence
     assert section.sentence.endswith(f" is {found[-1]:+.4f} nat.") and "∞" not in section.sentence
     enough = cost.answer(study(two_rates(0.0, 6)))
     assert enough is not None and enough.sentence.endswith("] nat.")
+    assert enough.verdict == "the loss rises" and "loss +0.500 [0.5, 0.5] nat" in enough.number
     (axes,) = section.pictures[0].figure.axes
     dots = [line for line in axes.lines if line.get_marker() == "."]
     assert sum(len(line.get_xdata()) for line in dots) == 3 * (6 + 11), "one a run and mask"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (-0.01, "the loss falls, within the margin"),
+        (0.3, "the loss rises"),
+        (0.0, "nothing: the loss changes by less than 0.05 nat"),
+    ],
+)
+def test_what_pruning_costs_is_judged_network_by_network(change: float, verdict: str) -> None:
+    """The networks differ by far more than pruning changes any of them: two medians would not tell."""
+    rows: Rows = {}
+    for network in range(8):
+        run(rows, f"s{network}", network, rounds=1)
+        masks(rows, f"s{network}", 0.2, 1)
+        rows["rounds"][-2]["val_loss"] = 5.0 + network
+        rows["rounds"][-1]["val_loss"] = 5.0 + network + change + 0.002 * (-1) ** network
+    section = cost.answer(study(rows))
+    assert section is not None and section.verdict == verdict
 
 
 def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out() -> None:

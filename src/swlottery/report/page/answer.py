@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,15 +62,15 @@ class Answer:
     """What the runs say to one question.
 
     name: of its section, an id in the page. verdict: at most twelve words. number: what it rests on, with its interval.
-    networks: how many; None where that has no meaning. sentence: one, with the numbers. tables and pictures: those that
-    have nothing to show are left out. method: how, shortly.
+    networks: how many, as `counted` says it; None where that has no meaning. sentence: one, with the numbers. tables
+    and pictures: those that have nothing to show are left out. method: how, shortly.
     """
 
     name: str
     question: str
     verdict: str
     number: str = ""
-    networks: int | None = None
+    networks: int | str | None = None
     sentence: str = ""
     tables: list[Table] = field(default_factory=list)
     pictures: list[Any] = field(default_factory=list)
@@ -122,6 +122,12 @@ def within(written: str) -> str:
 def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else "none"
+
+
+def counted(networks: Iterable[int]) -> int | str | None:
+    """How many networks the arms have: one number, or ``3 to 8`` where they differ."""
+    there = sorted(set(networks))
+    return f"{there[0]} to {there[-1]}" if len(there) > 1 else next(iter(there), None)
 
 
 def by_arm(numbers: Mapping[str, str]) -> str:

@@ -57,9 +57,9 @@ LAYERS = _is("criterion", ("layer-magnitude", "global-magnitude"))
 FIRST = "Does it matter whether super weights are pruned first, or as many controls?"
 START = "Does one prune of θ_0 leave another loss than one of the trained network?"
 COMPARISONS = [
-    Comparison("budget", "Is a weight further from pruning after longer rounds?", "steps", DISTANCE, _longer, True),
+    Comparison("budget", "Do longer rounds change how near a weight is to pruning?", "steps", DISTANCE, _longer, True),
     Comparison("steps", "Does pruning cost another loss after longer rounds?", "steps", COST, _longer),
-    Comparison("xavier", "Does Xavier change how far a weight is from pruning?", "init", DISTANCE, XAVIER, True),
+    Comparison("xavier", "Does Xavier change how near a weight is to pruning?", "init", DISTANCE, XAVIER, True),
     Comparison("pruned_first", FIRST, "protect force_prune", LOSS, _forced, True),
     Comparison("growing", "Does a growing schedule change the loss?", "schedule prune_rate", LOSS, _growing),
     Comparison("layers", "Does layer-wise pruning change the loss?", "criterion", LOSS, LAYERS),

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
+from swlottery.report.page.answer import NOTHING, Answer, Row, Table, by_arm, counted, interval, listed, within
 from swlottery.report.page.arms import Arm, Study
+from swlottery.report.page.comparisons import LOSS
+from swlottery.report.page.plan import MARGIN
 from swlottery.report.page.ranks import Parts, joined, spread
 from swlottery.report.page.rate import paired
-from swlottery.report.page.verdict import together
+from swlottery.report.page.verdict import NO, YES, by_interval, together
+from swlottery.study.statistics import typical_values
 
 METHOD = (
     "Every round trains again from where it rewinds to. Where the loss still falls with every step, fewer weights can "
-    "mean a lower loss, and say little of a network trained to the end. Brackets: the range over runs."
+    "mean a lower loss, and say little of a network trained to the end. Change: the loss under the last mask less that "
+    f"under the first, network by network, with the interval of typical values; margin {MARGIN[LOSS]} nat."
 )
 
 
@@ -29,13 +35,13 @@ def answer(study: Study) -> Answer | None:
     label, apart = "validation perplexity, log scale", "held-out loss, first arm − second arm, nat"
     line = "The line is the median over runs, a dot one run."
     caption = "validation perplexity of the network trained under each mask: median over runs, and range"
-    falls = {arm: last["perplexity"] < first["perplexity"] for arm, (first, last) in ends.items()}
+    changes = {arm: _changes(study, study.rated[arm]) for arm in ends}
     return Answer(
         "perplexity",
         "What does pruning cost?",
-        together({arm: f"perplexity {'falls' if it_falls else 'rises'}" for arm, it_falls in falls.items()}),
-        number=by_arm({arm: _number(last) for arm, (_, last) in ends.items()}),
-        networks=min((len(study.rated[arm].networks) for arm in ends), default=None),
+        together({arm: _verdict(change) for arm, change in changes.items()}),
+        number=by_arm({arm: _number(*both, changes[arm]) for arm, both in ends.items()}),
+        networks=counted(len(study.rated[arm].networks) for arm in ends),
         sentence=_sentence(ends, differences.rows) if ends else "",
         tables=[Table("perplexity", caption, rows), differences, each],
         pictures=[
@@ -53,8 +59,22 @@ def _by_mask(study: Study, arm: Arm) -> Parts:
         yield spread(where, "perplexity", now["val_perplexity"], "median", "runs")
 
 
-def _number(last: Row) -> str:
-    return f"{last['perplexity']:.4g} [{last['least']:.4g}, {last['most']:.4g}]"
+def _changes(study: Study, arm: Arm) -> list[float]:
+    """Of each finished network the loss under its last mask less that under the first, in nats."""
+    ends = [(study.loss(run, 0), study.loss(run, max(study.remaining(run)))) for run in arm.finished]
+    return [last - first for first, last in ends if first is not None and last is not None]
+
+
+def _verdict(changes: list[float]) -> str:
+    found = by_interval(*typical_values(changes), 0.0, MARGIN[LOSS])
+    if found == NO:
+        return f"nothing: the loss changes by less than {MARGIN[LOSS]} nat"
+    return found.replace(YES, f"the loss {'rises' if np.mean(changes) > 0 else 'falls'}")
+
+
+def _number(first: Row, last: Row, changes: list[float]) -> str:
+    change = f"{np.mean(changes):+.3f}{within(interval(*typical_values(changes)))}" if changes else NOTHING
+    return f"perplexity {first['perplexity']:.4g} to {last['perplexity']:.4g}, loss {change} nat"
 
 
 def _sentence(ends: dict[str, tuple[Row, Row]], differences: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas
@@ -11,16 +12,21 @@ from swlottery.report import words
 from swlottery.report.page import charts
 from swlottery.report.page.answer import Answer, Row, Table
 from swlottery.report.page.arms import Arm, Study
+from swlottery.report.page.networks import verdict, verdicts_on
 
 FIVE_ROUNDS = 67.23
 """The sparsity, in percent, that five rounds at 20 % reach."""
+AT_ONCE, LEAST = "falls at sparsity, % (after round 1)", "least over all rounds"
 REPLACED = 0.05
 """A gap in held-out loss, in nats, that counts as none."""
 WAYS = ("left alone", "super weights pruned first", "controls pruned first")
-LOSSES = ("run", "mask", "remaining, %", *WAYS, "gap to controls", "damage before training", "recovered, %")
+GAP, DAMAGE, RECOVERED = "gap to controls", "damage before training", "recovered, %"
+LOSSES = ("run", "tracks", "mask", "remaining, %", *WAYS, GAP, DAMAGE, RECOVERED)
 METHOD = (
-    "One network in several orders of the data is one network: no p-value is given. Damage: the loss at the first step "
-    "of a round over that of the network left alone; recovered: what the round's training makes up for. Replaced: no "
+    "Taken: by one prune of the network that a round has trained; the least sparsity over the rounds of the plain arms "
+    "(of all arms where no plain one has the weight). One network in several orders of the data is one network: no "
+    "p-value is given. Damage: the loss at the first step of a round over that of the network left alone; recovered: "
+    "what the round's training makes up for; neither is given where a round begins with random weights. Replaced: no "
     "final gap to the controls is above 0.05 nat. Of several networks, the plan's question on what is pruned first "
     "says whether they are replaced."
 )
@@ -32,34 +38,35 @@ def answer(study: Study) -> Answer | None:
     if not rows:
         return None
     costs = _without(study)
-    found = _found_last(study) if len(costs) else []
-    finished = costs[costs["run"].map(study.state) == "finished"]
-    gaps = list(finished.groupby("run").tail(1)["gap to controls"].dropna())
-    least: dict[tuple[str, str], float] = {}
-    for row in rows:
-        one = (study.lineage[row["run"]], row["weight"])
-        least[one] = min(least.get(one, 100.0), row["least over all rounds"])
-    below, first = sum(sparsity < FIVE_ROUNDS for sparsity in least.values()), min(least.values())
+    found = _found_last(study)
+    finished = costs[(costs["run"].map(study.state) == "finished") & (costs["tracks"] == "super weight")]
+    gaps = list(finished.groupby("run").tail(1)[GAP].dropna())
+    plain = {arm.title for arm in study.arms if arm.plain}
+    least: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: (row["arm"] not in plain, row[LEAST])):
+        least.setdefault((study.lineage[row["run"]], row["weight"]), row)
+    below = sum(row[LEAST] < FIVE_ROUNDS for row in least.values())
     networks = len({network for network, _ in least})
     replaced = f"; {'not ' * (max(gaps) > REPLACED)}replaced by training" if gaps and networks == 1 else ""
     taken = "the sparsity at which global magnitude pruning would take each super weight"
     without = "held-out loss, nat: super weights kept, pruned first, or controls pruned first"
     label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
     mean = "The line is the mean over runs, a dot one run."
+    first = min(least.values(), key=lambda row: float(row[LEAST]))
     return Answer(
         "critical",
         "Would pruning take super weights, and can training replace them?",
         f"{below} of {len(least)} pruned below {FIVE_ROUNDS} % sparsity{replaced}",
-        number=f"{first:.2f} % sparsity{f'; {_range(gaps)} nat' if gaps else ''}",
+        number=f"the first at {first[LEAST]:.2f} % sparsity{f'; {_range(gaps)} nat' if gaps else ''}",
         networks=networks,
-        sentence=_sentence(first, costs, gaps, found),
+        sentence=_sentence(first, min(float(row[AT_ONCE]) for row in rows), costs, gaps, _found_again(study, found)),
         tables=[
             Table("critical", taken, rows),
             Table("without", without, costs.to_dict("records")),
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
         pictures=[
-            charts.strip("critical", rows, "least over all rounds", label, caption, by="weight", reference=FIVE_ROUNDS),
+            charts.strip("critical", rows, LEAST, label, caption, by="weight", reference=FIVE_ROUNDS),
             charts.lines("without", *_by_way(costs), "loss", "held-out loss, nat", mean),
         ],
         method=METHOD,
@@ -69,7 +76,8 @@ def answer(study: Study) -> Answer | None:
 def _pruned_at(study: Study) -> list[Row]:
     """Each super weight of each run, and what would have to go before it."""
     rows: list[Row] = []
-    for run in study.settings:
+    titles = {run: arm.title for arm in study.arms for run in arm.runs}
+    for run, title in titles.items():
         weights = study.rows("weights", run)
         for weight, rounds in weights[weights["kind"] == "super_weight"].groupby("weight", sort=False):
             at = 100 * (1 - rounds["q"].dropna())
@@ -77,10 +85,11 @@ def _pruned_at(study: Study) -> list[Row]:
                 scope = float(study.rows("rounds", run)["remaining"].max())
                 rows.append(
                     {
+                        "arm": title,
                         "run": run,
                         "weight": str(weight),
-                        "falls at sparsity, % (after round 1)": float(at.iloc[0]),
-                        "least over all rounds": float(at.min()),
+                        AT_ONCE: float(at.iloc[0]),
+                        LEAST: float(at.min()),
                         "weights in scope larger than it then": round(scope * (1 - float(at.min()) / 100)),
                         "rounds": int(rounds["round"].max()),
                         "alive at the end": bool(rounds["alive"].iloc[-1]),
@@ -104,9 +113,11 @@ def _losses(study: Study, arms: list[Arm], forced: str, run: str) -> DataFrame:
     alone = _like(study, arms, forced.replace(", force-prune sw", ""), run)
     controls = _like(study, arms, forced.replace("force-prune sw", "force-prune controls"), run)
     loss, damage = own["val_loss"], own["start_loss"] - alone["start_loss"]
+    if study.settings[run]["start"] == "scratch" and study.settings[run]["rewind"] != "none":
+        damage = damage * math.nan
     recovered = (100 * (1 - (loss - alone["val_loss"]) / damage)).where(damage != 0)
     losses = (alone["val_loss"], loss, controls["val_loss"], loss - controls["val_loss"])
-    columns = (run, own.index, 100 * own["remaining_fraction"], *losses, damage, recovered)
+    columns = (run, study.kind(run), own.index, 100 * own["remaining_fraction"], *losses, damage, recovered)
     return pandas.DataFrame(dict(zip(LOSSES, columns, strict=True)), index=own.index)
 
 
@@ -124,6 +135,8 @@ def _by_way(costs: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 
 def _found_last(study: Study) -> list[Row]:
+    """Of the last network of each run: what the finder inside the run saw, and the verdict that `find` gave."""
+    records = study.facts["records"].query("of == 'final'")
     return [
         {
             "arm": arm.title,
@@ -133,6 +146,7 @@ def _found_last(study: Study) -> list[Row]:
             "found": last.weights,
             "kept": last.kept,
             "lost": last.lost,
+            **(verdict(records[records["run"] == run]) if len(records) else {}),
         }
         for arm in study.arms
         for run in arm.runs
@@ -140,25 +154,36 @@ def _found_last(study: Study) -> list[Row]:
     ]
 
 
-def _sentence(least: float, costs: DataFrame, gaps: list[float], found: list[Row]) -> str:
-    parts = [f"Global magnitude pruning would take the first of them at {least:.2f} % sparsity"]
-    first = costs[costs["mask"] == 0].dropna(subset=["recovered, %"])
-    if len(first):
-        damage, recovered = _range(first["damage before training"], ".2f"), _range(first["recovered, %"], ".0f")
+def _sentence(first: Row, at_once: float, costs: DataFrame, gaps: list[float], again: list[str]) -> str:
+    parts = [
+        f"Global magnitude pruning would take the first of them at {at_once:.2f} % sparsity in the networks of round 1",
+    ]
+    if first[LEAST] < at_once:
+        parts.append(f"in those of all rounds at {first[LEAST]:.2f} % ({first['run']})")
+    start = costs[costs["mask"] == 0].dropna(subset=[RECOVERED])
+    if len(start):
+        damage, recovered = _range(start[DAMAGE], ".2f"), _range(start[RECOVERED], ".0f")
         parts.append(f"pruned before the first step they cost {damage} nat, of which training recovers {recovered} %")
     if gaps:
         runs = words.count(len(gaps), "run")
         parts.append(f"the final ticket is {_range(gaps)} nat above that without as many controls ({runs})")
+    return f"{'; '.join([*parts, *again])}."
+
+
+def _found_again(study: Study, found: list[Row]) -> list[str]:
+    """How many tickets have super weights although those of round 1 were pruned, how many are new, and the verdicts."""
     forced = [row for row in found if "force-prune sw" in row["arm"]]
-    if forced:
-        again = [row["found"].split("; ") for row in forced if row["kind"] == "super weight"]
-        known = {one for row in found if row not in forced for one in row["found"].split("; ")}
-        new = {one for weights in again for one in weights} - known
-        tickets = words.count(len(forced), "final ticket")
-        parts.append(
-            f"the finder finds super weights in {len(again)} of {tickets} without them, {len(new)} of these new"
-        )
-    return f"{'; '.join(parts)}."
+    judged = [verdicts_on(found, "final tickets")] if any(row.get("verdict") for row in found) else []
+    if not forced:
+        return judged
+    known = {(study.lineage[row["run"]], one) for row in found if row not in forced for one in row["found"].split("; ")}
+    again = [row for row in forced if row["kind"] == "super weight"]
+    there = {(study.lineage[row["run"]], one) for row in again for one in row["found"].split("; ")}
+    tickets = words.count(len(forced), "final ticket")
+    text = (
+        f"the finder finds super weights in {len(again)} of {tickets} without them, {len(there - known)} of these new"
+    )
+    return [text, *judged]
 
 
 def _range(values: Sequence[float], digits: str = "+.3f") -> str:

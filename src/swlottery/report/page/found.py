@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, by_arm, interval, listed, p_value, within
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, counted, interval, listed, p_value, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Parts, Values, is_bracketed, joined, rank_test, spread
 from swlottery.report.page.rate import paired
@@ -48,7 +48,7 @@ def prediction(study: Study) -> Answer | None:
         "Does |θ_0| predict which weights are kept?",
         together({arm: by_interval(*ends, chance=0.5, margin=MARGIN) for arm, ends in intervals.items()}),
         number=by_arm({arm: f"AUC {ends[arm][BY_INITIAL]:.3f}{within(interval(*intervals[arm]))}" for arm in ends}),
-        networks=max(row["networks"] for row in rows),
+        networks=counted(row["networks"] for row in rows),
         sentence=f"{said} {listed(parts)}, where ½ is chance and 1 is certain." if parts else "",
         tables=[Table("prediction", caption, rows), *between, _regression(study)],
         pictures=[
@@ -120,7 +120,7 @@ def again(study: Study) -> Answer | None:
         "Is it found again in most later rounds?",
         together({arm: by_share(*ends) for arm, ends in intervals.items()}),
         number=by_arm(numbers),
-        networks=max(row["networks"] for row in counts),
+        networks=counted(row["networks"] for row in counts),
         sentence=f"The finder finds the tracked weight again {listed(parts)}." if parts else "",
         tables=[
             Table("again", how_often, counts),

@@ -104,6 +104,8 @@ def _sizes(study: Study, coarse: Arm, fine: Arm, column: str) -> tuple[Row, list
 def _verdict(tests: list[Row]) -> str:
     """yes: both are smaller; no: one of them is not."""
     found = [(ranks.verdict(row), row["shift"] < 0) for row in tests]
-    if all(one == YES and is_smaller for one, is_smaller in found):
+    if any(one == YES and not is_smaller for one, is_smaller in found):
+        return f"{NO}: more"
+    if all(one == YES for one, _ in found):
         return YES
-    return NO if any(one == NO or (one == YES and not is_smaller) for one, is_smaller in found) else TOO_FEW
+    return NO if any(one == NO for one, _ in found) else TOO_FEW

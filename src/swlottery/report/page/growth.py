@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import Answer, Row, Table, by_arm, listed, within
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, counted, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Values, factor, log_ratio, mean_of
 from swlottery.report.page.rate import differences, log_of, paired
@@ -45,7 +45,7 @@ def answer(study: Study) -> Answer | None:
         "Do survivors grow?",
         together({arm: _verdict(own[-1][1]) for arm, own in rated.items()}),
         number=by_arm({arm: _times(*own[-1]) for arm, own in rated.items()}),
-        networks=min((own[-1][0]["networks"] for own in rated.values()), default=None),
+        networks=counted(own[-1][0]["networks"] for own in rated.values()),
         sentence=f"A tracked weight that is kept ends at {listed(parts)}." if parts else "",
         tables=[
             Table("sizes", "|w| over |w| after round 1, of weights that are kept: geometric means over networks", rows),

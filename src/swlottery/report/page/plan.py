@@ -16,7 +16,7 @@ from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.comparisons import COMPARISONS, COST, DISTANCE, FREE, LOSS, Comparison
 from swlottery.report.page.ranks import mean_interval
 from swlottery.report.page.rate import differences
-from swlottery.report.page.verdict import TOO_FEW, YES, by_test
+from swlottery.report.page.verdict import ALPHA, SMALL, TOO_FEW, YES, by_test
 from swlottery.study import statistics
 
 MARGIN = {LOSS: 0.05, COST: 0.05, DISTANCE: math.log(1.25)}
@@ -29,7 +29,7 @@ WAYS = {
 WHAT = {
     LOSS: "held-out loss, nat",
     COST: "held-out loss over that under the first mask, nat",
-    DISTANCE: "log(|w|/threshold) of the network's own weight",
+    DISTANCE: "natural log of |w|/threshold, of the network's own weight (of a pruned one: when it was pruned)",
 }
 ALL, WITH = "all", "with a super weight"
 NOT_RUN = "not asked: the arms that it is judged by were not run"
@@ -76,8 +76,7 @@ def _verdict(one: Compared) -> str:
     outcome = one.comparison.outcome
     is_near = max(map(abs, statistics.typical_values(one.each))) <= MARGIN[outcome]
     found = by_test(one.judged["p (Holm)"], is_near)
-    small = ", within the margin" if is_near else ""
-    return f"{YES}: {WAYS[outcome][one.judged['difference'] > 0]}{small}" if found == YES else found
+    return f"{YES}: {WAYS[outcome][one.judged['difference'] > 0]}{SMALL * is_near}" if found == YES else found
 
 
 def _compare(study: Study, comparison: Comparison) -> Compared:
@@ -175,6 +174,7 @@ OUTCOMES: dict[str, Callable[[Study, str, int], float | None]] = {
 
 def answers(found: list[Compared]) -> Iterator[Answer]:
     """One section a question."""
+    tests = sum(bool(one.judged) and one.judged["p"] is not None for one in found)
     for one in found:
         comparison, row = one.comparison, one.judged
         name, what = f"plan_{comparison.name}", WHAT[comparison.outcome]
@@ -186,7 +186,7 @@ def answers(found: list[Compared]) -> Iterator[Answer]:
             one.verdict,
             number=f"{comparison.outcome} {row['difference']:+.3f} {row['95 % interval']}" if row else "",
             networks=row["networks"] if row else None,
-            sentence=_sentence(one, row) if row else "",
+            sentence=_sentence(one, row, tests) if row else "",
             tables=[
                 Table(name, caption, one.rows),
                 Table(f"{name}_masks", "the same under every mask", one.masks),
@@ -197,7 +197,7 @@ def answers(found: list[Compared]) -> Iterator[Answer]:
         )
 
 
-def _sentence(one: Compared, row: Row) -> str:
+def _sentence(one: Compared, row: Row, tests: int) -> str:
     p = f"{p_value(row['p (Holm)'])} by Holm" if row["p (Holm)"] is not None else "no test"
     who = "pairs of networks, each with a super weight" if row["networks that count"] == WITH else "pairs of networks"
     leaders = one.comparison.of_weights and row["networks that count"] == ALL
@@ -205,5 +205,17 @@ def _sentence(one: Compared, row: Row) -> str:
     return (
         f"With {row['remaining, %']:.1f} % remaining, {row['first arm']} less {row['second arm']} is "
         f"{row['difference']:+.4f} {row['95 % interval']} ({what}; {row['networks']} {who}; {p})."
+        + _limit(row, tests)
         + (" Fewer than six pairs have a super weight, so the answer is about leaders too." if leaders else "")
+    )
+
+
+def _limit(row: Row, tests: int) -> str:
+    """Where so few pairs could be significant only behind other questions."""
+    least = 2 / 2 ** row["networks"]
+    if row["p"] is None or least * tests < ALPHA:
+        return ""
+    return (
+        f" {row['networks']} pairs give no p below {least:.2g}: as one of {tests} questions it can be significant only "
+        "if others are."
     )

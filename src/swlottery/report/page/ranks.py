@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pandas import Series
 
-from swlottery.report.page.answer import Row, by_arm, corrected, ends, interval, listed, p_value, within
+from swlottery.report.page.answer import Row, by_arm, corrected, counted, ends, interval, listed, p_value, within
 from swlottery.report.page.arms import Study
 from swlottery.report.page.verdict import by_test, together
 from swlottery.study import statistics as inference
@@ -76,7 +76,7 @@ def summary(tests: Mapping[str, Row], quantity: str, of: str = "", then: str = "
     return {
         "verdict": together({arm: verdict(row) for arm, row in judged.items()}),
         "number": by_arm({arm: f"shift of {quantity} {shift}" for arm, shift in shifts.items()}),
-        "networks": min((row["networks"] for row in tests.values()), default=None),
+        "networks": counted(row["networks"] for row in tests.values()),
         "sentence": f"The tracked weight's {quantity} minus its controls' is {listed(parts)}{then}." if parts else "",
     }
 

@@ -15,6 +15,7 @@ from pandas import DataFrame
 from swlottery.config import OPERATIONAL, TrainSettings
 from swlottery.errors import BadInput
 from swlottery.find.record import load
+from swlottery.models.lineage import stored_sha256
 from swlottery.report.logs import status
 from swlottery.report.run_files import read_events, read_rows
 from swlottery.report.words import key, place
@@ -39,7 +40,7 @@ COLUMNS = {
     "predicted": "run round auc_initial auc_trained",
     "regression": "run prunes weights intercept trained initial r_squared",
     "twins": "run other weight found_again percentile rank controls kept matrix_keep_rate",
-    "records": "run weight verdict nll_difference low high",
+    "records": "run of weight verdict nll_difference low high",
 }
 """The tables and their columns. A weight is written ``(layer, out, in)``, with its expert behind where there is one."""
 TEXT = (
@@ -119,7 +120,7 @@ def _read(name: str, folder: Path) -> tuple[Row, dict[str, list[Row]]]:
         "kept": list(_kept(name, events)),
         "found": list(_found(name, events)),
         "boxes": list(_boxes(name, events, settings["criterion"] == "global-magnitude")),
-        "records": list(_record(name, folder)),
+        "records": list(_records(name, folder)),
         **_weights(name, folder, int(settings["steps"])),
     }
     shown = {key: value for key, value in settings.items() if key not in OPERATIONAL}
@@ -219,18 +220,19 @@ def _weights(name: str, folder: Path, steps: int) -> dict[str, list[Row]]:
     }
 
 
-def _record(name: str, folder: Path) -> Iterator[Row]:
-    """What ``swlottery find`` said of round_1/, if its record is there. No verdict: nothing was found."""
-    path = folder / "round_1" / "record.json"
-    if not path.exists():
-        return
-    record = load(path)
-    if record["weights_sha256"][:HASH] != network_of(folder):
-        raise BadInput(f"{path} is of another network than round_1/: find its super weights again")
-    for weight in record["super_weights"] or [{}]:
-        low, high = weight.get("nll_difference_interval", (None, None))
-        told = {"verdict": weight.get("verdict", ""), "nll_difference": weight.get("nll_difference")}
-        yield {"run": name, "weight": place(key(weight)) if weight else "", **told, "low": low, "high": high}
+def _records(name: str, folder: Path) -> Iterator[Row]:
+    """What ``swlottery find`` said of round_1/ and final/, where its records are. No verdict: nothing was found."""
+    for of in ("round_1", "final"):
+        if not (path := folder / of / "record.json").exists():
+            continue
+        record = load(path)
+        there = network_of(folder) if of == "round_1" else stored_sha256(path.parent)
+        if record["weights_sha256"][:HASH] != there[:HASH]:
+            raise BadInput(f"{path} is of another network than {of}/: find its super weights again")
+        for one in record["super_weights"] or [{}]:
+            low, high = one.get("nll_difference_interval", (None, None))
+            where = {"run": name, "of": of, "weight": place(key(one)) if one else "", "verdict": one.get("verdict", "")}
+            yield {**where, "nll_difference": one.get("nll_difference"), "low": low, "high": high}
 
 
 def _found(name: str, events: dict[str, list[Event]]) -> Iterator[Row]:

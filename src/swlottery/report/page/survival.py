@@ -7,7 +7,7 @@ import math
 from pandas import DataFrame
 
 from swlottery.report.page import charts, pictures
-from swlottery.report.page.answer import Answer, Row, Table, by_arm, corrected, interval, listed, p_value
+from swlottery.report.page.answer import Answer, Row, Table, by_arm, corrected, counted, interval, listed, p_value
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.plan import ALL, WITH
 from swlottery.report.page.rows import OWN
@@ -15,6 +15,7 @@ from swlottery.report.page.verdict import ALPHA, by_share, together
 from swlottery.study import statistics as inference
 
 WHO, INTERVAL, FALLS = "networks that count", "95 % interval, %", "falls at remaining, %"
+FIRST = "first falls at remaining, %"
 LEFT, MATRIX, CONTROLS = "remaining, %", "matrix kept, %", "controls kept, %"
 METHOD = (
     "Compare arms at equal remaining weights, never at equal rounds. Intervals: Clopper–Pearson, one weight a network. "
@@ -42,7 +43,7 @@ def answer(study: Study) -> Answer | None:
         together({end["arm"]: f"{end['kept']} of {end['of']} kept to the end" for end in ends})
         + _against_controls(tests),
         number=by_arm({end["arm"]: _number(end) for end in ends}),
-        networks=min((end["networks"] for end in ends), default=None),
+        networks=counted(end["networks"] for end in ends),
         sentence=_sentence(study, ends, tests) if ends else "",
         tables=[
             Table("survival", "kept by each prune: tracked weights, their controls, and their matrices", rows),
@@ -137,13 +138,12 @@ def falls(study: Study) -> Answer | None:
         return None
     shares = {arm: inference.proportion(row["kept"], row["networks"]) for arm, row in judged.items()}
     numbers = {
-        arm: f"{row['kept']} of {row['networks']} {'super weights' if row[WHO] == WITH else 'weights'} kept, the first "
-        f"falls when {row['first falls at remaining, %']:.3g} % remain"
+        arm: f"{row['kept']} of {row['networks']} {'super weights' if row[WHO] == WITH else 'weights'} kept with "
+        f"{row[LEFT]:.3g} % remaining (in some round, one prune to {row[FIRST]:.3g} % would take the first)"
         for arm, row in judged.items()
     }
     parts = [
-        f"{numbers[arm]} ({arm}, which leaves {row[LEFT]:.2f} %, and {row[MATRIX]:.1f} % of their matrices)"
-        for arm, row in judged.items()
+        f"{numbers[arm]} at {arm}, where of their matrices {row[MATRIX]:.1f} % remain" for arm, row in judged.items()
     ]
     label, caption = "remaining, %, at which it would be pruned", "One circle a network, the bar their mean."
     return Answer(
@@ -151,14 +151,15 @@ def falls(study: Study) -> Answer | None:
         "Does a network's weight survive, and at which sparsity would pruning take it?",
         together({arm: by_share(*ends) for arm, ends in shares.items()}),
         number=by_arm(numbers),
-        networks=min(row["networks"] for row in judged.values()),
+        networks=counted(row["networks"] for row in judged.values()),
         sentence=f"Of the networks' own: {listed(parts)}.",
         tables=[
             Table("plan_survival", "kept to the last mask, and how much remains when each falls or would fall", rows),
             Table("plan_survival_points", "the same in each network", each),
         ],
         pictures=[charts.strip("plan_survival", each, FALLS, label, caption)],
-        method="Finished runs. It falls at the largest such number of all rounds. Yes: the Clopper–Pearson interval "
+        method="Finished runs. It falls at the most weights that may remain after one prune, of the network of any "
+        "round, for that prune to take it; if no prune went so far it is kept. Yes: the Clopper–Pearson interval "
         "of the kept share lies above one half; no: below. With six super weights or more these alone are judged. A "
         "weight found after round 1 is large there: prune 1 says nothing. Its matrix' keep rate is the chance of a "
         "weight fixed beforehand.",
@@ -204,7 +205,7 @@ def _of_networks(last: DataFrame) -> Row:
         "kept": row["kept"],
         INTERVAL: row[INTERVAL],
         "first falls at sparsity, %": 100 - float(at.max()),
-        "first falls at remaining, %": float(at.max()),
+        FIRST: float(at.max()),
         "median": float(at.median()),
         "last": float(at.min()),
         **{name: float(last[name].mean()) for name in (LEFT, MATRIX)},

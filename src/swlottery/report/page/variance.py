@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from swlottery.report.page.answer import Answer, Row, Table, interval, listed
+from swlottery.report.page.answer import Answer, Row, Table, counted, interval, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.plan import MARGIN, Compared, distance
 from swlottery.report.page.verdict import NO, TOO_FEW, YES
@@ -26,15 +26,16 @@ def answers(study: Study, found: Sequence[Compared]) -> list[Answer]:
     if not rows:
         return []
     enough = [row["question"] for row in rows if row["pairs"] >= row["pairs needed"]]
+    short = [row["question"] for row in rows if row["question"] not in enough]
     by_arm = [row for arm in study.arms if (row := _spread(study, arm))]
     needed = sorted(row["pairs needed"] for row in rows)
     needs = "what each question's paired difference scatters by, and the pairs it needs"
     variance = Answer(
         "plan_variance",
         "How large is the variance between seeds, and do they suffice?",
-        YES if len(enough) == len(rows) else NO if not enough else TOO_FEW,
+        YES if len(enough) == len(rows) else f"{YES} for {listed(enough)}; {NO} for {listed(short)}" if enough else NO,
         number=f"{len(enough)} of {len(rows)} questions have the pairs that their margin needs",
-        networks=min(row["pairs"] for row in rows),
+        networks=counted(row["pairs"] for row in rows),
         sentence="To see a difference as large as the margin, the questions need "
         f"{needed[0]} to {needed[-1]} pairs of networks.",
         tables=[

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 YES, NO, TOO_FEW = "yes", "no", "too few networks to tell"
+SMALL = ", within the margin"
+"""Behind an answer: there is a difference, and it is too small to matter."""
 NOT_ASKED = "not asked: no arm by global magnitude, rewound to the start"
 
 ALPHA = 0.05
@@ -34,10 +36,10 @@ def by_test(p: float | None, is_near: bool, power: float | None = None, alpha: f
 
 
 def by_interval(low: float, high: float, chance: float, margin: float | None = None) -> str:
-    """From a 95 % interval. margin: differences from chance up to this are none."""
-    if low > chance or high < chance:
-        return YES
+    """From a 95 % interval. margin: differences from chance up to this are too small to matter."""
     inside = margin is not None and chance - margin <= low and high <= chance + margin
+    if low > chance or high < chance:
+        return YES + SMALL * inside
     return NO if inside else TOO_FEW
 
 
