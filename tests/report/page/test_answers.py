@@ -288,8 +288,8 @@ def test_weights_that_are_found_again_move_or_are_lost() -> None:
                 {
                     "run": f"s{network}",
                     "round": round_,
-                    "kind": "leader",
-                    "weights": "(0, 9, 9)",
+                    "kind": "super_weight" if network else "leader",
+                    "weights": "(0, 9, 9); (0, 9, 8)" if round_ == 3 or network < 2 else "(0, 1, 1)",
                     **dict.fromkeys(("kept", "moved", "lost"), ""),
                     fate: OWN,
                 }
@@ -300,6 +300,8 @@ def test_weights_that_are_found_again_move_or_are_lost() -> None:
         (2, 1, 1, 1),
         (3, 0, 2, 1),
     ]
+    seen = [(row["with a super weight"], row["one of the round before"]) for row in table(section, "again")]
+    assert seen == [(2, 0), (2, 1)], "in round 3 one of them is where it was; two leaders are no super weight"
     assert [row["share"] for row in table(section, "again_shares")] == [0.5, 0.0, 0.0]
     assert "in 1 of 6 later rounds at 20 % × 2" in section.sentence and section.number == "0.17"
     assert section.verdict == "too few networks to tell"

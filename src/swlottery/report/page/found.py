@@ -15,6 +15,8 @@ from swlottery.report.page.verdict import by_interval, by_share, together
 from swlottery.study import statistics
 
 OUTCOMES = ("kept", "moved", "lost")
+SUPER = "super_weight"
+HAS, STAYS = "with a super weight", "one of the round before"
 MARGIN = 0.02
 """An AUC within this of ½ predicts nothing."""
 LEFT, BY_INITIAL = "remaining, %", "by |θ_0|"
@@ -100,8 +102,15 @@ def again(study: Study) -> Answer | None:
     each = pandas.DataFrame(rows)
     each["share"] = each["fate"] == "kept"
     counts = [
-        {"arm": arm, "round": round_, "networks": len(now), **{one: int((now == one).sum()) for one in OUTCOMES}}
-        for (arm, round_), now in each.groupby(["arm", "round"], sort=False)["fate"]
+        {
+            "arm": arm,
+            "round": round_,
+            "networks": len(now),
+            **{one: int((now["fate"] == one).sum()) for one in OUTCOMES},
+            HAS: int((now["kind"] == "super weight").sum()),
+            STAYS: int(now[STAYS].sum()),
+        }
+        for (arm, round_), now in each.groupby(["arm", "round"], sort=False)
     ]
     shares = each.groupby(["arm", "run"], sort=False)["share"].mean()
     rated = {arm: each[each["arm"] == arm]["share"] for arm in study.rated if arm in shares}
@@ -111,7 +120,8 @@ def again(study: Study) -> Answer | None:
     points = shares.reset_index().to_dict("records")
     how_often = (
         "the finder, on the network that each later round trained: how often the weight is found again (kept), "
-        "another has taken over (moved), or neither (lost)"
+        "another has taken over (moved), or neither (lost); in how many it finds a super weight, and in how many one "
+        "that the round before had"
     )
     shared = "of each network, the share of later rounds in which its weight is found again"
     label, caption = "share of later rounds in which it is found again", "One circle a network, the bar their mean."
@@ -137,7 +147,8 @@ def again(study: Study) -> Answer | None:
 def _outcomes(study: Study, arm: Arm) -> list[Row]:
     """What the finder says of each network's weight in each later round."""
     followed = [run for run in arm.networks if run in study.own]
-    later = study.rows("found", *followed).query("round > 1").sort_values("round", kind="stable")
+    rounds = study.rows("found", *followed).sort_values(["run", "round"], kind="stable")
+    rounds = rounds.assign(before=rounds["weights"].where(rounds["kind"] == SUPER).groupby(rounds["run"]).shift())
     return [
         {
             "arm": arm.title,
@@ -145,10 +156,17 @@ def _outcomes(study: Study, arm: Arm) -> list[Row]:
             "round": int(row.round),
             "followed": study.own[row.run],
             "fate": _outcome(study.own[row.run], row),
+            "kind": row.kind.replace("_", " "),
             "found": row.weights,
+            STAYS: row.kind == SUPER and not _places(row.weights).isdisjoint(_places(row.before)),
         }
-        for row in later.itertuples()
+        for row in rounds[rounds["round"] > 1].itertuples()
     ]
+
+
+def _places(weights: Any) -> set[str]:
+    """The places in a cell; none where it is empty."""
+    return set(weights.split("; ")) if isinstance(weights, str) and weights else set()
 
 
 def _outcome(own: str, row: Any) -> str:
