@@ -43,7 +43,7 @@ def prediction(study: Study) -> Answer | None:
         "AUC within matrices, mean over networks, and its range"
     )
     said = "|θ_0| alone separates the kept from the pruned weights of c_proj with an AUC of"
-    line = "The line is the mean over networks, a dot one network."
+    line = f"The line is the mean over networks, a dot one network. Grey: ½ ± {MARGIN}, which predicts nothing."
     label = "AUC of |θ_0|, first arm − second arm"
     return Answer(
         "prediction",
@@ -54,7 +54,7 @@ def prediction(study: Study) -> Answer | None:
         sentence=f"{said} {listed(parts)}, where ½ is chance and 1 is certain." if parts else "",
         tables=[Table("prediction", caption, rows), *between, _regression(study)],
         pictures=[
-            charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", line),
+            charts.lines("auc", rows, each, BY_INITIAL, "AUC of |θ_0|", line, band=(0.5 - MARGIN, 0.5 + MARGIN)),
             charts.strip("auc_differences", between[1].rows, "difference", label, charts.APART, by="at", reference=0),
         ],
         method=f"AUC within matrices; the margin is {MARGIN} around ½. Differences between the rates are at equal "
@@ -200,7 +200,7 @@ def twins(study: Study) -> Answer | None:
     there = [row["percentile there"] for row in rows]
     tests = _twin_tests(rows)
     ranks = [f"{row['mean rank']:.2f} ({p_value(row['p'])})" for row in tests[:1]]
-    label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins."
+    label, caption = "percentile of |w| in its matrix of the twin", "One circle a pair of twins, by who leads there."
     return Answer(
         "twins",
         "Is it fixed by initialisation?",

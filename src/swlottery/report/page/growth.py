@@ -37,8 +37,8 @@ def answer(study: Study) -> Answer | None:
     against = [row for arm in study.arms for row in _against_random(study, arm)]
     between = ("log|w| of the tracked weight", "size_differences", "size_difference_points")
     rated = {title: grown[arm] for title, arm in study.rated.items() if arm in grown}
-    caption = "The line is the geometric mean, a dot one network, trained under the mask that leaves so much."
-    label = "|w| over |w| after round 1"
+    caption = "Lines: geometric means over the n networks that still have it (numbers: where n changes); dots: each."
+    label = "|w| over |w| after round 1, log scale"
     parts = [_part(own, [row for row in against if row["arm"] == arm]) for arm, own in rated.items()]
     return Answer(
         "growth",
@@ -52,7 +52,7 @@ def answer(study: Study) -> Answer | None:
             Table("sizes_against_random", "log|w| − that under random pruning of as many, where both keep it", against),
             *paired(study, log_of(study, "value"), *between),
         ],
-        pictures=[charts.lines("sizes", rows, points, "followed, times", label, caption)],
+        pictures=[charts.lines("sizes", rows, points, "followed, times", label, caption, log=True, number="networks")],
         method=METHOD,
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from swlottery.report.page import charts
+import re
+
+from swlottery.report.page import pictures
 from swlottery.report.page.answer import Answer, Row, Table, listed
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.ranks import Parts, joined, spread
@@ -21,12 +23,11 @@ METHOD = (
 
 def answer(study: Study) -> Answer | None:
     """What each way of pruning leaves of the c_proj matrices, and of the tracked weight."""
-    rows, points = joined(part for arm in study.arms for part in _by_prune(study, arm))
+    rows, of_layers = joined(part for arm in study.arms for part in _by_prune(study, arm))
     if not rows:
         return None
     pairs = [(arms, third) for arms in study.setups if len(third := _compared(study, arms, rows)) > 1]
     compared = [third for _, third in pairs]
-    label, caption = "c_proj weights remaining, %", "The line is the mean over networks, a dot one network."
     return Answer(
         "matrices",
         "Which initialisation and criterion keep c_proj?",
@@ -35,7 +36,7 @@ def answer(study: Study) -> Answer | None:
         networks=min((row["networks"] for third in compared for row in third), default=None),
         sentence=(" ".join(map(_sentence, compared)) + _check(study, rows)).strip(),
         tables=[Table("matrices", "what remains of c_proj, by arm and prune: mean over networks, and range", rows)],
-        pictures=[charts.lines("c_proj", rows, points, "of c_proj, %", label, caption, x="of all, %")],
+        pictures=[pictures.layers(of_layers)],
         method=METHOD,
     )
 
@@ -47,7 +48,10 @@ def _by_prune(study: Study, arm: Arm) -> Parts:
         by_matrix = now.groupby("matrix", sort=False)[["matrix_kept", "size"]].sum()
         of_matrix = 100 * by_matrix["matrix_kept"] / by_matrix["size"]
         where = {"arm": arm.title, "prune": prune, "of all, %": study.left(now["run"], prune)}
-        row, each = spread(where, "of c_proj, %", 100 * (by_run["matrix_kept"] / by_run["size"]))
+        row, _ = spread(where, "of c_proj, %", 100 * (by_run["matrix_kept"] / by_run["size"]))
+        shares = {f"layer {'.'.join(re.findall(r'[0-9]+', str(one)))}": share for one, share in of_matrix.items()}
+        shares["all layers"] = row["of c_proj, %"]
+        each = [{**where, "layer": layer, "of c_proj, %": share} for layer, share in shares.items()]
         kept = study.kept(*arm.networks)
         alive = kept[kept["round"] == prune]["alive"]
         ends = {"of one matrix, least": float(of_matrix.min()), "of one, most": float(of_matrix.max())}

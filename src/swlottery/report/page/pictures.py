@@ -1,10 +1,9 @@
-"""The figures of single questions: survival, magnitude, boxes, percentiles."""
+"""The figures of single questions: survival, magnitude, boxes, percentiles, layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,14 @@ from pandas import DataFrame, Series
 
 from swlottery.report.page.answer import Picture, Row
 from swlottery.report.page.arms import Arm, Study
-from swlottery.report.page.charts import LONGEST, MATRIX, OTHERS, PLAIN, TRACKED, labels, panels, remaining_axis
+from swlottery.report.page.charts import LEADER, MATRIX, OTHERS, PLAIN, TRACKED, labels, panels, remaining_axis, wrapped
 from swlottery.report.page.svg import GRID, INK, WIDTH, look
 from swlottery.report.words import count
 from swlottery.study.statistics import survival_curve
 
-Sizes = list[tuple[float, float, list[float]]]
-"""Of one run by round: remaining weights in percent, |w|/threshold of the tracked weight, and of its controls."""
+Sizes = tuple[str, bool | None, list[tuple[float, float, list[float]]]]
+"""Of one run: what it tracks, whether the prune after its last round kept it (None: that was not made), and by round:
+remaining weights in percent, |w|/threshold of the tracked weight, and of its controls."""
 
 
 def survival(study: Study, arms: Iterable[Arm], name: str = "survival") -> Picture | None:
@@ -35,7 +35,7 @@ def survival(study: Study, arms: Iterable[Arm], name: str = "survival") -> Pictu
         {f"{arm.title}: {count(len(alive[arm]), 'run')}": kept for arm, kept in drawn.items()},
         partial(_survival_of_arm, least=least),
         "remaining weights, %",
-        "kept",
+        "share kept",
     )
     parts = [f"{arm.title}: {ends.sum()} of {len(ends)}" for arm, ends in alive.items()]
     caption = (
@@ -72,36 +72,45 @@ def magnitude(study: Study) -> Picture | None:
     drawn = {title: own for title, own in tracks.items() if own}
     if not drawn:
         return None
-    least = min(x for own in drawn.values() for track in own for x, *_ in track)
-    x, y = "remaining weights while it was trained, %", "|w| over the threshold of that prune"
+    least = min(x for own in drawn.values() for *_, rounds in own for x, *_ in rounds)
+    x, y = "remaining weights while it was trained, %", "|w| / threshold of the next prune"
     figure = panels(drawn, partial(_magnitude_of_arm, least=least), x, y)
     parts = [
-        f"{title}: median {np.median([t[0][1] for t in own]):.3g} and {np.median([t[-1][1] for t in own]):.3g}"
+        f"{title}: median {np.median([rounds[0][1] for *_, rounds in own]):.3g} and "
+        f"{np.median([rounds[-1][1] for *_, rounds in own]):.3g}, {[kept for _, kept, _ in own].count(False)} pruned"
         for title, own in drawn.items()
     ]
     caption = (
-        "The size of the tracked weights at the end of every round, over the threshold that decides there "
-        "(the last: that one more prune would have)."
+        "The size of the tracked weights at the end of every round, over the threshold of the prune that follows. A "
+        "cross: that prune takes it. Hollow: after the last prune, over the threshold that one more would have."
     )
     what = "|w| over the threshold at the end of the first and the last round shown."
     return Picture("magnitude", figure, caption, f"{what} {'; '.join(parts)}.")
 
 
-def _sizes(study: Study, run: str) -> Sizes:
-    left = study.remaining(run)
-    found = []
+def _sizes(study: Study, run: str) -> Sizes | None:
+    left, kept = study.remaining(run), study.kept(run)
+    alive = dict(zip(kept["round"], kept["alive"].astype(bool), strict=True))
+    found = {}
     for round_ in range(1, len(left) + 1):
         own, controls = study.at(run, round_, "over_threshold")
         if own and round_ - 1 in left:
-            found.append((100 * left[round_ - 1], own, [value for value in controls.values() if value > 0]))
-    return found
+            found[round_] = 100 * left[round_ - 1], own, [value for value in controls.values() if value > 0]
+    return (study.kind(run), alive.get(max(found)), [*found.values()]) if found else None
 
 
 def _magnitude_of_arm(axes: Axes, tracks: Sequence[Sizes], least: float) -> None:
     band: dict[float, list[float]] = {}
-    for track in tracks:
-        x, own, controls = zip(*track, strict=True)
-        axes.plot(x, own, color=TRACKED, lw=1, marker=".", ms=4, label="tracked weights, one line a run")
+    for kind, kept, rounds in tracks:
+        x, own, controls = zip(*rounds, strict=True)
+        made = len(x) - (kept is None)
+        colour, marker = (TRACKED, "o") if kind == "super weight" else (LEADER, "^")
+        axes.plot(x[:made], own[:made], marker + "-", color=colour, lw=1, ms=3, label=f"{kind}s, one line a run")
+        if kept is None:
+            hollow: dict[str, Any] = {"mfc": "none", "ms": 5, "label": "one more prune, not made"}
+            axes.plot(x[-2:], own[-2:], marker + ":", color=colour, lw=1, markevery=[-1], **hollow)
+        elif not kept:
+            axes.plot(x[-1:], own[-1:], "x", color=INK, ms=6, label="pruned")
         for at, values in zip(x, controls, strict=True):
             band.setdefault(round(at, 1), []).extend(values)
     there = sorted((at for at in band if band[at]), reverse=True)
@@ -135,7 +144,7 @@ def boxes(study: Study) -> Picture | None:
     parts = [f"{title} ends at {rows['value'].iloc[-1]:.3g}".replace("\n", ", ") for title, rows in drawn.items()]
     caption = (
         "The remaining weights of the tracked weight's matrix: median, quartiles, whiskers of at most 1.5 times the "
-        "box, smallest and largest. The first network of each arm."
+        "box, smallest and largest. The first network of each arm; the panels' axes differ."
     )
     alternative = f"Boxplots of a matrix by round, with the tracked weight. {'; '.join(parts)}."
     return Picture("boxes", figure, caption, alternative)
@@ -174,15 +183,39 @@ def percentiles(rows: Sequence[Row], points: Sequence[Row]) -> Picture | None:
             each = dots[dots["of"] == kind]
             y, at = now["arm"].map(names.index), each["arm"].map(names.index)
             axes.hlines(y, now[own], now[others], color=GRID, lw=3, zorder=1)
-            axes.plot(now[others], y, "s", color=OTHERS, ms=6, label="their controls")
             axes.plot(now[own], y, "o", color=TRACKED, ms=6, label="tracked weights")
-            axes.plot(each["followed, percentile"], at - 0.2, ".", color=TRACKED, ms=3, alpha=0.7)
-            axes.plot(each[others], at + 0.2, ".", color=OTHERS, ms=3, alpha=0.7)
+            axes.plot(each["followed, percentile"], at - 0.2, ".", color=TRACKED, ms=4, label="in one network")
+            axes.plot(now[others], y, "s", color=OTHERS, ms=6, label="their controls")
+            axes.plot(each[others], at + 0.2, ".", color=OTHERS, ms=4, label="in one network (mean)")
             axes.set_title(kind)
             axes.set_xlim(0, 103)
             axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set_yticks(range(len(names)), [fill(one, LONGEST) for one in names])
+            axes.set_yticks(range(len(names)), [wrapped(one) for one in names])
         labels(figure, list(grid), "mean percentile in its matrix, round 2", "")
     parts = [f"{row['arm']}, {row['of']}: tracked {row[own]:.0f}, controls {row[others]:.0f}" for row in rows]
-    caption = "Means over networks; a dot is one network."
+    caption = "Means over networks. A dot is one network: its tracked weight above the line, its controls below it."
     return Picture("percentiles", figure, caption, f"Mean percentiles in round 2. {'; '.join(parts)}.")
+
+
+def layers(shares: Sequence[Row]) -> Picture:
+    """What is left of c_proj against remaining weights: of each layer, and of all of them. Means over networks."""
+    drawn = {str(arm): own for arm, own in DataFrame(shares).groupby("arm", sort=False)}
+    least = min(float(row["of all, %"]) for row in shares)
+    y = "c_proj weights remaining, %"
+    figure = panels(drawn, partial(_layers_of_arm, least=least), "remaining weights, %", y)
+    ends = {arm: own.groupby("layer")["of c_proj, %"].last() for arm, own in drawn.items()}
+    parts = [f"{arm}: {at['all layers']:.3g}, by layer {at.min():.3g} to {at.max():.3g}" for arm, at in ends.items()]
+    caption = "Means over networks. Thick: all c_proj weights; thin: each layer's, the outermost by name."
+    return Picture("c_proj", figure, caption, f"{y}, after the last prune. {'; '.join(parts)}.")
+
+
+def _layers_of_arm(axes: Axes, shares: DataFrame, least: float) -> None:
+    x, y = "of all, %", "of c_proj, %"
+    ends = shares.groupby("layer")[y].last()
+    for layer, own in shares.groupby("layer", sort=False):
+        colour, width, what = (TRACKED, 2.2, layer) if layer == "all layers" else (MATRIX, 0.8, "one layer")
+        axes.plot(own[x], own[y], ".-", color=colour, lw=width, ms=3, label=f"c_proj of {what}")
+        if np.ptp(ends) > 5 and layer in (ends.idxmin(), ends.idxmax()):  # else the two names would meet
+            axes.annotate(str(layer), own[[x, y]].iloc[-1], (4, -3), textcoords="offset points", fontsize=8)
+    axes.plot(own[x], own[x], ":", color=INK, lw=1, label="all weights")
+    remaining_axis(axes, least)
