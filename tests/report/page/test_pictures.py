@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
 from made_facts import OWN, Rows, kept, masks, run, study, two_rates, weights
-from swlottery.report.page import charts, found, growth, matrices, pictures
+from swlottery.report.page import charts, critical, found, growth, matrices, pictures, plan, rate, survival
 from swlottery.report.page import gradient as gradient_of
 from swlottery.report.page.answer import Answer, Picture
 
@@ -134,6 +135,63 @@ def test_each_layer_has_a_line_and_the_outermost_have_names() -> None:
     assert ends == pytest.approx([4.0, (4 + 49 + 81) / 3, 49.0, 64.0, 81.0]), "three layers, all, and all weights"
     assert {text.get_text() for text in axes.texts} == {"layer 0", "layer 2"}
     assert drawn.alternative.endswith("20 % × 2: 44.7, by layer 4 to 81.") and "each layer's" in drawn.caption
+
+
+def test_a_super_weight_is_named_with_its_network() -> None:
+    rows: Rows = {}
+    for name, network in (("first", 1), ("once more", 1), ("other", 2)):
+        run(rows, name, network, rounds=1, data_seed=len(name))
+        masks(rows, name, 0.2, 1)
+        weights(rows, name, 1, {"percentile_remaining": 60.0}, [], kind="super_weight")
+    (axes,) = shown(picture(critical.answer(study(rows)), "critical"))
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"first: {OWN}", f"other: {OWN}"]
+    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "o") == 3
+    assert "dashed: five rounds at 20 %" in axes.get_xlabel()
+
+
+def test_where_weights_fall_is_on_the_axis_of_sparsity() -> None:
+    section = survival.falls(study(two_rates(0.0, 3)))
+    (axes,) = shown(picture(section, "plan_survival"))
+    values = [x for line in axes.lines if line.get_marker() == "o" for x in line.get_xdata()]
+    assert all(80 < value < 100 for value in values) and axes.get_xlabel().startswith("sparsity")
+
+
+def two_lengths(**changed: Any) -> Rows:
+    rows: Rows = {}
+    for name, own in (("short", {}), ("long", changed)):
+        for network in range(2):
+            run(rows, f"{name}{network}", network, rounds=1, **own)
+            masks(rows, f"{name}{network}", 0.2, 1)
+            weights(rows, f"{name}{network}", 1, {}, [])
+            kept(rows, f"{name}{network}", 1, 0.8, True)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "way"),
+    [
+        ({"steps": 400}, "plan_budget", "natural log(|w|/threshold)"),
+        ({"steps": 400}, "plan_budget", "left of the dashed line: nearer to pruning in the first arm"),
+        ({"steps": 400}, "plan_steps", "left of the dashed line: it costs less in the first arm"),
+        (
+            {"criterion": "layer-magnitude"},
+            "plan_layers",
+            "left of the dashed line: the loss is lower in the first arm",
+        ),
+    ],
+)
+def test_a_difference_says_which_side_is_which(changed: dict[str, Any], name: str, way: str) -> None:
+    section = next(one for one in plan.answers(plan.compared(study(two_lengths(**changed)))) if one.name == name)
+    drawn = picture(section, name)
+    (axes,) = shown(drawn)
+    assert way in " ".join(axes.get_xlabel().split()) and way in drawn.alternative
+
+
+def test_ranks_say_in_words_what_is_ranked_and_where_the_ends_are() -> None:
+    (axes,) = shown(picture(rate.answer(study(two_rates(1.0, 3))), "rates"))
+    label = axes.get_xlabel()
+    assert "how much nearer to pruning the first arm brings the weight" in label and "1: most of all" in label
+    assert " d " not in f" {label} ".replace("\n", " ")
 
 
 def test_the_margin_of_an_auc_is_a_band() -> None:

@@ -50,7 +50,8 @@ def answer(study: Study) -> Answer | None:
     replaced = f"; {'not ' * (max(gaps) > REPLACED)}replaced by training" if gaps and networks == 1 else ""
     taken = "the sparsity at which global magnitude pruning would take each super weight"
     without = "held-out loss, nat: super weights kept, pruned first, or controls pruned first"
-    label, caption = "sparsity at which it would be pruned, %", "One circle a run; dashed: five rounds at 20 %."
+    label = "sparsity at which it would be pruned, % (dashed: five rounds at 20 %)"
+    caption = "A line for each super weight of a network, with the first run of that network; one circle a run."
     mean = "The line is the mean over runs, a dot one run."
     first = min(least.values(), key=lambda row: float(row[LEAST]))
     return Answer(
@@ -66,7 +67,7 @@ def answer(study: Study) -> Answer | None:
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
         pictures=[
-            charts.strip("critical", rows, LEAST, label, caption, by="weight", reference=FIVE_ROUNDS),
+            charts.strip("critical", _named(study, rows), LEAST, label, caption, "at", FIVE_ROUNDS),
             charts.lines("without", *_by_way(costs), "loss", "held-out loss, nat", mean),
         ],
         method=METHOD,
@@ -96,6 +97,13 @@ def _pruned_at(study: Study) -> list[Row]:
                     }
                 )
     return rows
+
+
+def _named(study: Study, rows: Sequence[Row]) -> list[Row]:
+    """The same with what the figure calls each: a weight of one network has one name in all runs."""
+    first: dict[str, str] = {}
+    runs = (first.setdefault(study.lineage[row["run"]] or row["run"], row["run"]) for row in rows)
+    return [row | {"at": f"{run}: {row['weight']}"} for run, row in zip(runs, rows, strict=True)]
 
 
 def _without(study: Study) -> DataFrame:

@@ -179,7 +179,8 @@ def answers(found: list[Compared]) -> Iterator[Answer]:
         comparison, row = one.comparison, one.judged
         name, what = f"plan_{comparison.name}", WHAT[comparison.outcome]
         caption = f"{what}: first arm − second arm at the fewest weights that both reach"
-        label = f"{what}: first arm − second arm"
+        left = f"left of the dashed line: {WAYS[comparison.outcome][0]} in the first arm"
+        label = f"{what.replace('log(', 'natural log(')}: first arm − second arm\n({left})"
         yield Answer(
             name,
             comparison.question,

@@ -47,7 +47,8 @@ def answer(study: Study) -> Answer | None:
         return None
     least = {names: min(rows, key=lambda row: float(row["p (Holm)"])) for names, rows in families.items()}
     verdicts = {names: _verdict(rows) for names, rows in families.items()}
-    label = "rank of d among the controls' d"
+    label = f"how much nearer to pruning the first arm brings the weight than the second:\n{charts.RANK}"
+    line = f"{charts.CIRCLES} 1 ~ 2: the first arm's mask 1 and the second's mask 2, which leave nearly as much."
     return Answer(
         "contrast",
         "Does the rate matter, at equal remaining weights?",
@@ -57,7 +58,7 @@ def answer(study: Study) -> Answer | None:
             Table("contrast", CAPTION, [row for rows in families.values() for row in rows]),
             Table("contrast_points", "the rank of d in each network", points),
         ],
-        pictures=[charts.strip("rates", points, "rank of d", label, charts.CIRCLES, by="masks", reference=0.5)],
+        pictures=[charts.strip("rates", points, "rank of d", label, line, by="masks", reference=0.5)],
         method=METHOD,
     )
 
@@ -207,7 +208,7 @@ def rewinding(study: Study) -> Answer | None:
         return None
     then = "; above 0, the arm brings it nearer to pruning than the plain arm"
     caption = "d = log q(arm) − log q(plain arm), after round 2: above 0, the arm brings it nearer to pruning"
-    label = "rank of d among the controls' d, after round 2"
+    label = f"after round 2, how much nearer to pruning the arm brings it than the plain arm:\n{charts.RANK}"
     return Answer(
         "rewinding",
         "Does rewinding matter?",

@@ -145,7 +145,7 @@ def falls(study: Study) -> Answer | None:
     parts = [
         f"{numbers[arm]} at {arm}, where of their matrices {row[MATRIX]:.1f} % remain" for arm, row in judged.items()
     ]
-    label, caption = "remaining, %, at which it would be pruned", "One circle a network, the bar their mean."
+    label, caption = "sparsity at which it is or would be pruned, %", "One circle a network, the bar their mean."
     return Answer(
         "plan_survival",
         "Does a network's weight survive, and at which sparsity would pruning take it?",
@@ -157,7 +157,7 @@ def falls(study: Study) -> Answer | None:
             Table("plan_survival", "kept to the last mask, and how much remains when each falls or would fall", rows),
             Table("plan_survival_points", "the same in each network", each),
         ],
-        pictures=[charts.strip("plan_survival", each, FALLS, label, caption)],
+        pictures=[charts.strip("plan_survival", each, "falls at sparsity, %", label, caption)],
         method="Finished runs. It falls at the most weights that may remain after one prune, of the network of any "
         "round, for that prune to take it; if no prune went so far it is kept. Yes: the Clopper–Pearson interval "
         "of the kept share lies above one half; no: below. With six super weights or more these alone are judged. A "
