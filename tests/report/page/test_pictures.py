@@ -170,7 +170,7 @@ def two_lengths(**changed: Any) -> Rows:
 @pytest.mark.parametrize(
     ("changed", "name", "way"),
     [
-        ({"steps": 400}, "plan_budget", "natural log(|w|/threshold)"),
+        ({"steps": 400}, "plan_budget", "natural log of |w|/threshold"),
         ({"steps": 400}, "plan_budget", "left of the dashed line: nearer to pruning in the first arm"),
         ({"steps": 400}, "plan_steps", "left of the dashed line: it costs less in the first arm"),
         (

@@ -122,7 +122,7 @@ def strip(
             axes.axvline(reference, color=INK, lw=1, ls="--")
         axes.set_yticks(range(len(lines)), names)
         axes.set_ylim(len(lines) - 0.5, -0.5)
-        axes.set_xlabel(wrapped(label, 84))
+        axes.set_xlabel(wrapped(label, 90))
     return Picture(name, figure, caption, f"{' '.join(label.split())}. {'; '.join(parts)}.")
 
 

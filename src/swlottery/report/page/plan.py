@@ -180,7 +180,7 @@ def answers(found: list[Compared]) -> Iterator[Answer]:
         name, what = f"plan_{comparison.name}", WHAT[comparison.outcome]
         caption = f"{what}: first arm − second arm at the fewest weights that both reach"
         left = f"left of the dashed line: {WAYS[comparison.outcome][0]} in the first arm"
-        label = f"{what.replace('log(', 'natural log(')}: first arm − second arm\n({left})"
+        label = f"{what}:\nfirst arm − second arm ({left})"
         yield Answer(
             name,
             comparison.question,
