@@ -176,6 +176,8 @@ def test_the_only_column_of_strings_is_the_text(hub: FakeHub) -> None:
     assert "title, body, id" in refusal("owner/name")
     hub.splits["test"] = [{"id": 1}]
     assert "among id" in refusal("owner/name")
+    hub.splits["test"] = [{"text": "a"}, {"text": ["b", "c"]}]
+    assert "owner/name has lists in its column 'text'" in refusal("owner/name")
 
 
 def test_a_data_set_without_rows_is_refused(hub: FakeHub) -> None:
