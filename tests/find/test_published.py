@@ -17,8 +17,7 @@ from swlottery.find import record as records
 from swlottery.find import run as finder
 from swlottery.find.activations import Activations
 from swlottery.find.events import Planned
-from swlottery.find.missed import why, why_missed
-from swlottery.find.published import Published, identity, known, table
+from swlottery.find.published import Published, identity, known, table, why, why_missed
 from swlottery.find.search import Search, search
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
