@@ -17,7 +17,7 @@ from fake_gpu import NAME
 from planted import plant_input, plant_weight, random_probe
 from swlottery.cli import main
 from swlottery.config import FindSettings
-from swlottery.data.evaluation import Text
+from swlottery.data.evaluation import Documents, Text
 from swlottery.find import record as records
 from swlottery.find import run as finder
 from swlottery.models.architectures import Roles
@@ -73,7 +73,7 @@ def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finishe
     loaded = Loaded(model, words(), "tiny", "tiny", None, before, "float32", "float32", device)
     settings = FindSettings(null_draws=2, controls=3)
     events: list[finder.Event] = []
-    prepared = finder.Prepared(here, Text("text", "nothing", "0" * 64), windows)
+    prepared = finder.Prepared(here, Text("text", "nothing", "0" * 64), Documents(windows, 1, 1))
     finder.find(loaded, prepared, settings, events.append)
     (tested,) = (event for event in events if isinstance(event, finder.Tested))
     assert weights_sha256(model) == before
