@@ -137,10 +137,8 @@ class Roles:
             return "head"
         if name.startswith(row.blocks + "."):
             inside = name.removeprefix(row.blocks + ".").partition(".")[2].removesuffix(".weight")
-            known = {
-                **dict.fromkeys(row.down, "mlp-out"),
-                **dict.fromkeys(row.attention, "attention"),
-                **dict.fromkeys(row.mlp_in, "mlp-in"),
-            }
-            return known.get(inside, "norm" if parameter.ndim == 1 else "router")
+            for role, names in (("mlp-in", row.mlp_in), ("attention", row.attention), ("mlp-out", row.down)):
+                if inside in names:
+                    return role
+            return "norm" if parameter.ndim == 1 else "router"
         return "norm" if parameter.ndim == 1 else "other"

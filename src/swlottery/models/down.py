@@ -46,7 +46,6 @@ class DownProjection:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of its weights."""
         return self.parts[0].weight.dtype
 
     @property

@@ -37,13 +37,13 @@ def smollm2_file() -> Path:
     The package is never imported (it is a plugin for another program); only its list of files is read.
     """
     try:
-        files = metadata.distribution(SMOLLM2_PACKAGE).files or []
+        carried = metadata.distribution(SMOLLM2_PACKAGE).files or []
     except metadata.PackageNotFoundError:
         raise BadInput(
             f"the model 'smollm2' is carried by the package {SMOLLM2_PACKAGE}, which is not installed: "
             f"{SMOLLM2_INSTALL}"
         ) from None
-    entry = next((file for file in files if file.suffix == ".gguf"), None)
+    entry = next((file for file in carried if file.suffix == ".gguf"), None)
     if entry is None or entry.hash is None:
         raise BadInput(f"the package {SMOLLM2_PACKAGE} lists no GGUF file: install it again with {SMOLLM2_INSTALL}")
     path = Path(str(entry.locate()))

@@ -52,7 +52,6 @@ class Part:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter."""
         parameter: nn.Parameter = getattr(self.module, self.name)
         return parameter
 
