@@ -22,8 +22,8 @@ from swlottery.find.search import Search, search
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.down import Inputs
 from swlottery.models.loaded import wrap
-from swlottery.models.parts import Inputs
 from swlottery.report.logs.published import sentences
 from tiny import tiny_model
 

@@ -9,7 +9,7 @@ from planted import plant_input, plant_weight, random_probe
 from swlottery.find import trace
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
-from swlottery.models.parts import Inputs
+from swlottery.models.down import Inputs
 from tiny import VOCABULARY, tiny_model
 
 

@@ -140,12 +140,12 @@ def test_the_weights_are_intact_whenever_a_row_is_handed_over():
     def observe(row):
         assert weights_sha256(model) == before
         told.append(row)
-        if len(told) == 13:
+        if len(told) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         verifying.verify(evaluator, found, 4, observe=observe)
-    assert len(told) == 13 and weights_sha256(model) == before
+    assert len(told) == 4 and weights_sha256(model) == before
 
 
 def test_paired_differences_by_hand():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
@@ -17,9 +16,9 @@ from swlottery.find.attribution import given
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.down import Entered
 from swlottery.models.offload import device_of
-from swlottery.models.parts import Entered
-from swlottery.models.running import resumed
+from swlottery.models.running import keeping, resumed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +73,7 @@ class Evaluator:
         self.kept: list[dict[int, Any]] = [{} for _ in self.batches]
         self.forward_tokens = 0.0
         started = time.perf_counter()
-        losses = [self._loss(nth, self._keeping(kept)) for nth, kept in enumerate(self.kept)]
+        losses = [self._loss(nth, keeping(roles.blocks, self.layers, kept)) for nth, kept in enumerate(self.kept)]
         self.seconds = time.perf_counter() - started
         self.baseline = self._in_text_order(losses)
         if not np.isfinite(self.baseline).all():
@@ -137,18 +136,6 @@ class Evaluator:
             losses = token_losses(self.model, self.roles.blocks, ids).mean(dim=1)
         self.forward_tokens += ids.numel() * (1 - resume / len(self.roles.blocks))
         return losses.double().cpu().numpy()
-
-    @contextmanager
-    def _keeping(self, kept: dict[int, Any]) -> Iterator[None]:
-        """Keep what enters each of `layers`: what the block before it returns."""
-
-        def keep(layer: int, module: nn.Module, args: Any, output: Any) -> None:
-            kept.setdefault(layer, output)  # the first: `token_losses` has it return others later
-
-        with ExitStack() as hooks:
-            for layer in self.layers:
-                hooks.enter_context(self.roles.blocks[layer - 1].register_forward_hook(partial(keep, layer)))
-            yield
 
 
 def token_losses(model: Any, blocks: Sequence[nn.Module], ids: Tensor) -> Tensor:

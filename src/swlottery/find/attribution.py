@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from swlottery.find.activations import Activations
 from swlottery.find.spikes import RHO, Spike, median_size, rms_before
 from swlottery.models.coordinates import Coordinate
-from swlottery.models.parts import Inputs
+from swlottery.models.down import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -74,10 +74,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Finished:
-    """Everything is known. rows: those of the verification, which came as events of their own."""
+    """Everything is known."""
 
     record: Record
-    rows: list[Ablation]
 
 
 Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Generation | Finished

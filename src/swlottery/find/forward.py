@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from swlottery.errors import BadInput
 from swlottery.find.probe import Batch, Probe
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.down import Entered
 from swlottery.models.offload import device_of
-from swlottery.models.parts import Entered
 from swlottery.models.running import ending_at, resumed, run_body
 
 if TYPE_CHECKING:

@@ -59,9 +59,33 @@ class Results:
 
     def record(self) -> Record:
         """The record, as record.schema.json says."""
-        parts = [self._origin(), self._search(), self._nulls(), self._weights(), self._loss(), self._verification()]
-        parts += [self._continued(), self._ablated()]
-        return {key: value for part in parts for key, value in part.items()}
+        search, prepared, kappa = self.searched.search, self.prepared, self.settings.kappa
+        nulls = [null_entry(one, self.tested.observed, kappa) for one in self.tested.nulls]
+        first = nulls[0]
+        return {
+            **self._origin(),
+            "complete": search.complete,
+            "layers": {
+                "before": [layer_entry(scan) for scan in search.before],
+                "after": [layer_entry(scan) for scan in search.after],
+            },
+            "nulls": nulls,
+            "false_positive_rate": {
+                "rate": first["firing_rate"],
+                "interval": first["firing_interval"],
+                "draws": first["draws"],
+                "null": first["kind"],
+            },
+            **self._weights(),
+            **loss_entry(
+                self.settings.protocol, prepared.text, prepared.documents, float(self.evaluator.baseline.mean())
+            ),
+            "joint": self._joint(search.coordinates, self.rows),
+            "controls": control_entries(self.rows),
+            "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
+            "generation": self._continued(),
+            **self._ablated(),
+        }
 
     def _origin(self) -> Entry:
         """Which network was looked at, and with what."""
@@ -87,22 +111,6 @@ class Results:
             "rho": RHO,
             "seed": self.settings.seed,
         }
-
-    def _search(self) -> Entry:
-        search = self.searched.search
-        before, after = ([layer_entry(scan) for scan in scans] for scans in (search.before, search.after))
-        return {"complete": search.complete, "layers": {"before": before, "after": after}}
-
-    def _nulls(self) -> Entry:
-        nulls = [null_entry(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
-        first = nulls[0]
-        rate = {
-            "rate": first["firing_rate"],
-            "interval": first["firing_interval"],
-            "draws": first["draws"],
-            "null": first["kind"],
-        }
-        return {"nulls": nulls, "false_positive_rate": rate}
 
     def _weights(self) -> Entry:
         """The leader, the super weights, and the spikes that have none."""
@@ -132,30 +140,15 @@ class Results:
             ],
         }
 
-    def _loss(self) -> Entry:
-        """The text, and the intact network's loss on it: a token, a word and a byte."""
-        baseline = float(self.evaluator.baseline.mean())
-        return loss_entry(self.settings.protocol, self.prepared.text, self.prepared.documents, baseline)
-
-    def _verification(self) -> Entry:
-        """The rows of sets and controls, and what all rows took."""
-        return {
-            "joint": self._joint(self.searched.search.coordinates, self.rows),
-            "controls": control_entries(self.rows),
-            "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
-        }
-
-    def _continued(self) -> Entry:
+    def _continued(self) -> Entry | None:
         if not self.generations:
-            return {"generation": None}
+            return None
         intact, together = self.generations[:2]
         return {
-            "generation": {
-                "prompts": list(self.beginnings),
-                "tokens": intact.tokens,
-                "intact": self._written(intact.coordinates),
-                "joint": self._written(together.coordinates),
-            }
+            "prompts": list(self.beginnings),
+            "tokens": intact.tokens,
+            "intact": self._written(intact.coordinates),
+            "joint": self._written(together.coordinates),
         }
 
     def _written(self, coordinates: tuple[Coordinate, ...]) -> Entry | None:

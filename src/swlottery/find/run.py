@@ -123,7 +123,7 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     record = results.record()
     if known := published.known(loaded.name, settings, roles.downs):
         record |= published.compare(known, record, evaluator, probe, result, settings, observe)
-    observe(Finished(record, [*rows, *asked]))
+    observe(Finished(record))
     return record
 
 

@@ -14,7 +14,6 @@ from swlottery.config import KAPPA
 from swlottery.find.forward import LayerHooks, batches_of, joined, run_hooked
 from swlottery.find.probe import Batch, Probe
 from swlottery.find.spikes import (
-    CHUNK,
     RHO,
     Entries,
     Spike,
@@ -24,8 +23,7 @@ from swlottery.find.spikes import (
     larger_median,
     rms_before,
 )
-from swlottery.models.architectures import DownProjection
-from swlottery.models.parts import Entered
+from swlottery.models.down import DownProjection, Entered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,8 +75,7 @@ class ScanHooks(LayerHooks):
         """Note the largest entries and the candidates, and keep the output; after the last batch, find the spikes."""
         sizes = _sizes(output)
         row = int(sizes.argmax())
-        channel = int(output[row].abs().argmax())
-        leaving = Peak(float(output[row, channel]), channel)
+        leaving = _peak(output[row : row + 1])
         if self.down.experts is None:
             entering = _peak(self.rows(entered[0][0]))
         else:  # experts' inputs have to be computed again: at the token of the largest output alone
@@ -137,15 +134,7 @@ def _sizes(activation: Tensor) -> Tensor:
 
 
 def _peak(activation: Tensor) -> Peak:
-    """The largest of ``activation[tokens, channels]``.
-
-    By ever smaller parts: an argmax over all costs several times the minima and maxima of large chunks.
-    """
-    import torch
-
-    chunks = torch.split(activation, CHUNK)
-    extremes = torch.stack([torch.stack(chunk.aminmax()) for chunk in chunks]).float()
-    nth = int(extremes.abs().amax(dim=1).argmax())
-    row = int(chunks[nth].abs().amax(dim=1).argmax())
-    channel = int(chunks[nth][row].abs().argmax())
-    return Peak(float(chunks[nth][row, channel]), channel)
+    """The largest of ``activation[tokens, channels]``."""
+    row = activation[int(_sizes(activation).argmax())]
+    channel = int(row.abs().argmax())
+    return Peak(float(row[channel]), channel)

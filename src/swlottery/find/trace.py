@@ -24,7 +24,7 @@ from swlottery.find.search import search
 from swlottery.find.spikes import medians_of
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, rank_of
-from swlottery.models.parts import Entered, Inputs
+from swlottery.models.down import Entered, Inputs
 from swlottery.runtime import files
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from swlottery.find.trace import counted, effects, followed, found_in, measured
 from swlottery.lottery.look import probe_of
 from swlottery.lottery.start import Network
 from swlottery.models.coordinates import Coordinate
-from swlottery.models.parts import Inputs
+from swlottery.models.down import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
