@@ -61,7 +61,7 @@ class Results:
         """The record, as record.schema.json says."""
         search, prepared, kappa = self.searched.search, self.prepared, self.settings.kappa
         nulls = [null_entry(one, self.tested.observed, kappa) for one in self.tested.nulls]
-        first = nulls[0]
+        first, loss = nulls[0], float(self.evaluator.baseline.mean())
         return {
             **self._origin(),
             "complete": search.complete,
@@ -77,9 +77,7 @@ class Results:
                 "null": first["kind"],
             },
             **self._weights(),
-            **loss_entry(
-                self.settings.protocol, prepared.text, prepared.documents, float(self.evaluator.baseline.mean())
-            ),
+            **loss_entry(self.settings.protocol, prepared.text, prepared.documents, loss),
             "joint": self._joint(search.coordinates, self.rows),
             "controls": control_entries(self.rows),
             "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
