@@ -470,7 +470,7 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
     import torch
 
     from swlottery.config import FindSettings
-    from swlottery.data.evaluation import Text
+    from swlottery.data.evaluation import Documents, Text
     from swlottery.find import events, probe, run
     from swlottery.find.effects import Ablation
     from swlottery.models.architectures import Roles
@@ -511,7 +511,7 @@ def passes_and_finder(name: str, size: Size) -> Iterator[Row]:
             done()
             times.append(time.perf_counter())
 
-    prepared = events.Prepared(prompts, Text("random tokens", "random tokens", "0" * 64), windows)
+    prepared = events.Prepared(prompts, Text("random tokens", "random tokens", "0" * 64), Documents(windows, 1, 1))
     record = run.find(loaded, prepared, settings, observe)
     phases = {
         "search, leader": f"{int(prompts.valid.sum())} tokens",

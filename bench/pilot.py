@@ -42,7 +42,7 @@ def unigram_loss(settings: dict) -> float:
 
     network = start.network(TrainSettings(**settings))
     data = prepare(settings["data"], network.tokenizer)
-    counts = np.bincount(np.asarray(data.train), minlength=network.model.config.vocab_size) + 1.0
+    counts = np.bincount(data.train[:], minlength=network.model.config.vocab_size) + 1.0
     windows = validation_windows(data.validation, network.context, settings["eval_sequences"], network.prefix)
     held_out = np.concatenate([np.asarray(window).reshape(-1) for window in windows])
     return float(-np.log(counts[held_out] / counts.sum()).mean())

@@ -41,7 +41,7 @@ def main() -> None:
         seen.add(name)
         settings = read_settings(run)
         network = start.network(TrainSettings(model=str(run / "round_1"), context=settings["context"]))
-        held_out = np.asarray(prepare(settings["data"], network.tokenizer).validation)
+        held_out = prepare(settings["data"], network.tokenizer).validation[:]
         own = place(key(look(network)[1][0]))
         rng = np.random.default_rng(0)
         others = Counter(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import sources
 from sources import FakeHub, answer, python, tokenizer_with
 from swlottery.data import evaluation as texts
-from swlottery.data.evaluation import Text, evaluation_text, quick, read_text, wikitext2, windows
+from swlottery.data.evaluation import Text, evaluation_text, evenly, quick, read_text, wikitext2
 
 
 def refusal(*args: Any, of: Any = read_text, **kwargs: Any) -> str:
@@ -176,6 +176,8 @@ def test_the_only_column_of_strings_is_the_text(hub: FakeHub) -> None:
     assert "title, body, id" in refusal("owner/name")
     hub.splits["test"] = [{"id": 1}]
     assert "among id" in refusal("owner/name")
+    hub.splits["test"] = [{"text": "a"}, {"text": ["b", "c"]}]
+    assert "owner/name has lists in its column 'text'" in refusal("owner/name")
 
 
 def test_a_data_set_without_rows_is_refused(hub: FakeHub) -> None:
@@ -252,46 +254,25 @@ def test_a_data_set_prepared_beforehand_is_read_offline(tmp_path: Path) -> None:
 # --- Windows -------------------------------------------------------------------------------------------------------
 
 
-@st.composite
-def tilings(draw: st.DrawFn) -> tuple[int, int, int, list[int]]:
-    """Tokens in the text, windows, their length, and a prefix of tokens that no text has."""
-    prefix = draw(st.lists(st.integers(-9, -1), max_size=3))
-    count, body = draw(st.integers(1, 40)), draw(st.integers(1, 20))
-    spare = draw(st.one_of(st.just(0), st.integers(0, 2000)))
-    return count * body + spare, count, len(prefix) + body, prefix
-
-
-@given(tilings())
-def test_windows_are_equally_long_in_order_apart_and_spread(tiling: tuple[int, int, int, list[int]]) -> None:
-    total, count, length, prefix = tiling
-    rows = windows(range(total), count, length, prefix)  # each token is its own position
-    body = length - len(prefix)
-    assert rows.shape == (count, length) and rows.dtype == torch.long
-    assert rows[:, : len(prefix)].tolist() == [prefix] * count
-    texts = rows[:, len(prefix) :]
-    starts = texts[:, 0].tolist()
-    assert texts.tolist() == [list(range(start, start + body)) for start in starts]  # unbroken stretches of the text
+@given(count=st.integers(1, 40), size=st.integers(1, 20), spare=st.just(0) | st.integers(0, 2000))
+def test_windows_are_in_order_apart_and_spread(count: int, size: int, spare: int) -> None:
+    total = count * size + spare
+    starts = evenly(total, size, count)
     steps = [later - earlier for earlier, later in itertools.pairwise(starts)]
-    assert all(step >= body for step in steps)  # in order, and apart
-    assert starts[0] == 0
+    assert len(starts) == count and starts[0] == 0
+    assert all(step >= size for step in steps)  # in order, and apart
     if count > 1:
-        assert starts[-1] + body == total
+        assert starts[-1] + size == total
         assert max(steps) - min(steps) <= 1  # evenly
 
 
-@given(tilings())
-def test_a_text_one_token_short_is_refused(tiling: tuple[int, int, int, list[int]]) -> None:
-    _, count, length, prefix = tiling
-    needed = count * (length - len(prefix))
-    message = refusal(range(needed - 1), count, length, prefix, of=windows)
-    assert f"{needed - 1} tokens" in message and f"need {needed}:" in message
-    assert windows(range(needed), count, length, prefix).numel() == count * length
-
-
-@pytest.mark.parametrize(("count", "length"), [(0, 5), (2, 1), (2, 0)])
-def test_windows_without_text_make_no_sense(count: int, length: int) -> None:
-    with pytest.raises(ValueError):
-        windows(range(100), count, length, prefix=[7])
+@pytest.mark.parametrize(("before", "body"), [("", 16), ("<s>", 15)])
+def test_a_text_one_token_short_is_refused(before: str, body: int) -> None:
+    text, tokenizer = "x" * (32 * body), tokenizer_with(before)
+    message = refusal(text_of(text[1:]), tokenizer, 512, 1024, of=quick)
+    assert f"{32 * body - 1} tokens" in message and f"32 windows of 16 need {32 * body}:" in message
+    rows = quick(text_of(text), tokenizer, 512, 1024).windows
+    assert rows.shape == (32, 16) and rows.dtype == torch.long
 
 
 # --- Documents of an evaluation ------------------------------------------------------------------------------------
@@ -382,7 +363,7 @@ def test_a_text_just_below_the_bar_is_tokenised_whole() -> None:
     content = WORDS[: texts.CHARACTERS_PER_TOKEN * tokens]
     rows = quick(text_of(content), tokenizer_with(), tokens, 1024).windows
     whole = tokenizer_with()(content)["input_ids"]
-    assert torch.equal(rows, windows(whole, 32, 16))
+    assert rows.tolist() == [whole[start : start + 16] for start in evenly(len(whole), 16, 32)]
 
 
 def test_no_warning_of_a_text_longer_than_the_context(caplog: pytest.LogCaptureFixture) -> None:

@@ -160,21 +160,12 @@ def test_joined_shards_are_one_array(
     first = drawn.draw(st.integers(0, len(whole)))
     last = drawn.draw(st.integers(first, len(whole) + 3))
     joined, expected = Joined(shards, first, last), whole[first:last]
-    assert len(joined) == len(expected) and joined[:].tolist() == expected.tolist() == [*joined]
-    assert np.array_equal(np.asarray(joined), expected) and np.asarray(joined).dtype == whole.dtype
+    assert len(joined) == len(expected) and joined[:].tolist() == expected.tolist()
     assert [n for shard, a, b in joined.parts() for n in shard.tokens[a:b]] == expected.tolist()
     for _ in range(5):
-        part = slice(
-            *(drawn.draw(st.none() | st.integers(-12, 60)) for _ in range(2)),
-            drawn.draw(st.sampled_from([None, 1, 2, -1])),
-        )
+        part = slice(*(drawn.draw(st.none() | st.integers(-12, 60)) for _ in range(2)))
         assert joined[part].tolist() == expected[part].tolist()
         assert joined[part].dtype == whole.dtype
-    if len(expected):
-        place = drawn.draw(st.integers(-len(expected), len(expected) - 1))
-        assert joined[place] == expected[place]
-    with pytest.raises(IndexError):
-        joined[len(expected)]
 
 
 # --- Several processes ----------------------------------------------------------------------------------------------

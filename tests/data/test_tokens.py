@@ -285,7 +285,7 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(here: Path, vocabulary: int,
     assert everything(tokens)[1] == vocabulary - 1
     assert tokens.train.dtype == np.dtype(dtype)
     assert batch(np.asarray(everything(tokens), dtype), 3, 2, 0, 0).max() == vocabulary - 1
-    assert np.asarray(tokens.train).dtype == np.dtype(dtype)
+    assert tokens.train[:].dtype == np.dtype(dtype)
 
 
 @pytest.mark.parametrize("limit", [1, 57, 58, 59, 1000, 10**6])

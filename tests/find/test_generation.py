@@ -11,7 +11,7 @@ from sources import tokenizer_with
 from swlottery.config import FindSettings
 from swlottery.data.evaluation import Text
 from swlottery.find import run as finder
-from swlottery.find.generation import Generation, beginnings, generations, greedy, repeated_4grams
+from swlottery.find.generation import Generation, beginnings, generations, greedy, repeated_4grams, taken
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
@@ -63,7 +63,7 @@ def test_the_weights_are_at_zero_only_while_it_writes() -> None:
         assert one.coordinates == expected and down.matrix(None)[3, 5].item() == before
         assert set(seen) == {0.0 if expected else before}
         seen.clear()
-        assert one.tokens == 12 and one.forward_tokens == 2 * (8 + 11)
+        assert one.tokens == 12 and taken(ids, 20) == 2 * (8 + 11)
 
 
 def test_the_record_has_it_for_none_all_and_each_that_matters(planted_gpt2: tuple, monkeypatch) -> None:

@@ -17,14 +17,13 @@ from swlottery.find import record as records
 from swlottery.find import run as finder
 from swlottery.find.activations import Activations
 from swlottery.find.events import Planned
-from swlottery.find.missed import why, why_missed
-from swlottery.find.published import Published, identity, known, table
+from swlottery.find.published import Published, identity, known, table, why, why_missed
 from swlottery.find.search import Search, search
 from swlottery.models import load as models
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.down import Inputs
 from swlottery.models.loaded import wrap
-from swlottery.models.parts import Inputs
 from swlottery.report.logs.published import sentences
 from tiny import tiny_model
 

@@ -9,7 +9,7 @@ from planted import plant_input, plant_weight, random_probe
 from swlottery.find import trace
 from swlottery.models.architectures import Roles
 from swlottery.models.coordinates import Coordinate
-from swlottery.models.parts import Inputs
+from swlottery.models.down import Inputs
 from tiny import VOCABULARY, tiny_model
 
 
@@ -18,10 +18,10 @@ def test_a_weight_by_hand():
     matrix = torch.tensor([[1.0, 2.0], [0.0, -3.0], [4.0, 2.0]])
     values = torch.tensor([[0.0, 1.0], [0.0, 2.0], [5.0, 0.1]])
     output = torch.tensor([[2.0, -3.0, 2.0], [2.0, -8.0, 2.0], [1.0, -1.0, 9.0]])
-    seen = trace.measured(Coordinate(0, 1, 1), matrix, Inputs(None, torch.arange(3), values), output)
+    seen = trace.measured(Coordinate(0, 1, 1), matrix, [Inputs(None, torch.arange(3), values)], output)
     # Medians over channels 2, 2, 1; over the channel's tokens 3.
     assert seen == {"value": -3.0, "rank": 2, "ratio": pytest.approx(8 / 3), "share": pytest.approx(6 / 8)}
-    nowhere = trace.measured(Coordinate(0, 1, 1), matrix, None, output)
+    nowhere = trace.measured(Coordinate(0, 1, 1), matrix, [], output)
     assert (nowhere["share"], nowhere["rank"]) == (0.0, 2)
 
 

@@ -135,11 +135,17 @@ def test_the_weights_are_intact_whenever_a_row_is_handed_over():
     before = weights_sha256(model)
     found = [Coordinate(1, 3, 5), Coordinate(1, 3, 6), Coordinate(2, 8, 9)]
     evaluator = Evaluator(model, roles, documents(), layers=[1, 2])
-    for nth, _row in enumerate(verifying.verify(evaluator, found, 4)):
+    told = []
+
+    def observe(row):
         assert weights_sha256(model) == before
-        if nth == 12:
-            break
-    assert weights_sha256(model) == before
+        told.append(row)
+        if len(told) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verifying.verify(evaluator, found, 4, observe=observe)
+    assert len(told) == 4 and weights_sha256(model) == before
 
 
 def test_paired_differences_by_hand():
@@ -181,14 +187,14 @@ A, B, C = Coordinate(0, 1, 1), Coordinate(0, 1, 2), Coordinate(1, 2, 3)
 )
 def test_verdicts_on_one_weight(mean, half, control, word):
     rows = [row_of("alone", [A], mean, half), row_of("control", [C], control)]
-    verdict = verdicts([A], rows, window=100)[0]
+    verdict = verdicts(rows, window=100)[A]
     assert verdict.word == word
     assert (verdict.tokens is not None) == (word == "undetermined")
 
 
 def test_a_weight_whose_loss_helps_is_undetermined_and_no_text_would_decide():
     rows = [row_of("alone", [A], -0.02, 0.005)]
-    assert verdicts([A], rows, window=100) == [Verdict("undetermined", None)]
+    assert verdicts(rows, window=100) == {A: Verdict("undetermined", None)}
 
 
 def test_a_spread_of_rounding_still_has_an_interval():
@@ -201,7 +207,7 @@ def test_a_spread_of_rounding_still_has_an_interval():
 def test_the_text_that_would_decide():
     """0.02 around 0.005 must shrink to 0.005 to lie off 0 or inside 0.01: sixteen times the 3,200 tokens."""
     rows = [row_of("alone", [A], 0.005, 0.02)]
-    assert verdicts([A], rows, window=100)[0].tokens == pytest.approx(16 * 3200, rel=0.01)
+    assert verdicts(rows, window=100)[A].tokens == pytest.approx(16 * 3200, rel=0.01)
 
 
 def test_members_of_a_critical_set_that_are_not_idle():
@@ -215,7 +221,7 @@ def test_members_of_a_critical_set_that_are_not_idle():
         row_of("left in", [A, B], 3.0),
         row_of("joint", [A, B], 3.0),
     ]
-    assert [verdict.word for verdict in verdicts([A, B, C], rows, 100)] == [
+    assert [verdict.word for verdict in verdicts(rows, 100).values()] == [
         "jointly critical",
         "jointly critical",
         "inert",
@@ -248,10 +254,10 @@ class Arithmetic:
 
     def words(self, found, count=6):
         """The verdicts on ``found``; the cost that is said beforehand is never exceeded."""
-        self.rows = verifying.latest(verifying.verify(self, found, count))
+        self.rows = verifying.verify(self, found, count)
         most, _ = verifying.cost(self, found, [], count)
         assert sum(self.asked.values()) <= 32 * most
-        return [verdict.word for verdict in verdicts(found, self.rows, 100)]
+        return [verdict.word for verdict in verdicts(self.rows, 100).values()]
 
     def kinds(self):
         """How many rows there are of each kind and number of documents."""
@@ -335,7 +341,7 @@ def test_what_describes_is_run_afterwards_on_the_first_look():
     evaluator = Arithmetic(lambda zero: 1.0 * len(zero & {A, B, C}))
     evaluator.words([A, B, C])
     before = dict(evaluator.asked)
-    described = list(verifying.describe(evaluator, [A, B, C], evaluator.rows, [Coordinate(2, 7, 7)], KAPPA))
+    described = verifying.describe(evaluator, [A, B, C], evaluator.rows, [Coordinate(2, 7, 7)], KAPPA)
     kinds = Counter(row.kind for row in described)
     assert kinds == {"restored": 3, "dose": 12, "row": 3, "joint": 2, "canceller": 1}
     assert {len(row.documents) for row in described} == {8}
@@ -382,8 +388,8 @@ def test_the_verdicts_on_planted_weights_are_those_of_one_look_at_the_whole_text
     for looks in (None, [32]):
         evaluator = Evaluator(model, roles, documents(32, 24), layers=[1, 2])
         evaluator.looks = looks or evaluator.looks
-        rows = verifying.latest(verifying.verify(evaluator, found, 4))
-        words.append([verdict.word for verdict in verdicts(found, rows, 24)])
+        rows = verifying.verify(evaluator, found, 4)
+        words.append([verdict.word for verdict in verdicts(rows, 24).values()])
     assert words[0] == words[1]
     assert name != "llama" or set(words[0]) != {"inert"}, "there they matter"
 
@@ -407,7 +413,7 @@ def test_documents_that_are_all_alike_settle_nothing_early():
     evaluator.nll = lambda coordinates, restored=None, factor=0.0, documents=32: (
         rare[evaluator.chosen(documents)] * (A in coordinates)
     )
-    rows = list(verifying.verify(evaluator, [A], 2))
+    rows = verifying.verify(evaluator, [A], 2)
     assert len(rows[0].documents) == 32 and rows[0].difference == 0.5
 
 
@@ -426,7 +432,7 @@ def test_where_every_document_agrees_the_early_verdict_is_that_of_the_whole_text
         losses[evaluator.chosen(documents)] * (A in coordinates)
     )
     whole = paired("alone", [A], losses, np.zeros(32))
-    word = verdicts([A], [whole], 100)[0].word
+    word = verdicts([whole], 100)[A].word
     assert evaluator.words([A], 0) == [word]
     assert word not in ("inert", "undetermined") or len(evaluator.rows[0].documents) == 32
 

@@ -122,7 +122,7 @@ def test_a_selection_of_millions_is_that_of_a_cpu(ties):
 
 def found_on(device: str, folder: Path) -> dict[str, Any]:
     from swlottery.config import FindSettings
-    from swlottery.data.evaluation import Text
+    from swlottery.data.evaluation import Documents, Text
     from swlottery.find import probe
     from swlottery.find.events import Prepared
     from swlottery.find.run import find
@@ -132,7 +132,7 @@ def found_on(device: str, folder: Path) -> dict[str, Any]:
     prompts = probe.build(loaded.tokenizer, probe.DEFAULT_PROMPTS, loaded.context, "both", loaded.device)
     windows = torch.randint(200, (30, 64), generator=torch.Generator().manual_seed(0))
     settings = FindSettings(null_draws=19, controls=4, device=device)
-    prepared = Prepared(prompts, Text("random", "random", "0" * 64), windows)
+    prepared = Prepared(prompts, Text("random", "random", "0" * 64), Documents(windows, 1, 1))
     return find(loaded, prepared, settings, lambda event: None)
 
 

@@ -17,7 +17,7 @@ from fake_gpu import NAME
 from planted import plant_input, plant_weight, random_probe
 from swlottery.cli import main
 from swlottery.config import FindSettings
-from swlottery.data.evaluation import Text
+from swlottery.data.evaluation import Documents, Text
 from swlottery.find import record as records
 from swlottery.find import run as finder
 from swlottery.models.architectures import Roles
@@ -73,10 +73,11 @@ def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finishe
     loaded = Loaded(model, words(), "tiny", "tiny", None, before, "float32", "float32", device)
     settings = FindSettings(null_draws=2, controls=3)
     events: list[finder.Event] = []
-    prepared = finder.Prepared(here, Text("text", "nothing", "0" * 64), windows)
+    prepared = finder.Prepared(here, Text("text", "nothing", "0" * 64), Documents(windows, 1, 1))
     finder.find(loaded, prepared, settings, events.append)
     (tested,) = (event for event in events if isinstance(event, finder.Tested))
     assert weights_sha256(model) == before
+    assert np.isfinite([event.difference for event in events if isinstance(event, finder.Ablation)]).all()
     finished = events[-1]
     assert isinstance(finished, finder.Finished)
     return finished, [ratio for one in tested.nulls for ratio in one.largest]
@@ -107,4 +108,4 @@ def test_in_bfloat16(gpu):
     windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
     finished, draws = found(model, probe, windows)
     assert [Coordinate.of(one) for one in finished.record["super_weights"]] == [coordinate]
-    assert len(draws) == 4 and np.isfinite([row.difference for row in finished.rows]).all()
+    assert len(draws) == 4

@@ -111,37 +111,13 @@ def builtin_text() -> Text:
 
 def _join(rows: Iterable[str]) -> str:
     """All rows, also empty ones, as in transformers' guide to perplexity, so that its numbers on WikiText compare."""
-    pieces: list[str] = []
-    characters = 0
+    pieces, characters = list[str](), -len(BLANK_LINE)  # none is in front of the first
     for row in rows:
         pieces.append(row)
-        characters += len(row) + len(BLANK_LINE)
-        if characters >= MAX_CHARACTERS + len(BLANK_LINE):  # no blank line follows the last piece
+        characters += len(BLANK_LINE) + len(row)
+        if characters >= MAX_CHARACTERS:
             break
     return BLANK_LINE.join(pieces)[:MAX_CHARACTERS]
-
-
-def windows(ids: Sequence[int], count: int, length: int, prefix: Sequence[int] = ()) -> Tensor:
-    """``count`` documents of one text: a LongTensor (count, length), in the text's order and without overlap.
-
-    Each row is ``prefix`` (what the tokenizer puts before a text, such as BOS) and then text, ``length`` tokens in all.
-    The first row starts where the text starts, the last ends where it ends, the rest lie evenly between.
-
-    A bootstrap draws these rows. They are equally long, so the mean over documents is the mean over tokens. They do not
-    overlap, so they are nearly independent. Raises `BadInput` for a text that is too short.
-    """
-    import torch
-
-    body = length - len(prefix)
-    if count < 1 or body < 1:
-        raise ValueError(f"{count} windows of {length} tokens, {len(prefix)} of them a prefix")
-    if len(ids) < count * body:
-        raise BadInput(
-            f"the text has {len(ids)} tokens, but {count} windows of {length} need {count * body}: "
-            f"give a longer text, or ask for fewer tokens (--eval-tokens)"
-        )
-    rows = [[*prefix, *ids[start : start + body]] for start in evenly(len(ids), body, count)]
-    return torch.tensor(rows, dtype=torch.long)
 
 
 def evenly(total: int, size: int, count: int) -> list[int]:
@@ -153,7 +129,9 @@ def quick(text: Text, tokenizer: Any, tokens: int, context: int) -> Documents:
     """The documents of an evaluation: at most ``tokens`` tokens, evenly spread over the text.
 
     There are `DOCUMENTS`, as long as ``tokens`` and the model's ``context`` allow. There are more where ``tokens`` fill
-    more windows of the full context. Each begins as the tokenizer begins a text. Raises `BadInput` for windows under
+    more windows of the full context. Each begins as the tokenizer begins a text. The first starts where the text
+    starts, the last ends where it ends. They are equally long, so the mean over documents is the mean over tokens. They
+    do not overlap, so they are nearly independent, as a bootstrap takes them to be. Raises `BadInput` for windows under
     `MIN_WINDOW` tokens, and for a text that is too short, or of which the tokenizer knows nothing.
     """
     length, shortest = min(context, tokens // DOCUMENTS), min(context, MIN_WINDOW)
@@ -171,8 +149,13 @@ def quick(text: Text, tokenizer: Any, tokens: int, context: int) -> Documents:
         content = BLANK_LINE.join(content[start : start + size] for start in evenly(len(content), size, count))
     encoded = _Encoded(Text(text.name, content, text.sha256), tokenizer, special=False)
     prefix = start_tokens(tokenizer)[: length - 1]
-    made, body = windows(encoded.ids, count, length, prefix), length - len(prefix)
-    return encoded.documents(made, [range(start, start + body) for start in evenly(len(encoded.ids), body, count)])
+    total, body = len(encoded.ids), length - len(prefix)
+    if total < count * body:
+        raise BadInput(
+            f"the text has {total} tokens, but {count} windows of {length} need {count * body}: "
+            f"give a longer text, or ask for fewer tokens (--eval-tokens)"
+        )
+    return encoded.documents([range(start, start + body) for start in evenly(total, body, count)], prefix)
 
 
 def wikitext2(text: Text, tokenizer: Any, context: int) -> Documents:
@@ -182,8 +165,6 @@ def wikitext2(text: Text, tokenizer: Any, context: int) -> Documents:
     (as transformers' guide to perplexity does). A shorter ``context`` has the same tokens in more windows, less what
     does not fill one. Raises `BadInput` for a text that is too short, or of which the tokenizer knows nothing.
     """
-    import torch
-
     encoded, length = _Encoded(text, tokenizer, special=True), min(context, WIKITEXT2_CONTEXT)
     if len(encoded.ids) < WIKITEXT2_TOKENS:
         raise BadInput(
@@ -191,7 +172,7 @@ def wikitext2(text: Text, tokenizer: Any, context: int) -> Documents:
             "give --eval-text the whole test file"
         )
     places = [range(start, start + length) for start in range(0, WIKITEXT2_TOKENS - length + 1, length)]
-    return encoded.documents(torch.tensor([encoded.ids[place.start : place.stop] for place in places]), places)
+    return encoded.documents(places)
 
 
 class _Encoded:
@@ -213,10 +194,12 @@ class _Encoded:
         if unknown_share(self.ids, tokenizer) == 1:
             raise BadInput(f"the tokenizer knows nothing of {text.name}: give --eval-text a text that it knows")
 
-    def documents(self, windows: Tensor, places: Sequence[range]) -> Documents:
-        """places: of the text's tokens in each window. The first is scored only behind a prefix."""
-        prefixed = windows.shape[1] > len(places[0])
-        texts = [self._text(place.start + (not prefixed), place.stop) for place in places]
+    def documents(self, places: Sequence[range], prefix: Sequence[int] = ()) -> Documents:
+        """places: of the text's tokens in each window. The first of them is scored only behind a ``prefix``."""
+        import torch
+
+        windows = torch.tensor([[*prefix, *self.ids[place.start : place.stop]] for place in places])
+        texts = [self._text(place.start + (not prefix), place.stop) for place in places]
         return Documents(windows, sum(len(one.split()) for one in texts), sum(len(one.encode()) for one in texts))
 
     def _text(self, first: int, end: int) -> str:

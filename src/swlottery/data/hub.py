@@ -77,7 +77,12 @@ class Texts:
         with _in_one_line(self.hub_id):
             for row in self.rows:
                 self.column = self.column or self._text_column(row)
-                yield row[self.column] or ""
+                if not isinstance(text := row[self.column] or "", str):
+                    kind = type(text).__name__
+                    raise BadInput(
+                        f"data set {self.hub_id} has {kind}s in its column {self.column!r}: save text as a file"
+                    )
+                yield text
 
     def place(self) -> dict[str, Any] | None:
         """The place after the last row that was read, for `go_to`; None where the library cannot give one."""

@@ -91,11 +91,8 @@ class Shard:
         )
 
 
-class Joined(Sequence[int]):
-    """The tokens of consecutive shards, from ``start`` to ``stop``, as one read-only sequence.
-
-    A slice is an array: within one shard a view of the file. Only what is asked for is read.
-    """
+class Joined:
+    """The tokens of consecutive shards, from ``start`` to ``stop``. Only what is asked for is read."""
 
     def __init__(self, shards: Sequence[Shard], start: int, stop: int) -> None:
         self.shards = list(shards)
@@ -106,25 +103,16 @@ class Joined(Sequence[int]):
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, slice):
-            place = range(len(self))[index]
-            return self[place : place + 1][0]
-        first, last, step = index.indices(len(self))
-        if step != 1:
-            return self[:][index]
-        parts = [shard.tokens[a:b] for shard, a, b in self._parts(self.start + first, self.start + last)]
+    def __getitem__(self, some: slice) -> np.ndarray:
+        """A slice as an array: within one shard a view of the file."""
+        first, last, step = some.indices(len(self))
+        assert step == 1, "tokens that follow each other"
+        parts = [shard.tokens[a:b] for shard, a, b in self.parts(first, last)]
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self.dtype), *parts])
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        tokens: np.ndarray = self[:]
-        return tokens.astype(dtype or self.dtype, copy=bool(copy))
-
-    def parts(self) -> Iterator[tuple[Shard, int, int]]:
-        """Each shard with tokens of this, and the first and last position in it."""
-        return self._parts(self.start, self.stop)
-
-    def _parts(self, first: int, last: int) -> Iterator[tuple[Shard, int, int]]:
+    def parts(self, first: int = 0, last: int | None = None) -> Iterator[tuple[Shard, int, int]]:
+        """Each shard with tokens from ``first`` to ``last`` of these, and where they begin and end in it."""
+        first, last = self.start + first, self.stop if last is None else self.start + last
         number = bisect_right(self.bounds, first) - 1
         while first < last:
             begin, end = self.bounds[number], self.bounds[number + 1]

@@ -81,9 +81,9 @@ def is_on_hub(source: str) -> bool:
 
 
 def find_source(source: str) -> Source:
-    """The source that ``source`` names: ``builtin`` or a short name; else a file or folder; else a data set on the hub.
+    """The source that ``source`` names, as `evaluation.read_text` says. Files are read once, for their hash.
 
-    Files are read once, for their hash. Raises `BadInput` for a source that does not exist or cannot be read.
+    Raises `BadInput` for a source that does not exist or cannot be read.
     """
     if source == "builtin":
         return _builtin()

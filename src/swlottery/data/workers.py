@@ -91,13 +91,14 @@ class _Worker:
     def __init__(self) -> None:
         self.idle = True
         self.pipe, theirs = Pipe()
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs, stop.blocked():
             self.process = subprocess.Popen(
                 child.command("swlottery.data.workers", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # whatever a library prints goes to stderr
-                env=_environment(),
+                env={**child.variables(os.environ), **threads, "TOKENIZERS_PARALLELISM": "false"},
             )
 
     def send(self, content: Encoder | Task) -> None:
@@ -120,12 +121,6 @@ class _Worker:
         code = self.process.wait()
         how = f"killed by signal {-code}: out of memory?" if code < 0 else f"exit code {code}"
         return BadInput(f"a process that makes tokens is gone ({how}): start the same again, it goes on from there")
-
-
-def _environment() -> dict[str, str]:
-    """Those of `child.variables`, and one thread."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**child.variables(os.environ), **threads, "TOKENIZERS_PARALLELISM": "false"}
 
 
 def main() -> None:

@@ -7,19 +7,18 @@ network, and only the blocks from there on are run again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
 from swlottery.find.attribution import given
-from swlottery.find.loss import token_losses
 from swlottery.find.spikes import median_size
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, scaled
+from swlottery.models.down import Entered
 from swlottery.models.offload import device_of
-from swlottery.models.parts import Entered
-from swlottery.models.running import resumed
+from swlottery.models.running import keeping, resumed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +33,10 @@ block."""
 
 LOOKS = (4, 2, 1)
 """The documents are looked at in growing numbers: a quarter, a half, all."""
+
+LOGITS = 1 << 26
+"""The most logits that are made at once (a quarter of a GiB in float32), or those of one position in each document: of
+2,048 tokens and a vocabulary of 256,000 all would be 2 GiB."""
 
 
 class Evaluator:
@@ -70,7 +73,7 @@ class Evaluator:
         self.kept: list[dict[int, Any]] = [{} for _ in self.batches]
         self.forward_tokens = 0.0
         started = time.perf_counter()
-        losses = [self._loss(nth, self._keeping(kept)) for nth, kept in enumerate(self.kept)]
+        losses = [self._loss(nth, keeping(roles.blocks, self.layers, kept)) for nth, kept in enumerate(self.kept)]
         self.seconds = time.perf_counter() - started
         self.baseline = self._in_text_order(losses)
         if not np.isfinite(self.baseline).all():
@@ -134,20 +137,33 @@ class Evaluator:
         self.forward_tokens += ids.numel() * (1 - resume / len(self.roles.blocks))
         return losses.double().cpu().numpy()
 
-    @contextmanager
-    def _keeping(self, kept: dict[int, Any]) -> Iterator[None]:
-        """Keep what enters each of `layers`: what the block before it returns."""
 
-        def keep(layer: int) -> Callable[..., None]:
-            def first(module: nn.Module, args: Any, output: Any) -> None:  # `token_losses` has it return others later
-                kept.setdefault(layer, output)
+def token_losses(model: Any, blocks: Sequence[nn.Module], ids: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of each token of ``ids[documents, tokens]`` but the first, in float32.
 
-            return first
+    The blocks are run once, and then the model is asked for the logits of a part of the positions at a time: its own
+    caps and scales are in them.
+    """
+    import inspect
 
-        with ExitStack() as hooks:
-            for layer in self.layers:
-                hooks.enter_context(self.roles.blocks[layer - 1].register_forward_hook(keep(layer)))
-            yield
+    import torch
+    from torch.nn import functional
+
+    scored = ids.shape[1] - 1
+    part = max(1, LOGITS // (len(ids) * int(model.config.get_text_config().vocab_size)))
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        part = scored
+    returned: list[Any] = []
+    losses = []
+    with torch.no_grad(), blocks[-1].register_forward_hook(lambda module, args, output: returned.append(output)):
+        for positions in torch.split(torch.arange(scored, device=ids.device), part):
+            some = {"logits_to_keep": positions} if part < scored else {}
+            with resumed(blocks, len(blocks), returned[0] if returned else None):
+                logits = model(input_ids=ids, use_cache=False, **some).logits
+            pairs = zip(logits, ids[:, positions + 1], strict=True)
+            rows = [functional.cross_entropy(row[: len(to)].float(), to, reduction="none") for row, to in pairs]
+            losses.append(torch.stack(rows))
+    return torch.cat(losses, dim=1)
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from swlottery.errors import BadInput
 from swlottery.find.forward import LayerHooks, batches_of, joined, layer_groups, run_hooked
 from swlottery.find.probe import Batch, Probe
 from swlottery.find.spikes import by_chunks, rms_before
-from swlottery.models.architectures import DownProjection
-from swlottery.models.parts import Entered, Inputs
+from swlottery.models.down import DownProjection, Entered, Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,9 +120,7 @@ class ActivationHooks(LayerHooks):
 
 def _joined(parts: list[Inputs]) -> Inputs:
     """The inputs of one matrix in several batches; the list is emptied."""
-    expert, tokens, values, scales = zip(
-        *((one.expert, one.tokens, one.values, one.scale) for one in parts), strict=True
-    )
+    expert, tokens, values = parts[0].expert, [one.tokens for one in parts], [one.values for one in parts]
+    scales = [one.scale for one in parts if one.scale is not None]
     parts.clear()
-    scale = joined([scale for scale in scales if scale is not None]) if scales[0] is not None else None
-    return Inputs(expert[0], joined(list(tokens)), joined(list(values)), scale)
+    return Inputs(expert, joined(tokens), joined(values), joined(scales) if scales else None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from swlottery.find.activations import Activations
 from swlottery.find.spikes import RHO, Spike, median_size, rms_before
 from swlottery.models.coordinates import Coordinate
-from swlottery.models.parts import Inputs
+from swlottery.models.down import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ def contributions(now: Activations, spike: Spike, count: int = 8) -> tuple[list[
                 coordinate = Coordinate(down.layer, spike.out, in_, inputs.expert)
                 found.append(Contribution(coordinate, float(weights[in_]), float(x[in_]), c, c / abs(spike.value)))
     found.sort(key=lambda contribution: -contribution.amount)
-    return found[:count], sum(biases[1:], biases[0]) if biases else 0.0
+    return found[:count], sum(biases, 0.0)
 
 
 def given(inputs: Iterable[Inputs], coordinate: Coordinate, weight: float, output: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def leader(everything: Iterable[Activations]) -> Leader:
             matrix = now.down.matrix(inputs.expert).float()
             amount, row, out, in_ = _largest_contribution(now, inputs, matrix)
             if best is None or amount > best.contribution.amount:
-                entry = _entry(now, int(inputs.tokens[row]), out)
+                entry = entry_at(now, int(inputs.tokens[row]), out)
                 coordinate = Coordinate(now.down.layer, out, in_, inputs.expert)
                 x, weight = float(inputs.values[row, in_]), float(matrix[out, in_])
                 best = Leader(Contribution(coordinate, weight, x, amount, amount / max(abs(entry.value), 1e-30)), entry)
@@ -148,7 +148,7 @@ def _largest_of(now: Activations, inputs: Inputs, matrix: Tensor, outs: Tensor, 
     return largest
 
 
-def _entry(now: Activations, token: int, out: int) -> Spike:
+def entry_at(now: Activations, token: int, out: int) -> Spike:
     """An entry of a layer's output, measured as a spike is."""
     row = slice(token, token + 1)
     over_channels, over_tokens = median_size(now.output[row], 1), median_size(now.output[:, out : out + 1], 0)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from swlottery.data.evaluation import Text
+from swlottery.data.evaluation import Documents, Text
 from swlottery.find.attribution import Contribution, Leader
 from swlottery.find.effects import Ablation
 from swlottery.find.generation import Generation
@@ -16,25 +15,20 @@ from swlottery.find.search import Search
 from swlottery.find.spikes import Spike
 from swlottery.models.coordinates import Coordinate
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Prepared:
     """What the finder will look at.
 
-    windows: the documents to verify on, ``[documents, tokens]``. words, bytes: of the text that is scored in them.
-    unknown: the fraction of their tokens that the tokenizer does not know. asked: weights to verify, found or not.
+    documents: of the text, to verify on. unknown: the fraction of their tokens that the tokenizer does not know.
+    asked: weights to verify, found or not.
     """
 
     probe: Probe
     text: Text
-    windows: Tensor
+    documents: Documents
     unknown: float = 0.0
     asked: tuple[Coordinate, ...] = ()
-    words: int = 0
-    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,10 +74,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Finished:
-    """Everything is known. rows: those of the verification, which came as events of their own."""
+    """Everything is known."""
 
     record: Record
-    rows: list[Ablation]
 
 
 Event = Prepared | Searched | Drawn | Tested | Planned | Ablation | Generation | Finished

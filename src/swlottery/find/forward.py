@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from swlottery.errors import BadInput
 from swlottery.find.probe import Batch, Probe
 from swlottery.models.architectures import DownProjection, Roles
+from swlottery.models.down import Entered
 from swlottery.models.offload import device_of
-from swlottery.models.parts import Entered
 from swlottery.models.running import ending_at, resumed, run_body
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ class LayerHooks(ABC):
             if down.post_norm is not None:
                 stack.enter_context(down.post_norm.register_forward_hook(self._norm_hook))
             if down.stream_norm is not None:
-                stack.enter_context(down.stream_norm.register_forward_pre_hook(self._stream_norm_hook))
+                end = down.stream_norm.register_forward_pre_hook(lambda module, args: self._at_end(args[0]))
             else:
-                stack.enter_context(down.block.register_forward_hook(self._block_hook))
+                end = down.block.register_forward_hook(lambda module, args, output: self._at_end(output))
+            stack.enter_context(end)
             yield
 
     def _output_hook(self, entered: Entered, output: Tensor) -> None:
@@ -78,12 +79,6 @@ class LayerHooks(ABC):
 
     def _norm_hook(self, module: nn.Module, args: Any, output: Tensor) -> None:
         self.normed = output.detach()
-
-    def _block_hook(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._at_end(output)
-
-    def _stream_norm_hook(self, module: nn.Module, args: Sequence[Tensor]) -> None:
-        self._at_end(args[0])
 
     def _at_end(self, stream: Any) -> None:
         if self.output is None:

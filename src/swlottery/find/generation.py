@@ -27,15 +27,13 @@ TOKENS = 48
 class Generation:
     """How the network goes on with ``coordinates`` at zero; intact where there are none.
 
-    repeated_4grams: mean over the prompts. text: behind the first prompt. tokens: of each continuation. forward_tokens:
-    what they took.
+    repeated_4grams: mean over the prompts. text: behind the first prompt. tokens: of each continuation.
     """
 
     coordinates: tuple[Coordinate, ...]
     repeated_4grams: float
     text: str
     tokens: int
-    forward_tokens: int
 
 
 def beginnings(tokenizer: Any, prompts: Iterable[str], context: int) -> Tensor:
@@ -54,10 +52,11 @@ def beginnings(tokenizer: Any, prompts: Iterable[str], context: int) -> Tensor:
 
 def taken(ids: Tensor, context: int) -> int:
     """The forward tokens of one continuation of the ``ids`` of `beginnings`: the last token that is made is not run."""
-    return ids.numel() + len(ids) * (_count(ids, context) - 1)
+    return ids.numel() + len(ids) * (count_of(ids, context) - 1)
 
 
-def _count(ids: Tensor, context: int) -> int:
+def count_of(ids: Tensor, context: int) -> int:
+    """How many tokens each continuation has."""
     return min(TOKENS, context - ids.shape[1])
 
 
@@ -70,13 +69,13 @@ def generations(
     sets: Iterable[Sequence[Coordinate]],
 ) -> Iterator[Generation]:
     """One after the other with each of the ``sets`` of weights at zero; the weights are intact at every yield."""
-    count = _count(ids, context)
+    count = count_of(ids, context)
     for coordinates in sets:
         with scaled(downs, coordinates):
             made = greedy(model, ids, count).tolist()
         known = [token for token in made[0] if token < len(tokenizer)]  # an embedding may have more rows
         repeated = sum(map(repeated_4grams, made)) / len(made)
-        yield Generation(tuple(coordinates), repeated, tokenizer.decode(known), count, taken(ids, context))
+        yield Generation(tuple(coordinates), repeated, tokenizer.decode(known), count)
 
 
 def greedy(model: Any, ids: Tensor, count: int) -> Tensor:

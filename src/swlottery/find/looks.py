@@ -7,7 +7,7 @@ most 0.4 % to the 5 % of errors of the last. Only the last look says that a weig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from swlottery.find.ablation import Evaluator
 from swlottery.find.effects import CRITICAL, INERT, Ablation, added, paired, part
@@ -23,20 +23,21 @@ def is_clear(row: Ablation) -> bool:
 
 
 class Rows:
-    """The rows so far, each as of its last look."""
+    """The rows so far, each as of its last look. ``observe`` is told of them by `tell`."""
 
-    def __init__(self, evaluator: Evaluator, seed: int) -> None:
-        self.evaluator, self.seed = evaluator, seed
+    def __init__(self, evaluator: Evaluator, seed: int, observe: Callable[[Ablation], None]) -> None:
+        self.evaluator, self.seed, self.observe = evaluator, seed, observe
         self.rows: dict[tuple[str, frozenset[Coordinate]], Ablation] = {}
         self.changed: dict[tuple[str, frozenset[Coordinate]], None] = {}
 
     def of(self, *kinds: str) -> list[Ablation]:
         return [row for row in self.rows.values() if row.kind in kinds]
 
-    def news(self) -> Iterator[Ablation]:
-        """The rows that are new, or looked at further, since this was last called."""
+    def tell(self) -> None:
+        """Show the rows that are new, or looked at further, since this was last called."""
         changed, self.changed = self.changed, {}
-        yield from (self.rows[key] for key in changed)
+        for key in changed:
+            self.observe(self.rows[key])
 
     def further(self, kind: str, coordinates: Sequence[Coordinate]) -> Ablation:
         """Look at more documents."""

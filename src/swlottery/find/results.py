@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
-from swlottery.data.evaluation import Documents
+from swlottery.find.ablation import Evaluator
 from swlottery.find.attribution import Contribution
 from swlottery.find.effects import Ablation
 from swlottery.find.entries import (
@@ -26,63 +24,66 @@ from swlottery.find.generation import Generation
 from swlottery.find.record import SCHEMA_VERSION, Record
 from swlottery.find.search import Removal
 from swlottery.find.spikes import RHO
-from swlottery.find.verdicts import Verdict, critical_sets, verdicts
+from swlottery.find.verdicts import Verdict, critical_sets
 from swlottery.models.architectures import DownProjection
 from swlottery.models.coordinates import Coordinate
+from swlottery.models.loaded import Loaded
 from swlottery.version import __version__
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from swlottery.models.loaded import Loaded
 
 
 @dataclass(frozen=True)
 class Results:
     """All that a find has measured.
 
-    rows: of the verification. asked: its rows of the weights that were asked for and not found. baseline: the intact
-    loss of each document, in nats. generations: of the sets of `to_continue`, behind the ``beginnings``.
-    forward_tokens: what was run, by what it was run for.
+    rows: of the verification. asked: its rows of the weights that were asked for and not found. words: the verdict on
+    each weight that was found or asked for. generations: of the intact network, without all weights, and without each
+    that matters, behind the ``beginnings``; none where there is no weight. forward_tokens: what was run, by what for.
     """
 
     loaded: Loaded
     settings: FindSettings
-    downs: Sequence[DownProjection]
     prepared: Prepared
     searched: Searched
     tested: Tested
+    evaluator: Evaluator
     rows: Sequence[Ablation]
     asked: Sequence[Ablation]
-    baseline: np.ndarray
+    words: Mapping[Coordinate, Verdict]
+    generations: Sequence[Generation]
+    beginnings: Sequence[str]
     forward_tokens: Mapping[str, float]
-    generations: Sequence[Generation] = ()
-    beginnings: Sequence[str] = ()
 
-    @cached_property
-    def words(self) -> dict[Coordinate, Verdict]:
-        """The verdict on each weight that was found or asked for."""
-        found, window, seed = self.searched.search.coordinates, self.prepared.windows.shape[1], self.settings.seed
-        others = [coordinate for coordinate in self.prepared.asked if coordinate not in found]
-        both = [*verdicts(found, self.rows, window, seed), *verdicts(others, self.asked, window, seed)]
-        return dict(zip([*found, *others], both, strict=True))
-
-    def to_continue(self) -> list[tuple[Coordinate, ...]]:
-        """The sets of weights without which the network has to write: none, all, and each that matters.
-
-        All are the super weights; those that were asked for where there is none.
-        """
-        if not self.words:
-            return []
-        together = tuple(self.searched.search.coordinates or self.prepared.asked)
-        alone = [(one,) for one, verdict in self.words.items() if verdict.word in ("critical", "jointly critical")]
-        return list(dict.fromkeys([(), together, *alone]))
+    @property
+    def downs(self) -> Sequence[DownProjection]:
+        return self.evaluator.roles.downs
 
     def record(self) -> Record:
         """The record, as record.schema.json says."""
-        parts = [self._origin(), self._search(), self._nulls(), self._weights(), self._loss(), self._verification()]
-        parts += [self._continued(), self._ablated()]
-        return {key: value for part in parts for key, value in part.items()}
+        search, prepared, kappa = self.searched.search, self.prepared, self.settings.kappa
+        nulls = [null_entry(one, self.tested.observed, kappa) for one in self.tested.nulls]
+        first, loss = nulls[0], float(self.evaluator.baseline.mean())
+        return {
+            **self._origin(),
+            "complete": search.complete,
+            "layers": {
+                "before": [layer_entry(scan) for scan in search.before],
+                "after": [layer_entry(scan) for scan in search.after],
+            },
+            "nulls": nulls,
+            "false_positive_rate": {
+                "rate": first["firing_rate"],
+                "interval": first["firing_interval"],
+                "draws": first["draws"],
+                "null": first["kind"],
+            },
+            **self._weights(),
+            **loss_entry(self.settings.protocol, prepared.text, prepared.documents, loss),
+            "joint": self._joint(search.coordinates, self.rows),
+            "controls": control_entries(self.rows),
+            "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
+            "generation": self._continued(),
+            **self._ablated(),
+        }
 
     def _origin(self) -> Entry:
         """Which network was looked at, and with what."""
@@ -109,22 +110,6 @@ class Results:
             "seed": self.settings.seed,
         }
 
-    def _search(self) -> Entry:
-        search = self.searched.search
-        before, after = ([layer_entry(scan) for scan in scans] for scans in (search.before, search.after))
-        return {"complete": search.complete, "layers": {"before": before, "after": after}}
-
-    def _nulls(self) -> Entry:
-        nulls = [null_entry(one, self.tested.observed, self.settings.kappa) for one in self.tested.nulls]
-        first = nulls[0]
-        rate = {
-            "rate": first["firing_rate"],
-            "interval": first["firing_interval"],
-            "draws": first["draws"],
-            "null": first["kind"],
-        }
-        return {"nulls": nulls, "false_positive_rate": rate}
-
     def _weights(self) -> Entry:
         """The leader, the super weights, and the spikes that have none."""
         search, led, probe = self.searched.search, self.searched.leader, self.prepared.probe
@@ -145,7 +130,7 @@ class Results:
             "near_misses": [spike_entry(probe, spike) for spike in sorted(search.near, key=lambda spike: -spike.ratio)],
             "diffuse": [
                 {
-                    **spike_entry(self.prepared.probe, removal.spike),
+                    **spike_entry(probe, removal.spike),
                     "bias_share": removal.bias_share,
                     "largest_share": removal.largest[0].share if removal.largest else 0.0,
                 }
@@ -153,31 +138,15 @@ class Results:
             ],
         }
 
-    def _loss(self) -> Entry:
-        """The text, and the intact network's loss on it: a token, a word and a byte."""
-        prepared = self.prepared
-        documents = Documents(prepared.windows, prepared.words, prepared.bytes)
-        return loss_entry(self.settings.protocol, prepared.text, documents, float(self.baseline.mean()))
-
-    def _verification(self) -> Entry:
-        """The rows of sets and controls, and what all rows took."""
-        return {
-            "joint": self._joint(self.searched.search.coordinates, self.rows),
-            "controls": control_entries(self.rows),
-            "forward_tokens": {name: round(count) for name, count in self.forward_tokens.items()},
-        }
-
-    def _continued(self) -> Entry:
+    def _continued(self) -> Entry | None:
         if not self.generations:
-            return {"generation": None}
-        intact, together = self.to_continue()[:2]
+            return None
+        intact, together = self.generations[:2]
         return {
-            "generation": {
-                "prompts": list(self.beginnings),
-                "tokens": self.generations[0].tokens,
-                "intact": self._written(intact),
-                "joint": self._written(together),
-            }
+            "prompts": list(self.beginnings),
+            "tokens": intact.tokens,
+            "intact": self._written(intact.coordinates),
+            "joint": self._written(together.coordinates),
         }
 
     def _written(self, coordinates: tuple[Coordinate, ...]) -> Entry | None:
@@ -233,17 +202,16 @@ class Results:
         verdict = self.words[coordinate]
         return {
             **effect_entry(self._of("alone", coordinate)[0]),
-            "restored": self._effect("restored", coordinate) or None,
+            "restored": self._effect("restored", coordinate),
             "verdict": verdict.word,
             "tokens_to_decide": verdict.tokens,
             "dose": [{"factor": row.factor, **effect_entry(row)} for row in self._of("dose", coordinate)],
-            "row": self._effect("row", coordinate) or None,
+            "row": self._effect("row", coordinate),
             "generation": self._written((coordinate,)),
         }
 
-    def _effect(self, kind: str, coordinate: Coordinate) -> Entry:
-        """The first row of a weight; nothing where there is none."""
-        return next(map(effect_entry, self._of(kind, coordinate)), {})
+    def _effect(self, kind: str, coordinate: Coordinate) -> Entry | None:
+        return next(map(effect_entry, self._of(kind, coordinate)), None)
 
     def _of(self, kind: str, coordinate: Coordinate) -> list[Ablation]:
         """The rows of one weight."""

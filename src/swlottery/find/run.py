@@ -6,9 +6,7 @@ The model's weights are intact whenever the observer is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from swlottery.config import FindSettings
@@ -29,7 +27,8 @@ from swlottery.find.record import Record
 from swlottery.find.results import Results
 from swlottery.find.search import Search, search
 from swlottery.find.spikes import Spike
-from swlottery.find.verify import cost, describe, latest, verify
+from swlottery.find.verdicts import Verdict, verdicts
+from swlottery.find.verify import cost, describe, verify
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, check_place
 from swlottery.models.loaded import Loaded, embedding_rows
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Observer = Callable[[Event], None]
-
-RUN_FOR = ("intact", "verdicts", "description", "ablated verdicts", "ablated description")
-"""What forward tokens are run for: the intact network; what was found; what was asked for, if anything was."""
 
 CANCELLERS = 4
 """At most so many cancelling spikes are verified, the largest first."""
@@ -77,7 +73,7 @@ def examine(
     )
     documents = documents_of(loaded, settings, text, loaded.context)
     unknown = unknown_share(documents.windows, loaded.tokenizer)
-    prepared = Prepared(probe, text, documents.windows, unknown, asked, documents.words, documents.bytes)
+    prepared = Prepared(probe, text, documents, unknown, asked)
     observe(prepared)
     with evaluating(loaded.model):
         return find(loaded, prepared, settings, observe)
@@ -114,28 +110,29 @@ def find(loaded: Loaded, prepared: Prepared, settings: FindSettings, observe: Ob
     observe(tested)
 
     ids = beginnings(loaded.tokenizer, probe.prompts, loaded.context).to(loaded.device)
-    one = taken(ids, loaded.context)  # of the sets that the network has to write without; see `Results.to_continue`
-    rows, asked, evaluator, used = _verification(model, roles, prepared, searched, settings, observe, one)
-    baseline = evaluator.baseline
-    results = Results(loaded, settings, roles.downs, prepared, searched, tested, rows, asked, baseline, used)
-    record = _continued(results, ids, observe).record()
+    evaluator, rows, asked, used = _verification(loaded, roles, prepared, searched, settings, observe, ids)
+    window, written = prepared.documents.windows.shape[1], []
+    words = verdicts(rows, window, settings.seed) | verdicts(asked, window, settings.seed)
+    if sets := _to_write_without(words, result.coordinates or prepared.asked):
+        for one in generations(model, roles.downs, loaded.tokenizer, ids, loaded.context, sets):
+            observe(one)
+            written.append(one)
+        used["generation"] = len(sets) * taken(ids, loaded.context)
+    begun = [loaded.tokenizer.decode(row) for row in ids.tolist()]
+    results = Results(loaded, settings, prepared, searched, tested, evaluator, rows, asked, words, written, begun, used)
+    record = results.record()
     if known := published.known(loaded.name, settings, roles.downs):
         record |= published.compare(known, record, evaluator, probe, result, settings, observe)
-    observe(Finished(record, [*rows, *asked]))
+    observe(Finished(record))
     return record
 
 
-def _continued(results: Results, ids: Tensor, observe: Observer) -> Results:
-    """The results with what the network writes, where there is a weight to take from it."""
-    loaded, made = results.loaded, []
-    if not (sets := results.to_continue()):
-        return results
-    for one in generations(loaded.model, results.downs, loaded.tokenizer, ids, loaded.context, sets):
-        observe(one)
-        made.append(one)
-    prompts = [loaded.tokenizer.decode(row) for row in ids.tolist()]
-    tokens = {**results.forward_tokens, "generation": sum(one.forward_tokens for one in made)}
-    return replace(results, generations=made, beginnings=prompts, forward_tokens=tokens)
+def _to_write_without(
+    words: Mapping[Coordinate, Verdict], together: Sequence[Coordinate]
+) -> list[tuple[Coordinate, ...]]:
+    """The sets of weights without which the network has to write: none, all, and each that matters."""
+    matter = [(one,) for one, verdict in words.items() if verdict.word in ("critical", "jointly critical")]
+    return list(dict.fromkeys([(), tuple(together), *matter])) if words else []
 
 
 def _cancelling(
@@ -185,50 +182,47 @@ def _nulls(
 
 
 def _verification(
-    model: nn.Module,
+    loaded: Loaded,
     roles: Roles,
     prepared: Prepared,
     searched: Searched,
     settings: FindSettings,
     observe: Observer,
-    written: int,
-) -> tuple[list[Ablation], list[Ablation], Evaluator, dict[str, float]]:
-    """The rows of the found weights and of those asked for, what has measured them, and the forward tokens used.
+    ids: Tensor,
+) -> tuple[Evaluator, list[Ablation], list[Ablation], dict[str, float]]:
+    """(what measures, the rows of the found weights, those of the weights asked for, forward tokens by what for).
 
-    written: the forward tokens of one continuation of the prompts, whose cost is said here too.
+    ids: what the network is to continue; the cost of that is said here too.
     """
-    found, windows = searched.search.coordinates, prepared.windows
+    found, windows = searched.search.coordinates, prepared.documents.windows
     asked = [coordinate for coordinate in prepared.asked if coordinate not in found]
     cancelling = [contribution.coordinate for _, contribution in searched.cancelling]
     layers = [coordinate.layer for coordinate in [*found, *asked, *cancelling]]
-    evaluator = Evaluator(model, roles, windows, layers, settings.seed)
+    evaluator = Evaluator(loaded.model, roles, windows, layers, settings.seed)
+    used = {"intact": evaluator.forward_tokens}
 
-    done = [0.0, evaluator.forward_tokens]
-
-    def rows(some: list[Coordinate], others: list[Coordinate], cancelling: list[Coordinate]) -> Iterator[Ablation]:
+    def rows(
+        some: list[Coordinate], never: list[Coordinate], cancelling: list[Coordinate], of: str = ""
+    ) -> list[Ablation]:
         """Those that the verdicts need, and then those that describe."""
-        needed = []
-        for row in verify(evaluator, some, settings.controls, settings.seed, others):
-            observe(row)
-            needed.append(row)
-        verdicts = latest(needed)
-        yield from verdicts
-        done.append(evaluator.forward_tokens)
-        for row in describe(evaluator, some, verdicts, cancelling, settings.kappa):
-            observe(row)
-            yield row
-        done.append(evaluator.forward_tokens)
+        before = evaluator.forward_tokens
+        needed = verify(evaluator, some, settings.controls, settings.seed, never, observe)
+        used[of + "verdicts"], before = evaluator.forward_tokens - before, evaluator.forward_tokens
+        described = describe(evaluator, some, needed, cancelling, settings.kappa, observe)
+        used[of + "description"] = evaluator.forward_tokens - before
+        return [*needed, *described]
 
-    def plan(names: Sequence[str], passes: Sequence[float], asked: bool = False) -> None:
-        observe(Planned(dict(zip(names, passes, strict=True)), windows.numel(), evaluator.seconds, asked))
+    def plan(passes: dict[str, float], asked: bool = False) -> None:
+        observe(Planned(passes, windows.numel(), evaluator.seconds, asked))
 
+    deciding, describing = cost(evaluator, found, cancelling, settings.controls)
     sets = 2 + len(found) + len(asked) if found or asked else 0
-    writing = sets * written / windows.numel()
-    plan((*RUN_FOR[:3], "generation"), (1, *cost(evaluator, found, cancelling, settings.controls), writing))
+    writing = sets * taken(ids, loaded.context) / windows.numel()
+    plan({"intact": 1, "verdicts": deciding, "description": describing, "generation": writing})
     observe(paired("intact", (), evaluator.baseline, evaluator.baseline))
-    of_found = list(rows(found, asked, cancelling))
-    if asked:
-        plan(RUN_FOR[3:], cost(evaluator, asked, [], settings.controls), asked=True)
-    of_asked = list(rows(asked, found, [])) if asked else []
-    used = dict(zip(RUN_FOR, (after - before for before, after in pairwise(done)), strict=False))
-    return of_found, of_asked, evaluator, used
+    of_found = rows(found, asked, cancelling)
+    if not asked:
+        return evaluator, of_found, [], used
+    deciding, describing = cost(evaluator, asked, [], settings.controls)
+    plan({"ablated verdicts": deciding, "ablated description": describing}, asked=True)
+    return evaluator, of_found, rows(asked, found, [], "ablated "), used

@@ -7,14 +7,13 @@ tokens of a layer, so of several batches the layer's outputs are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from swlottery.config import KAPPA
 from swlottery.find.forward import LayerHooks, batches_of, joined, run_hooked
 from swlottery.find.probe import Batch, Probe
 from swlottery.find.spikes import (
-    CHUNK,
     RHO,
     Entries,
     Spike,
@@ -24,8 +23,7 @@ from swlottery.find.spikes import (
     larger_median,
     rms_before,
 )
-from swlottery.models.architectures import DownProjection
-from swlottery.models.parts import Entered
+from swlottery.models.down import DownProjection, Entered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +34,6 @@ class Peak:
     """The entry of largest magnitude in one layer's activations."""
 
     value: float
-    token: int
     channel: int
 
 
@@ -76,15 +73,14 @@ class ScanHooks(LayerHooks):
 
     def measure(self, entered: Entered, output: Tensor, added: Tensor, stream: Tensor) -> None:
         """Note the largest entries and the candidates, and keep the output; after the last batch, find the spikes."""
-        first, sizes = self.batch.first, _sizes(output)
+        sizes = _sizes(output)
         row = int(sizes.argmax())
-        channel = int(output[row].abs().argmax())
-        leaving = Peak(float(output[row, channel]), first + row, channel)
+        leaving = _peak(output[row : row + 1])
         if self.down.experts is None:
-            entering = _peak(self.rows(entered[0][0]), first)
+            entering = _peak(self.rows(entered[0][0]))
         else:  # experts' inputs have to be computed again: at the token of the largest output alone
             peaks = [_peak(given.values) for given in self.down.inputs(entered, self.tokens[row : row + 1])]
-            entering = replace(max(peaks, key=lambda peak: abs(peak.value)), token=first + row)
+            entering = max(peaks, key=lambda peak: abs(peak.value))
         self.peaks.append((entering, leaving))
         self.outputs.append(output)
         reaching = above_stream(added, stream, sizes if added is output else _sizes(added))
@@ -137,16 +133,8 @@ def _sizes(activation: Tensor) -> Tensor:
     return by_chunks(lambda part: part.abs().amax(dim=1), activation)
 
 
-def _peak(activation: Tensor, first: int = 0) -> Peak:
-    """The largest of ``activation[tokens, channels]``; ``first``: the number of the first token.
-
-    By ever smaller parts: an argmax over all costs several times the minima and maxima of large chunks.
-    """
-    import torch
-
-    chunks = torch.split(activation, CHUNK)
-    extremes = torch.stack([torch.stack(chunk.aminmax()) for chunk in chunks]).float()
-    nth = int(extremes.abs().amax(dim=1).argmax())
-    row = int(chunks[nth].abs().amax(dim=1).argmax())
-    channel = int(chunks[nth][row].abs().argmax())
-    return Peak(float(chunks[nth][row, channel]), first + CHUNK * nth + row, channel)
+def _peak(activation: Tensor) -> Peak:
+    """The largest of ``activation[tokens, channels]``."""
+    row = activation[int(_sizes(activation).argmax())]
+    channel = int(row.abs().argmax())
+    return Peak(float(row[channel]), channel)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """One step of the search: the highest spike, and the weights that give it most, largest first."""
+    """One step of the search: the highest spike, and the weights that give it most. The largest is taken out."""
 
     order: int
     spike: Spike
@@ -37,7 +37,6 @@ class Removal:
 
     @property
     def found(self) -> Contribution:
-        """The weight that was taken out."""
         return self.largest[0]
 
 

@@ -120,13 +120,13 @@ def medians_of(output: Tensor, channel: int) -> Tensor:
 def above_channels(output: Tensor, kappa: float, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Entries of ``output[tokens, channels]`` at least κ times the median over channels: (token, channel, median).
 
-    tokens: which rows to look at. Exact medians of all tokens would cost more than the forward pass. So a count first
-    decides, without sorting, which tokens may have such an entry; none is lost.
+    tokens: which rows to look at: those of `above_stream`, as medians of all tokens would cost as much as the forward
+    pass.
     """
     import torch
 
     found = []
-    for part in torch.split(_exceedable_rows(output, tokens, kappa), CHUNK):
+    for part in torch.split(tokens, CHUNK):
         size = output[part].float().abs()
         over_channels = size.median(dim=1).values.clamp_min(_TINY)
         row, channel = (size >= kappa * over_channels[:, None]).nonzero(as_tuple=True)
@@ -143,22 +143,6 @@ def larger_median(output: Tensor, channel: Tensor, over_channels: Tensor) -> Ten
     at_once = max(1, _ENTRIES // len(output))
     over_tokens = torch.cat([median_size(output[:, part], 0)[0] for part in torch.split(channels, at_once)])
     return torch.maximum(over_channels, over_tokens[which])
-
-
-def _exceedable_rows(output: Tensor, rows: Tensor, kappa: float) -> Tensor:
-    """Those of ``rows`` whose largest entry may reach κ times their median.
-
-    It may where more than half of the entries are at most that peak over κ: the (lower) median then is so too. 1 % is
-    allowed for rounding.
-    """
-    import torch
-
-    def exceedable(part: Tensor) -> Tensor:
-        size = output[part].abs()
-        low = size <= (1.01 / kappa * size.amax(dim=1, keepdim=True)).clamp_min(_TINY)
-        return part[low.view(torch.uint8).sum(dim=1, dtype=torch.int32) > (size.shape[1] - 1) // 2]
-
-    return by_chunks(exceedable, rows)
 
 
 def above_stream(added: Tensor, after: Tensor, peak: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from swlottery.find.search import search
 from swlottery.find.spikes import medians_of
 from swlottery.models.architectures import DownProjection, Roles
 from swlottery.models.coordinates import Coordinate, rank_of
-from swlottery.models.parts import Entered, Inputs
+from swlottery.models.down import Entered, Inputs
 from swlottery.runtime import files
 
 if TYPE_CHECKING:
@@ -67,17 +67,16 @@ def followed(looks: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[C
     return list(dict.fromkeys(found)) or [Coordinate.of(weight) for weight in looks[-1][1]]
 
 
-def measured(coordinate: Coordinate, matrix: Tensor, entering: Inputs | None, output: Tensor) -> Entry:
+def measured(coordinate: Coordinate, matrix: Tensor, inputs: Iterable[Inputs], output: Tensor) -> Entry:
     """One weight in one network: its value, the rank of |w| in its matrix, its ratio and share (see above).
 
     Args:
-        matrix: its down-projection, ``[out, in]``. entering: what enters that, None where no token goes there.
+        matrix: its down-projection, ``[out, in]``. inputs: what enters the layer's matrices, or that one alone.
         output: the layer's output ``[tokens, out]``, in float32.
     """
-
     out, in_ = coordinate.out, coordinate.in_
     value, y = float(matrix[out, in_]), output[:, out]
-    amounts = given([entering] if entering else [], coordinate, value, output) * y.sign()
+    amounts = given(inputs, coordinate, value, output) * y.sign()
     medians = medians_of(output, out)
     at = int((amounts / medians).argmax())
     return {
@@ -94,12 +93,10 @@ def look_up(
     """`measured` of each weight, in a network as it is."""
     layers = [downs[layer] for layer in sorted({one.layer for one in those})]
     now = {one.down.layer: one for one in activations(model, layers, probe)}
-    found = []
-    for one in those:
-        entering = {inputs.expert: inputs for inputs in now[one.layer].inputs}
-        matrix = downs[one.layer].matrix(one.expert)
-        found.append(measured(one, matrix, entering.get(one.expert), now[one.layer].output))
-    return found
+    return [
+        measured(one, downs[one.layer].matrix(one.expert), now[one.layer].inputs, now[one.layer].output)
+        for one in those
+    ]
 
 
 def effects(

@@ -27,15 +27,12 @@ class Verdict:
     tokens: int | None = None
 
 
-def verdicts(found: Sequence[Coordinate], rows: Sequence[Ablation], window: int, seed: int = 0) -> list[Verdict]:
-    """One verdict a weight, from the rows of ``verify``. window: the tokens of a document."""
+def verdicts(rows: Sequence[Ablation], window: int, seed: int = 0) -> dict[Coordinate, Verdict]:
+    """The verdict on each weight with a row alone, from the rows of `verify`. window: the tokens of a document."""
     largest_control = max((row.high for row in rows if row.kind == "control"), default=0.0)
     members = {coordinate for joint in critical_sets(rows, seed) for coordinate in joint.coordinates}
-    alone = {row.coordinates: row for row in rows if row.kind == "alone"}
-    return [
-        _verdict(alone[(coordinate,)], largest_control, in_critical_set=coordinate in members, window=window)
-        for coordinate in found
-    ]
+    alone = {row.coordinates[0]: row for row in rows if row.kind == "alone"}
+    return {one: _verdict(row, largest_control, one in members, window) for one, row in alone.items()}
 
 
 def _verdict(row: Ablation, largest_control: float, in_critical_set: bool, window: int) -> Verdict:

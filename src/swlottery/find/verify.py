@@ -7,7 +7,7 @@ not run. Rows that describe come after the verdicts, on few documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from swlottery.find.ablation import Evaluator
 from swlottery.find.controls import controls, largest_others, random_set
@@ -25,17 +25,12 @@ DOSES = (0.75, 0.5, 0.25, 0.0)
 of the others; nothing runs for that."""
 
 
-def shared_spikes(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
-    """The found weights that feed the same output channel of the same layer, where there are several."""
+def sets(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
+    """What is taken together: the weights that share a spike (the same output channel of a layer), and all weights."""
     by_channel: dict[tuple[int, int], list[Coordinate]] = {}
     for coordinate in found:
         by_channel.setdefault((coordinate.layer, coordinate.out), []).append(coordinate)
-    return [members for members in by_channel.values() if len(members) > 1]
-
-
-def sets(found: Sequence[Coordinate]) -> list[list[Coordinate]]:
-    """What is taken together: the weights that share a spike, and all weights."""
-    shared = [members for members in shared_spikes(found) if len(members) < len(found)]
+    shared = [members for members in by_channel.values() if 1 < len(members) < len(found)]
     return [*shared, list(found)] if len(found) > 1 else []
 
 
@@ -57,49 +52,53 @@ def cost(
 
 
 def verify(
-    evaluator: Evaluator, found: Sequence[Coordinate], count: int, seed: int = 0, never: Collection[Coordinate] = ()
-) -> Iterator[Ablation]:
-    """Yield the rows that the verdicts need; the weights are intact at every yield.
-
-    A row is yielded again when more documents were looked at for it: `latest` has each once.
+    evaluator: Evaluator,
+    found: Sequence[Coordinate],
+    count: int,
+    seed: int = 0,
+    never: Collection[Coordinate] = (),
+    observe: Callable[[Ablation], None] = lambda row: None,
+) -> list[Ablation]:
+    """The rows that the verdicts need.
 
     Args:
         found: the candidates. count: how many controls in all. never: what no ``found`` weight is compared with.
+        observe: called with each row, and again when more documents were looked at for it; the weights are intact then.
 
     Order: each weight alone; controls, if one may be critical; the sets with a weight that is not critical yet, with
     each member left in; random sets and the largest other weights, if a set may be critical.
     """
-    rows, downs = Rows(evaluator, seed), evaluator.roles.downs
+    rows, downs = Rows(evaluator, seed, observe), evaluator.roles.downs
 
-    def compare_alone() -> Iterator[Ablation]:
+    def compare_alone() -> None:
         for control in [] if rows.of("control") else controls(downs, found, count, never):
             rows.seen("control", [control])
-            yield from rows.news()
+            rows.tell()
 
-    def compare_sets() -> Iterator[Ablation]:
+    def compare_sets() -> None:
         for nth in range(0 if rows.of("random set") else RANDOM_SETS):
             rows.seen("random set", random_set(downs, found, seed + nth, never))
-            yield from rows.news()
+            rows.tell()
         if not rows.of("largest others"):
             rows.seen("largest others", largest_others(downs, found, never))
-            yield from rows.news()
+            rows.tell()
 
     for coordinate in found:
         rows.settled("alone", [coordinate], is_clear)
-        yield from rows.news()
+        rows.tell()
     if any(row.low > CRITICAL for row in rows.of("alone")):
-        yield from compare_alone()
+        compare_alone()
     left = set(found) - rows.critical()
     for together in sets(found):
-        members = yield from _needed(rows, together, left)
-        if not members:
+        if not (members := _needed(rows, together, left)):
             continue
-        yield from compare_alone()
-        yield from compare_sets()
+        compare_alone()
+        compare_sets()
         if rows.above(rows.seen("joint", members), COMPARED):
             left -= set(members)
     rows.critical()  # the controls may have been looked at further since
-    yield from rows.news()
+    rows.tell()
+    return [*rows.rows.values()]
 
 
 def describe(
@@ -108,52 +107,49 @@ def describe(
     rows: Sequence[Ablation],
     cancelling: Sequence[Coordinate],
     kappa: float,
-) -> Iterator[Ablation]:
-    """Yield rows that show what the weights do, and change no verdict. They are at the documents of the first look.
+    observe: Callable[[Ablation], None] = lambda row: None,
+) -> list[Ablation]:
+    """Rows that show what the weights do, and change no verdict. They are at the documents of the first look.
 
     Args:
         rows: of `verify`. cancelling: the largest weights of the cancellers. kappa: the bar of a spike.
+        observe: called with each row; the weights are intact then.
 
     Order: each weight with its spike put back, where losing it costs anything; at each dose; its output channel; the
     sets whose effect is not known yet; the cancellers' largest weights.
     """
-    count = evaluator.looks[0]
+    count, made = evaluator.looks[0], list[Ablation]()
     chosen = evaluator.chosen(count)
 
-    def row(
+    def add(
         kind: str,
         coordinates: Sequence[Coordinate],
         changed: Sequence[Coordinate] = (),
         factor: float = 0.0,
         restored: tuple[Coordinate, float] | None = None,
         level: float = 0.95,
-    ) -> Ablation:
+    ) -> None:
         nll = evaluator.nll(changed or coordinates, restored, factor, count)
-        return part(kind, coordinates, nll - evaluator.baseline[chosen], chosen, level, factor)
+        made.append(part(kind, coordinates, nll - evaluator.baseline[chosen], chosen, level, factor))
+        observe(made[-1])
 
     for coordinate in [row.coordinates[0] for row in rows if row.kind == "alone" and row.low > 0]:
-        yield row("restored", [coordinate], restored=(coordinate, kappa))
+        add("restored", [coordinate], restored=(coordinate, kappa))
     for coordinate in found:
         for factor in DOSES:
-            yield row("dose", [coordinate], factor=factor)
+            add("dose", [coordinate], factor=factor)
     for coordinate in found:
-        yield row("row", [coordinate], same_channel(evaluator.roles.downs, coordinate))
+        add("row", [coordinate], same_channel(evaluator.roles.downs, coordinate))
     known = {frozenset(row.coordinates) for row in rows if row.kind == "joint"}
     for members in sets(found):
         if frozenset(members) not in known:
-            yield row("joint", members, level=EARLY)  # it may be called critical
+            add("joint", members, level=EARLY)  # it may be called critical
     for coordinate in cancelling:
-        yield row("canceller", [coordinate])
+        add("canceller", [coordinate])
+    return made
 
 
-def latest(rows: Iterable[Ablation]) -> list[Ablation]:
-    """Each row as of its last look."""
-    return list({(row.kind, frozenset(row.coordinates), row.factor): row for row in rows}.values())
-
-
-def _needed(
-    rows: Rows, together: Sequence[Coordinate], left: Collection[Coordinate]
-) -> Generator[Ablation, None, list[Coordinate]]:
+def _needed(rows: Rows, together: Sequence[Coordinate], left: Collection[Coordinate]) -> list[Coordinate]:
     """The members of a set that are needed in it, where its effect is large and one of ``left`` is among them; or none.
 
     Each member is left in, which shows who is idle. Idle members are dropped until there is none. This goes on for at
@@ -163,13 +159,13 @@ def _needed(
     while len(members) > 1 and not set(members).isdisjoint(left):
         allowed -= 1 + len(members)
         joint = rows.settled("joint", members, lambda row: row.low > CRITICAL or row.high < CRITICAL)
-        yield from rows.news()
+        rows.tell()
         if (allowed < 0 and len(members) > 2) or joint.low <= CRITICAL:  # the rows of a pair's members are there
             return []
         idle, without = [], {member: [c for c in members if c != member] for member in members}
         for member in members:
             idle += [member] if rows.is_idle(members, without[member]) else []
-            yield from rows.news()
+            rows.tell()
         if not idle:
             return members
         if len(members) - len(idle) < 2:  # each may be idle only because the others are at zero: drop one

@@ -16,7 +16,7 @@ from swlottery.find.trace import counted, effects, followed, found_in, measured
 from swlottery.lottery.look import probe_of
 from swlottery.lottery.start import Network
 from swlottery.models.coordinates import Coordinate
-from swlottery.models.parts import Inputs
+from swlottery.models.down import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,10 +74,10 @@ def looked_up(stored: Sequence[tuple[int, dict[str, Any], Sequence[str], Read]],
         worth = dict(zip(found, content["effects"], strict=True))
         for one in those:
             place = f"{one.layer}/{one.expert}"
-            entering = None
+            inputs = []  # where no token goes to the expert
             if f"x/{place}" in names:
-                entering = Inputs(one.expert, read(f"t/{place}"), read(f"x/{place}"))
-            seen = measured(one, read(f"w/{place}"), entering, read(f"y/{one.layer}"))
+                inputs.append(Inputs(one.expert, read(f"t/{place}"), read(f"x/{place}")))
+            seen = measured(one, read(f"w/{place}"), inputs, read(f"y/{one.layer}"))
             where = {"checkpoint": f"step{step}", "step": step, "tokens": step * tokens, **one.entry()}
             nothing = {"nll_difference": None, "low": None, "high": None}
             rows.append({**where, **seen, "found": one in worth, **worth.get(one, nothing)})

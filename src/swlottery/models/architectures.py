@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 
 from swlottery.errors import BadInput
 from swlottery.models.down import DownProjection as DownProjection
+from swlottery.models.down import Part
 from swlottery.models.offload import device_of
-from swlottery.models.parts import Part
 from swlottery.models.proof import prove
 from swlottery.models.table import ROWS, Row
 from swlottery.models.usual import has, usual_row
@@ -52,20 +52,19 @@ class Roles:
             raise BadInput(
                 f"this '{config.model_type}' model is not built as its row in swlottery/models/table.py says: {error}"
             ) from None
-        text_config = config.get_text_config()
-        self.hidden = int(text_config.hidden_size)
-        for part in (part for down in self.downs for part in down.parts):
-            if part.shape[0] != self.hidden:
-                raise BadInput(
-                    f"{part.path} maps to {part.shape[0]} channels, but the hidden size is {self.hidden}: "
-                    f"the row for '{config.model_type}' in swlottery/models/table.py does not fit this model"
-                )
+        self.hidden = int(config.get_text_config().hidden_size)
         for down in self.downs:
             inside = set(down.output_module.modules())
-            if outside := [part.path for part in down.parts if part.module not in inside]:
-                raise BadInput(
-                    f"{outside[0]} is in another module than {down.path}: how the block adds them up is not known"
-                )
+            for part in down.parts:
+                if part.shape[0] != self.hidden:
+                    raise BadInput(
+                        f"{part.path} maps to {part.shape[0]} channels, but the hidden size is {self.hidden}: "
+                        f"the row for '{config.model_type}' in swlottery/models/table.py does not fit this model"
+                    )
+                if part.module not in inside:
+                    raise BadInput(
+                        f"{part.path} is in another module than {down.path}: how the block adds them up is not known"
+                    )
         if not self.in_table and model not in _PROVED and device_of(model).type != "meta":
             prove(model, self.row, self.blocks, self.downs)
             _PROVED[model] = self.row
@@ -137,10 +136,8 @@ class Roles:
             return "head"
         if name.startswith(row.blocks + "."):
             inside = name.removeprefix(row.blocks + ".").partition(".")[2].removesuffix(".weight")
-            known = {
-                **dict.fromkeys(row.down, "mlp-out"),
-                **dict.fromkeys(row.attention, "attention"),
-                **dict.fromkeys(row.mlp_in, "mlp-in"),
-            }
-            return known.get(inside, "norm" if parameter.ndim == 1 else "router")
+            for role, names in (("mlp-in", row.mlp_in), ("attention", row.attention), ("mlp-out", row.down)):
+                if inside in names:
+                    return role
+            return "norm" if parameter.ndim == 1 else "router"
         return "norm" if parameter.ndim == 1 else "other"

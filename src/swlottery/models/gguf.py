@@ -37,13 +37,13 @@ def smollm2_file() -> Path:
     The package is never imported (it is a plugin for another program); only its list of files is read.
     """
     try:
-        files = metadata.distribution(SMOLLM2_PACKAGE).files or []
+        carried = metadata.distribution(SMOLLM2_PACKAGE).files or []
     except metadata.PackageNotFoundError:
         raise BadInput(
             f"the model 'smollm2' is carried by the package {SMOLLM2_PACKAGE}, which is not installed: "
             f"{SMOLLM2_INSTALL}"
         ) from None
-    entry = next((file for file in files if file.suffix == ".gguf"), None)
+    entry = next((file for file in carried if file.suffix == ".gguf"), None)
     if entry is None or entry.hash is None:
         raise BadInput(f"the package {SMOLLM2_PACKAGE} lists no GGUF file: install it again with {SMOLLM2_INSTALL}")
     path = Path(str(entry.locate()))
@@ -94,14 +94,16 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _reading(path):
+    with _reading(path) as reader:
         options = {"gguf_file": path.name, "local_files_only": True}
         AutoTokenizer.from_pretrained(path.parent, **options).save_pretrained(folder)
-        _forget_tokenizer(path)
-        _check_layers(path)
+        for name in [name for name in reader.fields if name.startswith("tokenizer.")]:
+            del reader.fields[name]  # as arrays they can take as much memory as the weights
+        _check_layers(path, reader)
         quantised, info = AutoModelForCausalLM.from_pretrained(path.parent, output_loading_info=True, **options)
-        _check_tensors(path, quantised, info["missing_keys"])
-        _scale_frequencies(path, quantised.config)
+        _check_tensors(path, reader, quantised, info["missing_keys"])
+        _scale_frequencies(path, reader, quantised.config)
+    del reader
     config = quantised.config
     del config.quantization_config
     with torch.device("meta"):  # no second model: it gets the tensors of the first
@@ -112,30 +114,17 @@ def _convert(path: Path, folder: Path) -> None:
     sums.write(folder, {name: file_sha256(folder / name) for name in sums.names(folder, "**")})
 
 
-def _forget_tokenizer(path: Path) -> None:
-    """Drop the tokenizer's entries of a header that was read: as arrays they can take as much memory as the weights."""
-    import gguf
-
-    fields: Any = gguf.GGUFReader(path).fields
-    for name in [name for name in fields if name.startswith("tokenizer.")]:
-        del fields[name]
-
-
-def _check_layers(path: Path) -> None:
+def _check_layers(path: Path, reader: Any) -> None:
     """Refuse a file that says that it has more layers than tensors: billions of them would be built."""
-    import gguf
-
-    reader: Any = gguf.GGUFReader(path)
     layers = _field(reader, f"{_architecture(reader)}.block_count")
     if layers is not None and int(layers[0]) > len(reader.tensors):
         raise BadInput(f"{path} is damaged: it says {int(layers[0])} layers, and holds {len(reader.tensors)} tensors")
 
 
-def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:
+def _check_tensors(path: Path, reader: Any, model: Any, missing: set[str]) -> None:
     """Refuse a file that lacks weights, which transformers would make up, or holds some that it left out."""
     import gguf
 
-    reader: Any = gguf.GGUFReader(path)
     architecture = _architecture(reader)
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     table = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
@@ -151,16 +140,14 @@ def _check_tensors(path: Path, model: Any, missing: set[str]) -> None:
         )
 
 
-def _scale_frequencies(path: Path, config: Any) -> None:
+def _scale_frequencies(path: Path, reader: Any, config: Any) -> None:
     """Put Llama 3.1's scaling into the config: the file has it as a table, which transformers leaves out.
 
     Raises `BadInput` for a table of any other scaling.
     """
-    import gguf
     import numpy as np
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    reader: Any = gguf.GGUFReader(path)
     table = next((tensor.data for tensor in reader.tensors if tensor.name == ROPE_TABLE), np.ones(1))
     if np.allclose(table, 1):
         return
@@ -174,8 +161,8 @@ def _scale_frequencies(path: Path, config: Any) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Refuse a file that cannot be read; the reader's errors are of many types, as it parses whatever the bytes say."""
+def _reading(path: Path) -> Iterator[Any]:
+    """The reader of a file. Its errors are of many types, as it parses whatever the bytes say: all refuse the file."""
     import gguf
     import numpy as np
 
@@ -184,10 +171,11 @@ def _reading(path: Path) -> Iterator[None]:
         # Libraries' warnings are no lines of ours; what is not finite is refused later, by its name.
         with _read_once(), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            split = _field(gguf.GGUFReader(path), "split.count")
+            reader = gguf.GGUFReader(path)
+            split = _field(reader, "split.count")
             if split is not None and int(split[0]) > 1:
                 raise BadInput(f"{path} is one of {int(split[0])} parts: join them with `llama-gguf-split --merge`")
-            yield
+            yield reader
     except (BadInput, ImportError):
         raise
     except Exception as error:

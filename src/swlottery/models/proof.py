@@ -14,10 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
-from swlottery.models.down import DownProjection
+from swlottery.models.down import DownProjection, Entered
 from swlottery.models.offload import device_of
-from swlottery.models.parts import Entered
-from swlottery.models.running import evaluating, resumed
+from swlottery.models.running import evaluating, keeping, resumed
 from swlottery.models.table import Row
 from swlottery.models.usual import MIXERS, has
 
@@ -73,9 +72,8 @@ def _wrong(model: Any, row: Row, blocks: Sequence[nn.Module], downs: Sequence[Do
             with ExitStack() as stack:
                 for one in watched:
                     stack.enter_context(one.hooked())
-                for place in places:
-                    keep = partial(_keep, returned, place)
-                    stack.enter_context(blocks[place - 1].register_forward_hook(keep))
+                returned.clear()
+                stack.enter_context(keeping(blocks, places, returned))
                 logits = model(input_ids=ids, use_cache=False).logits.float()
             for nth, one in enumerate(watched):
                 if wrong := one.wrong():
@@ -90,10 +88,6 @@ def _wrong(model: Any, row: Row, blocks: Sequence[nn.Module], downs: Sequence[Do
             if not float((again - logits).abs().max()) <= 1e-3 * float(logits.abs().max()):
                 return f"run from block {place} on, with what the block before it returned, it predicts something else"
     return ""
-
-
-def _keep(returned: dict[int, Any], place: int, module: nn.Module, args: Any, output: Any) -> None:
-    returned[place] = output
 
 
 class Watched:

@@ -48,9 +48,9 @@ class Room:
         rooms = self._rooms()
         placed = _placed(model, sizes, rooms)
         if set(placed.values()) - set(rooms):
-            own = {name: [p.numel() for p in one.parameters(recurse=False)] for name, one in model.named_modules()}
-            name = max(own, key=lambda name: sum(own[name]))
-            largest = width * sum(own[name])
+            own = {name: sum(p.numel() for p in one.parameters(recurse=False)) for name, one in model.named_modules()}
+            name = max(own, key=own.__getitem__)
+            largest = width * own[name]
             if self.limit is not None and largest > self.limit:
                 raise BadInput(
                     f"--max-memory {self.max_memory}: {name} alone takes {gigabytes(largest)} in {self.dtype}, and is "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,19 @@ def run_body(model: nn.Module, ids: Tensor) -> None:
     body: Any = model.base_model
     with torch.no_grad():
         body(input_ids=ids, use_cache=False)
+
+
+@contextmanager
+def keeping(blocks: Sequence[nn.Module], layers: Iterable[int], kept: dict[int, Any]) -> Iterator[None]:
+    """Keep what enters each of ``layers``: what the block before it returns, the first time that it runs."""
+
+    def keep(layer: int, module: nn.Module, args: Any, output: Any) -> None:
+        kept.setdefault(layer, output)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(blocks[layer - 1].register_forward_hook(partial(keep, layer)))
+        yield
 
 
 class _Reached(Exception):

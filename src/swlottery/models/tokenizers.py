@@ -30,11 +30,11 @@ def load(where: str | Path, revision: str | None, name: str) -> tuple[Any, Any]:
         return read(where, config, options | {"revision": config._commit_hash}), config
 
 
-def load_alone(where: str | Path, revision: str | None = None) -> Any:
+def load_alone(where: str | Path) -> Any:
     """The tokenizer of a folder or a hub id, with a model or without one. Raises `BadInput` where there is none."""
     local = isinstance(where, Path)
     with in_one_line(str(where), local):
-        return read(where, None, {"revision": revision, "local_files_only": local})
+        return read(where, None, {"revision": None, "local_files_only": local})
 
 
 def read(where: str | Path, config: Any, options: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ Such a row is a guess until `proof` has shown that it holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from swlottery.errors import BadInput
@@ -48,7 +48,11 @@ def usual_row(model: nn.Module) -> Row:
 
     kind = str(model.config.model_type)  # type: ignore[union-attr]
     path, blocks = _blocks(model, kind)
-    down = [name for name in _names(DOWN) if any(has(block, name) is not None for block in blocks)]
+
+    def there(names: Iterable[str]) -> list[str]:
+        return [name for name in names if any(has(block, name) is not None for block in blocks)]
+
+    down = there(_names(DOWN))
     for nth, block in enumerate(blocks):
         if all(has(block, name) is None for name in down):
             inside = ", ".join(name for name, _ in block.named_children())
@@ -60,11 +64,11 @@ def usual_row(model: nn.Module) -> Row:
     return Row(
         blocks=path,
         attention=tuple(matrices),
-        mlp_in=tuple(name for name in _names(INTO) if any(has(block, name) is not None for block in blocks)),
+        mlp_in=tuple(there(_names(INTO))),
         down=tuple(down),
         embeddings=tuple(name for name in embeddings if name.startswith(body) and not name.startswith(f"{path}.")),
         in_out=any(isinstance(module, Conv1D) for module in downs),
-        post_norm=next((name for name in POST_NORMS if any(has(block, name) is not None for block in blocks)), ""),
+        post_norm=next(iter(there(POST_NORMS)), ""),
     )
 
 

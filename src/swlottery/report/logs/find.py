@@ -41,7 +41,7 @@ class FindLog(VerificationLog):
 
         from swlottery.models.offload import where
 
-        probe, text, windows = prepared.probe, prepared.text, prepared.windows
+        probe, text, windows = prepared.probe, prepared.text, prepared.documents.windows
         self.probe, self.kappa = probe, settings.kappa
         prompts = len(dict.fromkeys(probe.prompts))
         modes = " and ".join(sorted({"with BOS" if flag else "without BOS" for flag in probe.with_bos}))
