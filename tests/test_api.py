@@ -16,6 +16,7 @@ import pytest
 
 import swlottery
 from swlottery import BadInput, TrainSettings
+from swlottery.models.coordinates import Coordinate
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -235,9 +236,11 @@ def test_a_row_says_where_a_weight_is_in_its_matrix(model: Any) -> None:
     }
     assert smallest == {**at, "in": 8, "value": 0.0, "rank": size, "percentile_matrix": 50 / size, "alive": False}
     assert [row["alive"] for row in swlottery.track(model, [(1, 3, 7), (1, 3, 8)])] == [True, True]
-    for place in [(2, 0, 0), (0, 32, 0), (0, 0, 128), (-1, 0, 0), (0, 0, 0, 1)]:
-        with pytest.raises(BadInput, match=re.escape(f"no weight {place}")):
+    for place in [(2, 0, 0), (0, 32, 0), (0, 0, 128), (0, 0, 0, 1)]:
+        with pytest.raises(BadInput, match=re.escape(f"the model has no weight {Coordinate(*place)}")):
             swlottery.track(model, [place])
+    with pytest.raises(BadInput, match=re.escape("(-1, 0, 0) is no coordinate")):
+        swlottery.track(model, [(-1, 0, 0)])
 
 
 @pytest.mark.parametrize(

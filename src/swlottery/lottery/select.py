@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -42,17 +41,6 @@ SIGMAS = 4.0
 """Half the bracket's width in standard deviations of a sampled rank: it misses once in 16,000 times."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """``masks``: new ones, True = remains. ``threshold``: the largest score removed; ``thresholds``: that by tensor,
-    where each is ranked alone, else the one of all. NaN where nothing was removed."""
-
-    masks: dict[str, Tensor]
-    pruned: int
-    threshold: float
-    thresholds: dict[str, float]
-
-
 def select(
     weights: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
@@ -60,8 +48,8 @@ def select(
     seed: int,
     criterion: Criterion = CRITERIA["global-magnitude"],
     protected: Mapping[str, Tensor | Sequence[int]] | None = None,
-) -> Selection:
-    """Remove ``count`` of the weights that remain: those with the lowest scores, equal ones by a seeded hash.
+) -> dict[str, Tensor]:
+    """New masks, with ``count`` weights less: those with the lowest scores are gone, equal ones by a seeded hash.
 
     Args:
         weights: tensors of any shape and strides.
@@ -83,14 +71,11 @@ def select(
             raise ValueError(f"{count} weights are to go, and {sum(free)} may")
         keys = Keys(criterion, seed, {one.name: one.weights for one in ranked})
         if criterion.per_tensor:
-            parts = zip(ranked, free, shares(free, count), strict=True)
-            each = [_remove_lowest([one], size, part, keys) for one, size, part in parts]
+            for one, size, part in zip(ranked, free, shares(free, count), strict=True):
+                _remove_lowest([one], size, part, keys)
         else:
-            each = [_remove_lowest(ranked, sum(free), count, keys)] * len(ranked)
-        largest = max((threshold for threshold in each if not math.isnan(threshold)), default=math.nan)
-        return Selection(
-            {one.name: one.finished() for one in ranked}, count, largest, dict(zip(masks, each, strict=True))
-        )
+            _remove_lowest(ranked, sum(free), count, keys)
+        return {one.name: one.finished() for one in ranked}
 
 
 def shares(free: Sequence[int], count: int) -> list[int]:
@@ -160,8 +145,8 @@ class _Inside:
     def __len__(self) -> int:
         return self.columns.size
 
-    def remove_lowest(self, count: int) -> float:
-        """Remove the ``count`` lowest of these keys; return the largest score among them."""
+    def remove_lowest(self, count: int) -> None:
+        """Remove the ``count`` lowest of these keys."""
         import torch
 
         scores, places = self.columns.filled
@@ -176,13 +161,12 @@ class _Inside:
         kept = gone.logical_not_()
         for (_, left, size), end in zip(self.chunks, ends, strict=True):
             left.index_copy_(0, places[end - size : end].long(), kept[end - size : end])
-        return float(score)
 
 
-def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys) -> float:
-    """Remove the ``count`` lowest keys of the ``total`` left; return the largest score among them."""
+def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys) -> None:
+    """Remove the ``count`` lowest keys of the ``total`` left."""
     if count == 0:
-        return math.nan
+        return
     sigmas = SIGMAS
     while True:
         low, high, share = _bracket(ranked, count / total, keys, sigmas)
@@ -192,7 +176,8 @@ def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys
         keys.check()
         missing = count - (total - sum(_left(ranked)))
         if 0 < missing <= len(inside):
-            return inside.remove_lowest(missing)
+            inside.remove_lowest(missing)
+            return
         for one in ranked:
             one.reset()
         sigmas *= 4
