@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swlottery.lottery.masks import Masks
-from swlottery.lottery.position import Position
+from swlottery.lottery.progress import Position
 from swlottery.lottery.snapshot import Snapshot, Start
 
 if TYPE_CHECKING:
