@@ -15,8 +15,7 @@ from swlottery import config
 from swlottery.cli import main
 from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of
 from swlottery.errors import BadInput
-from swlottery.settings_file import from_file
-from swlottery.yaml_file import read_yaml
+from swlottery.settings_file import from_file, read_yaml
 
 
 def test_the_defaults_are_sound():

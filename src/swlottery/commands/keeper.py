@@ -63,7 +63,7 @@ class FolderKeeper(TraceKeeper):
         self._writer = checkpoint.Writer(folder / "checkpoints")
         self._saved_at = time.monotonic()
         self._newest = self.ranks.decide(lambda: checkpoint.newest(folder / "checkpoints", complain, self._damaged))
-        state: dict[str, Any] = {"tables": {}} if self._newest is None else checkpoint.read_state(self._newest)
+        state: dict[str, Any] = {"tables": {}} if self._newest is None else sums.read_sealed(self._newest)
         if self._newest is not None:
             if state.get("schema") not in (1, SCHEMA):
                 raise BadInput(
