@@ -141,9 +141,9 @@ def test_a_bracket_that_misses_is_widened_until_it_holds_the_rank(pieces, monkey
 
     def missing(ranked, share, keys, sigmas):
         widths.append(sigmas)
-        low, high, between = real(ranked, share, keys, sigmas)
+        low, high = real(ranked, share, keys, sigmas)
         wrong = Key(high.score * 2, 0)
-        return (low, high, between) if len(widths) > 2 else ((low, low, 0.0), (wrong, wrong, 0.0))[len(widths) - 1]
+        return (low, high) if len(widths) > 2 else ((low, low), (wrong, wrong))[len(widths) - 1]
 
     monkeypatch.setattr(selecting, "_bracket", missing)
     got = select(weights, masks, 1000, 0)
