@@ -588,7 +588,7 @@ def selection_and_watch(count: int, size: Size) -> Iterator[Row]:
     """Of so many weights, in square matrices and a rest."""
     import torch
 
-    from swlottery.lottery.snapshot import Snapshot
+    from swlottery.lottery.recorder import Snapshot
     from swlottery.models.coordinates import Coordinate
     from swlottery.watch import rows
     from swlottery.watch.tracked import Tracked

@@ -17,7 +17,7 @@ from swlottery.lottery import branch
 from swlottery.lottery import masks as masking
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import tensors_sha256
 from swlottery.report.logs.card import card

@@ -17,7 +17,7 @@ from swlottery.find import trace as tracing
 from swlottery.lottery import masks as masking
 from swlottery.lottery import resolved
 from swlottery.lottery.progress import Interval, Position
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files, sums

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from swlottery.config import TrainSettings
 from swlottery.lottery.progress import Progress
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.training import NotFinite
 from swlottery.runtime.stop import Asked
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.start import Network
 
 if TYPE_CHECKING:

@@ -115,5 +115,5 @@ def key_of_rank(scores: Tensor, hashes: Tensor, rank: int) -> Key:
 
 
 def nth_lowest(numbers: Tensor, n: int) -> Tensor:
-    """The n-th lowest number. On a GPU `kthvalue` is refused where determinism is asked for, and a sort is fast there."""
+    """The n-th lowest. On a GPU `kthvalue` is refused where determinism is asked for, and a sort is fast there."""
     return numbers.kthvalue(n).values if numbers.device.type == "cpu" else numbers.sort().values[n - 1]

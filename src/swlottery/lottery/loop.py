@@ -25,9 +25,8 @@ from swlottery.lottery.look import look
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Interval, Position, Progress
 from swlottery.lottery.prune import Pruner, planned
-from swlottery.lottery.recorder import Recorder
+from swlottery.lottery.recorder import Recorder, Snapshot, Start
 from swlottery.lottery.scope import in_scope
-from swlottery.lottery.snapshot import Snapshot, Start
 from swlottery.lottery.start import Network
 from swlottery.lottery.training import Training
 from swlottery.models.coordinates import Coordinate
