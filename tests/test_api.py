@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -137,10 +138,26 @@ def test_a_loaded_model_is_afterwards_as_before(model: Any, tiny_gpt2: Path, tmp
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("prompt", ["one prompt", ["one prompt"], ("one prompt",)])
+def test_settings_are_taken_as_a_file_takes_them(prompt: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt is one, not one a letter; 50 is a fraction too, and a path is a text."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        importlib.import_module("swlottery.find.run"),
+        "examine",
+        lambda loaded, *given, **more: seen.append((given, more)),
+    )
+    swlottery.find(model, object(), prompt=prompt, kappa=50, eval_text=Path("a.txt"))
+    (((settings,), more),) = seen
+    assert more["prompts"] == ["one prompt"]
+    assert (type(settings.kappa), settings.eval_text) == (float, "a.txt")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"kapa": 3.0}, "kapa"),
+        ({"eval_tokens": "many"}, "eval_tokens: 'many' is not a whole number"),
         ({"kappa": 1.0}, "must be at least 2"),
         ({"dtype": "float8"}, "choose from"),
         ({"out": "r.json"}, "writes nothing"),

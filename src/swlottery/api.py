@@ -16,6 +16,7 @@ from swlottery.config import EVALUATED, FindSettings
 from swlottery.config import TrainSettings as TrainSettings
 from swlottery.errors import DONE
 from swlottery.errors import BadInput as BadInput
+from swlottery.settings_file import check_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,10 +43,7 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
         BadInput: no such model or text, an architecture that is not known, a value out of its limits.
     """
     named = model if isinstance(model, str | Path) else "a loaded model"
-    try:
-        chosen = FindSettings(model=str(named), **settings)
-    except TypeError as error:
-        raise BadInput(f"find: {error}") from None
+    chosen = FindSettings(model=str(named), **check_values(settings, FindSettings))
     if chosen.out or chosen.plots or chosen.check:
         raise BadInput("find() returns the record and writes nothing: leave out, plots and check away")
     from swlottery.find.run import examine
@@ -81,7 +79,6 @@ def train(settings: TrainSettings, root: str | Path = ".") -> Path:
     """
     from swlottery.commands.train import train as command
     from swlottery.runtime import environment
-    from swlottery.settings_file import check_values
     from swlottery.study import naming
 
     # A copy with values of the settings' own types: the command completes paths, and 0.2 is the same setting as "0.2".
@@ -114,7 +111,8 @@ def evaluate(model: str | Path, beside: str | Path | None = None, **settings: An
 
     if other := sorted(settings.keys() - set(EVALUATED)):
         raise BadInput(f"evaluate() has no setting {other[0]}: it takes {', '.join(EVALUATED)}")
-    return measure(FindSettings(model=str(model), **settings), None if beside is None else str(beside))
+    chosen = FindSettings(model=str(model), **check_values(settings, FindSettings))
+    return measure(chosen, None if beside is None else str(beside))
 
 
 def load_record(path: str | Path) -> Record:

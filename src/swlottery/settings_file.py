@@ -43,8 +43,8 @@ def _value(name: Any, value: Any, hints: Mapping[str, Any]) -> Any:
         raise BadInput(f"unknown setting {name}" + (f": did you mean {near[0]}?" if near else ""))
     wanted = hints[name]
     if wanted == list[str]:
-        items = value if isinstance(value, list) else [value]
-        return [",".join(map(str, item)) if isinstance(item, list) else str(item) for item in items]
+        items = value if isinstance(value, list | tuple) else [value]
+        return [",".join(map(str, item)) if isinstance(item, list | tuple) else str(item) for item in items]
     if wanted is float:
         try:
             return float(str(value))  # YAML reads 6e-4 as text
