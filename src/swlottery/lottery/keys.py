@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,21 +39,18 @@ def _shifted(numbers: Tensor, shift: int) -> Tensor:
 
 def chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield (first flat position, at most ``CHUNK`` entries) in row-major order, with never a copy of the whole."""
-    size = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK
+    size, start = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK, 0
+    parts: Iterable[Tensor]
     if tensor.is_contiguous() or tensor.dim() == 1:
-        flat = tensor.view(-1) if tensor.is_contiguous() else tensor
-        for start in range(0, len(flat), size):
-            yield start, flat[start : start + size]
-        return
-    row = tensor[0].numel()
-    rows = size // row
-    if rows:
-        for first in range(0, len(tensor), rows):
-            yield first * row, tensor[first : first + rows].reshape(-1)
-        return
-    for first, part in enumerate(tensor):
-        for start, chunk in chunks(part):
-            yield first * row + start, chunk
+        parts = tensor.reshape(-1).split(size)
+    elif rows := size // tensor[0].numel():
+        parts = (part.reshape(-1) for part in tensor.split(rows))
+    else:
+        parts = (chunk for row in tensor for _, chunk in chunks(row))
+    for part in parts:
+        if len(part):
+            yield start, part
+        start += len(part)
 
 
 class Key(NamedTuple):
