@@ -114,8 +114,7 @@ def _left(ranked: Sequence[_Ranked]) -> list[int]:
 
 
 class _Inside:
-    """The scores inside the bracket, and their places (int32), by chunk. The hashes are computed again: kept for all,
-    they would be half of the memory."""
+    """The scores inside the bracket, and their places (int32), by chunk."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -134,16 +133,14 @@ class _Inside:
         """Remove the ``count`` lowest of these keys."""
         import torch
 
-        score = nth_lowest(torch.cat([scores for _, _, scores, _ in self.chunks]), count)
-        before = int(torch.stack([(scores < score).count_nonzero() for _, _, scores, _ in self.chunks]).sum())
-        tied = [self._hashes(at, places[scores == score]) for at, _, scores, places in self.chunks]
-        last = nth_lowest(torch.cat(tied), count - before)
-        for address, left, scores, places in self.chunks:
-            gone = (scores < score) | ((scores == score) & (self._hashes(address, places) <= last))
-            left.index_copy_(0, places.long(), ~gone)
-
-    def _hashes(self, address: int, places: Tensor) -> Tensor:
-        return position_hash(places.long() + address, self.seed)
+        scores = torch.cat([scores for _, _, scores, _ in self.chunks])
+        score = nth_lowest(scores, count)
+        hashes = torch.cat([position_hash(places.long() + at, self.seed) for at, _, _, places in self.chunks])
+        hashes.masked_fill_(scores != score, HIGHEST.hash)  # only those of equal scores decide
+        last = nth_lowest(hashes, count - int((scores < score).count_nonzero()))
+        kept = ~((scores < score) | ((scores == score) & (hashes <= last)))
+        for (_, left, _, places), here in zip(self.chunks, kept.split([len(p) for *_, p in self.chunks]), strict=True):
+            left.index_copy_(0, places.long(), here)
 
 
 def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys) -> None:
@@ -208,5 +205,5 @@ def _scan(one: _Ranked, low: Key, high: Key, keys: Keys, inside: _Inside) -> Non
         below = (scores == low.score) & (hashes < low.hash)
         above = (scores == high.score) & (hashes > high.hash)
         left.index_copy_(0, places, ~below)
-        between = ~(below | above)
+        between = (~(below | above)).nonzero().flatten()
         inside.add(address, left, scores[between], places[between])
