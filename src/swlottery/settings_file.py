@@ -60,7 +60,7 @@ def _value(name: Any, value: Any, hints: Mapping[str, Any]) -> Any:
         return None
     if value is None or isinstance(value, dict):
         raise BadInput(f"{name}: {reprlib.repr(value)} is not text")
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def read_yaml(path: Path, what: str, holds: str) -> dict[Any, Any]:

@@ -182,7 +182,7 @@ class FolderKeeper(TraceKeeper):
             return {name: file.get_tensor(name) for name in names}
 
     def write_round_1(
-        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None = None
+        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None
     ) -> None:
         """Store the trained network of round 1; a branch has its own copy."""
 

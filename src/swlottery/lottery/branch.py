@@ -24,7 +24,7 @@ from swlottery.runtime import files, sums
 
 
 def write(
-    target: Path, network: Network, now: Snapshot, losses: list[float], trace: list[dict[str, Any]] | None = None
+    target: Path, network: Network, now: Snapshot, losses: list[float], trace: list[dict[str, Any]] | None
 ) -> None:
     """Store the trained network of round 1 in the folder ``target``. round.json comes last: with it all is there.
 
