@@ -39,12 +39,14 @@ def _shifted(numbers: Tensor, shift: int) -> Tensor:
 
 def chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield (first flat position, at most ``CHUNK`` entries) in row-major order, with never a copy of the whole."""
+    import torch
+
     size, start = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK, 0
     parts: Iterable[Tensor]
     if tensor.is_contiguous() or tensor.dim() == 1:
-        parts = tensor.reshape(-1).split(size)
+        parts = torch.split(tensor.reshape(-1), size)
     elif rows := size // tensor[0].numel():
-        parts = (part.reshape(-1) for part in tensor.split(rows))
+        parts = (part.reshape(-1) for part in torch.split(tensor, rows))
     else:
         parts = (chunk for row in tensor for _, chunk in chunks(row))
     for part in parts:

@@ -122,9 +122,7 @@ class _Inside:
 
     def add(self, address: int, left: Tensor, scores: Tensor, places: Tensor) -> None:
         """Add those of a chunk: its first ``address``, and ``left``, its part of a mask."""
-        import torch
-
-        self.chunks.append((address, left, scores, places.to(torch.int32)))
+        self.chunks.append((address, left, scores, places.int()))
 
     def __len__(self) -> int:
         return sum(len(places) for _, _, _, places in self.chunks)
@@ -139,7 +137,8 @@ class _Inside:
         hashes.masked_fill_(scores != score, HIGHEST.hash)  # only those of equal scores decide
         last = nth_lowest(hashes, count - int((scores < score).count_nonzero()))
         kept = ~((scores < score) | ((scores == score) & (hashes <= last)))
-        for (_, left, _, places), here in zip(self.chunks, kept.split([len(p) for *_, p in self.chunks]), strict=True):
+        parts = torch.split(kept, [len(places) for *_, places in self.chunks])
+        for (_, left, _, places), here in zip(self.chunks, parts, strict=True):
             left.index_copy_(0, places.long(), here)
 
 
