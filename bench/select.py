@@ -52,7 +52,7 @@ def prepare(weights: int, arguments: argparse.Namespace) -> tuple[dict[str, Any]
 
 
 def one_selection(kind: str, tensors: dict[str, Any], masks: dict[str, Any], arguments: argparse.Namespace) -> Any:
-    """A selection by one of the three; what it returns is what the threshold can be read from."""
+    """A selection by one of the three; what it returns is what `threshold_of` can read the threshold from."""
     import torch
     from torch import nn
     from torch.nn.utils import prune
@@ -63,7 +63,7 @@ def one_selection(kind: str, tensors: dict[str, Any], masks: dict[str, Any], arg
 
     count = prune_count(sum(tensor.numel() for tensor in tensors.values()), "0.2")
     if kind == "ours":
-        return select(tensors, masks, count, 0, CRITERIA[arguments.criterion]).threshold
+        return select(tensors, masks, count, 0, CRITERIA[arguments.criterion])
     if kind == "kthvalue":
         return float(torch.cat([tensor.abs().flatten() for tensor in tensors.values()]).kthvalue(count).values)
     modules = []
@@ -73,6 +73,13 @@ def one_selection(kind: str, tensors: dict[str, Any], masks: dict[str, Any], arg
     parameters = [(module, "weight") for module in modules]
     prune.global_unstructured(parameters, pruning_method=prune.L1Unstructured, amount=count)
     return None
+
+
+def threshold_of(selected: Any, tensors: dict[str, Any]) -> float | None:
+    """The largest |w| that went: of our masks, where before all remained; None of a selection that does not say it."""
+    if not isinstance(selected, dict):
+        return selected
+    return max(float(tensor.abs().masked_fill_(selected[name], 0).amax()) for name, tensor in tensors.items())
 
 
 def peak_memory(kind: str, weights: int, arguments: argparse.Namespace, answer: Any) -> None:
@@ -113,8 +120,9 @@ def table(weights: int, arguments: argparse.Namespace) -> None:
         thresholds = set()
         for kind in kinds:
             started = time.perf_counter()
-            thresholds.add(one_selection(kind, tensors, masks, arguments))
+            selected = one_selection(kind, tensors, masks, arguments)
             seconds[kind].append(time.perf_counter() - started)
+            thresholds.add(threshold_of(selected, tensors))
         if arguments.criterion == "global-magnitude" and len(thresholds - {None}) != 1:
             raise SystemExit(f"not the same threshold: {thresholds}")
     for kind in kinds:

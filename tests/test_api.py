@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -16,6 +17,7 @@ import pytest
 
 import swlottery
 from swlottery import BadInput, TrainSettings
+from swlottery.models.coordinates import Coordinate
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -136,10 +138,26 @@ def test_a_loaded_model_is_afterwards_as_before(model: Any, tiny_gpt2: Path, tmp
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("prompt", ["one prompt", ["one prompt"], ("one prompt",)])
+def test_settings_are_taken_as_a_file_takes_them(prompt: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt is one, not one a letter; 50 is a fraction too, and a path is a text."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        importlib.import_module("swlottery.find.run"),
+        "examine",
+        lambda loaded, *given, **more: seen.append((given, more)),
+    )
+    swlottery.find(model, object(), prompt=prompt, kappa=50, eval_text=Path("a.txt"))
+    (((settings,), more),) = seen
+    assert more["prompts"] == ["one prompt"]
+    assert (type(settings.kappa), settings.eval_text) == (float, "a.txt")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"kapa": 3.0}, "kapa"),
+        ({"eval_tokens": "many"}, "eval_tokens: 'many' is not a whole number"),
         ({"kappa": 1.0}, "must be at least 2"),
         ({"dtype": "float8"}, "choose from"),
         ({"out": "r.json"}, "writes nothing"),
@@ -235,9 +253,11 @@ def test_a_row_says_where_a_weight_is_in_its_matrix(model: Any) -> None:
     }
     assert smallest == {**at, "in": 8, "value": 0.0, "rank": size, "percentile_matrix": 50 / size, "alive": False}
     assert [row["alive"] for row in swlottery.track(model, [(1, 3, 7), (1, 3, 8)])] == [True, True]
-    for place in [(2, 0, 0), (0, 32, 0), (0, 0, 128), (-1, 0, 0), (0, 0, 0, 1)]:
-        with pytest.raises(BadInput, match=re.escape(f"no weight {place}")):
+    for place in [(2, 0, 0), (0, 32, 0), (0, 0, 128), (0, 0, 0, 1)]:
+        with pytest.raises(BadInput, match=re.escape(f"the model has no weight {Coordinate(*place)}")):
             swlottery.track(model, [place])
+    with pytest.raises(BadInput, match=re.escape("(-1, 0, 0) is no coordinate")):
+        swlottery.track(model, [(-1, 0, 0)])
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from swlottery import config
 from swlottery.cli import main
 from swlottery.config import FindSettings, SweepSettings, TraceSettings, TrainSettings, flag_of
 from swlottery.errors import BadInput
-from swlottery.settings_file import from_file
-from swlottery.yaml_file import read_yaml
+from swlottery.settings_file import check_values, from_file, read_yaml
 
 
 def test_the_defaults_are_sound():
@@ -234,6 +233,8 @@ def test_values_of_every_kind(written):
     assert got == expected
     assert {name: type(value) for name, value in got.items()} == {name: type(value) for name, value in expected.items()}
     assert from_file(written("follow: 2,447,666")) == {"follow": ["2,447,666"]}
+    as_tuples = {"schedule": (0.1, 0.29), "follow": ((2, 447, 666), "1,2,3")}  # as Python's callers may give them
+    assert check_values(as_tuples) == {name: expected[name] for name in as_tuples}
 
 
 def test_what_a_run_stores_can_be_read_as_a_config(written):

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "swlottery"
 ROOMS = [*["cli", "flags", "commands", "report", "study", "watch", "lottery", "find", "models", "data", "runtime"]]
-ROOMS += ["settings_file", "config", "yaml_file", "errors", "version"]
+ROOMS += ["settings_file", "config", "errors", "version"]
 FLOOR = {room: -nth for nth, room in enumerate(ROOMS)}
 FLOOR["api"] = FLOOR["commands"]
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")

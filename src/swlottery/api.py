@@ -7,7 +7,7 @@ No function changes the environment, signals or (but for the time of `train`) th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from swlottery.config import EVALUATED, FindSettings
 from swlottery.config import TrainSettings as TrainSettings
 from swlottery.errors import DONE
 from swlottery.errors import BadInput as BadInput
+from swlottery.settings_file import check_values
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from swlottery.find.record import Record
     from swlottery.lottery.masks import Masks
@@ -42,10 +43,7 @@ def find(model: str | Path | nn.Module, tokenizer: Any = None, **settings: Any) 
         BadInput: no such model or text, an architecture that is not known, a value out of its limits.
     """
     named = model if isinstance(model, str | Path) else "a loaded model"
-    try:
-        chosen = FindSettings(model=str(named), **settings)
-    except TypeError as error:
-        raise BadInput(f"find: {error}") from None
+    chosen = FindSettings(model=str(named), **check_values(settings, FindSettings))
     if chosen.out or chosen.plots or chosen.check:
         raise BadInput("find() returns the record and writes nothing: leave out, plots and check away")
     from swlottery.find.run import examine
@@ -81,7 +79,6 @@ def train(settings: TrainSettings, root: str | Path = ".") -> Path:
     """
     from swlottery.commands.train import train as command
     from swlottery.runtime import environment
-    from swlottery.settings_file import check_values
     from swlottery.study import naming
 
     # A copy with values of the settings' own types: the command completes paths, and 0.2 is the same setting as "0.2".
@@ -114,7 +111,8 @@ def evaluate(model: str | Path, beside: str | Path | None = None, **settings: An
 
     if other := sorted(settings.keys() - set(EVALUATED)):
         raise BadInput(f"evaluate() has no setting {other[0]}: it takes {', '.join(EVALUATED)}")
-    return measure(FindSettings(model=str(model), **settings), None if beside is None else str(beside))
+    chosen = FindSettings(model=str(model), **check_values(settings, FindSettings))
+    return measure(chosen, None if beside is None else str(beside))
 
 
 def load_record(path: str | Path) -> Record:
@@ -189,14 +187,14 @@ def prune(
         if value not in known:
             raise BadInput(f"no {what} {value}: choose from {', '.join(known)}")
     parameters = in_scope(model, Roles(model), scope)
-    before = masking.full(parameters) if masks is None else _fitting(masks, parameters)
+    before = masking.full(parameters) if masks is None else masking.fitting(masks, parameters)
     if before.keys() != parameters.keys():
         raise BadInput(f"the masks are of another scope than {scope}: prune under the scope that they were made for")
     try:
         count = prune_count(masking.remaining(before), rate)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    return select(parameters, before, count, seed, CRITERIA[criterion]).masks
+    return select(parameters, before, count, seed, CRITERIA[criterion])
 
 
 def apply(masks: Masks, model: nn.Module) -> None:
@@ -212,7 +210,7 @@ def apply(masks: Masks, model: nn.Module) -> None:
     from swlottery.lottery import masks as masking
 
     parameters = dict(model.named_parameters())
-    masks = _fitting(masks, parameters)
+    masks = masking.fitting(masks, parameters)
     masking.apply(masks, parameters)
     gradients: Any = {name: parameters[name].grad for name in masks if parameters[name].grad is not None}
     masking.apply({name: masks[name] for name in gradients}, gradients)
@@ -234,51 +232,31 @@ def track(model: nn.Module, coordinates: Sequence[Sequence[int]], masks: Masks |
         BadInput: an architecture that is not known; a coordinate that the model does not have.
     """
     from swlottery.models.architectures import Roles
-    from swlottery.models.coordinates import rank_of
+    from swlottery.models.coordinates import Coordinate, check_place, rank_of
     from swlottery.watch.rows import percentiles
 
     downs = Roles(model).downs
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = []
     for coordinate in coordinates:
-        if len(coordinate) not in (3, 4):
-            raise BadInput(
-                f"{tuple(coordinate)} is no coordinate: give (layer, out, in), and the expert where there are some"
-            )
-        layer, out, in_, *rest = coordinate
-        expert = rest[0] if rest else None
-        try:
-            if min(coordinate) < 0:
-                raise IndexError
-            part, matrix = downs[layer].part(expert), downs[layer].matrix(expert)
-            value = matrix[out, in_]
-        except IndexError:
-            raise BadInput(f"the model has no weight {(layer, out, in_, *rest)}") from None
-        mask = (masks or {}).get(names[id(part.weight)])
-        if mask is not None:
-            mask = part.view(mask, expert)
-        sizes = matrix.abs()
+        if len(coordinate) not in (3, 4) or min(coordinate) < 0:
+            given = f"{tuple(coordinate)} is no coordinate"
+            raise BadInput(f"{given}: give (layer, out, in), 0-based, and the expert where there are some")
+        place = Coordinate(*coordinate)
+        check_place(downs, place, "the model")
+        layer, out, in_, expert = place
+        part, matrix = downs[layer].part(expert), downs[layer].matrix(expert)
+        sizes, mask = matrix.abs(), (masks or {}).get(names[id(part.weight)])
         rows.append(
             {
                 "layer": layer,
                 "out": out,
                 "in": in_,
                 "expert": expert,
-                "value": float(value),
+                "value": float(matrix[out, in_]),
                 "rank": rank_of(sizes, out, in_),
-                "percentile_matrix": percentiles(value.abs().view(1), [(sizes, None)])[0],
-                "alive": mask is None or bool(mask[out, in_]),
+                "percentile_matrix": percentiles(sizes[out, in_].view(1), [(sizes, None)])[0],
+                "alive": mask is None or bool(part.view(mask, expert)[out, in_]),
             }
         )
     return rows
-
-
-def _fitting(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Masks:
-    """The masks on the devices of the parameters. `BadInput` for masks that are not of these parameters."""
-    for name, mask in masks.items():
-        if name not in parameters:
-            raise BadInput(f"the masks are not this model's: there is no parameter {name}, or it is not in scope")
-        if mask.shape != parameters[name].shape:
-            shapes = f"{tuple(mask.shape)}, and the parameter {tuple(parameters[name].shape)}"
-            raise BadInput(f"the masks are not this model's: that of {name} is {shapes}")
-    return {name: mask.to(parameters[name].device) for name, mask in masks.items()}

@@ -57,6 +57,12 @@ def assert_same(got, expected):
         assert torch.equal(got[name], expected[name]), name
 
 
+def largest_gone(weights, masks, new):
+    """The largest |w| that a selection took; None where it took none."""
+    gone = [weights[name].abs()[mask & ~new[name]].double() for name, mask in masks.items()]
+    return max((float(sizes.max()) for sizes in gone if len(sizes)), default=None)
+
+
 def network(seed, tensors, dtype=torch.float32, largest=40, remaining=0.8, levels=None):
     """Random tensors of one to three dimensions, some transposed or strided, and masks; ``levels``: so many distinct
     magnitudes, zero among them."""
@@ -110,11 +116,8 @@ def test_it_equals_a_full_sort(seed, tensors, share, levels, dtype, chunk, sigma
         patch.setattr(keying, "CHUNK", chunk)
         patch.setattr(selecting, "SIGMAS", sigmas)
         got = select(weights, masks, count, seed, criterion)
-    assert_same(got.masks, without(masks, keys[:count]))
+    assert_same(got, without(masks, keys[:count]))
     assert_same(masks, before)
-    assert got.pruned == count
-    assert got.threshold == keys[count - 1][0] if count else math.isnan(got.threshold)
-    assert set(got.thresholds) == set(masks)
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -127,7 +130,7 @@ def test_larger_tensors_are_sampled_and_equal_a_full_sort(dtype, levels, sigmas,
     keys = sorted_keys(weights, masks, 3)
     assert len(keys) > 2 * 10**4
     for count in (1, len(keys) // 5, len(keys) - 1):
-        assert_same(select(weights, masks, count, 3).masks, without(masks, keys[:count]))
+        assert_same(select(weights, masks, count, 3), without(masks, keys[:count]))
 
 
 def test_a_bracket_that_misses_is_widened_until_it_holds_the_rank(pieces, monkeypatch):
@@ -138,15 +141,14 @@ def test_a_bracket_that_misses_is_widened_until_it_holds_the_rank(pieces, monkey
 
     def missing(ranked, share, keys, sigmas):
         widths.append(sigmas)
-        low, high, between = real(ranked, share, keys, sigmas)
+        low, high = real(ranked, share, keys, sigmas)
         wrong = Key(high.score * 2, 0)
-        return (low, high, between) if len(widths) > 2 else ((low, low, 0.0), (wrong, wrong, 0.0))[len(widths) - 1]
+        return (low, high) if len(widths) > 2 else ((low, low), (wrong, wrong))[len(widths) - 1]
 
     monkeypatch.setattr(selecting, "_bracket", missing)
     got = select(weights, masks, 1000, 0)
     assert widths == [4.0, 16.0, 64.0]
-    assert_same(got.masks, expected.masks)
-    assert got.threshold == expected.threshold
+    assert_same(got, expected)
 
 
 def test_an_ordinary_selection_looks_at_few_keys_in_one_pass(monkeypatch):
@@ -175,8 +177,7 @@ def test_the_chunk_size_changes_nothing(chunk, pieces):
         expected = select(weights, masks, 150, 5)
         pieces(chunk=chunk)
         got = select(weights, masks, 150, 5)
-        assert_same(got.masks, expected.masks)
-        assert got.threshold == expected.threshold
+        assert_same(got, expected)
         pieces(chunk=1 << 18)
 
 
@@ -212,7 +213,7 @@ def test_ties_fall_evenly_and_by_the_seed():
     """All tied: a tenth goes, of the early places as of the late, of one tensor as of the other."""
     weights = {name: torch.full((100, 100), 0.5) for name in "ab"}
     masks = {name: torch.ones(100, 100, dtype=torch.bool) for name in "ab"}
-    got, again, other = (select(weights, masks, 2000, seed).masks for seed in (1, 1, 2))
+    got, again, other = (select(weights, masks, 2000, seed) for seed in (1, 1, 2))
     assert_same(got, again)
     assert not torch.equal(got["a"], other["a"])
     for part in (got["a"][:50], got["a"][50:], got["b"][:50], got["b"][50:]):
@@ -225,15 +226,10 @@ def test_none_and_all(criterion):
     weights, masks = network(2, 5)
     total = sum(int(mask.sum()) for mask in masks.values())
     none = select(weights, masks, 0, 0, CRITERIA[criterion])
-    assert_same(none.masks, masks)
-    assert math.isnan(none.threshold) and all(math.isnan(one) for one in none.thresholds.values())
-    assert all(none.masks[name].data_ptr() != masks[name].data_ptr() for name in masks), "new masks, not the old ones"
+    assert_same(none, masks)
+    assert all(none[name].data_ptr() != masks[name].data_ptr() for name in masks), "new masks, not the old ones"
     everything = select(weights, masks, total, 0, CRITERIA[criterion])
-    assert not any(mask.any() for mask in everything.masks.values())
-    largest = max(
-        float(CRITERIA[criterion].scores(weights[name][masks[name]]).max()) for name in masks if masks[name].any()
-    )
-    assert everything.threshold == largest
+    assert not any(mask.any() for mask in everything.values())
     for count in (-1, total + 1):
         with pytest.raises(ValueError, match=str(total)):
             select(weights, masks, count, 0, CRITERIA[criterion])
@@ -244,13 +240,13 @@ def test_prunes_one_after_another_equal_one():
     weights, masks = network(5, 6, levels=6, remaining=1.0)
     for name in masks:
         weights[name] = weights[name].float() * 2
-    first = select(weights, masks, 20, 9).masks
+    first = select(weights, masks, 20, 9)
     for name in masks:  # as the loop has it: a masked weight is zero
         weights[name] = weights[name] * first[name]
     assert sum(int((weights[name] == 0).sum()) for name in masks) > 20, "some zeros are not masked"
-    second = select(weights, first, 137, 9).masks
+    second = select(weights, first, 137, 9)
     original, _ = network(5, 6, levels=6, remaining=1.0)
-    assert_same(second, select(original, masks, 157, 9).masks)
+    assert_same(second, select(original, masks, 157, 9))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -266,14 +262,14 @@ def test_scores_that_are_not_finite_are_refused_where_they_remain(bad, dtype, cr
         select(weights, masks, 500, 0, CRITERIA[criterion])
     assert "\n" not in str(error.value)
     masks["broken"][17] = False
-    assert_same(select(weights, masks, 500, 0).masks, expected.masks)
+    assert_same(select(weights, masks, 500, 0), expected)
 
 
 def test_large_finite_scores_whose_sum_overflows_are_fine():
     weights = {"a": torch.full((100,), 3e38), "b": torch.full((100,), 6e4, dtype=torch.float16)}
     masks = {name: torch.ones(100, dtype=torch.bool) for name in weights}
     got = select(weights, masks, 100, 0)
-    assert got.masks["a"].all() and not got.masks["b"].any()
+    assert got["a"].all() and not got["b"].any()
 
 
 def test_types_are_compared_without_rounding():
@@ -286,7 +282,7 @@ def test_types_are_compared_without_rounding():
     masks = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
     order = []
     for count in range(1, 6):
-        order.append(select(weights, masks, count, 0).threshold)
+        order.append(largest_gone(weights, masks, select(weights, masks, count, 0)))
     assert order == [1 - 2**-10, 1.0, 1 + 2**-10, 1 + 2**-9, 70144.0]
 
 
@@ -302,7 +298,7 @@ def test_protected_places_stay_and_the_count_still_goes(seed, tensors, share, ch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keying, "CHUNK", chunk)
         got = select(weights, masks, count, seed, protected={name: torch.tensor(p) for name, p in protected.items()})
-    assert_same(got.masks, without(masks, keys[:count]))
+    assert_same(got, without(masks, keys[:count]))
     with pytest.raises(ValueError):
         select(weights, masks, len(keys) + 1, seed, protected=protected)
 
@@ -311,7 +307,7 @@ def test_the_smallest_weight_protected_stays_through_a_widened_bracket(pieces):
     weights = {"a": torch.arange(1.0, 10_001)}
     masks = {"a": torch.ones(10_000, dtype=torch.bool)}
     pieces(sigmas=1e-6)
-    got = select(weights, masks, 4000, 0, protected={"a": torch.tensor([0, 5000])}).masks["a"]
+    got = select(weights, masks, 4000, 0, protected={"a": torch.tensor([0, 5000])})["a"]
     assert got.nonzero().flatten().tolist() == [0, *range(4001, 10_000)]
 
 
@@ -327,11 +323,9 @@ def test_by_tensor_each_gives_its_share(seed, tensors, share):
     for name, part in zip(masks, shares(list(free.values()), count), strict=True):
         own = [key for key in keys if key[2] == name]
         assert abs(part - share * free[name]) < 1.5 + share
-        assert got.thresholds[name] == own[part - 1][0] if part else math.isnan(got.thresholds[name])
         gone += own[:part]
-    assert len(gone) == count == got.pruned
-    assert_same(got.masks, without(masks, gone))
-    assert got.threshold == max(gone)[0] if gone else math.isnan(got.threshold)
+    assert len(gone) == count
+    assert_same(got, without(masks, gone))
 
 
 def test_shares_by_hand():
@@ -390,7 +384,7 @@ def test_a_mask_of_another_shape_is_refused():
 def test_parameters_are_taken_as_they_are_and_left_alone():
     weight = torch.nn.Parameter(torch.randn(30, 20, generator=torch.Generator().manual_seed(0)))
     before = weight.detach().clone()
-    got = select({"w": weight}, {"w": torch.ones(30, 20, dtype=torch.bool)}, 120, 0).masks["w"]
+    got = select({"w": weight}, {"w": torch.ones(30, 20, dtype=torch.bool)}, 120, 0)["w"]
     assert torch.equal(weight, before) and weight.requires_grad and not got.requires_grad
     assert float(before.abs()[~got].max()) < float(before.abs()[got].min()) and int((~got).sum()) == 120
 
@@ -400,7 +394,7 @@ def test_a_new_criterion_is_one_function():
     weights, masks = network(3, 4)
     largest = Criterion(lambda weights: -weights.abs())
     keys = sorted_keys(weights, masks, 0, largest)
-    assert_same(select(weights, masks, 30, 0, largest).masks, without(masks, keys[:30]))
+    assert_same(select(weights, masks, 30, 0, largest), without(masks, keys[:30]))
     assert keys[0][0] < keys[-1][0] < 0
 
 
@@ -408,7 +402,7 @@ def digest_of_masks():
     digest = hashlib.sha256()
     for levels in (None, 2):
         weights, masks = network(21, 5, largest=3000, levels=levels)
-        for mask in select(weights, masks, 2000, 4).masks.values():
+        for mask in select(weights, masks, 2000, 4).values():
             digest.update(mask.numpy().tobytes())
     return digest.hexdigest()
 
@@ -457,5 +451,4 @@ def test_a_gpu_removes_the_same(levels):
         got = select(*on_gpu, 10_000, 0)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert_same({name: mask.cpu() for name, mask in got.masks.items()}, expected.masks)
-    assert got.threshold == expected.threshold
+    assert_same({name: mask.cpu() for name, mask in got.items()}, expected)

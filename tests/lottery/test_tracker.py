@@ -23,7 +23,7 @@ from lottery.runs import events, flags, forked, only_run, table, traces
 from swlottery.commands import tracker
 from swlottery.config import TrainSettings
 from swlottery.report.global_steps import GlobalSteps
-from swlottery.runtime import checkpoint
+from swlottery.runtime import checkpoint, sums
 from swlottery.runtime.folder import held
 
 Numbers = list[tuple[str, int, float]]
@@ -119,7 +119,7 @@ def test_a_run_that_is_requeued_and_killed_is_one_run(
         with held(run / "tracker", patience=60):  # what followed the run has ended
             latest = max(step for _, step, _ in READ[name](tmp_path))
         if code:
-            saved = checkpoint.read_state(checkpoint.manifests(run / "checkpoints")[0])
+            saved = sums.read_sealed(checkpoint.manifests(run / "checkpoints")[0])
             assert latest <= 6 * (saved["round"] - 1) + saved["step"]
     # On a busy machine a start that is stopped may leave rows to the next one, and says so.
     notes = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("note: the tracker")]

@@ -131,7 +131,6 @@ def warm() -> None:
     import swlottery.commands.train
     import swlottery.find.run
     import swlottery.lottery.loop
-    import swlottery.lottery.rewind
     import swlottery.report.figures.find
     import swlottery.report.figures.train
     import swlottery.report.logs.find

@@ -17,7 +17,7 @@ from swlottery.lottery import branch
 from swlottery.lottery import masks as masking
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import tensors_sha256
 from swlottery.report.logs.card import card
@@ -63,7 +63,7 @@ class FolderKeeper(TraceKeeper):
         self._writer = checkpoint.Writer(folder / "checkpoints")
         self._saved_at = time.monotonic()
         self._newest = self.ranks.decide(lambda: checkpoint.newest(folder / "checkpoints", complain, self._damaged))
-        state: dict[str, Any] = {"tables": {}} if self._newest is None else checkpoint.read_state(self._newest)
+        state: dict[str, Any] = {"tables": {}} if self._newest is None else sums.read_sealed(self._newest)
         if self._newest is not None:
             if state.get("schema") not in (1, SCHEMA):
                 raise BadInput(
@@ -182,7 +182,7 @@ class FolderKeeper(TraceKeeper):
             return {name: file.get_tensor(name) for name in names}
 
     def write_round_1(
-        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None = None
+        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None
     ) -> None:
         """Store the trained network of round 1; a branch has its own copy."""
 

@@ -74,9 +74,8 @@ class TraceKeeper:
                 except (FileNotFoundError, ValueError):
                     missing.append(step)
                     continue
-                file = stack.enter_context(safe_open(path, framework="pt"))
-                stored.append((step, content, list(file.keys()), file.get_tensor))
-            totals = {name: sum(content[name] for _, content, _, _ in stored) for name in ("forward_tokens", "bytes")}
+                stored.append((step, content, stack.enter_context(safe_open(path, framework="pt"))))
+            totals = {name: sum(content[name] for _, content, _ in stored) for name in ("forward_tokens", "bytes")}
             rows = looked_up(stored, tokens_per_step(self.settings, self.network)) if stored else []
             return {"rows": rows, **totals, "missing": missing}
 

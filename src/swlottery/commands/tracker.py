@@ -20,7 +20,7 @@ from swlottery.config import OPERATIONAL
 from swlottery.report.global_steps import GlobalSteps
 from swlottery.report.run_files import read_settings
 from swlottery.report.words import one_line
-from swlottery.runtime import checkpoint, child, folder, stop, tracker
+from swlottery.runtime import checkpoint, child, folder, stop, sums, tracker
 
 PATIENCE = 60
 """How many seconds it has to send the rest when the run has ended."""
@@ -83,7 +83,7 @@ def covered(run: Path) -> tuple[dict[str, int], dict[str, str]]:
     if folder.is_finished(run):
         return {name: (run / name).stat().st_size for name in ("metrics.jsonl", "watch.csv")}, {}
     try:
-        state = checkpoint.read_state(checkpoint.manifests(run / "checkpoints")[0])
+        state = sums.read_sealed(checkpoint.manifests(run / "checkpoints")[0])
         return state["tables"], state.get("hashes", {})
     except (FileNotFoundError, IndexError, ValueError):  # there is none yet, or the run has just removed it
         return {}, {}

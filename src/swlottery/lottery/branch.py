@@ -16,15 +16,15 @@ from swlottery.errors import BadInput
 from swlottery.find import trace as tracing
 from swlottery.lottery import masks as masking
 from swlottery.lottery import resolved
-from swlottery.lottery.position import Interval, Position
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.progress import Interval, Position
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.start import Network
 from swlottery.models.lineage import weights_sha256
 from swlottery.runtime import files, sums
 
 
 def write(
-    target: Path, network: Network, now: Snapshot, losses: list[float], trace: list[dict[str, Any]] | None = None
+    target: Path, network: Network, now: Snapshot, losses: list[float], trace: list[dict[str, Any]] | None
 ) -> None:
     """Store the trained network of round 1 in the folder ``target``. round.json comes last: with it all is there.
 
@@ -50,10 +50,7 @@ def read(source: Path, network: Network, position: Position, interval: Interval)
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    stored = dict(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).named_parameters())
-    with torch.no_grad():
-        for name, parameter in network.parameters.items():
-            parameter.copy_(stored[name])
+    network.set_weights(dict(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).named_parameters()))
     content = files.read_json(source / "round.json")
     if weights_sha256(network.model) != content["weights_sha256"]:
         raise BadInput(f"--from-round-1: the network in {source} is not the one that its round.json names")

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swlottery.config import TrainSettings
-from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.training import NotFinite
 from swlottery.runtime.stop import Asked
 
@@ -42,9 +41,8 @@ class Judge:
                 f"the held-out loss is not finite after step {step} of round {round}: lower --lr, or clip harder; "
                 "the last good checkpoint is kept"
             )
-        threshold, thresholds = self._thresholds(masks, proposed)
+        threshold, thresholds = pruner.thresholds(masks, proposed)
         stepped = bool(interval.gradients)
-        moments = interval.moments or (training.second_moments(interval.gradients) if stepped else None)
         return Snapshot(
             round=round,
             step=step,
@@ -56,7 +54,7 @@ class Judge:
             threshold=threshold,
             thresholds=thresholds,
             gradients=interval.gradients if stepped else None,
-            moments=moments if stepped else None,
+            moments=(interval.moments or training.second_moments(interval.gradients)) if stepped else None,
             since=interval.since if stepped else None,
             train_loss=math.fsum(losses) / len(losses) if losses else None,
             val_loss=val_loss,
@@ -67,11 +65,7 @@ class Judge:
 
     def proposed_anew(self, now: Snapshot, count: int) -> Snapshot:
         """The same snapshot, with what a prune leaves under the present arms."""
-        masks = self.progress.training.masks
-        proposed = self.progress.pruner.prune(masks, count)
-        threshold, thresholds = self._thresholds(masks, proposed)
+        masks, pruner = self.progress.training.masks, self.progress.pruner
+        proposed = pruner.prune(masks, count)
+        threshold, thresholds = pruner.thresholds(masks, proposed)
         return replace(now, proposed=proposed, threshold=threshold, thresholds=thresholds)
-
-    def _thresholds(self, masks: Masks, proposed: Masks) -> tuple[float, dict[str, float] | None]:
-        threshold, each = self.progress.pruner.thresholds(masks, proposed)
-        return threshold, each if self.progress.pruner.criterion.by_magnitude else None

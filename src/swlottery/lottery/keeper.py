@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.progress import Progress
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.lottery.start import Network
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Keeper(Protocol):
         """Remove what `write_trace` has kept."""
 
     def write_round_1(
-        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None = None
+        self, network: Network, now: Snapshot, losses: list[float], traced: Mapping[str, Any] | None
     ) -> None:
         """Store the trained network of round 1 and its trace, for other runs to branch from."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +11,6 @@ from swlottery.errors import BadInput
 from swlottery.lottery.criteria import Criterion
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 CHUNK = 1 << 18
@@ -40,21 +39,20 @@ def _shifted(numbers: Tensor, shift: int) -> Tensor:
 
 def chunks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield (first flat position, at most ``CHUNK`` entries) in row-major order, with never a copy of the whole."""
-    size = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK
+    import torch
+
+    size, start = CHUNK if tensor.device.type == "cpu" else LARGE_CHUNK, 0
+    parts: Iterable[Tensor]
     if tensor.is_contiguous() or tensor.dim() == 1:
-        flat = tensor.view(-1) if tensor.is_contiguous() else tensor
-        for start in range(0, len(flat), size):
-            yield start, flat[start : start + size]
-        return
-    row = tensor[0].numel()
-    rows = size // row
-    if rows:
-        for first in range(0, len(tensor), rows):
-            yield first * row, tensor[first : first + rows].reshape(-1)
-        return
-    for first, part in enumerate(tensor):
-        for start, chunk in chunks(part):
-            yield first * row + start, chunk
+        parts = torch.split(tensor.reshape(-1), size)
+    elif rows := size // tensor[0].numel():
+        parts = (part.reshape(-1) for part in torch.split(tensor, rows))
+    else:
+        parts = (chunk for row in tensor for _, chunk in chunks(row))
+    for part in parts:
+        if len(part):
+            yield start, part
+        start += len(part)
 
 
 class Key(NamedTuple):
@@ -108,31 +106,6 @@ class Keys:
         return BadInput(f"{name} has scores that are NaN or infinite: nothing can be pruned by them")
 
 
-class Columns:
-    """Tensors filled side by side, made for as many entries as are expected: joining many small ones would need their
-    memory twice, and riddle the heap."""
-
-    def __init__(self, expected: int, types: Sequence[torch.dtype], device: torch.device) -> None:
-        import torch
-
-        self.size = 0
-        self.whole = [torch.empty(expected, dtype=type, device=device) for type in types]
-
-    def add(self, *parts: Tensor) -> None:
-        import torch
-
-        end = self.size + len(parts[0])
-        if end > len(self.whole[0]):
-            self.whole = [torch.cat([column, column.new_empty(end)]) for column in self.whole]
-        for column, part in zip(self.whole, parts, strict=True):
-            column[self.size : end] = part
-        self.size = end
-
-    @property
-    def filled(self) -> list[Tensor]:
-        return [column[: self.size] for column in self.whole]
-
-
 def key_of_rank(scores: Tensor, hashes: Tensor, rank: int) -> Key:
     """The key of this rank (1 = lowest) among those given."""
     score = nth_lowest(scores, rank)
@@ -143,24 +116,3 @@ def key_of_rank(scores: Tensor, hashes: Tensor, rank: int) -> Key:
 def nth_lowest(numbers: Tensor, n: int) -> Tensor:
     """The n-th lowest. On a GPU `kthvalue` is refused where determinism is asked for, and a sort is fast there."""
     return numbers.kthvalue(n).values if numbers.device.type == "cpu" else numbers.sort().values[n - 1]
-
-
-def flags_of(compare: Callable[..., Tensor], scores: Tensor, bound: float) -> Tensor:
-    """What ``compare`` says, by way of ones and zeros in the scores' type: on a CPU four times as fast as straight."""
-    import torch
-
-    if scores.device.type != "cpu":
-        return compare(scores, bound)
-    return compare(scores, bound, out=torch.empty_like(scores)).bool()
-
-
-def places_of(flags: Tensor) -> Tensor:
-    """Where ``flags[n]`` are True: on a CPU, where few are, by eights looked at as one number, three times as fast."""
-    import torch
-
-    if len(flags) % 8 == 0 and flags.device.type == "cpu":
-        eights = flags.view(torch.int64).nonzero().flatten()
-        if len(eights) < len(flags) // 32:
-            nth, within = flags.view(-1, 8)[eights].nonzero().unbind(1)
-            return eights[nth] * 8 + within
-    return flags.nonzero().flatten()

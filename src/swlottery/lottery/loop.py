@@ -23,13 +23,10 @@ from swlottery.lottery.judge import Judge
 from swlottery.lottery.keeper import Keeper
 from swlottery.lottery.look import look
 from swlottery.lottery.masks import Masks
-from swlottery.lottery.position import Interval, Position
-from swlottery.lottery.progress import Progress
+from swlottery.lottery.progress import Interval, Position, Progress
 from swlottery.lottery.prune import Pruner, planned
-from swlottery.lottery.recorder import Recorder
-from swlottery.lottery.rewind import rewind
+from swlottery.lottery.recorder import Recorder, Snapshot, Start
 from swlottery.lottery.scope import in_scope
-from swlottery.lottery.snapshot import Snapshot, Start
 from swlottery.lottery.start import Network
 from swlottery.lottery.training import Training
 from swlottery.models.coordinates import Coordinate
@@ -203,10 +200,14 @@ class Lottery:
         self.training.set_masks(masks)
 
     def rewind(self) -> None:
-        """Go back to θ_k under m_r; or only mask, where the weights are to stay."""
-        kind = self.settings.rewind
-        theta_k = self.keeper.theta(self.settings.rewind_step, self.parameters) if kind == "weights" else {}
-        rewind(self.parameters, theta_k, self.training.masks, kind)
+        """The weights that a round starts with: θ_k·m_r (Frankle & Carbin 2019; k > 0: Frankle et al. 2020).
+
+        ``lr`` and ``none`` keep the weights, times m_r. The first replays the learning rate's schedule from step k
+        (Renda et al. 2020), the second stays at its final rate: see `training.learning_rate`.
+        """
+        if self.settings.rewind == "weights":
+            self.network.set_weights(self.keeper.theta(self.settings.rewind_step, self.parameters))
+        masking.apply(self.training.masks, self.parameters)
 
     def next_round(self, round: int) -> None:
         """A round starts where the rewind point is, with fresh moments, and with a checkpoint."""
@@ -215,7 +216,9 @@ class Lottery:
         self.position.round, self.position.step, self.position.evaluation_due = round, self.first_step(round), False
         self.clock.start_round()
         self.keeper.save(self.progress)
-        self.drop_traces()
+        if self.traced_steps:  # what was kept of round 1 is needed until this checkpoint is on disk
+            self.keeper.settle()
+            self.keeper.drop_traces()
 
     def finish(self, round: int) -> None:
         """The final ticket: its losses, the network itself, and what became of every tracked weight."""
@@ -224,12 +227,6 @@ class Lottery:
         self.keeper.write_final(self.network)
         self.keeper.settle()
         self.recorder.finished(now, self.clock.tick(), self.clock.busy)
-
-    def drop_traces(self) -> None:
-        """What was kept of round 1 is no longer needed: the checkpoint of a later step is on disk."""
-        if self.traced_steps:
-            self.keeper.settle()
-            self.keeper.drop_traces()
 
     @cached_property
     def traced_steps(self) -> list[int]:

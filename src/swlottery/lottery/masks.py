@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from swlottery.errors import BadInput
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -58,6 +60,17 @@ def _read(numbers: list[Tensor]) -> list[int]:
     import torch
 
     return torch.stack(numbers).tolist() if numbers else []
+
+
+def fitting(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Masks:
+    """The masks on the devices of the parameters. `BadInput` for masks that are not of these parameters."""
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise BadInput(f"the masks are not this model's: there is no parameter {name}, or it is not in scope")
+        if mask.shape != parameters[name].shape:
+            shapes = f"{tuple(mask.shape)}, and the parameter {tuple(parameters[name].shape)}"
+            raise BadInput(f"the masks are not this model's: that of {name} is {shapes}")
+    return {name: mask.to(parameters[name].device) for name, mask in masks.items()}
 
 
 def pack(masks: Masks) -> tuple[dict[str, Tensor], dict[str, str]]:

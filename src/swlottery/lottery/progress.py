@@ -1,20 +1,64 @@
-"""How far a run is: what of the method a checkpoint holds, beside the masks, which have files of their own."""
+"""How far a run is: where it stands, what it has gathered since the last evaluation, and what a checkpoint holds of it.
+
+The masks are in no checkpoint: they have files of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swlottery.lottery.arms import Arms
-from swlottery.lottery.position import Interval, Position
 from swlottery.lottery.prune import Pruner
-from swlottery.lottery.recorder import Recorder
 from swlottery.lottery.training import Training
 from swlottery.runtime.clock import Clock
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from swlottery.lottery.recorder import Recorder
+
+
+@dataclass
+class Position:
+    """Where the run is.
+
+    evaluation_due: the evaluation of this step is still to come.
+    pruned, threshold: of the prune that made the present masks; None before the first.
+    norm: the gradient's at the last step.
+    """
+
+    round: int = 1
+    step: int = 0
+    evaluation_due: bool = False
+    pruned: int | None = None
+    threshold: float | None = None
+    norm: float | None = None
+
+
+@dataclass
+class Interval:
+    """What has been gathered since the last evaluation, or since the round's start.
+
+    losses: one a step. Of the down-projections, by parameter name: since, the weights as they were then; gradients,
+    those of the last step if an evaluation follows it; moments, only in a run that branches: otherwise the optimizer
+    has them.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    since: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+
+    def restart(self, downs: Mapping[str, Tensor]) -> None:
+        """An evaluation is done. What is no longer needed goes before anything is copied, to save memory."""
+        self.losses, self.gradients, self.moments, self.since = [], {}, {}, {}
+        self.since = {name: parameter.detach().clone() for name, parameter in downs.items()}
+
+    def see_gradients(self, downs: Mapping[str, Tensor]) -> None:
+        """Keep the gradients as they are now."""
+        self.gradients = {name: p.grad.detach().clone() for name, p in downs.items() if p.grad is not None}
 
 
 @dataclass
@@ -50,16 +94,13 @@ class Progress:
 
     def take_up(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state` and `tensors`."""
-        import torch
-
         vars(self.position).update(state["position"])
         self.pruner.arms = Arms.read(state["arms"])
         self.clock.take_up(state["clock"])
         self.recorder.take_up(state["recorder"])
         device = self.training.device
-        with torch.no_grad():
-            for name, parameter in self.training.network.parameters.items():
-                parameter.copy_(tensors[f"w/{name}"])
+        network = self.training.network
+        network.set_weights({name: tensors[f"w/{name}"] for name in network.parameters})
         self.training.set_moments(tensors)
         self.interval.losses = list(state["losses"])
         self.interval.since, self.interval.gradients = (

@@ -71,7 +71,7 @@ class Pruner:
         if count < gone:
             raise BadInput(f"a prune of {count} weights cannot force-prune {gone}: raise --prune-rate")
         protected = self._positions(self.arms.protected)
-        return select(self.scope, forced, count - gone, self.settings.seed, self.criterion, protected).masks
+        return select(self.scope, forced, count - gone, self.settings.seed, self.criterion, protected)
 
     def without(self, masks: Masks, coordinates: Iterable[Coordinate]) -> Masks:
         """Masks with these weights masked too."""
@@ -81,15 +81,17 @@ class Pruner:
             new[name].view(-1)[positions] = False
         return new
 
-    def thresholds(self, before: Masks, after: Masks) -> tuple[float, dict[str, float]]:
-        """The largest |w| that goes by its rank, in all and by tensor; the latter is the former under a global
-        criterion. What is force-pruned goes whatever its size, and says nothing about it."""
+    def thresholds(self, before: Masks, after: Masks) -> tuple[float, dict[str, float] | None]:
+        """The largest |w| that goes by its rank: in all; and by tensor, all the same under a global criterion, None
+        under one that does not look at |w|. What is force-pruned goes whatever its size, and says nothing about it."""
         import torch
 
         before = self.without(before, self.arms.forced)
         sizes = [_largest(self.scope[name], before[name] & ~after[name]) for name in before]
         each = dict(zip(before, torch.stack(sizes).tolist(), strict=True))
         largest = max(each.values())
+        if not self.criterion.by_magnitude:
+            return largest, None
         return largest, each if self.criterion.per_tensor else dict.fromkeys(each, largest)
 
     def _positions(self, coordinates: Iterable[Coordinate]) -> dict[str, Tensor]:

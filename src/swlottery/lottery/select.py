@@ -16,41 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from swlottery.lottery.criteria import CRITERIA, Criterion
-from swlottery.lottery.keys import (
-    HIGHEST,
-    LOWEST,
-    Columns,
-    Key,
-    Keys,
-    chunks,
-    flags_of,
-    key_of_rank,
-    nth_lowest,
-    places_of,
-    position_hash,
-)
+from swlottery.lottery.keys import HIGHEST, LOWEST, Key, Keys, chunks, key_of_rank, nth_lowest, position_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SIGMAS = 4.0
 """Half the bracket's width in standard deviations of a sampled rank: it misses once in 16,000 times."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """``masks``: new ones, True = remains. ``threshold``: the largest score removed; ``thresholds``: that by tensor,
-    where each is ranked alone, else the one of all. NaN where nothing was removed."""
-
-    masks: dict[str, Tensor]
-    pruned: int
-    threshold: float
-    thresholds: dict[str, float]
 
 
 def select(
@@ -60,8 +35,8 @@ def select(
     seed: int,
     criterion: Criterion = CRITERIA["global-magnitude"],
     protected: Mapping[str, Tensor | Sequence[int]] | None = None,
-) -> Selection:
-    """Remove ``count`` of the weights that remain: those with the lowest scores, equal ones by a seeded hash.
+) -> dict[str, Tensor]:
+    """New masks, with ``count`` weights less: those with the lowest scores are gone, equal ones by a seeded hash.
 
     Args:
         weights: tensors of any shape and strides.
@@ -83,14 +58,11 @@ def select(
             raise ValueError(f"{count} weights are to go, and {sum(free)} may")
         keys = Keys(criterion, seed, {one.name: one.weights for one in ranked})
         if criterion.per_tensor:
-            parts = zip(ranked, free, shares(free, count), strict=True)
-            each = [_remove_lowest([one], size, part, keys) for one, size, part in parts]
+            for one, size, part in zip(ranked, free, shares(free, count), strict=True):
+                _remove_lowest([one], size, part, keys)
         else:
-            each = [_remove_lowest(ranked, sum(free), count, keys)] * len(ranked)
-        largest = max((threshold for threshold in each if not math.isnan(threshold)), default=math.nan)
-        return Selection(
-            {one.name: one.finished() for one in ranked}, count, largest, dict(zip(masks, each, strict=True))
-        )
+            _remove_lowest(ranked, sum(free), count, keys)
+        return {one.name: one.finished() for one in ranked}
 
 
 def shares(free: Sequence[int], count: int) -> list[int]:
@@ -142,75 +114,66 @@ def _left(ranked: Sequence[_Ranked]) -> list[int]:
 
 
 class _Inside:
-    """The scores inside the bracket, and their places (int32) in their chunks. The hashes of those that decide are
-    computed again: kept for all, they would be half of the memory."""
+    """The scores inside the bracket, and their places (int32), by chunk."""
 
-    def __init__(self, expected: int, keys: Keys) -> None:
-        import torch
-
-        self.seed = keys.seed
-        self.chunks: list[tuple[int, Tensor, int]] = []
-        self.columns = Columns(expected, (keys.type, torch.int32), keys.device)
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.chunks: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def add(self, address: int, left: Tensor, scores: Tensor, places: Tensor) -> None:
         """Add those of a chunk: its first ``address``, and ``left``, its part of a mask."""
-        self.chunks.append((address, left, len(places)))
-        self.columns.add(scores, places)
+        self.chunks.append((address, left, scores, places.int()))
 
     def __len__(self) -> int:
-        return self.columns.size
+        return sum(len(places) for _, _, _, places in self.chunks)
 
-    def remove_lowest(self, count: int) -> float:
-        """Remove the ``count`` lowest of these keys; return the largest score among them."""
+    def remove_lowest(self, count: int) -> None:
+        """Remove the ``count`` lowest of these keys."""
         import torch
 
-        scores, places = self.columns.filled
+        scores = torch.cat([scores for _, _, scores, _ in self.chunks])
         score = nth_lowest(scores, count)
-        gone = scores < score
-        tied = places_of(scores == score)
-        ends = list(accumulate(size for _, _, size in self.chunks))
-        chunk = torch.bucketize(tied, torch.tensor(ends, device=tied.device), right=True)
-        first = torch.tensor([address for address, _, _ in self.chunks], device=tied.device)
-        hashes = position_hash(first[chunk] + places[tied], self.seed)
-        gone.index_copy_(0, tied, hashes <= nth_lowest(hashes, count - int(gone.count_nonzero())))
-        kept = gone.logical_not_()
-        for (_, left, size), end in zip(self.chunks, ends, strict=True):
-            left.index_copy_(0, places[end - size : end].long(), kept[end - size : end])
-        return float(score)
+        hashes = torch.cat([position_hash(places.long() + at, self.seed) for at, _, _, places in self.chunks])
+        hashes.masked_fill_(scores != score, HIGHEST.hash)  # only those of equal scores decide
+        last = nth_lowest(hashes, count - int((scores < score).count_nonzero()))
+        kept = ~((scores < score) | ((scores == score) & (hashes <= last)))
+        parts = torch.split(kept, [len(places) for *_, places in self.chunks])
+        for (_, left, _, places), here in zip(self.chunks, parts, strict=True):
+            left.index_copy_(0, places.long(), here)
 
 
-def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys) -> float:
-    """Remove the ``count`` lowest keys of the ``total`` left; return the largest score among them."""
+def _remove_lowest(ranked: Sequence[_Ranked], total: int, count: int, keys: Keys) -> None:
+    """Remove the ``count`` lowest keys of the ``total`` left."""
     if count == 0:
-        return math.nan
+        return
     sigmas = SIGMAS
     while True:
-        low, high, share = _bracket(ranked, count / total, keys, sigmas)
-        inside = _Inside(math.ceil(1.05 * share * total), keys)
+        low, high = _bracket(ranked, count / total, keys, sigmas)
+        inside = _Inside(keys.seed)
         for one in ranked:
             _scan(one, low, high, keys, inside)
         keys.check()
         missing = count - (total - sum(_left(ranked)))
         if 0 < missing <= len(inside):
-            return inside.remove_lowest(missing)
+            inside.remove_lowest(missing)
+            return
         for one in ranked:
             one.reset()
         sigmas *= 4
 
 
-def _bracket(ranked: Sequence[_Ranked], share: float, keys: Keys, sigmas: float) -> tuple[Key, Key, float]:
-    """Two keys between which that one is, but for bad luck, that has this share of all below it; and what share of all
-    to expect between them."""
+def _bracket(ranked: Sequence[_Ranked], share: float, keys: Keys, sigmas: float) -> tuple[Key, Key]:
+    """Two keys between which that one is, but for bad luck, that has this share of all below it."""
     scores, hashes = _sample(ranked, keys)
     drawn = len(scores)
     margin = sigmas * (1 + math.sqrt(drawn * share * (1 - share)))
     first, last = math.floor(drawn * share - margin), math.ceil(drawn * share + margin)
     low = key_of_rank(scores, hashes, first) if first >= 1 else LOWEST
     high = key_of_rank(scores, hashes, last) if last <= drawn else HIGHEST
-    return low, high, (min(last, drawn) - max(first, 0)) / max(1, drawn)
+    return low, high
 
 
-def _sample(ranked: Sequence[_Ranked], keys: Keys) -> list[Tensor]:
+def _sample(ranked: Sequence[_Ranked], keys: Keys) -> tuple[Tensor, Tensor]:
     """Scores and hashes of one weight at random of every ∛n/2, of those that may be removed.
 
     So few that they take no more memory than what is gathered between them, and so many that this is little.
@@ -219,28 +182,27 @@ def _sample(ranked: Sequence[_Ranked], keys: Keys) -> list[Tensor]:
 
     sizes = [one.left.numel() for one in ranked]
     step = max(1, round(sum(sizes) ** (1 / 3) / 2))
-    sample = Columns(sum(sizes) // step + len(sizes), (keys.type, torch.int64), keys.device)
+    scores, hashes = [], []
     for one, size in zip(ranked, sizes, strict=True):
         first = torch.arange(0, size, step, device=keys.device)
         places = first + position_hash(first + one.address, keys.seed) % step
         places = places[(places < size) & one.left[places.clamp_max(size - 1)]]
-        sample.add(keys.scores(one.name, one.weights.take(places)), position_hash(places + one.address, keys.seed))
+        scores.append(keys.scores(one.name, one.weights.take(places)))
+        hashes.append(position_hash(places + one.address, keys.seed))
     keys.check()
-    return sample.filled
+    return torch.cat(scores), torch.cat(hashes)
 
 
 def _scan(one: _Ranked, low: Key, high: Key, keys: Keys, inside: _Inside) -> None:
     """Remove the keys below ``low``; gather those from ``low`` to ``high``."""
-    import torch
-
     for start, weights in chunks(one.weights):
-        left = one.left[start : start + len(weights)]
+        address, left = one.address + start, one.left[start : start + len(weights)]
         scores = keys.scores(one.name, weights, left)
-        left ^= flags_of(torch.lt, scores, low.score).logical_and_(left)
-        places = places_of(flags_of(torch.le, scores, high.score).logical_and_(left))
-        scores, hashes = scores.index_select(0, places), position_hash(places + (one.address + start), keys.seed)
-        below = (scores == low.score).logical_and_(hashes < low.hash)
-        above = (scores == high.score).logical_and_(hashes > high.hash)
-        left.index_copy_(0, places, below.logical_not())
-        kept = places_of(below.logical_or_(above).logical_not_())
-        inside.add(one.address + start, left, scores.index_select(0, kept), places.index_select(0, kept))
+        left &= scores >= low.score
+        places = ((scores <= high.score) & left).nonzero().flatten()
+        scores, hashes = scores[places], position_hash(places + address, keys.seed)
+        below = (scores == low.score) & (hashes < low.hash)
+        above = (scores == high.score) & (hashes > high.hash)
+        left.index_copy_(0, places, ~below)
+        between = (~(below | above)).nonzero().flatten()
+        inside.add(address, left, scores[between], places[between])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from swlottery.runtime import files, sums
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 LONGEST = 1024
 """Tokens of a training sequence where --context does not say otherwise: GPT-2's."""
@@ -44,7 +45,7 @@ class Network:
     lineage: str
     context: int
     longest: int
-    prefix: list[int] = field(default_factory=list)
+    prefix: list[int]
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -61,6 +62,14 @@ class Network:
         """Where the model is."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    def set_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set every parameter to the tensor of its name, in place."""
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])
 
     def save(self, target: Path, card: str = "") -> None:
         """A folder that ``from_pretrained`` loads, there whole or not at all. card: its README.md, if any."""
@@ -82,34 +91,22 @@ def network(settings: TrainSettings) -> Network:
         tokenizer = scratch_tokenizer(settings)
         loaded = models.from_config(settings.model, settings.seed, "float32", settings.device, tokenizer, **changes)
         initialise(loaded.model, Roles(loaded.model), settings.init, settings.seed)
+        if settings.vocabulary and len(loaded.tokenizer) > settings.vocabulary:
+            has = f"the tokenizer has {len(loaded.tokenizer)} tokens"
+            raise BadInput(f"--vocabulary {settings.vocabulary}: {has}; give as many or more, or leave it away")
     else:
         loaded = models.load(settings.model, settings.revision, "float32", settings.device)
     fuse_activation(loaded.model)
     roles = Roles(loaded.model)
     _check_roles(loaded.model, loaded.name, roles)
-    if settings.vocabulary and settings.start == "scratch" and len(loaded.tokenizer) > settings.vocabulary:
-        has = f"the tokenizer has {len(loaded.tokenizer)} tokens"
-        raise BadInput(f"--vocabulary {settings.vocabulary}: {has}; give as many or more, or leave it away")
+    loaded.model.requires_grad_(True)
     if settings.freeze_biases:
         freeze_biases(loaded.model, roles)
     lineage = loaded.weights_sha256 if settings.start == "pretrained" else weights_sha256(loaded.model)
-    for name, parameter in loaded.model.named_parameters():
-        bias = roles.role_of(name, parameter) == "bias"
-        parameter.requires_grad_(not (bias and settings.freeze_biases))
     context = training_context(settings, loaded.context)
     prefix = first_tokens(loaded, context) if settings.first_token else []
-    return Network(
-        loaded.model,
-        loaded.tokenizer,
-        roles,
-        loaded.name,
-        loaded.slug,
-        loaded.note,
-        lineage,
-        context,
-        loaded.context,
-        prefix,
-    )
+    made_of = (loaded.model, loaded.tokenizer, roles, loaded.name, loaded.slug, loaded.note, lineage)
+    return Network(*made_of, context, loaded.context, prefix)
 
 
 def _check_scratch(settings: TrainSettings) -> None:
@@ -214,13 +211,10 @@ def fuse_activation(model: Any) -> None:
 
 
 def freeze_biases(model: nn.Module, roles: Roles) -> None:
-    """Set every bias to zero, LayerNorm's too: transformers' GPT-2 has no switch to be built without them."""
-    import torch
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if roles.role_of(name, parameter) == "bias":
-                parameter.zero_()
+    """Every bias is zero and stays so, LayerNorm's too: transformers' GPT-2 cannot be built without them."""
+    for name, parameter in model.named_parameters():
+        if roles.role_of(name, parameter) == "bias":
+            parameter.requires_grad_(False).zero_()
 
 
 def initialise(model: nn.Module, roles: Roles, init: str, seed: int) -> None:

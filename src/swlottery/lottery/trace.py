@@ -7,7 +7,7 @@ is looked up in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from swlottery.config import MAX_WEIGHTS
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 DOCUMENTS, WINDOW = 32, 128
 """The held-out text on which found weights are set to zero: the beginnings of so many windows of the evaluations."""
-
-Read = Callable[[str], "Tensor"]
-"""From the name of a kept tensor to it."""
 
 
 def steps(total: int) -> list[int]:
@@ -58,26 +55,26 @@ def kept(network: Network, windows: Tensor) -> tuple[dict[str, Tensor], dict[str
     return tensors, {"kind": kind, "weights": weights, "effects": worth, "forward_tokens": forward()}
 
 
-def looked_up(stored: Sequence[tuple[int, dict[str, Any], Sequence[str], Read]], tokens: int) -> list[dict[str, Any]]:
+def looked_up(stored: Sequence[tuple[int, dict[str, Any], Any]], tokens: int) -> list[dict[str, Any]]:
     """The rows of trace.csv: each weight found at any step, at all of them.
 
     Its effect is known where it was found only: elsewhere it is not measured.
 
     Args:
-        stored: of each step its number, the JSON of `kept`, the names of the tensors, and a function that reads them.
+        stored: of each step its number, the JSON of `kept`, and safetensors' open file with its tensors.
         tokens: of a step.
     """
-    those = followed([(content["kind"], content["weights"]) for _, content, _, _ in stored])
+    those = followed([(content["kind"], content["weights"]) for _, content, _ in stored])
     rows = []
-    for step, content, names, read in stored:
+    for step, content, file in stored:
         found = [Coordinate.of(weight) for weight in content["weights"]] if content["effects"] else []
         worth = dict(zip(found, content["effects"], strict=True))
         for one in those:
             place = f"{one.layer}/{one.expert}"
             inputs = []  # where no token goes to the expert
-            if f"x/{place}" in names:
-                inputs.append(Inputs(one.expert, read(f"t/{place}"), read(f"x/{place}")))
-            seen = measured(one, read(f"w/{place}"), inputs, read(f"y/{one.layer}"))
+            if f"x/{place}" in file.keys():  # noqa: SIM118 (it is no mapping)
+                inputs.append(Inputs(one.expert, file.get_tensor(f"t/{place}"), file.get_tensor(f"x/{place}")))
+            seen = measured(one, file.get_tensor(f"w/{place}"), inputs, file.get_tensor(f"y/{one.layer}"))
             where = {"checkpoint": f"step{step}", "step": step, "tokens": step * tokens, **one.entry()}
             nothing = {"nll_difference": None, "low": None, "high": None}
             rows.append({**where, **seen, "found": one in worth, **worth.get(one, nothing)})

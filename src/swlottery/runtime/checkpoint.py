@@ -121,16 +121,11 @@ def newest(
     return None
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state of a sound checkpoint, without its tensors."""
-    return sums.read_sealed(checkpoint)
-
-
 def read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(state, tensors) of a sound checkpoint."""
     from safetensors.torch import load_file
 
-    return read_state(checkpoint), load_file(checkpoint.with_suffix(".safetensors"))
+    return sums.read_sealed(checkpoint), load_file(checkpoint.with_suffix(".safetensors"))
 
 
 def clear(folder: Path) -> None:

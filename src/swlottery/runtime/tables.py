@@ -14,39 +14,13 @@ from typing import IO, Any
 from swlottery.runtime import files
 
 ROUNDS = (
-    "round",
-    "total",
-    "remaining",
-    "remaining_fraction",
-    "sparsity",
-    "pruned",
-    "threshold",
-    "train_loss",
-    "val_loss",
-    "val_perplexity",
-    "seconds",
+    *("round", "total", "remaining", "remaining_fraction", "sparsity", "pruned", "threshold"),
+    *("train_loss", "val_loss", "val_perplexity", "seconds"),
 )
 WATCH = (
-    "round",
-    "step",
-    "kind",
-    "layer",
-    "out",
-    "in",
-    "value",
-    "theta0",
-    "displacement",
-    "over_threshold",
-    "percentile_matrix",
-    "percentile_remaining",
-    "gradient_percentile",
-    "moment_percentile",
-    "update_percentile",
-    "gradient",
-    "update",
-    "alive",
-    "expert",
-    "of",
+    *("round", "step", "kind", "layer", "out", "in", "value", "theta0", "displacement", "over_threshold"),
+    *("percentile_matrix", "percentile_remaining", "gradient_percentile", "moment_percentile", "update_percentile"),
+    *("gradient", "update", "alive", "expert", "of"),
 )
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swlottery.lottery.matching import COUNT
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -35,7 +37,7 @@ class Ranked:
     """The mean over networks of the tracked weight's rank among its controls: 0 below all, ½ chance, 1 above all.
 
     by_network: the rank in each. p: two-sided. shift: how far the weight's value is above its controls' (the shift that
-    makes it most like one of them). interval: all shifts that are not rejected at ``level``.
+    makes it most like one of them). interval: all shifts that are not rejected at 5 %.
     """
 
     mean: float
@@ -43,7 +45,6 @@ class Ranked:
     p: float
     shift: float
     interval: tuple[float, float]
-    level: float
 
 
 def against_rates(kept: Sequence[bool], rates: Sequence[float]) -> Counted:
@@ -62,12 +63,12 @@ def against_rates(kept: Sequence[bool], rates: Sequence[float]) -> Counted:
     return _counted(int(np.count_nonzero(kept)), probabilities)
 
 
-def rates_power(rates: Sequence[float], factor: float = 2.0, level: float = 0.05) -> float:
-    """The power of `against_rates` at ``level`` where coordinates are kept ``factor`` times as often as a matrix."""
+def rates_power(rates: Sequence[float], factor: float = 2.0) -> float:
+    """The power of `against_rates` at 5 % where coordinates are kept ``factor`` times as often as a matrix."""
     from scipy.stats import poisson_binom
 
     chance = np.asarray(rates, dtype=float)
-    claimed = [kept for kept in range(len(chance) + 1) if _counted(kept, chance).p <= level]
+    claimed = [kept for kept in range(len(chance) + 1) if _counted(kept, chance).p <= 0.05]
     return float(poisson_binom(np.minimum(1.0, factor * chance)).pmf(claimed).sum()) if claimed else 0.0
 
 
@@ -95,7 +96,7 @@ def _counted(kept: int, rates: NDArray[np.float64]) -> Counted:
     return Counted(kept, len(rates), float(rates.sum()), p)
 
 
-def rank_test(tracked: ArrayLike, controls: Sequence[ArrayLike], level: float = 0.95) -> Ranked:
+def rank_test(tracked: ArrayLike, controls: Sequence[ArrayLike]) -> Ranked:
     """H0: in each network the tracked weight is exchangeable with its controls.
 
     The statistic is the mean over networks of the weight's mid-rank; its distribution under H0 is that of a sum of
@@ -116,8 +117,8 @@ def rank_test(tracked: ArrayLike, controls: Sequence[ArrayLike], level: float = 
     if np.isnan(values).any() or any(np.isnan(one).any() for one in others):
         raise ValueError("a value is missing")
     ranks = _ranks(values, others)
-    shift, interval = _shifts(values, others, 1 - level)
-    return Ranked(float(np.mean(ranks)), ranks, _rank_p(values, others), shift, interval, level)
+    shift, interval = _shifts(values, others)
+    return Ranked(float(np.mean(ranks)), ranks, _rank_p(values, others), shift, interval)
 
 
 def _ranks(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -> list[float]:
@@ -126,15 +127,7 @@ def _ranks(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -
 
 
 @cache
-def power(
-    networks: int,
-    shift: float,
-    controls: int = 19,
-    level: float = 0.05,
-    common: float = 0.4,
-    studies: int = 10_000,
-    seed: int = 0,
-) -> float:
+def power(networks: int, shift: float, level: float = 0.05, common: float = 0.4, studies: int = 10_000) -> float:
     """The power of `rank_test` at ``level``, over simulated studies with normal values.
 
     Args:
@@ -142,21 +135,21 @@ def power(
         common: the standard deviation of what all weights of a network share, in the same unit. It moves no rank; its
             default is about that of log(|w|/threshold) in the networks of docs/results-kept.md.
     """
-    rng = np.random.default_rng([seed, networks, controls])
+    rng = np.random.default_rng([0, networks, COUNT])
     claimed = 0
     for _ in range(studies // 1000):
-        values = rng.normal(size=(1000, networks, controls + 1)) + rng.normal(scale=common, size=(1000, networks, 1))
+        values = rng.normal(size=(1000, networks, COUNT + 1)) + rng.normal(scale=common, size=(1000, networks, 1))
         below = (values[:, :, 1:] < values[:, :, :1] + shift).sum(axis=(1, 2))
-        claimed += int((_sum_p(networks, controls)[below] <= level).sum())
+        claimed += int((_sum_p(networks)[below] <= level).sum())
     return claimed / (studies // 1000 * 1000)
 
 
 @cache
-def _sum_p(networks: int, controls: int) -> NDArray[np.float64]:
+def _sum_p(networks: int) -> NDArray[np.float64]:
     """The p-value of each sum over networks of the number of controls below the tracked weight, without ties."""
     chance = np.ones(1)
     for _ in range(networks):
-        chance = np.convolve(chance, np.full(controls + 1, 1 / (controls + 1)))
+        chance = np.convolve(chance, np.full(COUNT + 1, 1 / (COUNT + 1)))
     return np.array([_two_sided(chance, below, 0.25) for below in range(len(chance))])
 
 
@@ -166,6 +159,8 @@ def _two_sided(chance: NDArray[np.float64], observed: int, slack: float) -> floa
     return min(1.0, float(chance[distance >= distance[observed] - slack].sum()))
 
 
+ALPHA = 1 - 0.95
+"""The level of intervals: by rounding a little above 0.05, so that a p of 5 % rejects, also one that is rounded up."""
 FINEST = 1 << 12
 """The most steps between 0 and 1 of the grid on which ranks are added up."""
 
@@ -189,9 +184,7 @@ def _rank_p(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) 
     return _two_sided(chance, observed, slack)
 
 
-def _shifts(
-    values: NDArray[np.float64], others: Sequence[NDArray[np.float64]], alpha: float
-) -> tuple[float, tuple[float, float]]:
+def _shifts(values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]) -> tuple[float, tuple[float, float]]:
     """The shift at which the mean rank is ½, and the smallest and largest that are not rejected.
 
     The mean rank decreases as the weights are moved down, and changes only where one meets a control. So only these
@@ -207,7 +200,7 @@ def _shifts(
         return float(np.mean(_ranks(values - tried[index], others))) <= 0.5
 
     def accepted(index: int) -> bool:
-        return _rank_p(values - tried[index], others) > alpha
+        return _rank_p(values - tried[index], others) > ALPHA
 
     middle = bisect_left(range(len(tried)), True, key=at_most_half)
     low = bisect_left(range(middle), True, key=accepted)

@@ -25,9 +25,8 @@ from typing import Any
 from swlottery.config import TrainSettings, other_first_training
 from swlottery.errors import BadInput
 from swlottery.models.names import shortened
-from swlottery.settings_file import check_values, from_file
+from swlottery.settings_file import check_values, from_file, read_yaml
 from swlottery.study.naming import changed
-from swlottery.yaml_file import read_yaml
 
 PARTS = ("name", "config", "settings", "grid", "arms")
 MOST = 100_000

@@ -113,28 +113,29 @@ def _subset_means(differences: Sequence[float]) -> NDArray[np.float64]:
     return means
 
 
-def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of two values or more: of so few that `typical_values` has none."""
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of two values or more: of so few that `typical_values` has none."""
     from scipy.stats import t
 
-    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def deviation(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """The standard deviation of two values or more, and its interval under a normal law (χ²)."""
+def deviation(values: Sequence[float]) -> tuple[float, float, float]:
+    """The standard deviation of two values or more, and its 95 % interval under a normal law (χ²)."""
     from scipy.stats import chi2
 
     sd, free = float(np.std(values, ddof=1)), len(values) - 1
-    low, high = (sd * math.sqrt(free / chi2.ppf(part, free)) for part in ((1 + level) / 2, (1 - level) / 2))
+    low, high = (sd * math.sqrt(free / chi2.ppf(part, free)) for part in (0.975, 0.025))
     return sd, float(low), float(high)
 
 
-def pairs_needed(sd: float, difference: float, level: float = 0.05, power: float = 0.8) -> int:
-    """How many pairs show ``difference`` where their differences have this standard deviation (normal law)."""
+def pairs_needed(sd: float, difference: float) -> int:
+    """How many pairs show ``difference`` at 5 % with a power of 80 %, where their differences have this standard
+    deviation (normal law)."""
     from scipy.stats import norm
 
-    quantiles = float(norm.ppf(1 - level / 2) + norm.ppf(power))
+    quantiles = float(norm.ppf(0.975) + norm.ppf(0.8))
     return max(FEWEST, math.ceil((quantiles * sd / difference) ** 2))
 
 
@@ -151,7 +152,7 @@ class Dispersion:
     high: float
 
 
-def dispersion(kept: ArrayLike, groups: ArrayLike, draws: int = 999, seed: int = 0) -> Dispersion:
+def dispersion(kept: ArrayLike, groups: ArrayLike, draws: int = 999) -> Dispersion:
     """Are the same coordinates kept in network after network?
 
     H0: in each network, every set of as many coordinates of a matrix is equally likely to be the kept one. So the null
@@ -161,7 +162,7 @@ def dispersion(kept: ArrayLike, groups: ArrayLike, draws: int = 999, seed: int =
         kept: ``[networks, coordinates]``. groups: ``[coordinates]``, the matrix of each.
     """
     alive, matrix = np.asarray(kept, dtype=bool), np.asarray(groups)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     inside = [np.flatnonzero(matrix == one) for one in np.unique(matrix)]
 
     def spread(table: NDArray[np.bool_]) -> float:

@@ -11,8 +11,8 @@ from swlottery.data.tokens import Tokens
 from swlottery.lottery import masks as masking
 from swlottery.lottery.entries import Layout, Place, place_of, read
 from swlottery.lottery.matching import Controls
-from swlottery.lottery.position import Position
-from swlottery.lottery.snapshot import Snapshot, Start
+from swlottery.lottery.progress import Position
+from swlottery.lottery.recorder import Snapshot, Start
 from swlottery.lottery.start import Network
 from swlottery.lottery.trace import cost_of
 from swlottery.models.coordinates import Coordinate

@@ -14,8 +14,8 @@ from swlottery.lottery import matching
 from swlottery.lottery.entries import Layout, Place
 from swlottery.lottery.masks import Masks
 from swlottery.lottery.matching import Controls
-from swlottery.lottery.position import Position
-from swlottery.lottery.snapshot import Snapshot, Start
+from swlottery.lottery.progress import Position
+from swlottery.lottery.recorder import Snapshot, Start
 from swlottery.lottery.start import Network
 from swlottery.models.coordinates import Coordinate
 from swlottery.watch import events

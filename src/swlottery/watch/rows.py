@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from swlottery.lottery.entries import Layout, Place, place_of, read_together
-from swlottery.lottery.snapshot import Snapshot
+from swlottery.lottery.recorder import Snapshot
 from swlottery.models.coordinates import Coordinate
 from swlottery.watch.tracked import Tracked
 
