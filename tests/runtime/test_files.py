@@ -67,6 +67,23 @@ def test_a_folder_takes_the_place_of_another_or_leaves_it(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["folder"] and (place / "b").read_text() == "2"
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails between the two renames: what was there is there again."""
+    place = tmp_path / "folder"
+    files.write_folder(place, lambda folder: (folder / "a").write_text("1"))
+    rename = os.rename
+
+    def fails(source: Path, target: Path) -> None:
+        if target == place and (Path(source) / "b").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_folder(place, lambda folder: (folder / "b").write_text("2"))
+    assert [one.name for one in place.iterdir()] == ["a"] and [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_folder_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         descriptor = os.open("/proc", os.O_RDONLY)

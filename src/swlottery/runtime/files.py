@@ -69,6 +69,8 @@ def write_folder(path: Path, fill: Callable[[Path], Any], replace: bool = True) 
         try:
             os.rename(unfinished, path)
         except OSError:
+            if old.exists():
+                os.rename(old, path)
             if replace or not os.path.isdir(path):
                 raise
     finally:
