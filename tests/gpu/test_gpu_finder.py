@@ -65,8 +65,11 @@ def words() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<0>")
 
 
-def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finished, list[float]]:
-    """All that the finder does with a model where it is; the weights stay as they are."""
+def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[Any, dict[Any, Any], list[float]]:
+    """All that the finder does with a model where it is: the last event, the ablations, what the nulls drew.
+
+    The weights stay as they are.
+    """
     device = str(next(model.parameters()).device)
     here = dataclasses.replace(probe, ids=probe.ids.to(device), valid=probe.valid.to(device))
     before = weights_sha256(model)
@@ -77,10 +80,11 @@ def found(model: Any, probe: Any, windows: torch.Tensor) -> tuple[finder.Finishe
     finder.find(loaded, prepared, settings, events.append)
     (tested,) = (event for event in events if isinstance(event, finder.Tested))
     assert weights_sha256(model) == before
-    assert np.isfinite([event.difference for event in events if isinstance(event, finder.Ablation)]).all()
+    rows = {(one.kind, one.coordinates): one for one in events if isinstance(one, finder.Ablation)}
+    assert np.isfinite([row.difference for row in rows.values()]).all()
     finished = events[-1]
     assert isinstance(finished, finder.Finished)
-    return finished, [ratio for one in tested.nulls for ratio in one.largest]
+    return finished, rows, [ratio for one in tested.nulls for ratio in one.largest]
 
 
 # With experts; with a norm behind the MLP; that overwrites its activations; with biases and norms elsewhere.
@@ -89,14 +93,14 @@ def test_every_part_gives_what_it_gives_on_the_cpu(name, gpu):
     """Search, leader, nulls, and each kind of ablation."""
     model, probe, coordinate = planted(name)
     windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
-    plain, plain_draws = found(model, probe, windows)
-    mine, draws = found(model.to(NAME), probe, windows)
+    plain, plain_rows, plain_draws = found(model, probe, windows)
+    mine, rows, draws = found(model.to(NAME), probe, windows)
     (weight,), (other,) = mine.record["super_weights"], plain.record["super_weights"]
     for one in (weight, other):
         assert Coordinate.of(one) == coordinate
     assert mine.record["leader"]["in"] == plain.record["leader"]["in"]
-    assert [(row.kind, row.coordinates) for row in mine.rows] == [(row.kind, row.coordinates) for row in plain.rows]
-    for row, same in zip(mine.rows, plain.rows, strict=True):
+    assert list(rows) == list(plain_rows)
+    for row, same in zip(rows.values(), plain_rows.values(), strict=True):
         np.testing.assert_allclose(row.documents, same.documents, rtol=1e-3, atol=2e-5)
     assert draws == pytest.approx(plain_draws, rel=0.05), "the matrices may be in bfloat16"
 
@@ -106,6 +110,6 @@ def test_in_bfloat16(gpu):
     model, probe, coordinate = planted("llama")
     model.to(NAME, torch.bfloat16)
     windows = torch.randint(1, VOCABULARY, (30, 12), generator=torch.Generator().manual_seed(0))
-    finished, draws = found(model, probe, windows)
+    finished, _, draws = found(model, probe, windows)
     assert [Coordinate.of(one) for one in finished.record["super_weights"]] == [coordinate]
     assert len(draws) == 4
