@@ -113,6 +113,8 @@ def test_what_pruning_costs_is_judged_network_by_network(change: float, verdict:
         rows["rounds"][-1]["val_loss"] = 5.0 + network + change + 0.002 * (-1) ** network
     section = cost.answer(study(rows))
     assert section is not None and section.verdict == verdict
+    (row,) = table(section, "loss_changes")
+    assert row["networks"] == 8 and row["change"] == pytest.approx(change)
 
 
 def test_pairs_that_are_not_finished_and_weights_that_prune_1_took_are_left_out() -> None:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from swlottery.report.page import charts
-from swlottery.report.page.answer import NOTHING, Answer, Row, Table, by_arm, counted, interval, listed, within
+from swlottery.report.page.answer import NOTHING, Answer, Row, Table, by_arm, counted, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.comparisons import LOSS
 from swlottery.report.page.plan import MARGIN
-from swlottery.report.page.ranks import Parts, joined, spread
+from swlottery.report.page.ranks import Parts, joined, spread, typical
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import NO, YES, by_interval, together
 from swlottery.study.statistics import typical_values
 
+CHANGE = "held-out loss under the last mask less that under the first, nat: means over networks"
 METHOD = (
     "Every round trains again from where it rewinds to. Where the loss still falls with every step, fewer weights can "
     "mean a lower loss, and say little of a network trained to the end. Change: the loss under the last mask less that "
@@ -43,7 +44,7 @@ def answer(study: Study) -> Answer | None:
         number=by_arm({arm: _number(*both, changes[arm]) for arm, both in ends.items()}),
         networks=counted(len(study.rated[arm].networks) for arm in ends),
         sentence=_sentence(ends, differences.rows) if ends else "",
-        tables=[Table("perplexity", caption, rows), differences, each],
+        tables=[Table("perplexity", caption, rows), Table("loss_changes", CHANGE, _rows(changes)), differences, each],
         pictures=[
             charts.lines("cost", rows, points, "perplexity", label, line, log=True),
             charts.strip("cost_differences", each.rows, "difference", apart, charts.APART, by="at", reference=0),
@@ -65,6 +66,14 @@ def _changes(study: Study, arm: Arm) -> list[float]:
     return [last - first for first, last in ends if first is not None and last is not None]
 
 
+def _rows(changes: dict[str, list[float]]) -> list[Row]:
+    return [
+        {"arm": arm, "networks": len(each), "change": float(np.mean(each)), "95 % interval": typical(each)}
+        for arm, each in changes.items()
+        if each
+    ]
+
+
 def _verdict(changes: list[float]) -> str:
     found = by_interval(*typical_values(changes), 0.0, MARGIN[LOSS])
     if found == NO:
@@ -73,7 +82,7 @@ def _verdict(changes: list[float]) -> str:
 
 
 def _number(first: Row, last: Row, changes: list[float]) -> str:
-    change = f"{np.mean(changes):+.3f}{within(interval(*typical_values(changes)))}" if changes else NOTHING
+    change = f"{np.mean(changes):+.3f}{within(typical(changes))}" if changes else NOTHING
     return f"perplexity {first['perplexity']:.4g} to {last['perplexity']:.4g}, loss {change} nat"
 
 
