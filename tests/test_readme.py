@@ -227,44 +227,56 @@ def test_the_answer_stands_in_the_tables_of_the_study():
     """Every number of the README's answer comes from a CSV file of the page that it follows, and there is no other."""
     import pandas
 
+    from swlottery.report.page.answer import ends
+
     def table(name: str, page: str = "results") -> pandas.DataFrame:
         return pandas.read_csv(REPOSITORY / "docs" / page / f"{name}.csv")
 
+    def bracket(written: str, digits: int) -> str:
+        return "[" + ", ".join(f"{end:.{digits}f}" for end in ends(written)) + "]"
+
     answer = README.partition(": why?\n")[2].partition("\n## ")[0]
     survival = table("plan_survival").set_index(["arm", "networks that count"]).sort_index()
-    short, long = (survival.loc[(f"10 % × 5 (T {steps})",)] for steps in (1200, 4000))
-    of_20 = survival.loc[("20 % × 5 (T 1200)", "all")]
-    (own,) = (long.loc[name] for name in long.index if name != "all")
+    by_20, by_10 = (survival.loc[(f"{rate} % × 5 (T 4000)", "with a super weight")] for rate in (20, 10))
     networks = table("super_weights").set_index("set-up").loc["llama-mini, T 4000"]
     damage = table("networks").query("verdict == 'critical'")["ΔNLL"]
-    critical = table("critical")
-    later = table("found").query("round > 1")
-    later = later[later["run"].isin(critical["run"])]
-    perplexity = table("perplexity").query("arm == '10 % × 5 (T 4000)'").sort_values("mask")["perplexity"]
-    matched, contrast = table("contrast")["remaining, %"].min(), table("contrast")
-    assert (contrast["p (Holm)"] > 0.05).all() and networks["critical"] == len(damage) == len(critical)
-    assert of_20["remaining, %"].round(2) == 32.77
+    points = table("plan_survival_points").query("tracks == 'super weight'")
+    points["seed"] = points["run"].str.extract(r"seed(\d+)-")
+    alive = points[points["pruned by prune"].isna()].groupby("arm")["seed"].agg(set)
+    assert "10 % × 5 (T 4000)" not in alive and len(alive["20 % × 5 (T 4000)"]) == 1, "kept at 20 %, lost at 10 %"
+    contrast = table("contrast").query("`first arm` == '20 % × 5 (T 4000)'").sort_values("remaining, %").iloc[0]
+    assert abs(contrast["shift of d"]) < contrast["sd of the controls"] and contrast["p (Holm)"] > 0.05
+    last = table("found_last").set_index("arm")
+    grave = last["verdict"].isin(["critical", "jointly critical"]).groupby("arm").agg(["sum", "size"])
+    those = last[last["verdict"].isin(["critical", "jointly critical"])]
+    assert set(those["found"].str[:3]) == {"(0,"} == set(points["weight"].str[:3]), "all in the first layer"
+    changes = table("loss_changes").set_index("arm")
+    first = table("plan_pruned_first").query("`networks that count` == 'with a super weight' and p.notna()").iloc[0]
     facts = [
-        f"leave {of_20['remaining, %']:.2f} % of the weights",
-        f"leave {short.loc['all', 'remaining, %']:.2f} %, so",
-        f"With {matched:.0f} % remaining",
-        f"in {contrast['networks'].min()} networks",
-        f"Of {networks['networks']} small Llamas trained from scratch, {networks['with a super weight']} grow one",
+        f"at 20 % leave {by_20['remaining, %']:.2f} % of the weights",
+        f"at 10 % leave {by_10['remaining, %']:.2f} %.",
+        f"{networks['with a super weight']} of {networks['networks']} have one",
         f"rises by {damage.min():.2f} to {damage.max():.2f} nat",
-        f"{critical['falls at sparsity, % (after round 1)'].min():.2f} % sparsity",
-        f"pruned {own['networks'] - own['kept']} of {own['networks']}",
-        f"the first at {own['first falls at sparsity, %']:.1f} % sparsity",
-        f"with {100 - own['controls kept, %']:.0f} % of their controls",
-        f"In {(later['kind'] == 'super_weight').sum()} of {len(later)} later rounds",
-        f"in {later['kept'].notna().sum()} the same one",
-        f"perplexity is {perplexity.iloc[0]:.2f} before the first prune and {perplexity.iloc[-1]:.2f} after the last",
-        f"{short.loc['all', 'kept']} of {short.loc['all', 'networks']} are kept at 10 %",
-        f"{of_20['kept']} of {of_20['networks']} at 20 %",
+        f"the last {100 - table('critical')['falls at sparsity, % (after round 1)'].min():.2f} % of the weights",
+        f"at 20 % keep {by_20['kept']} of {by_20['networks']}",
+        f"at 10 % keep {by_10['kept']} of {by_10['networks']}",
+        f"With {contrast['remaining, %']:.0f} % of the weights remaining",
+        f"{contrast['shift of d']:+.2f} {bracket(contrast['95 % interval'], 2)} in log distance",
+        f"{contrast['networks']} networks are too few",
+        f"{by_20['controls kept, %']:.0f} % and {by_10['controls kept, %']:.0f} % are kept",
+        f"{grave.loc['10 % × 5 (T 4000)', 'sum']} of {grave.loc['10 % × 5 (T 4000)', 'size']} tickets",
+        f"it is {grave.loc['20 % × 5 (T 4000)', 'sum']} of {grave.loc['20 % × 5 (T 4000)', 'size']}, and "
+        f"{by_20['matrix kept, %']:.1f} % of that",
+        *(
+            f"by {changes.loc[arm, 'change']:+.3f} nat {bracket(changes.loc[arm, '95 % interval'], 3)}"
+            for arm in ("10 % × 5 (T 4000)", "20 % × 5 (T 4000)")
+        ),
+        f"by {first['difference']:+.3f} nat {bracket(first['95 % interval'], 3)} in {first['networks']} networks",
         f"until {table('critical', 'results-smollm2')['least over all rounds'].min():.2f} % of the weights",
     ]
-    plain = re.sub(r"\s+", " ", answer)
+    plain = re.sub(r"\s+", " ", answer).replace("−", "-")
     for fact in facts:
         assert fact in plain
-    others = {"20 %", "10 %", "135"}  # the rates, and the name of a model
-    numbers = set(re.findall(r"(?<![\w.])\d[\d.]*\d(?: %)?|(?<![\w.])\d(?: %)?", re.sub("SmolLM2|θ_0", "", plain)))
+    others = {"20 %", "10 %", "135", "3", "64", "4,000", "90 %"}  # rates, the set-up, a model's name, the figure's band
+    numbers = set(re.findall(r"(?<![\w.])\d[\d.,]*\d(?: %)?|(?<![\w.])\d(?: %)?", re.sub("SmolLM2|θ_0", "", plain)))
     assert {number for number in numbers - others if number not in " ".join(facts)} == set()

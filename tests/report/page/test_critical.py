@@ -61,6 +61,7 @@ def test_what_pruning_takes_is_read_from_the_plain_arms() -> None:
         "Global magnitude pruning would take the first of them at 99.50 % sparsity in the networks of round 1; "
         "in those of all rounds at 90.00 % (plain)."
     )
+    assert "1 from 90 to 90" in section.pictures[0].alternative, "the figure shows the plain arms"
     assert {row["arm"]: row["least over all rounds"] for row in table(section, "critical")} == {
         "20 % × 1": pytest.approx(90.0),
         "20 % × 1, force-prune controls": pytest.approx(20.0),

@@ -50,8 +50,12 @@ def answer(study: Study) -> Answer | None:
     replaced = f"; {'not ' * (max(gaps) > REPLACED)}replaced by training" if gaps and networks == 1 else ""
     taken = "the sparsity at which global magnitude pruning would take each super weight"
     without = "held-out loss, nat: super weights kept, pruned first, or controls pruned first"
+    drawn = [row for row in rows if row["arm"] in plain] or rows
     label = "sparsity at which it would be pruned, % (dashed: five rounds at 20 %)"
-    caption = "A line for each super weight of a network, with the first run of that network; one circle a run."
+    caption = (
+        "A line for each super weight of a network, with the first run of that network; one circle for each of its "
+        "runs in a plain arm."
+    )
     mean = "The line is the mean over runs, a dot one run."
     first = min(least.values(), key=lambda row: float(row[LEAST]))
     return Answer(
@@ -67,7 +71,7 @@ def answer(study: Study) -> Answer | None:
             Table("found_last", "what the finder found in the last network that each run has trained", found),
         ],
         pictures=[
-            charts.strip("critical", _named(study, rows), LEAST, label, caption, "at", FIVE_ROUNDS),
+            charts.strip("critical", _named(study, drawn), LEAST, label, caption, "at", FIVE_ROUNDS),
             charts.lines("without", *_by_way(costs), "loss", "held-out loss, nat", mean),
         ],
         method=METHOD,
