@@ -250,8 +250,11 @@ def test_the_answer_stands_in_the_tables_of_the_study():
     grave = last["verdict"].isin(["critical", "jointly critical"]).groupby("arm").agg(["sum", "size"])
     those = last[last["verdict"].isin(["critical", "jointly critical"])]
     assert set(those["found"].str[:3]) == {"(0,"} == set(points["weight"].str[:3]), "all in the first layer"
+    again = table("again").set_index("arm")
+    assert not again.loc["10 % × 5 (T 4000)", "kept"].any(), "others than before"
     changes = table("loss_changes").set_index("arm")
-    first = table("plan_pruned_first").query("`networks that count` == 'with a super weight' and p.notna()").iloc[0]
+    first = table("plan_family").set_index("question").loc["pruned_first"]
+    assert first["answer"] == "no" and first["networks that count"] == "with a super weight"
     facts = [
         f"at 20 % leave {by_20['remaining, %']:.2f} % of the weights",
         f"at 10 % leave {by_10['remaining, %']:.2f} %.",
@@ -261,17 +264,18 @@ def test_the_answer_stands_in_the_tables_of_the_study():
         f"at 20 % keep {by_20['kept']} of {by_20['networks']}",
         f"at 10 % keep {by_10['kept']} of {by_10['networks']}",
         f"With {contrast['remaining, %']:.0f} % of the weights remaining",
-        f"{contrast['shift of d']:+.2f} {bracket(contrast['95 % interval'], 2)} in log distance",
+        f"{contrast['shift of d']:+.2f} {bracket(contrast['95 % interval'], 2)} on a log scale",
         f"{contrast['networks']} networks are too few",
         f"{by_20['controls kept, %']:.0f} % and {by_10['controls kept, %']:.0f} % are kept",
         f"{grave.loc['10 % × 5 (T 4000)', 'sum']} of {grave.loc['10 % × 5 (T 4000)', 'size']} tickets",
-        f"it is {grave.loc['20 % × 5 (T 4000)', 'sum']} of {grave.loc['20 % × 5 (T 4000)', 'size']}, and "
-        f"{by_20['matrix kept, %']:.1f} % of that",
+        f"{grave.loc['20 % × 5 (T 4000)', 'sum']} of {grave.loc['20 % × 5 (T 4000)', 'size']} have",
+        f"{by_20['matrix kept, %']:.1f} % of that layer's",
         *(
             f"by {changes.loc[arm, 'change']:+.3f} nat {bracket(changes.loc[arm, '95 % interval'], 3)}"
             for arm in ("10 % × 5 (T 4000)", "20 % × 5 (T 4000)")
         ),
-        f"by {first['difference']:+.3f} nat {bracket(first['95 % interval'], 3)} in {first['networks']} networks",
+        f"by {first['difference']:+.3f} nat {bracket(first['95 % interval'], 3)} in {first['networks']} networks: "
+        f"less than the {first['margin']:g} nat",
         f"until {table('critical', 'results-smollm2')['least over all rounds'].min():.2f} % of the weights",
     ]
     plain = re.sub(r"\s+", " ", answer).replace("−", "-")
