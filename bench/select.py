@@ -79,7 +79,8 @@ def threshold_of(selected: Any, tensors: dict[str, Any]) -> float | None:
     """The largest |w| that went: of our masks, where before all remained; None of a selection that does not say it."""
     if not isinstance(selected, dict):
         return selected
-    return max(float(tensor.abs().masked_fill_(selected[name], 0).amax()) for name, tensor in tensors.items())
+    gone = (tensor.abs().masked_fill_(selected[name], 0) for name, tensor in tensors.items() if tensor.numel())
+    return max(float(sizes.amax()) for sizes in gone)
 
 
 def peak_memory(kind: str, weights: int, arguments: argparse.Namespace, answer: Any) -> None:
