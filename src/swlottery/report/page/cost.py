@@ -10,7 +10,7 @@ from swlottery.report.page import charts
 from swlottery.report.page.answer import NOTHING, Answer, Row, Table, by_arm, counted, listed, within
 from swlottery.report.page.arms import Arm, Study
 from swlottery.report.page.comparisons import LOSS
-from swlottery.report.page.plan import MARGIN
+from swlottery.report.page.plan import MARGIN, cost
 from swlottery.report.page.ranks import Parts, joined, spread, typical
 from swlottery.report.page.rate import paired
 from swlottery.report.page.verdict import NO, YES, by_interval, together
@@ -62,8 +62,8 @@ def _by_mask(study: Study, arm: Arm) -> Parts:
 
 def _changes(study: Study, arm: Arm) -> list[float]:
     """Of each finished network the loss under its last mask less that under the first, in nats."""
-    ends = [(study.loss(run, 0), study.loss(run, max(study.remaining(run)))) for run in arm.finished]
-    return [last - first for first, last in ends if first is not None and last is not None]
+    found = [cost(study, run, max(study.remaining(run))) for run in arm.finished]
+    return [change for change in found if change is not None]
 
 
 def _rows(changes: dict[str, list[float]]) -> list[Row]:

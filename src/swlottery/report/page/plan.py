@@ -153,7 +153,8 @@ def _row(group: str, there: Mapping[str, float]) -> Row:
     }
 
 
-def _cost(study: Study, run: str, mask: int) -> float | None:
+def cost(study: Study, run: str, mask: int) -> float | None:
+    """The loss under a mask less that under the first, in nats."""
     now, first = study.loss(run, mask), study.loss(run, 0)
     return None if now is None or first is None else now - first
 
@@ -167,7 +168,7 @@ def distance(study: Study, run: str, mask: int) -> float | None:
 
 OUTCOMES: dict[str, Callable[[Study, str, int], float | None]] = {
     LOSS: lambda study, run, mask: study.loss(run, mask),
-    COST: _cost,
+    COST: cost,
     DISTANCE: distance,
 }
 
